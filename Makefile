@@ -1,0 +1,49 @@
+# aectl: `make train` and `make test` are enough; either may be the first command on a fresh machine.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ARGS   ?= model=dae noise=gaussian
+PORT   ?= 6006
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint format board clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## make .venv with the pinned versions
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("aectl needs Python 3.10 or newer: make PYTHON=python3.x") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: $(VENV)/.installed ## fetch the data, train and test; ARGS="model=vae" trains another model
+	@$(BIN)/aectl train $(ARGS)
+	@$(BIN)/aectl eval run=latest
+	@echo "curves and pictures: make board"
+
+test: $(VENV)/.installed ## check the style and run the tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed ## check the style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed ## put the code in the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+board: $(VENV)/.installed ## open TensorBoard on all runs; PORT=6007 takes another port
+	@$(BIN)/tensorboard --logdir outputs --port $(PORT)
+
+clean: ## remove caches and builds
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find aectl tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too; runs in outputs/ stay
+	rm -rf $(VENV)

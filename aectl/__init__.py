@@ -1,0 +1,23 @@
+"""aectl: train, evaluate and sample autoencoders and small generative networks from the command line.
+
+From Python, `aectl.load("latest")` returns a trained model and `aectl.Rng(seed)` the numbers that sampling draws.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Rng", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch only when it is asked for, so that `aectl --help` stays quick."""
+    if name == "load":
+        from aectl.loading import load
+
+        return load
+    if name == "Rng":
+        from aectl.rng import Rng
+
+        return Rng
+    raise AttributeError(f"module 'aectl' has no attribute '{name}'")

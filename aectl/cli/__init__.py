@@ -1,0 +1,138 @@
+"""aectl <command> [key=value ...]: the first word chooses a command, Hydra reads the rest."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+COMMANDS = ("train", "eval", "sample")
+HELP = ("-h", "--help", "help")
+
+
+def main() -> None:
+    """Do what sys.argv asks; what goes wrong is said in a line or two and ends in SystemExit."""
+    arguments = sys.argv[1:]
+    # Hydra prints and exits by itself otherwise, before anyone could say it better.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # A log line that cannot be written, to a closed pipe say, is no reason for a traceback.
+    logging.raiseExceptions = False
+    try:
+        dispatch(arguments)
+    except KeyboardInterrupt:
+        print("aectl: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has seen enough; Python must not flush into it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except Exception as error:
+        report(error)
+
+
+def dispatch(arguments: Sequence[str]) -> None:
+    """Answer what needs no config (help, version, TAB) or run the command that the first word names."""
+    if "-sc" in arguments or "--shell-completion" in arguments:
+        from aectl.cli.complete import answer
+
+        return answer(arguments)
+    if "--version" in arguments[:2]:
+        from importlib.metadata import version
+
+        return print("aectl", version("aectl"))
+    words = [argument for argument in arguments if argument not in HELP]
+    command = words[0] if words else None
+    if command is None or len(words) < len(arguments):
+        from aectl.cli import help
+
+        return print(help.of_command(command) if command in COMMANDS else help.overview())
+    if command not in COMMANDS:
+        refuse(unknown_command(arguments))
+    return run_command(command, arguments[1:])
+
+
+def unknown_command(arguments: Sequence[str]) -> str:
+    """Return the message for a first word that is no command."""
+    word = arguments[0]
+    if "=" in word or word.startswith("-"):
+        return f"the command comes first: aectl train {' '.join(arguments)}\n  commands: {', '.join(COMMANDS)}"
+    near = difflib.get_close_matches(word, COMMANDS, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"the commands are {', '.join(COMMANDS)}"
+    return f"no command '{word}', {hint}\n  aectl --help explains them"
+
+
+def run_command(command: str, arguments: Sequence[str]) -> None:
+    """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job."""
+    import aectl.run  # noqa: F401 - it keeps sys.argv as typed, for the run's record
+    from aectl.cli import resume
+    from aectl.cli.launch import MULTIRUN, admit_new_keys, launch, split_flags
+
+    name, overrides = command, list(arguments)
+    try:
+        flags, overrides = split_flags(arguments)
+        if command == "train" and resume.asked(overrides):
+            name, overrides = "resume", resume.prepare(overrides, sweep=any(flag in MULTIRUN for flag in flags))
+        overrides = admit_new_keys(overrides)
+        launch(name, [*flags, *overrides], task(command))
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        report(error, name, overrides)
+
+
+def task(command: str) -> Callable[[DictConfig], float | None]:
+    """Return what Hydra calls with a composed config: the command's `run`, its errors told in a line or two."""
+
+    def run(config: DictConfig) -> float | None:
+        from hydra.core.hydra_config import HydraConfig
+
+        # A console script's folder is not on the path; last, one's own modules cannot hide installed ones.
+        if (folder := HydraConfig.get().runtime.cwd) not in sys.path:
+            sys.path.append(folder)
+        try:
+            return importlib.import_module(f"aectl.commands.{command}").run(config)
+        except Exception as error:
+            return fail(error, command)
+
+    return run
+
+
+def fail(error: Exception, command: str) -> NoReturn:
+    """End a single run whose command raised, its traceback in train.log; in a sweep let Hydra have the error."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from aectl.cli import resume
+
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        raise error
+    if isinstance(error, ValueError):
+        resume.forget(Path(hydra.runtime.output_dir), hydra.output_subdir)
+    logging.getLogger("aectl.traceback").error("aectl %s failed", command, exc_info=error)
+    # A SystemExit, because Hydra would add a line of its own to any Exception.
+    report(error, command)
+
+
+def report(error: Exception, name: str = "train", overrides: Sequence[str] = ()) -> NoReturn:
+    """Say what went wrong in a line or two and exit; with AECTL_DEBUG let the traceback through."""
+    from aectl.cli.explain import explain
+
+    if os.environ.get("AECTL_DEBUG", "") not in ("", "0"):
+        raise error
+    message, code = explain(error, name, overrides)
+    refuse(message, code)
+
+
+def refuse(message: str, code: int = 2) -> NoReturn:
+    """Print a message for the user and exit."""
+    print(f"aectl: {message}", file=sys.stderr)
+    raise SystemExit(code)

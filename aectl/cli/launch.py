@@ -1,0 +1,75 @@
+"""From the words behind a command to a call of Hydra."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+import hydra
+from omegaconf import DictConfig
+
+from aectl.config import ConfigError, conf_dir
+from aectl.config.schema import SCHEMAS
+
+MULTIRUN = ("-m", "--multirun")
+
+# Hydra's flags: those that stand alone, those that take a word, and those whose word may be left out.
+SWITCHES = (*MULTIRUN, "-r", "--run", "--resolve", "--hydra-help")
+VALUED = ("-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir")
+OPTIONAL = {"-c": "job", "--cfg": "job", "-i": "all", "--info": "all"}
+
+
+def launch(name: str, arguments: Sequence[str], function: Callable[[DictConfig], float | None]) -> None:
+    """Let Hydra compose the config `name` of conf/ by the arguments, and call the function with it."""
+    sys.argv = ["aectl", *arguments]
+    hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(function)()
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return Hydra's flags, and the overrides; its parser refuses overrides on both sides of a flag.
+
+    Raises ConfigError for flags that Hydra does not have, such as `--epochs 3`.
+    """
+    flags, overrides = [], []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        name, equals, _ = word.partition("=")
+        if name in (*SWITCHES, *VALUED, *OPTIONAL):
+            flags.append(word)
+        else:
+            raise unknown_flag(word, words)
+        if equals or name in SWITCHES:
+            continue
+        if words and "=" not in words[0] and not words[0].startswith("-"):
+            flags.append(words.pop(0))
+        elif name in OPTIONAL:
+            flags.append(OPTIONAL[name])
+    return flags, overrides
+
+
+def admit_new_keys(overrides: Sequence[str]) -> list[str]:
+    """Mark keys that Hydra should not look for in conf/: tags, and those below a `_target_` that the user names.
+
+    So `model=custom model._target_=my_module.MyModel model.width=3` needs no `+` before `model.width`; the
+    constructor's signature tells later whether it is right.
+    """
+    own = [o.lstrip("+").partition("._target_=")[0] for o in overrides if "._target_=" in o.partition("=")[0] + "="]
+    opened = tuple(f"{node}." for node in ("tags", *own))
+    return [f"++{o}" if o.startswith(opened) else o for o in overrides]
+
+
+def unknown_flag(word: str, rest: Sequence[str]) -> ConfigError:
+    """Return the error for a flag that there is not; `rest` are the words behind it."""
+    name, _, value = word.lstrip("-").partition("=")
+    key = name.replace("-", "_")
+    keys = {key for schema in SCHEMAS.values() for key in schema.__dataclass_fields__}
+    if key in keys:
+        value = value or (rest[0] if rest and "=" not in rest[0] else "…")
+        return ConfigError(f"no flag '{word}': settings are typed without dashes: {key}={value}")
+    near = difflib.get_close_matches(key, sorted(keys), 1)
+    return ConfigError(f"no flag '{word}'" + (f", did you mean {near[0]}=…?" if near else "; aectl --help shows how"))

@@ -1,0 +1,97 @@
+"""aectl train resume=RUN: the config that the run was started with, a few keys that may change, its own folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from aectl.config import ConfigError
+from aectl.run import Run, find
+
+KEYS = ("epochs", "max_time", "patience", "trust", "hydra.verbose")
+NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
+"""What may be typed beside resume=: it changes how long or where the run goes on, not what it is."""
+
+
+def asked(overrides: Sequence[str]) -> bool:
+    """Return whether the overrides ask to go on with a run."""
+    return any(key(o) == "resume" and value(o) != "null" for o in overrides)
+
+
+def prepare(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+    """Store the run's config for conf/resume.yaml to take up; return the overrides without resume= itself.
+
+    Raises ConfigError if there is no such run, if it would be a sweep, or if a key is typed that would make it
+    another run.
+    """
+    if sweep:
+        raise ConfigError("resume takes one run at a time, without -m")
+    name = [value(o) for o in overrides if key(o) == "resume"][-1]
+    others = [o for o in overrides if key(o) != "resume"]
+    for other in others:
+        if key(other) not in KEYS and not key(other).startswith(NODES):
+            raise ConfigError(
+                f"{key(other)} cannot change in a resumed run; epochs, max_time, patience, trust and device.* can\n"
+                f"  a new run from its weights: aectl train … init_from={name} {other}"
+            )
+    run = Run(find(name).absolute())
+    ConfigStore.instance().store(name="resumed_run", node=stored_config(run))
+    return others
+
+
+def stored_config(run: Run) -> DictConfig:
+    """Return the run's config as it was last started, with what Hydra needs to go on in the run's folder."""
+    config = run.config()
+    with open_dict(config):
+        # Not the run's own word, but the user's alone, decides on Hydra's settings and on whom to trust.
+        for name in ("hydra", "trust"):
+            config.pop(name, None)
+        config.resume = str(run.folder)
+        threads = (run.record.get("device") or {}).get("threads")
+        if threads is not None:
+            # Sums depend on how many threads share them; the run goes on to the bit only with the same number.
+            OmegaConf.update(config, "device.threads", threads, force_add=True)
+        config.hydra = {
+            "run": {"dir": str(run.folder)},
+            "output_subdir": next_hydra(run.folder),
+            "runtime": {"choices": stored_choices(run)},
+        }
+    return config
+
+
+def stored_choices(run: Run) -> dict[str, Any]:
+    """Return the options that the run was composed of, by group; none where they were not kept."""
+    path = run.folder / ".hydra" / "hydra.yaml"
+    if not path.is_file():
+        return {}
+    choices = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.choices")
+    return {group: option for group, option in (choices or {}).items() if not str(group).startswith("hydra/")}
+
+
+def next_hydra(folder: Path) -> str:
+    """Return the first of .hydra.1, .hydra.2, … that the run does not have yet."""
+    number = 1
+    while (folder / f".hydra.{number}").exists():
+        number += 1
+    return f".hydra.{number}"
+
+
+def forget(run: Path, output_subdir: str | None) -> None:
+    """Remove the config of a resume that was refused, lest the next one starts from it."""
+    if output_subdir and output_subdir.startswith(".hydra."):
+        shutil.rmtree(run / output_subdir, ignore_errors=True)
+
+
+def key(override: str) -> str:
+    """Return the key of an override, without the signs before it."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def value(override: str) -> str:
+    """Return the value of an override, without quotes around it."""
+    return override.partition("=")[2].strip("'\"")

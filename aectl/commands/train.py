@@ -1,0 +1,185 @@
+"""aectl train: from a config to a trained run in a folder of its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from aectl.config import ConfigError, build, check_signature, check_trusted
+from aectl.config.schema import check_ranges, seconds
+from aectl.figures.live import pictures
+from aectl.loading import PARTS, build_model, set_weights, trusted
+from aectl.run import Run, find
+from aectl.training import checkpoint
+from aectl.training.board import TensorBoard
+from aectl.training.interruption import Interruption
+from aectl.training.observers import Console, CsvLog, significant
+from aectl.training.trainer import Trainer, parameter_count
+
+log = logging.getLogger("aectl")
+
+
+class Interrupted(SystemExit):
+    """Training was told to stop; its code is the shell's for the signal."""
+
+
+def run(config: DictConfig) -> float:
+    """Train, and return the objective; in a sweep a failure is recorded and the others go on."""
+    hydra = HydraConfig.get()
+    folder = Run(Path(hydra.runtime.output_dir))
+    if hydra.mode != RunMode.MULTIRUN:
+        return train(config, folder)
+    try:
+        return train(config, folder)
+    except Exception as error:
+        log.error("failed: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
+        if not (folder.folder / "run.json").is_file():
+            folder.update(overrides=list(hydra.overrides.task), seed=config.get("seed"))
+        folder.end("failed", error=f"{type(error).__name__}: {error}")
+        return math.nan
+
+
+def train(config: DictConfig, run: Run) -> float:
+    """Train by `config` in the folder of `run`; bad input leaves no folder behind."""
+    try:
+        trainer = prepare(config, run)
+    except Exception:
+        discard(run)
+        raise
+    hydra = HydraConfig.get()
+    choices = {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)}
+    run.begin(config, choices, list(hydra.overrides.task), trainer.device.describe())
+    try:
+        with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:
+            reason = trainer.fit(lambda: interruption.reason)
+    except BaseException as error:
+        run.end("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    return conclude(trainer, run, reason)
+
+
+def prepare(config: DictConfig, run: Run) -> Trainer:
+    """Build everything that a run needs; raises ValueErrors of the config and its parts before anything is written."""
+    check(config)
+    device = build(config.device, "device")
+    device.apply()
+    dataset = build(config.dataset, "dataset")
+    facts = {"shape": list(dataset.shape), "classes": dataset.classes}
+    train_source, valid_source = dataset.split("train", device.torch), dataset.split("valid", device.torch)
+    model = build_model(config, facts, config.seed)
+    if config.init_from:
+        source = Run(find(config.init_from))
+        set_weights(model, checkpoint.load(source.checkpoint("best"))["model"], source.checkpoint("best"))
+    settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
+    board = TensorBoard(run.folder, flatten(config), lambda trained: pictures(trained, valid_source or train_source))
+    observers = (CsvLog(run.folder / "metrics.csv"), board, Console())
+    trainer = Trainer(
+        model,
+        train_source,
+        valid_source,
+        optimizer(config),
+        schedule=build(config.schedule, "schedule"),
+        device=device,
+        folder=run.folder / "checkpoints",
+        facts=facts,
+        observers=observers,
+        **settings,
+    )
+    if config.resume:
+        resume(trainer, run, config)
+    return trainer
+
+
+def optimizer(config: DictConfig) -> Callable[..., Optimizer]:
+    """Return what makes optimizers, tried out on one weight; raises ConfigError if it refuses its settings."""
+    make = build(config.optimizer, "optimizer")
+    try:
+        make([Parameter(torch.zeros(1))])
+    except ValueError as error:
+        raise ConfigError(f"optimizer: {error}") from error
+    return make
+
+
+def check(config: DictConfig) -> None:
+    """Raise ConfigError for ranges, names and types that cannot work, before anything is built."""
+    check_ranges(config)
+    if config.resume:
+        check_trusted(config, trusted(config))
+    for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
+        check_signature(config.get(group), group)
+
+
+def resume(trainer: Trainer, run: Run, config: DictConfig) -> None:
+    """Bring the trainer to where the run stopped; raises ConfigError if there is nothing left to train."""
+    state = checkpoint.load(run.checkpoint("last"), trainer.device.torch)
+    trainer.restore(state)
+    if trainer.epoch >= trainer.epochs:
+        raise ConfigError(
+            f"{run.folder} has trained its {trainer.epoch} epochs; epochs={2 * trainer.epoch} would extend it"
+        )
+    if state["epochs"] != trainer.epochs and trainer.schedule_changes(state["epochs"]):
+        log.warning(
+            "the schedule depends on the number of epochs: with %d instead of %d the learning rate jumps, and the "
+            "result is not that of %d epochs in one go",
+            *(trainer.epochs, state["epochs"], trainer.epochs),
+        )
+    log.info("resuming after %d of %d epochs", trainer.epoch, trainer.epochs)
+
+
+def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
+    """Record how training ended and say what to type next."""
+    value = trainer.best_value if trainer.best_epoch else math.nan
+    objective = {"name": trainer.objective, "value": value, "epoch": trainer.best_epoch}
+    run.end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
+    run.add_metrics(train={"epoch": trainer.epoch, **trainer.metrics}, objective=objective)
+    if reason:
+        log.info("stopped by %s in epoch %d; go on with", reason, trainer.epoch + 1)
+        log.info("  aectl train resume=%s", run.folder)
+        codes = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
+        if reason in codes:
+            raise Interrupted(codes[reason])
+        return value
+    log.info("")
+    log.info("%s parameters, %d epochs", f"{parameter_count(trainer.model.parameters()):,}", trainer.epoch)
+    log.info("best %s %s (epoch %d)", trainer.objective, significant(value), trainer.best_epoch)
+    log.info("run  %s", run.folder)
+    log.info("next aectl eval run=%s", run.folder)
+    log.info("     aectl sample run=%s", run.folder)
+    log.info("     tensorboard --logdir %s", run.folder)
+    return value
+
+
+def discard(run: Run) -> None:
+    """Remove the folder that Hydra made for a run that never began, and the folders above it that are now empty."""
+    if (run.folder / "run.json").is_file():
+        return
+    shutil.rmtree(run.folder, ignore_errors=True)
+    for parent in list(run.folder.parents)[:2]:
+        if not parent.is_dir() or any(parent.iterdir()):
+            return
+        parent.rmdir()
+
+
+def flatten(config: DictConfig) -> dict[str, Any]:
+    """Return the config's leaves by dotted key, for HParams."""
+
+    def leaves(node: Any, path: str) -> dict[str, Any]:
+        if isinstance(node, dict):
+            return {k: v for key, value in node.items() for k, v in leaves(value, f"{path}{key}.").items()}
+        return {path[:-1]: node if isinstance(node, (bool, int, float, str)) else str(node)}
+
+    plain = OmegaConf.to_container(config, resolve=True)
+    choices = HydraConfig.get().runtime.choices
+    names = {group: str(choices.get(group)) for group in ("model", "dataset", *PARTS)}
+    return {**names, **leaves(plain, "")}

@@ -1,0 +1,78 @@
+"""Does a value from YAML fit a type hint, and how does one say in plain words what would?"""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal, Union
+
+LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+SCALARS = (bool, int, float, str)
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+
+def hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return the type hints of a class's constructor or of a function; none where they cannot be evaluated."""
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value (a scalar, a list, a mapping or None) may stand where `hint` is asked for.
+
+    Where in doubt the answer is yes: a class of its own is checked by its constructor.
+    """
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is float:
+        # A whole number is a number, but `true` is neither, although Python counts it as 1.
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if origin in WORDS:
+        return type(value) is origin
+    if origin in LISTS:
+        return isinstance(value, (list, tuple)) and items_fit(value, origin, arguments)
+    if origin in MAPPINGS:
+        return isinstance(value, dict)
+    return not isinstance(value, SCALARS) or not is_opaque(origin)
+
+
+def items_fit(values: collections.abc.Sequence[Any], origin: Any, arguments: tuple[Any, ...]) -> bool:
+    """Return whether each item of a list fits the item types of `origin[arguments]`."""
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        return len(values) == len(arguments) and all(map(fits, values, arguments))
+    return not arguments or all(fits(value, arguments[0]) for value in values)
+
+
+def is_opaque(origin: Any) -> bool:
+    """Return whether `origin` is a class that no number and no text is an instance of, such as Module or Callable."""
+    # Any is a class in newer Pythons.
+    if not inspect.isclass(origin) or origin in (Any, object):
+        return False
+    return not any(issubclass(scalar, origin) for scalar in SCALARS) and not issubclass(origin, (os.PathLike, *SCALARS))
+
+
+def words(hint: Any) -> str:
+    """Return what fits `hint`, as one would say it: 'a whole number or null'."""
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(words(one) for one in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in LISTS:
+        items = [one for one in arguments if one is not Ellipsis]
+        if len(items) > 1:
+            return "a list of " + " and ".join(words(one) for one in items)
+        return f"a list, each {words(items[0])}" if items else "a list"
+    if origin in MAPPINGS:
+        return "a mapping"
+    return WORDS.get(origin) or f"a {getattr(origin, '__name__', origin)}"

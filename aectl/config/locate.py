@@ -1,0 +1,66 @@
+"""Find the class or function that a dotted name such as `my_module.MyModel` stands for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def locate(name: str) -> Any:
+    """Return what a dotted name stands for, importing the modules on the way.
+
+    Raises ImportError with a message for the user: which part is not there and what comes near it, or which module
+    failed when it was imported.
+    """
+    first, *rest = name.split(".")
+    found, path = import_module(first, name, nearby_modules()), first
+    for part in rest:
+        path = f"{path}.{part}"
+        if hasattr(found, part):
+            found = getattr(found, part)
+        elif isinstance(found, ModuleType):
+            found = import_module(path, name, members(found))
+        else:
+            raise ImportError(missing(name, path, dir(found)))
+    return found
+
+
+def import_module(path: str, name: str, neighbours: Iterable[str]) -> ModuleType:
+    """Import the module `path`, a part of the dotted `name`; raises ImportError as `locate` does."""
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        # The module itself, or the package that would hold it, and not something that it imports in turn.
+        if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
+            raise ImportError(missing(name, path, neighbours)) from None
+        raise ImportError(failed(name, path, error)) from error
+    except Exception as error:
+        raise ImportError(failed(name, path, error)) from error
+
+
+def missing(name: str, path: str, neighbours: Iterable[str]) -> str:
+    """Return the message for a part of a dotted name that is not there."""
+    parent, _, part = path.rpartition(".")
+    where = f"'{parent}' has no '{part}'" if parent else f"there is no module '{part}' here or among the packages"
+    near = difflib.get_close_matches(part, [n for n in neighbours if not n.startswith("_")], 1)
+    return f"cannot find '{name}': {where}" + (f", did you mean '{near[0]}'?" if near else "")
+
+
+def failed(name: str, path: str, error: Exception) -> str:
+    """Return the message for a module that is there but cannot be imported."""
+    return f"cannot find '{name}': importing '{path}' failed with {type(error).__name__}: {error}"
+
+
+def nearby_modules() -> list[str]:
+    """Return the modules in the working folder, which are those that a user may have misspelt."""
+    return ["aectl", "torch", *(module.name for module in pkgutil.iter_modules([str(Path.cwd())]))]
+
+
+def members(module: ModuleType) -> list[str]:
+    """Return the names in a module, submodules that were not imported yet included."""
+    return [*dir(module), *(one.name for one in pkgutil.iter_modules(getattr(module, "__path__", [])))]

@@ -1,0 +1,188 @@
+"""The typed shape of each command's config, the ranges of its values, and the names of a sweep's folders."""
+
+from __future__ import annotations
+
+import difflib
+import getpass
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from aectl.config import ConfigError
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """Declare a top-level key with its default and the line that `--help` prints for it."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata={"help": meaning})
+    return field(default=default, metadata={"help": meaning})
+
+
+# setting() is dataclasses.field() with a meaning, and no default that instances share.
+# ruff: noqa: RUF009
+
+
+@dataclass
+class TrainConfig:
+    """What `aectl train` can be told."""
+
+    model: Any = setting(None, "what is trained")
+    dataset: Any = setting(None, "the images it is trained on")
+    noise: Any = setting(None, "how the model's input is corrupted")
+    penalty: Any = setting(None, "what is added to the loss to shape the code")
+    optimizer: Any = setting(None, "how weights are changed; optimizer.lr is the learning rate")
+    schedule: Any = setting(None, "how the learning rate changes over the run")
+    device: Any = setting(None, "where it computes, precision and threads")
+    epochs: int = setting(20, "passes over the training images; most models bring a number of their own")
+    batch_size: int = setting(128, "images per step")
+    seed: int = setting(0, "of every random number; the same seed repeats the run")
+    objective: str | None = setting(None, "metric to minimise, such as val/mse; null: the model's own")
+    patience: int | None = setting(None, "stop after so many epochs without a better objective; null: never")
+    grad_clip: float | None = setting(None, "largest norm of a gradient; null: no limit")
+    max_time: str | None = setting(None, "stop after this time, resumable: 90 (seconds), 10m, 1h30m; null: no limit")
+    init_from: str | None = setting(None, "a run whose weights a new run starts from")
+    resume: str | None = setting(None, "a run to go on with, or latest")
+    trust: Any = setting([], "modules outside aectl and torch that a stored run may use")
+    tags: dict[str, str] = setting({}, "notes to find the run by: tags.why=baseline")
+
+
+@dataclass
+class EvalConfig:
+    """What `aectl eval` can be told."""
+
+    run: str | None = setting(None, "the run: its folder, or latest")
+    checkpoint: str = setting("best", "which weights: best or last")
+    split: str = setting("test", "which images: test, valid or train")
+    batch_size: int = setting(1000, "images at a time")
+    seed: int = setting(0, "of every random number")
+    figures: bool = setting(True, "also draw pictures")
+    device: Any = setting(None, "where it computes, precision and threads")
+    trust: Any = setting([], "modules outside aectl and torch that the run may use")
+
+
+@dataclass
+class SampleConfig:
+    """What `aectl sample` can be told."""
+
+    run: str | None = setting(None, "the run: its folder, or latest")
+    checkpoint: str = setting("best", "which weights: best or last")
+    kind: str = setting("all", "prior, reconstruction, interpolation, manifold, or all that the model can")
+    n: int = setting(64, "how many images")
+    seed: int = setting(0, "of every random number")
+    temperature: float = setting(1.0, "spread of the codes; below 1 likelier images, above 1 more varied ones")
+    device: Any = setting(None, "where it computes, precision and threads")
+    trust: Any = setting([], "modules outside aectl and torch that the run may use")
+
+
+SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "sample": SampleConfig}
+LEAST = {"epochs": 1, "batch_size": 1, "n": 1, "patience": 1, "seed": 0, "temperature": 0}
+CHOICES = {"checkpoint": ("best", "last"), "split": ("test", "valid", "train")}
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def check_ranges(config: DictConfig) -> None:
+    """Raise ConfigError, for the first problem, if a key is unknown or missing or a value lies out of its range."""
+    check_keys(config)
+    for path, value in numbers(OmegaConf.to_container(config, resolve=True)):
+        if not math.isfinite(value):
+            raise ConfigError(f"{path} must be a finite number, not {value}")
+    for key, least in LEAST.items():
+        if (value := config.get(key)) is not None and value < least:
+            raise ConfigError(f"{key} must be at least {least}, not {value}")
+    if config.get("seed", 0) >= 2**63:
+        raise ConfigError(f"seed must be less than 2**63, not {config.seed}")
+    if (value := config.get("grad_clip")) is not None and value <= 0:
+        raise ConfigError(f"grad_clip must be greater than 0, not {value}")
+    for key, choices in CHOICES.items():
+        if key in config and config[key] not in choices:
+            raise ConfigError(f"{key} must be one of {', '.join(choices)}, not '{config[key]}'")
+    if config.get("max_time") is not None:
+        seconds(config.max_time)
+    if config.get("init_from") == "":
+        raise ConfigError("init_from is empty: type a run's folder, or latest")
+    if "run" in config and not config.run:
+        raise ConfigError("run is missing: type run=latest, or run=<folder of the run>")
+
+
+def check_keys(config: DictConfig) -> None:
+    """Raise ConfigError if the top level has a key (`+modl=x`) that its schema lacks, or lacks one (`~epochs`)."""
+    schema = OmegaConf.get_type(config)
+    if schema not in SCHEMAS.values():
+        return
+    known = [one.name for one in fields(schema)]
+    for key in map(str, config):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"the keys are {', '.join(known)}"
+            raise ConfigError(f"no key '{key}', {hint}")
+    for key in known:
+        if key not in config:
+            raise ConfigError(f"{key} is missing from the config")
+
+
+def numbers(plain: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers anywhere in a plain config with their dotted paths."""
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            yield from numbers(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(plain, list):
+        for index, value in enumerate(plain):
+            yield from numbers(value, f"{path}[{index}]")
+    elif isinstance(plain, float):
+        yield path, plain
+
+
+def seconds(text: str) -> float:
+    """Return the seconds in a time such as 90, 10m, 2h or 1h30m; raises ConfigError if it is no time above zero."""
+    text = str(text).strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    total = sum(float(number) * UNITS[unit or "s"] for number, unit in parts)
+    # A number without a unit is seconds where it stands alone; in 1h30 it could be minutes too.
+    bare = any(not unit for _, unit in parts) and len(parts) > 1
+    if "".join(number + unit for number, unit in parts) != text or bare or not total:
+        raise ConfigError(f"max_time must be a time such as 90 (seconds), 10m, 2h or 1h30m, not '{text}'")
+    return total
+
+
+def slug(overrides: Iterable[str], limit: int = 80) -> str:
+    """Return a folder name that tells a sweep's jobs apart: `vae-code_32-seed_1` for model=vae model.code=32 seed=1.
+
+    It holds letters, digits, `.`, `_`, `+` and `-` alone (launchers for clusters refuse `=`), at most `limit` of them.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        leaf = key.rpartition(".")[2]
+        if leaf == "_target_":
+            parts.append(value.rpartition(".")[2])
+        else:
+            parts.append(value if key in SLUG_GROUPS else f"{leaf}_{value}")
+    clean = [re.sub(r"[^A-Za-z0-9.+-]+", "_", part).strip("_.") for part in parts]
+    return "-".join(part for part in clean if part)[:limit].rstrip("-_.") or "default"
+
+
+SLUG_GROUPS = ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device", "experiment", "sweep")
+
+
+def scratch() -> str:
+    """Return a folder for what Hydra writes about sweeps of commands that keep nothing themselves."""
+    return str(Path(tempfile.gettempdir(), f"aectl-{getpass.getuser()}"))
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, and the resolvers to OmegaConf."""
+    for command, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{command}_schema", node=schema)
+    OmegaConf.register_new_resolver("aectl.slug", slug, replace=True)
+    OmegaConf.register_new_resolver("aectl.scratch", scratch, replace=True)
+
+
+# On import, so that a launcher's worker process has them as soon as it unpickles the config.
+register()

@@ -1,0 +1,250 @@
+"""Data sets as tensors on the device: MNIST, Fashion-MNIST, scikit-learn's digits, and arrays of one's own.
+
+A set this small lives on the device whole, in its own dtype; a batch is an `index_select`, so there is no loader to
+wait for. Which images are held out never depends on the run's seed: all runs are measured on the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aectl.data import sources
+from aectl.data.sources import DataError
+from aectl.models.base import Batch
+from aectl.rng import Rng
+
+TRAINING = 60_000  # images in the training file of MNIST and of Fashion-MNIST
+SPLITS = ("train", "valid", "test", "excluded")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Examples on one device; `images * scale` lies in [0, 1], `labels` are -1 where there are none."""
+
+    images: Tensor  # [N, C, H, W], uint8 or float32
+    labels: Tensor  # [N], int64
+    index: Tensor  # positions in the file they come from [N], int64
+    scale: float
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return tuple(self.images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Return the examples at `indices` [n], int64 on the same device; `Batch.index` has their file positions."""
+        x = self.images.index_select(0, indices).float() * self.scale
+        return Batch(x, self.labels.index_select(0, indices), self.index.index_select(0, indices))
+
+    def pixels(self) -> Tensor:
+        """Return all images as floats [N, C, H, W] in [0, 1]."""
+        return self.images.float() * self.scale
+
+    def take(self, indices: Tensor) -> Source:
+        """Return a source of the examples at `indices` alone."""
+        images, labels, index = (t.index_select(0, indices) for t in (self.images, self.labels, self.index))
+        return replace(self, images=images, labels=labels, index=index)
+
+    def to(self, device: torch.device | str) -> Source:
+        """Return this source on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set and its splits; `read("train")` and `read("test")` give the whole parts, each when first needed.
+
+    `valid` images of the training part are held out for validation, by a permutation that is always the same. Classes
+    in `exclude` are left out of "train" and "valid", not of "test". Raises ValueError if `exclude` names an unknown
+    class or every class.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: int
+    read: Callable[[str], Source]
+    valid: int = 0
+    exclude: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.exclude, str) or not isinstance(self.exclude, Sequence):
+            raise ValueError(f"exclude must be a list of classes such as [3], not {self.exclude!r}")
+        if unknown := [c for c in self.exclude if type(c) is not int or not 0 <= c < self.classes]:
+            raise ValueError(f"exclude must name some of {self.classes} classes, counted from 0, not {unknown[0]!r}")
+        if self.classes and len(set(self.exclude)) == self.classes:
+            raise ValueError(f"exclude must leave a class to train on, not name all {self.classes}")
+
+    def split(self, which: str, device: torch.device | str = "cpu") -> Source:
+        """Return "train", "valid", "test", or "excluded": the training part's images of the excluded classes."""
+        if which not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {which!r}")
+        if which == "test":
+            return replace(self.read("test"), classes=self.classes).to(device)
+        part = self.read("train")
+        held = Rng(0).fork("valid").permutation(len(part)) < self.valid
+        excluded = torch.isin(part.labels, torch.tensor(tuple(self.exclude), dtype=torch.int64))
+        chosen = {"train": ~held & ~excluded, "valid": held & ~excluded, "excluded": excluded}[which]
+        if which == "train" and not chosen.any():
+            raise ValueError(f"exclude must leave images to train on, not {list(self.exclude)}")
+        return part.take(chosen.nonzero().squeeze(1)).to(device)
+
+
+def mnist(root: str | None = None, valid: float = 5000, exclude: Sequence[int] = ()) -> Dataset:
+    """Return MNIST (LeCun et al. 1998): 60,000 training and 10,000 test images of handwritten digits, 28×28 grey.
+
+    `valid` counts the held-out training images, or is their share if < 1. Missing files are fetched into `root`, see
+    `sources.py`. Raises ValueError for an argument out of range and, at the first split, DataError without files.
+    """
+    return from_collection("mnist", root, valid, exclude)
+
+
+def fashion_mnist(root: str | None = None, valid: float = 5000, exclude: Sequence[int] = ()) -> Dataset:
+    """Return Fashion-MNIST (Xiao et al. 2017): articles of clothing, in MNIST's sizes; arguments as for `mnist`."""
+    return from_collection("fashion_mnist", root, valid, exclude)
+
+
+def digits(valid: float = 150, test: float = 360, exclude: Sequence[int] = ()) -> Dataset:
+    """Return the 1,797 handwritten digits that come with scikit-learn: 8×8, grey levels 0 … 16 (UCI, Alpaydin 1998).
+
+    `valid` and `test` are counts, or shares of the whole if < 1. Raises ValueError for an argument out of range.
+    """
+    total = 1797
+    tested = held_out("test", test, total, total)
+
+    @cache
+    def read(part: str) -> Source:
+        from sklearn.datasets import load_digits
+
+        pixels, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
+        whole = Source(pixels.byte().reshape(-1, 1, 8, 8), labels.long(), torch.arange(total), 1 / 16, 10)
+        return portion(whole, part, tested)
+
+    return Dataset("digits", (1, 8, 8), 10, read, held_out("valid", valid, total, total - tested), exclude)
+
+
+def arrays(
+    path: str, test_path: str | None = None, valid: float = 0.1, test: float = 0.1, exclude: Sequence[int] = ()
+) -> Dataset:
+    """Return one's own images from a .npy or .npz file: [N, H, W], [N, C, H, W], or [N, H, W, C] with C 1 or 3.
+
+    Pixels are uint8 or floats in [0, 1]. A .npz has them as `x` or `images`, else as its first array, and may have
+    labels, integers from 0 (-1: none), as `y` or `labels`. `valid` and `test` are counts, or shares of the file if
+    < 1; with a `test_path`, that file is the test set and `test` is not used. Raises ValueError for an argument out of
+    range, and DataError for a file that is missing, damaged, or has no such images.
+    """
+    whole = load(path)
+    tested = 0 if test_path else held_out("test", test, len(whole), len(whole))
+    if test_path and not Path(test_path).expanduser().is_file():
+        raise DataError(f"test_path must be a file, not {test_path}")
+
+    @cache
+    def read(part: str) -> Source:
+        if part == "train" or not test_path:
+            return portion(whole, part, tested)
+        other = load(test_path)
+        if other.shape != whole.shape or 0 < whole.classes < other.classes:
+            found, known = (f"{s.shape} of {s.classes} classes" for s in (other, whole))
+            raise DataError(f"images in {test_path} are {found}, where those in {path} are {known}")
+        return other
+
+    kept = held_out("valid", valid, len(whole), len(whole) - tested)
+    return Dataset(Path(path).stem, whole.shape, whole.classes, read, kept, exclude)
+
+
+def from_collection(name: str, root: str | None, valid: float, exclude: Sequence[int]) -> Dataset:
+    """Return the data set whose IDX files `sources.py` knows by this name."""
+
+    @cache
+    def read(part: str) -> Source:
+        prefix = "train" if part == "train" else "t10k"
+        files = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+        content, folder = sources.read(name, files, root), sources.raw_folder(name, root)
+        images, labels = (idx(content[file], folder / file, rank) for file, rank in zip(files, (3, 1), strict=True))
+        return Source(images[:, None], labels.long(), torch.arange(len(images)), 1 / 255, 10)
+
+    return Dataset(name, (1, 28, 28), 10, read, held_out("valid", valid, TRAINING, TRAINING), exclude)
+
+
+def idx(content: bytes, path: Path, rank: int) -> Tensor:
+    """Return the bytes of an IDX file with `rank` dimensions; raises DataError, naming `path`, if it is none.
+
+    The format: 0, 0, the type (8: unsigned bytes), the rank; each size as a big-endian 32-bit number; the values.
+    """
+    start = 4 + 4 * rank
+    if len(content) < start or content[:4] != bytes((0, 0, 8, rank)):
+        raise DataError(f"{path} is not an IDX file of bytes with {rank} dimensions: it starts with {content[:4]!r}")
+    sizes = struct.unpack(f">{rank}I", content[4:start])
+    if math.prod(sizes) != len(content) - start:
+        raise DataError(f"{path} has {len(content) - start:,} values where its header promises {math.prod(sizes):,}")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy())
+
+
+def load(path: str) -> Source:
+    """Return the images, and the labels if there are any, of a .npy or .npz file; see `arrays`."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{file} is not there, or is no file")
+    try:
+        with file.open("rb") as stream:
+            content = np.load(stream, allow_pickle=False)
+            found = {"x": content} if isinstance(content, np.ndarray) else dict(content)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{file} is no .npy or .npz file of numbers, or is damaged (pickles are not loaded)") from error
+    labels = next((found.pop(key) for key in ("y", "labels") if key in found), None)
+    images = next((found[key] for key in ("x", "images", *found) if key in found), np.empty(0))
+    pixels = check_images(images, file)
+    if labels is None:
+        labels = np.full(images.shape[:1], -1)
+    elif labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or (labels < -1).any():
+        raise DataError(f"labels in {file} must be integers from -1, one an image, not {labels.dtype} {labels.shape}")
+    scale, classes = 1 / 255 if pixels.dtype == torch.uint8 else 1.0, int(labels.max()) + 1
+    return Source(pixels, torch.from_numpy(labels.astype(np.int64)), torch.arange(len(pixels)), scale, classes)
+
+
+def check_images(images: np.ndarray, file: Path) -> Tensor:
+    """Return images as a tensor [N, C, H, W], uint8 or float32; raises DataError unless they are such; see `arrays`."""
+    shape = images.shape
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    # Images with an alpha channel, [N, 28, 28, 4], would otherwise pass for 28 channels of 28×4.
+    if images.ndim != 4 or not images.size or images.shape[1] > 4 >= images.shape[3]:
+        raise DataError(f"images in {file} must be [N, H, W], [N, C, H, W] or [N, H, W, C] with C 1 or 3, not {shape}")
+    if images.dtype != np.uint8:
+        if images.dtype.kind != "f":
+            raise DataError(f"images in {file} must be uint8, or floats in [0, 1], not {images.dtype}")
+        if not (images.min() >= 0 and images.max() <= 1):
+            raise DataError(f"floats in {file} must lie in [0, 1], but go from {images.min():g} to {images.max():g}")
+        images = images.astype(np.float32)
+    return torch.from_numpy(np.array(images, order="C"))
+
+
+def portion(whole: Source, part: str, tested: int) -> Source:
+    """Return the `tested` examples that a fixed permutation puts first as part "test", or the others as "train"."""
+    order = Rng(0).fork("test").permutation(len(whole))
+    return whole.take((order[:tested] if part == "test" else order[tested:]).sort().values)
+
+
+def held_out(name: str, amount: float, total: int, limit: int) -> int:
+    """Return how many of `total` a count, or a share < 1, means; raises ValueError unless it is below `limit`."""
+    if type(amount) in (int, float) and (0 <= amount < 1 or (amount >= 1 and float(amount).is_integer())):
+        count = round(amount * total) if amount < 1 else int(amount)
+        if count < limit:
+            return count
+    raise ValueError(f"{name} must be a count from 0 to {limit - 1:,}, or a share below 1, not {amount!r}")

@@ -1,0 +1,79 @@
+"""Corruptions x̃ ~ Ñ(x) of images, drawn anew at every call (lecture, "Como adicionar ruído?"; Vincent et al. 2010)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from aectl.rng import Rng
+
+
+class Noise(nn.Module):
+    """Base of all corruptions: called with images and the run's rng, it returns corrupted images of the same shape.
+
+    Strengths are 0-d buffers rather than numbers, so that runs which differ in them alone can share one program.
+    """
+
+    def forward(self, x: Tensor, rng: Rng) -> Tensor:
+        """Return a corrupted copy of x [N, …]."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward(x, rng)")
+
+    def strength(self, name: str, value: float) -> None:
+        """Keep `value` as the buffer `name`."""
+        self.register_buffer(name, torch.tensor(float(value)), persistent=False)
+
+
+class Gaussian(Noise):
+    """Adds normal noise: x̃ = x + σ ε, ε ~ N(0, 1), optionally clipped to [0, 1].
+
+    Raises ValueError unless std ≥ 0. Source: lecture, "Como adicionar ruído?", which takes σ ≥ 1.
+    """
+
+    def __init__(self, std: float = 1.0, clip: bool = False) -> None:
+        super().__init__()
+        if not 0 <= std < float("inf"):
+            raise ValueError(f"std must be a finite number ≥ 0, not {std}")
+        self.strength("std", std)
+        self.clip = clip
+
+    def forward(self, x: Tensor, rng: Rng) -> Tensor:
+        noisy = x + self.std * rng.normal(*x.shape)
+        return noisy.clamp(0, 1) if self.clip else noisy
+
+
+class Masking(Noise):
+    """Sets each pixel to zero with probability p: x̃ = x ⊙ m, m ~ Bernoulli(1 - p).
+
+    Raises ValueError unless 0 ≤ p ≤ 1. Source: lecture, "Ruído impulsivo"; Vincent et al. 2010, section 3.3.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.strength("p", check_probability(p))
+
+    def forward(self, x: Tensor, rng: Rng) -> Tensor:
+        return x * (rng.uniform(*x.shape) >= self.p)
+
+
+class SaltAndPepper(Noise):
+    """Sets each pixel with probability p to 0 or 1, either with even chance.
+
+    Raises ValueError unless 0 ≤ p ≤ 1. Source: Vincent et al. 2010, section 3.3.
+    """
+
+    def __init__(self, p: float = 0.25) -> None:
+        super().__init__()
+        self.strength("p", check_probability(p))
+
+    def forward(self, x: Tensor, rng: Rng) -> Tensor:
+        # One draw decides both: u < p/2 is pepper, p/2 ≤ u < p is salt.
+        u = rng.uniform(*x.shape)
+        salted = torch.where(u < self.p, torch.ones_like(x), x)
+        return torch.where(u < self.p / 2, torch.zeros_like(x), salted)
+
+
+def check_probability(p: float) -> float:
+    """Return p, or raise ValueError unless 0 ≤ p ≤ 1."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must lie in [0, 1], not {p}")
+    return p

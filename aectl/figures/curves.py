@@ -1,0 +1,79 @@
+"""Learning curves, from a run's metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import math
+from itertools import pairwise
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from aectl.figures import style
+
+COLUMNS = 3
+LOOKS = {
+    "train": {"color": style.BLUE, "linestyle": "-"},
+    "val": {"color": style.ORANGE, "linestyle": "--"},
+    "": {"color": style.INK, "linestyle": "-"},
+}
+SHADES = (1.0, 0.5)
+"""Opacities that tell several curves of one part apart."""
+
+Curve = list[float]
+
+
+def learning_curves(metrics_csv: Path) -> Figure:
+    """Show every metric over the epochs, training and validation in one panel, all losses in the first.
+
+    Raises ValueError if the file has no finished epoch, OSError if it cannot be read.
+    """
+    epochs, stages, curves = read(metrics_csv)
+    panels: dict[str, dict[str, Curve]] = {"loss": {}}
+    for tag, values in curves.items():
+        name = tag.rpartition("/")[2]
+        panels.setdefault("loss" if name.startswith("loss") else name, {})[tag] = values
+    panels = {name: found for name, found in panels.items() if found}
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.5 * rows), dpi=style.DPI, layout="constrained")
+    for i, (name, found) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        draw_panel(axes, name, epochs, found)
+        for before, (earlier, later) in zip(epochs, pairwise(stages), strict=False):
+            if earlier != later:
+                axes.axvline(before + 0.5, color=style.GREY, linewidth=0.8, linestyle=":")
+    return figure
+
+
+def draw_panel(axes: Axes, name: str, epochs: list[int], curves: dict[str, Curve]) -> None:
+    """Draw the curves of one metric."""
+    style.dress(axes, "learning rate" if name == "lr" else name.replace("_", " "), style.LABEL + 1)
+    seen = dict.fromkeys(LOOKS, 0)
+    for tag, values in curves.items():
+        part = tag.rpartition("/")[0]
+        look = LOOKS.get(part, LOOKS[""])
+        shade = SHADES[seen.get(part, 0) % len(SHADES)]
+        seen[part] = seen.get(part, 0) + 1
+        marker = "o" if len(epochs) < 12 else None
+        axes.plot(epochs, values, label=tag, marker=marker, markersize=3, linewidth=1.4, alpha=shade, **look)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.set_xlabel("epoch", fontsize=style.SMALL, color=style.INK)
+    if name == "lr":
+        # A constant rate would otherwise fill the axis with its rounding.
+        axes.set_ylim(0, 1.1 * max(max(values) for values in curves.values()))
+    if any(tag != name for tag in curves):
+        axes.legend(fontsize=style.SMALL - 1, frameon=True, framealpha=0.8, edgecolor="none")
+
+
+def read(path: Path) -> tuple[list[int], list[str], dict[str, Curve]]:
+    """Return epochs, their stages, and the values of each metric, nan where an epoch has none; without the seconds."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path} has no finished epoch")
+    tags = [tag for tag in rows[0] if tag not in ("epoch", "stage", "seconds")]
+    curves = {tag: [float(row[tag]) if row[tag] else math.nan for row in rows] for tag in tags}
+    return [int(row["epoch"]) for row in rows], [row["stage"] for row in rows], curves

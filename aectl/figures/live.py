@@ -1,0 +1,53 @@
+"""Small pictures of a model for every epoch of training, as tensors for TensorBoard."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aectl.data.datasets import Source
+from aectl.data.torchvision_shim import torchvision
+from aectl.figures import probes
+from aectl.models.base import Model, Reconstructs, Samples
+from aectl.rng import Rng
+
+EXAMPLES, SAMPLES, COLUMNS, SIDE = 10, 64, 8, 12
+PLANE_CODES = 500
+"""Images whose codes tell how far the plane of a two-dimensional code reaches."""
+TILE = 56
+"""Pixels: the side that small images are enlarged to, 2 × MNIST's, so that they read well."""
+
+
+def pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tensor]:
+    """Return grids [C, H, W] in [0, 1] by name, as far as the model's abilities go.
+
+    `reconstruction` has the rows input, noisy (if the model has noise) and reconstruction, of the same images at
+    every call; `samples` are drawn with the same random numbers at every call; `filters` are the weights of a dense
+    first layer, grey for 0; `latent_grid` shows the plane of a two-dimensional code. Leaves the model as it was.
+    """
+    drawn: dict[str, Tensor] = {}
+    with probes.at_rest(model):
+        if isinstance(model, Reconstructs):
+            x = probes.examples(source, EXAMPLES)
+            noisy = probes.corrupted(model, x, seed)
+            seen = x if noisy is None else noisy
+            rows = [x, *([] if noisy is None else [noisy]), model.reconstruct(seen)]
+            drawn["reconstruction"] = grid(torch.cat(rows), len(x))
+        if isinstance(model, Samples):
+            rng = Rng(seed, source.images.device).fork("samples")
+            drawn["samples"] = grid(model.sample(SAMPLES, rng=rng), COLUMNS)
+        if (tiles := probes.filter_tiles(model, source.shape)) is not None:
+            drawn["filters"] = grid(tiles, COLUMNS + 2)
+        if probes.has_plane(model):
+            images, _, _ = probes.plane(model, source, SIDE, PLANE_CODES)
+            drawn["latent_grid"] = grid(images.flatten(0, 1), SIDE)
+    return drawn
+
+
+def grid(images: Tensor, columns: int) -> Tensor:
+    """Return images [N, C, H, W] as one [C, H′, W′] in rows of `columns`, on the CPU, cut to [0, 1] and enlarged."""
+    factor = max(1, round(TILE / images.shape[-1]))
+    pixels = images.detach().float().clamp(0, 1).cpu()
+    sheet = torchvision().utils.make_grid(pixels, nrow=columns, padding=1, pad_value=1.0)
+    # make_grid gives grey images three equal channels; one is a third of the work behind.
+    return sheet[: images.shape[1]].repeat_interleave(factor, 1).repeat_interleave(factor, 2)

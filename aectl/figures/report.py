@@ -1,0 +1,65 @@
+"""All pictures of a trained model that its abilities allow, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from aectl.data.datasets import Source
+from aectl.figures import codes, images, probes
+from aectl.figures.curves import learning_curves
+from aectl.figures.style import save
+from aectl.models.base import Encodes, Model, Reconstructs, Samples
+from aectl.rng import Rng
+
+IMAGES = 2000
+"""At most so many images are encoded, which keeps this to a few seconds."""
+EXAMPLES, SAMPLES_SIDE, PATHS, STEPS, SIDE = 10, 10, 6, 11, 15
+
+
+def draw(model: Model, source: Source, folder: Path, seed: int = 0, *, metrics_csv: Path | None = None) -> list[Path]:
+    """Draw what `model` can do with the images of `source` into `folder`/*.png; returns the paths.
+
+    With a run's metrics.csv its learning curves are drawn as well. The same model, images and seed give the same
+    pictures. Leaves the model as it was. Raises OSError if the folder cannot be written.
+    """
+    with probes.at_rest(model):
+        paths = [save(figure, folder / f"{name}.png") for name, figure in figures(model, source, seed)]
+    if metrics_csv is not None:
+        paths.append(save(learning_curves(metrics_csv), folder / "learning_curves.png"))
+    return paths
+
+
+def figures(model: Model, source: Source, seed: int) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures by name, one at a time."""
+    if isinstance(model, Reconstructs):
+        x = probes.examples(source, EXAMPLES)
+        noisy = probes.corrupted(model, x, seed)
+        xhat = model.reconstruct(x if noisy is None else noisy)
+        yield "reconstructions", images.reconstructions(x, noisy, xhat, "Reconstructions")
+    if isinstance(model, Samples):
+        drawn = model.sample(SAMPLES_SIDE**2, rng=Rng(seed, source.images.device).fork("samples"))
+        yield "samples", images.image_grid(drawn, SAMPLES_SIDE, f"{len(drawn)} samples from the prior")
+    if probes.has_paths(model):
+        ends = "the codes of two images" if isinstance(model, Encodes) else "two draws from the prior"
+        ways = probes.paths(model, source, PATHS, STEPS, seed)
+        yield "interpolations", images.interpolations(ways, f"Interpolations between {ends}")
+    if (figure := images.filters(model, source.shape)) is not None:
+        yield "filters", figure
+    if probes.has_plane(model):
+        plane = probes.plane(model, source, SIDE, IMAGES)
+        yield "latent_grid", images.manifold_grid(*plane, "Images over the plane of codes")
+    if isinstance(model, Encodes):
+        yield from code_figures(model, source)
+
+
+def code_figures(model: Encodes, source: Source) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures of a model's codes by name."""
+    encoded = probes.codes(model, source, IMAGES)
+    labels = source.batch(probes.first(source, IMAGES)).y
+    yield "code_histogram", codes.code_histogram(encoded)
+    yield "unit_activity", codes.unit_activity(encoded)
+    if encoded.shape[1] > 1:
+        yield "code_scatter", codes.code_scatter(encoded, labels, f"Codes of {len(encoded):,} images by class")

@@ -1,0 +1,51 @@
+"""The look that all figures share, and how they are saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DPI = 150
+INK, FAINT = "#222222", "#d9d9d9"
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
+"""Of Okabe and Ito's palette: apart for every kind of colour vision, and in print."""
+CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555")
+"""Paul Tol's 'muted' colours and a grey."""
+MARKERS = "os^Dv<>Phd"
+"""Shapes that tell classes apart where colours do not."""
+TITLE, LABEL, SMALL = 11, 9, 8
+"""Font sizes in points."""
+
+
+def chart(title: str, width: float = 6.0, height: float = 3.6) -> tuple[Figure, Axes]:
+    """Return a figure of `width` × `height` inches with one dressed panel."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    dress(axes, title)
+    return figure, axes
+
+
+def dress(axes: Axes, title: str, size: float = TITLE) -> None:
+    """Give a panel its title, a faint grid and no frame on top and right."""
+    axes.set_title(title, fontsize=size, color=INK, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=SMALL, color=GREY, labelcolor=INK)
+    axes.grid(True, color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def name_axes(axes: Axes, x: str, y: str) -> None:
+    """Label both axes."""
+    axes.set_xlabel(x, fontsize=LABEL, color=INK)
+    axes.set_ylabel(y, fontsize=LABEL, color=INK)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, making its folder if need be; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the version of matplotlib in it, so that equal figures are equal files.
+    figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
+    return path

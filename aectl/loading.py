@@ -1,0 +1,119 @@
+"""From a config to a model: a fresh one for training, or the trained one of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from aectl.config import ConfigError, accepts, build, check_signature, check_trusted
+from aectl.data.datasets import Dataset
+from aectl.models.base import Model
+from aectl.run import Run, find
+from aectl.training import checkpoint
+from aectl.training.checkpoint import CheckpointError
+from aectl.training.device import Device
+
+log = logging.getLogger("aectl")
+
+PARTS = ("noise", "penalty")
+"""Config groups that a model may ask for by naming them in its constructor."""
+
+
+def build_model(config: DictConfig, facts: dict[str, Any], seed: int = 0) -> Model:
+    """Build the model of a config for images of `facts['shape']`, its weights drawn from `seed`.
+
+    Raises ConfigError if a part of the config does not fit, or is one that the model has no use for.
+    """
+    supplied = {"shape": tuple(facts["shape"]), "classes": facts["classes"]}
+    for part in PARTS:
+        component = build(config.get(part), part)
+        if component is not None and not accepts(config.model, part):
+            name = str(config.model._target_).rpartition(".")[2]
+            raise ConfigError(f"{part}: the model {name} has no use for it; take {part}=none")
+        supplied[part] = component
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(config.model, "model", **supplied)
+    if not isinstance(model, Model):
+        raise ConfigError(f"model: {config.model._target_} makes no aectl.models.Model")
+    return model
+
+
+def load(run: str | Path, checkpoint: str = "best", device: str = "cpu", trust: str | Iterable[str] = ()) -> Model:
+    """Return the trained model of a run, in evaluation mode and with frozen weights.
+
+    `run` is a run folder or 'latest', `checkpoint` is 'best' or 'last'. Its methods take and give images
+    [N, C, H, W], pixels in [0, 1]. A run whose config names modules outside aectl and torch is refused unless
+    `trust` names them. Raises ConfigError or CheckpointError, both ValueErrors.
+    """
+    folder = find(str(run))
+    model, _ = load_run(Run(folder), checkpoint, device, [trust] if isinstance(trust, str) else list(trust))
+    return model
+
+
+def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) -> tuple[Model, dict[str, Any]]:
+    """Return a run's model as `load` does, and the checkpoint that it was read from."""
+    config = run.config()
+    check_trusted(config, trust)
+    state = read_checkpoint(run, name, device)
+    model = build_model(config, state)
+    set_weights(model, state["model"], run.checkpoint(name))
+    return model.to(device).eval().requires_grad_(False), state
+
+
+def read_checkpoint(run: Run, name: str, device: torch.device | str) -> dict[str, Any]:
+    """Return a checkpoint of a run; where it cannot be used and the other can be tried, the error says so."""
+    try:
+        return checkpoint.load(run.checkpoint(name), device)
+    except CheckpointError as error:
+        other = "last" if name == "best" else "best"
+        hint = f"\n  there is another: checkpoint={other}" if run.checkpoint(other).is_file() else ""
+        raise CheckpointError(f"{error}{hint}") from error
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run ready for use: its folder and config, the trained model, its data, and where it computes."""
+
+    run: Run
+    config: DictConfig
+    model: Model
+    state: dict[str, Any]
+    dataset: Dataset
+    device: Device
+
+
+def open_run(config: DictConfig) -> Opened:
+    """Open the run that a command's config names, on the command's device; warns if the run is unfinished."""
+    if not config.run:
+        raise ConfigError("run= is missing: give a run folder, or run=latest")
+    run = Run(find(config.run))
+    check_signature(config.device, "device")
+    device = build(config.device, "device")
+    device.apply()
+    model, state = load_run(run, config.checkpoint, device.torch, trusted(config))
+    if (status := run.record.get("status")) != "done":
+        log.warning("this run is not finished (%s): these are the weights after epoch %d", status, state["epoch"])
+    stored = run.config()
+    return Opened(run, stored, model, state, build(stored.dataset, "dataset"), device)
+
+
+def trusted(config: DictConfig) -> list[str]:
+    """Return the modules that the user trusts in a stored config."""
+    return [config.trust] if isinstance(config.trust, str) else list(config.trust or [])
+
+
+def set_weights(model: Model, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Load weights into a model; raises CheckpointError, naming the first that do not fit."""
+    own = model.state_dict()
+    odd = [key for key in {**own, **weights} if key not in own or key not in weights]
+    odd += [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if odd:
+        raise CheckpointError(f"{source} does not fit this model; the first weight that differs is {odd[0]}")
+    model.load_state_dict(weights)

@@ -1,0 +1,135 @@
+"""What a model is to the trainer, and what it may be able to do for everybody else.
+
+A model yields named losses; the trainer steps the named group's optimizer at each yield. What a model can do besides
+is a set of abilities: protocols of methods, asked for with `isinstance`, never by the model's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from aectl.rng import Rng
+
+
+class Batch(NamedTuple):
+    """Examples that travel together."""
+
+    x: Tensor
+    """Images [N, C, H, W], pixels in [0, 1]."""
+    y: Tensor
+    """Classes [N], int64; -1 where there is no label."""
+    index: Tensor
+    """Positions in the source [N], int64."""
+
+
+class Loss(NamedTuple):
+    """A scalar to descend, the group of parameters that descends it, and what to log beside it."""
+
+    value: Tensor
+    group: str = "model"
+    metrics: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share an optimizer, with settings (lr, betas, …) that replace the run's."""
+
+    params: Iterable[nn.Parameter]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A phase of training with optimizers of its own; `epochs=None` means the run's epochs."""
+
+    name: str = "fit"
+    epochs: int | None = None
+
+
+class Model(nn.Module):
+    """Base of all models: the four methods that the trainer calls.
+
+    A subclass's constructor names what it needs of the run: `shape` (C, H, W), `classes`, `noise`, `penalty`; the rest
+    of its arguments are the keys of its YAML.
+    """
+
+    objective: str = "val/loss"
+    """The metric that 'best', early stopping and searches minimise."""
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the phases of training in order."""
+        yield Stage()
+
+    def groups(self, stage: Stage) -> dict[str, Group]:
+        """Return the parameters that `stage` trains, one optimizer for each name."""
+        return {"model": Group(self.parameters())}
+
+    def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
+        """Yield the losses of one step; the code behind a `yield` runs after that loss's optimizer has stepped.
+
+        Never yield inside a context manager: it would stay open in the trainer.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no losses")
+
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        """Return metrics of a held-out batch, each a mean over it; steps nothing and changes nothing."""
+        raise NotImplementedError(f"{type(self).__name__} defines no validate")
+
+
+class Score(NamedTuple):
+    """Log-likelihoods in nats and how to read them: kind is 'exact' or 'bound'."""
+
+    value: Tensor
+    kind: str
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Maps images to codes."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return codes [N, code] of images [N, C, H, W]."""
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """Maps codes to images."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return images [N, C, H, W] in [0, 1] of codes [N, code]."""
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """Maps images to images through a code."""
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return images [N, C, H, W] in [0, 1]."""
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Draws new images from a prior."""
+
+    def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """Return n images [n, C, H, W] in [0, 1]; `temperature` scales the prior's standard deviation."""
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """Gives images a log-likelihood."""
+
+    def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
+        """Return log p(x) of each image [N], in nats."""
+
+
+@runtime_checkable
+class Energy(Protocol):
+    """Gives images an unnormalised negative log-density."""
+
+    def energy(self, x: Tensor) -> Tensor:
+        """Return energies [N], in nats up to a constant."""

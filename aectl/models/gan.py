@@ -1,0 +1,153 @@
+"""Generative adversarial networks (lecture, "Redes adversárias geradoras"; Goodfellow et al. 2014)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aectl.models.base import Batch, Group, Loss, Model, Stage
+from aectl.models.networks import Shape
+from aectl.rng import Rng
+
+Scores = Tensor
+"""The discriminator's outputs before the sigmoid, [N]."""
+
+
+def minimax(real: Scores, fake: Scores) -> Tensor:
+    """Return the lecture's cost of the discriminator, -½ E[log D(x)] - ½ E[log(1 - D(G(z)))]."""
+    return 0.5 * F.softplus(-real).mean() + 0.5 * F.softplus(fake).mean()
+
+
+def least_squares(real: Scores, fake: Scores) -> Tensor:
+    """Return ½ E[(D(x) - 1)²] + ½ E[D(G(z))²] (Mao et al. 2017)."""
+    return 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean()
+
+
+def hinge(real: Scores, fake: Scores) -> Tensor:
+    """Return E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))] (Lim & Ye 2017)."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def wasserstein(real: Scores, fake: Scores) -> Tensor:
+    """Return E[D(G(z))] - E[D(x)] (Arjovsky et al. 2017)."""
+    return fake.mean() - real.mean()
+
+
+LOSSES: dict[str, tuple[Callable[[Scores, Scores], Tensor], Callable[[Scores], Tensor], float]] = {
+    "minimax": (minimax, lambda fake: -0.5 * F.softplus(fake).mean(), 0.0),
+    "nonsaturating": (minimax, lambda fake: F.softplus(-fake).mean(), 0.0),
+    "lsgan": (least_squares, lambda fake: 0.5 * (fake - 1).square().mean(), 0.5),
+    "hinge": (hinge, lambda fake: -fake.mean(), 0.0),
+    "wgan_gp": (wasserstein, lambda fake: -fake.mean(), 0.0),
+}
+"""For each loss: the discriminator's cost, the generator's, and the score above which D calls an image real."""
+
+
+class GAN(Model):
+    """A generator and a discriminator that contend: min_G max_D E[log D(x)] + E[log(1 - D(G(z)))], z ~ N(0, I).
+
+    `loss` picks the costs: `minimax` is the lecture's, `nonsaturating` lets G maximise log D(G(z)) instead, and
+    `lsgan`, `hinge`, `wgan_gp` are later ones; `gradient_penalty` is the weight of (‖∇D‖ - 1)² between real and fake
+    images, 10 for `wgan_gp` and 0 otherwise unless given (Gulrajani et al. 2017). Noise corrupts the discriminator's
+    input, real and fake. Each batch serves `discriminator_steps` steps of D, with fresh z, before one of G.
+
+    'Best' follows the energy distance between samples and held-out images, since neither cost tells how good the
+    samples are. Raises ValueError for an unknown loss or numbers out of range.
+    """
+
+    objective = "val/energy_distance"
+
+    def __init__(
+        self,
+        shape: Shape,
+        code: int,
+        generator: Callable[..., nn.Module],
+        discriminator: Callable[..., nn.Module],
+        *,
+        loss: str = "nonsaturating",
+        gradient_penalty: float | None = None,
+        discriminator_steps: int = 1,
+        noise: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not '{loss}'")
+        if gradient_penalty is None:
+            gradient_penalty = 10.0 if loss == "wgan_gp" else 0.0
+        if not 0 <= gradient_penalty < float("inf"):
+            raise ValueError(f"gradient_penalty must be a finite number ≥ 0, not {gradient_penalty}")
+        if discriminator_steps < 1:
+            raise ValueError(f"discriminator_steps must be at least 1, not {discriminator_steps}")
+        self.code, self.discriminator_steps, self.noise = code, discriminator_steps, noise
+        self.discriminator_cost, self.generator_cost, self.threshold = LOSSES[loss]
+        self.generator = generator(shape=shape, code=code)
+        self.discriminator = discriminator(shape=shape, code=1)
+        self.has_gradient_penalty = gradient_penalty > 0
+        self.register_buffer("gradient_penalty", torch.tensor(float(gradient_penalty)), persistent=False)
+
+    def groups(self, stage: Stage) -> dict[str, Group]:
+        return {
+            "discriminator": Group(self.discriminator.parameters()),
+            "generator": Group(self.generator.parameters()),
+        }
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the images G(z), [N, C, H, W]."""
+        return self.generator(z).sigmoid()
+
+    def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """Return G(z) for n draws z ~ N(0, temperature² I)."""
+        return self.decode(temperature * rng.normal(n, self.code))
+
+    def judge(self, x: Tensor, rng: Rng) -> Scores:
+        """Return the discriminator's scores [N] of images, corrupted where the run has noise."""
+        seen = x if self.noise is None else self.noise(x, rng)
+        return self.discriminator(seen).squeeze(1)
+
+    def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
+        x = batch.x
+        for _ in range(self.discriminator_steps):
+            fake = self.sample(len(x), rng=rng)
+            real_score, fake_score = self.judge(x, rng), self.judge(fake.detach(), rng)
+            cost = self.discriminator_cost(real_score, fake_score)
+            if self.has_gradient_penalty:
+                cost = cost + self.gradient_penalty * self.slope_excess(x, fake.detach(), rng)
+            yield Loss(cost, "discriminator", self.accuracies(real_score, fake_score))
+        # Here the discriminator has stepped: the generator answers to the new one.
+        yield Loss(self.generator_cost(self.judge(fake, rng)), "generator")
+
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        fake = self.sample(len(batch.x), rng=rng)
+        accuracies = self.accuracies(self.judge(batch.x, rng), self.judge(fake, rng))
+        return {"energy_distance": energy_distance(batch.x, fake), **accuracies}
+
+    def accuracies(self, real: Scores, fake: Scores) -> dict[str, Tensor]:
+        """Return the shares of real and of fake images that the discriminator tells right."""
+        return {
+            "accuracy_real": (real > self.threshold).float().mean(),
+            "accuracy_fake": (fake <= self.threshold).float().mean(),
+        }
+
+    def slope_excess(self, real: Tensor, fake: Tensor, rng: Rng) -> Tensor:
+        """Return E[(‖∇ D(x̂)‖ - 1)²] at random points x̂ between real and fake images (Gulrajani et al. 2017)."""
+        share = rng.uniform(len(real), *[1] * (real.dim() - 1))
+        between = (share * real + (1 - share) * fake).requires_grad_()
+        scores = self.judge(between, rng)
+        (slope,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
+        return (slope.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def energy_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Return 2 E‖x - y‖ - E‖x - x′‖ - E‖y - y′‖ over images, unbiased; 0 in the mean only if both have one law.
+
+    Norms are Euclidean over pixels in [0, 1]. Source: Székely & Rizzo 2013.
+    """
+    x, y = x.flatten(1), y.flatten(1)
+
+    def within(a: Tensor) -> Tensor:
+        return torch.cdist(a, a).sum() / max(len(a) * (len(a) - 1), 1)
+
+    return 2 * torch.cdist(x, y).mean() - within(x) - within(y)

@@ -1,0 +1,131 @@
+"""Variational autoencoders (lecture, "Autoencoders variacionais"; Kingma & Welling 2014)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aectl.models.base import Batch, Loss, Model, Score, Stage
+from aectl.models.networks import Shape
+from aectl.rng import Rng
+
+LIKELIHOODS = ("bernoulli", "gaussian")
+
+
+class VAE(Model):
+    """Learns distributions instead of points: max E_q(z|x)[log p(x|z)] - β KL(q(z|x) ‖ p(z)).
+
+    The encoder gives mu and logvar of q(z|x) = N(mu, diag exp(logvar)), the decoder the likelihood p(x|z), the prior
+    is N(0, I). Both terms are sums (over pixels, over the code) in nats, averaged over the batch, so that with β = 1
+    the loss is the negative ELBO, in training and in validation alike.
+
+    Likelihoods: `bernoulli`, where `binarise` draws x ~ Bernoulli(pixels) anew at every step (without it the
+    cross-entropy of grey pixels is no likelihood), and `gaussian` with fixed standard deviation `std`. Noise corrupts
+    the encoder's input alone.
+
+    Raises ValueError for an unknown likelihood, a negative beta or a std that is not positive.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        code: int,
+        encoder: Callable[..., nn.Module],
+        decoder: Callable[..., nn.Module],
+        *,
+        likelihood: str = "bernoulli",
+        binarise: bool = True,
+        std: float = 0.1,
+        beta: float = 1.0,
+        noise: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be {' or '.join(LIKELIHOODS)}, not '{likelihood}'")
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"beta must be a finite number ≥ 0, not {beta}")
+        if not 0 < std < math.inf:
+            raise ValueError(f"std must be a finite number > 0, not {std}")
+        if code < 1:
+            raise ValueError(f"code must be at least 1, not {code}")
+        self.code, self.likelihood, self.std = code, likelihood, float(std)
+        self.binarise = binarise and likelihood == "bernoulli"
+        self.encoder, self.decoder = encoder(shape=shape, code=2 * code), decoder(shape=shape, code=code)
+        self.noise = noise
+        self.register_buffer("beta", torch.tensor(float(beta)), persistent=False)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu and logvar of q(z|x), each [N, code]."""
+        mu, logvar = self.encoder(x).float().chunk(2, -1)
+        return mu, logvar
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the posterior means mu, [N, code]."""
+        return self.posterior(x)[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the means of p(x|z), [N, C, H, W]."""
+        pixels = self.decoder(z)
+        return pixels.sigmoid() if self.likelihood == "bernoulli" else pixels.clamp(0, 1)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the mean of p(x|z) at the posterior mean of z, [N, C, H, W]."""
+        return self.decode(self.encode(x))
+
+    def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """Return the means of p(x|z) for n draws z ~ N(0, temperature² I)."""
+        return self.decode(temperature * rng.normal(n, self.code))
+
+    def corrupt(self, x: Tensor, rng: Rng) -> Tensor:
+        """Return x̃ = Ñ(x); x itself where the run has no noise."""
+        return x if self.noise is None else self.noise(x, rng)
+
+    def observe(self, x: Tensor, rng: Rng) -> Tensor:
+        """Return what the likelihood is of: a binary draw of the pixels, or the pixels."""
+        return rng.bernoulli(x) if self.binarise else x
+
+    def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
+        terms = self.terms(batch.x, rng)
+        yield Loss(terms["nll"] + self.beta * terms["kl"], metrics=terms)
+
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        terms = self.terms(batch.x, rng)
+        mse = F.mse_loss(self.reconstruct(self.corrupt(batch.x, rng)), batch.x)
+        negative_elbo = terms["nll"] + terms["kl"]
+        return {"loss": terms["nll"] + self.beta * terms["kl"], "negative_elbo": negative_elbo, **terms, "mse": mse}
+
+    def terms(self, x: Tensor, rng: Rng) -> dict[str, Tensor]:
+        """Return the two terms of the negative ELBO in nats per image: nll = -E_q[log p(x|z)], and kl."""
+        x = self.observe(x, rng)
+        mu, logvar = self.posterior(self.corrupt(x, rng))
+        z = mu + (0.5 * logvar).exp() * rng.normal(*mu.shape)
+        kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum() / len(x)
+        return {"nll": self.nll(self.decoder(z), x).mean(), "kl": kl}
+
+    def nll(self, pixels: Tensor, x: Tensor) -> Tensor:
+        """Return -log p(x|z) [N] in nats, from the decoder's output."""
+        pixels = pixels.float()
+        if self.likelihood == "bernoulli":
+            return F.binary_cross_entropy_with_logits(pixels, x, reduction="none").flatten(1).sum(1)
+        error = 0.5 * ((x - pixels) / self.std).square() + math.log(self.std) + 0.5 * math.log(2 * math.pi)
+        return error.flatten(1).sum(1)
+
+    def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
+        """Return the importance-weighted bound log 1/k Σ p(x, z_i) / q(z_i|x), [N] in nats, k = `samples` (100).
+
+        A bound from below that grows with k (Burda et al. 2016). With `binarise`, x is drawn once for all k.
+        """
+        x = self.observe(x, rng)
+        mu, logvar = self.posterior(x)
+        total = torch.full((len(x),), -math.inf, device=x.device)
+        k = samples or 100
+        for _ in range(k):
+            noise = rng.normal(*mu.shape)
+            z = mu + (0.5 * logvar).exp() * noise
+            log_ratio = 0.5 * (noise.square() + logvar - z.square()).sum(1)
+            total = torch.logaddexp(total, log_ratio - self.nll(self.decoder(z), x))
+        return Score(total - math.log(k), "bound")

@@ -1,0 +1,159 @@
+"""The run folder: what a run was, how it went, and how to find it again. No torch here: listing runs must be quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from aectl.config import ConfigError
+
+RECORD = "run.json"
+PACKAGES = ("aectl", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
+OUTPUTS = Path("outputs")
+
+
+class Run:
+    """A folder with `.hydra/`, run.json, metrics, checkpoints, figures and TensorBoard's events."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The contents of run.json; raises ConfigError if it cannot be read."""
+        try:
+            return json.loads((self.folder / RECORD).read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.folder / RECORD} cannot be read: {error}") from None
+
+    def update(self, **entries: Any) -> None:
+        """Write entries into run.json."""
+        record = self.record if (self.folder / RECORD).is_file() else {}
+        write_json(self.folder / RECORD, {**record, **entries})
+
+    def config(self) -> DictConfig:
+        """Return the config of the run's latest start; raises ConfigError if it has none."""
+        path = self.latest_hydra() / "config.yaml"
+        try:
+            return OmegaConf.load(path)
+        except (OSError, YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+    def latest_hydra(self) -> Path:
+        """Return `.hydra`, or `.hydra.N` of the latest resume."""
+        resumes = [int(p.suffix[1:]) for p in self.folder.glob(".hydra.*") if p.suffix[1:].isdigit()]
+        return self.folder / (f".hydra.{max(resumes)}" if resumes else ".hydra")
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of the checkpoint 'best' or 'last'."""
+        return self.folder / "checkpoints" / f"{name}.pt"
+
+    def add_metrics(self, **sections: Any) -> None:
+        """Write sections into metrics.json, leaving the others."""
+        path = self.folder / "metrics.json"
+        old = json.loads(path.read_text()) if path.is_file() else {}
+        write_json(path, {**old, **sections})
+
+    def begin(self, config: DictConfig, choices: dict[str, str], overrides: list[str], device: dict[str, Any]) -> None:
+        """Write run.json for a run that starts, or goes on, now."""
+        resumed = (self.folder / RECORD).is_file()
+        started = {} if resumed else {"started": now(), "command": command_line(), "overrides": overrides}
+        self.update(
+            format=1,
+            **started,
+            **({"resumed": [*self.record.get("resumed", []), now()]} if resumed else {"choices": choices}),
+            status="running",
+            error=None,
+            ended=None,
+            pid=os.getpid(),
+            seed=config.seed,
+            device=device,
+            versions=versions(),
+            git=git_state(),
+        )
+
+    def end(self, status: str, error: str | None = None, **entries: Any) -> None:
+        """Write how the run ended: status is done, interrupted or failed."""
+        self.update(status=status, error=error, ended=now(), **entries)
+
+
+def find(text: str) -> Path:
+    """Return the folder of the run that `text` names: a path, or 'latest' of those in outputs/.
+
+    Raises ConfigError if there is no such run.
+    """
+    if text != "latest":
+        folder = Path(text).expanduser()
+        if not (folder / RECORD).is_file():
+            what = "holds no run.json" if folder.is_dir() else "does not exist"
+            raise ConfigError(f"'{text}' is no run: the folder {what}")
+        return folder
+    runs = list(every())
+    if not runs:
+        raise ConfigError(f"no run in {OUTPUTS.absolute()} yet; aectl train makes one")
+    return max(runs, key=lambda folder: Run(folder).record.get("started", ""))
+
+
+def every(root: Path = OUTPUTS) -> Iterable[Path]:
+    """Yield the folders of all runs under `root`, those of sweeps too."""
+    yield from sorted(path.parent for path in root.glob(f"*/*/*/{RECORD}"))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON aside and rename, so that a reader never sees half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    aside.replace(path)
+
+
+def now() -> str:
+    """Return the time in ISO 8601, UTC, to the microsecond."""
+    return datetime.now(timezone.utc).isoformat()
+
+
+def command_line() -> str:
+    """Return the command as it was typed."""
+    return " ".join(["aectl", *ARGUMENTS])
+
+
+ARGUMENTS: list[str] = sys.argv[1:]
+"""The arguments as typed, read before Hydra rewrites sys.argv."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit and dirty flag of aectl's checkout, else of the working folder's; None outside both."""
+    for folder in (Path(__file__).parent, Path.cwd()):
+        try:
+            commit = git(folder, "rev-parse", "HEAD")
+            return {"commit": commit, "dirty": bool(git(folder, "status", "--porcelain"))}
+        except (OSError, subprocess.SubprocessError):
+            continue
+    return None
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Return what a git command prints."""
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

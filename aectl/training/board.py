@@ -1,0 +1,164 @@
+"""TensorBoard: curves, pictures, codes and settings of a run, written into its own folder.
+
+    tensorboard --logdir outputs
+
+The horizontal axis is the epoch. Each start of a run adds one event file, and a resume tells TensorBoard to forget
+what the run had written beyond its checkpoint, so that curves have neither gap nor repeat.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from aectl.models.base import Batch, Encodes, Model
+from aectl.training.observers import Epoch, Observer
+from aectl.training.validation import BATCH, batches
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from aectl.training.trainer import Trainer
+
+CODES = 1000
+"""Images whose codes make the histogram and the projector."""
+BINS = 60
+DECIMALS = 5
+"""Of the projector's codes, which are text: more digits only make its file larger."""
+
+
+class TensorBoard(Observer):
+    """Writes scalars, pictures and code histograms at every epoch, and codes for the projector at the end.
+
+    `pictures` gives images [C, H, W] in [0, 1] by name. `hparams` are the run's settings by dotted name, for the
+    HParams page and as text. A run that has not come to its end, because it failed or is to be resumed, has the
+    status UNKNOWN there; one that has, SUCCESS.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        hparams: Mapping[str, bool | int | float | str],
+        pictures: Callable[[Model], dict[str, Tensor]],
+    ) -> None:
+        self.folder, self.hparams, self.pictures = folder, dict(hparams), pictures
+        self.writer: SummaryWriter | None = None
+        self.written = 0
+
+    def started(self, trainer: Trainer) -> None:
+        # Imported here: what never trains need not pay for it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        resumed = trainer.epoch > 0 or trainer.step > 0
+        self.writer = SummaryWriter(str(self.folder), purge_step=trainer.epoch + 1 if resumed else None)
+        self.written = trainer.epoch
+        self.writer.add_text("config", as_yaml(self.hparams), trainer.epoch)
+        if not resumed:
+            self.writer.file_writer.add_summary(sessions(self.hparams)[0])
+        self.writer.flush()
+
+    def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
+        for name, value in epoch.metrics.items():
+            self.writer.add_scalar("time/seconds" if name == "seconds" else name, value, epoch.number)
+        if epoch.number == 1:
+            self.writer.add_custom_scalars({"training": charts(epoch.metrics)})
+        for name, image in self.pictures(trainer.model).items():
+            self.writer.add_image(name, image, epoch.number)
+        if isinstance(trainer.model, Encodes):
+            self.add_histogram(encode(trainer.model, shown(trainer)), epoch.number)
+        # On disk before the checkpoint that counts this epoch: a crash leaves too much, never too little.
+        self.writer.flush()
+        self.written = epoch.number
+
+    def finished(self, trainer: Trainer) -> None:
+        if self.writer is None:
+            return
+        if self.is_complete(trainer):
+            if isinstance(trainer.model, Encodes):
+                self.add_projector(trainer.model, shown(trainer), trainer.epoch)
+            self.writer.file_writer.add_summary(sessions(self.hparams)[1])
+        self.writer.close()
+        self.writer = None
+
+    def is_complete(self, trainer: Trainer) -> bool:
+        """Return whether all epochs are behind the run, or it has stalled, and no error is on its way out."""
+        at_end = trainer.epoch >= trainer.epochs or trainer.has_stalled()
+        return at_end and self.written == trainer.epoch and sys.exc_info()[0] is None
+
+    def add_histogram(self, codes: Tensor, epoch: int) -> None:
+        """Write the histogram of all numbers in `codes` [N, code]; codes that are not finite have none."""
+        low, high = float(codes.min()), float(codes.max())
+        if not torch.isfinite(codes).all():
+            return
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        # Counted here: the writer's own way sorts the numbers, a hundred times slower for a wide code.
+        counts = torch.histc(codes, BINS, low, high)
+        edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64)[1:]
+        total, squares = float(codes.double().sum()), float(codes.double().square().sum())
+        self.writer.add_histogram_raw(
+            "codes", low, high, codes.numel(), total, squares, edges.tolist(), counts.tolist(), epoch
+        )
+
+    def add_projector(self, model: Encodes, batches: list[Batch], epoch: int) -> None:
+        """Write codes, classes and thumbnails for the projector."""
+        codes = encode(model, batches).double().round(decimals=DECIMALS)
+        labels = [str(label) if label >= 0 else "none" for batch in batches for label in batch.y.tolist()]
+        self.writer.add_embedding(codes, labels, torch.cat([batch.x for batch in batches]).cpu(), epoch, tag="codes")
+
+
+def shown(trainer: Trainer) -> list[Batch]:
+    """Return the images to show: the first held-out ones, or training images where none are held out."""
+    source = trainer.valid_source if len(trainer.valid_source) else trainer.train_source
+    return list(islice(batches(source), CODES // BATCH))
+
+
+def encode(model: Encodes, batches: list[Batch]) -> Tensor:
+    """Return the codes [N, code] of images, on the CPU; leaves the model as it was."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        codes = torch.cat([model.encode(batch.x).flatten(1).float() for batch in batches]).cpu()
+    model.train(was_training)
+    return codes
+
+
+def charts(metrics: Mapping[str, float]) -> dict[str, list]:
+    """Return a layout for the custom scalars: all losses on one chart, and each other metric's curves on one.
+
+    Equal charts of several runs become one there, but only within the first category that TensorBoard meets: hence a
+    single category for all models.
+    """
+    tags: dict[str, list[str]] = {"loss": ["train/loss", "val/loss"]}
+    for tag in metrics:
+        part, _, name = tag.partition("/")
+        # Tags are patterns for the beginning of a name: those above are for loss_generator and the like as well.
+        if part in ("train", "val") and not name.startswith("loss"):
+            tags.setdefault(name, []).append(f"{re.escape(tag)}$")
+    return {title: ["Multiline", found] for title, found in tags.items()}
+
+
+def sessions(hparams: Mapping[str, bool | int | float | str]) -> tuple:
+    """Return the summaries with which a run begins and ends on the HParams page.
+
+    The third that TensorBoard's `add_hparams` writes, of the experiment, would fix the columns to one model's; without
+    it they are all settings and metrics of all runs.
+    """
+    from torch.utils.tensorboard.summary import hparams as summaries
+
+    # It takes bools for numbers, which the page would filter by a range.
+    plain = {name: str(value).lower() if isinstance(value, bool) else value for name, value in hparams.items()}
+    return summaries(plain, {})[1:]
+
+
+def as_yaml(hparams: Mapping[str, bool | int | float | str]) -> str:
+    """Return settings as a Markdown block of YAML, one line each, by the names that the command line takes."""
+    lines = [f"{name}: {str(value).lower() if isinstance(value, bool) else value}" for name, value in hparams.items()]
+    return "\n".join(["```yaml", *lines, "```"])

@@ -1,0 +1,76 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import torch
+
+
+class Device:
+    """A device with precision, threads and determinism; `apply()` makes the process use them.
+
+    `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use. Raises
+    ValueError for a device this machine lacks, an unknown precision or fewer than one thread.
+    """
+
+    def __init__(
+        self, name: str = "auto", precision: str = "fp32", threads: int | None = None, deterministic: bool = False
+    ) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, not '{precision}'")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        self.torch = torch.device(choose(name))
+        self.precision = precision
+        self.threads = threads or usable_cores()
+        self.deterministic = deterministic
+
+    def apply(self) -> None:
+        """Set the process's threads and its choice of algorithms."""
+        torch.set_num_threads(self.threads)
+        torch.use_deterministic_algorithms(self.deterministic)
+        if self.deterministic:
+            # cuBLAS repeats itself only with a fixed workspace, read when CUDA starts.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which losses are computed."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.torch.type, torch.bfloat16)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a run's record says of its device."""
+        model = torch.cuda.get_device_name(self.torch) if self.torch.type == "cuda" else None
+        return {
+            "name": str(self.torch),
+            "model": model,
+            "precision": self.precision,
+            "threads": self.threads,
+            "deterministic": self.deterministic,
+        }
+
+
+def choose(name: str) -> str:
+    """Return the device that `name` stands for on this machine; raises ValueError with the choices if it has none."""
+    present = available()
+    if name == "auto":
+        return present[0]
+    if name.split(":")[0] not in present:
+        raise ValueError(f"no device '{name}' on this machine, choose from auto, {', '.join(present)}")
+    return name
+
+
+def available() -> list[str]:
+    """Return the devices of this machine, the fastest kind first."""
+    found = ["cuda"] if torch.cuda.is_available() else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    return [*found, "cpu"]
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

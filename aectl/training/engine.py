@@ -1,0 +1,74 @@
+"""How one step runs: each loss a model yields moves its own group's parameters before the model goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from aectl.models.base import Batch, Model, Stage
+from aectl.rng import Rng
+from aectl.training.device import Device
+
+
+class Engine:
+    """A model with one optimizer for each parameter group of a stage."""
+
+    def __init__(
+        self,
+        model: Model,
+        stage: Stage,
+        optimizer: Callable[..., Optimizer],
+        device: Device,
+        grad_clip: float | None = None,
+    ) -> None:
+        self.model, self.stage, self.device, self.grad_clip = model, stage, device, grad_clip
+        self.params: dict[str, list[nn.Parameter]] = {}
+        self.optimizers: dict[str, Optimizer] = {}
+        for name, group in model.groups(stage).items():
+            self.params[name] = list(group.params)
+            self.optimizers[name] = optimizer(self.params[name], **group.overrides)
+        self.rates = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
+
+    def scale_rates(self, factor: float) -> None:
+        """Set every learning rate to `factor` times the one its optimizer was made with."""
+        for name, optimizer in self.optimizers.items():
+            for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
+                group["lr"] = rate * factor
+
+    def step(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        """Run one step and return its scalars by name, still on the device."""
+        scalars: dict[str, Tensor] = {}
+        losses = iter(self.model.losses(batch, self.stage, rng))
+        while True:
+            # The model's code runs inside next(); autocast around the loop body would miss it.
+            with self.device.autocast():
+                loss = next(losses, None)
+            if loss is None:
+                return scalars
+            params = self.params[loss.group]
+            optimizer = self.optimizers[loss.group]
+            optimizer.zero_grad()
+            loss.value.backward(inputs=params)
+            if self.grad_clip is not None:
+                nn.utils.clip_grad_norm_(params, self.grad_clip)
+            optimizer.step()
+            scalars["loss" if len(self.params) == 1 else f"loss_{loss.group}"] = loss.value
+            scalars.update(loss.metrics or {})
+
+    def gradient_norm(self) -> Tensor:
+        """Return the Euclidean norm of the gradients that the last step left, over all groups."""
+        gradients = [p.grad for params in self.params.values() for p in params if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
+        return torch.linalg.vector_norm(norms)
+
+    def state(self) -> dict[str, Mapping]:
+        """Return every optimizer's state, for a checkpoint."""
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+
+    def restore(self, state: Mapping[str, Mapping]) -> None:
+        """Go back to what `state()` returned."""
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])

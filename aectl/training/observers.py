@@ -1,0 +1,134 @@
+"""What a run tells the outside world while it trains: the interface, the CSV file and the terminal."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from aectl.training.trainer import Trainer
+
+log = logging.getLogger("aectl")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The account of one epoch; numbers count from 1 over all stages."""
+
+    number: int
+    total: int
+    stage: str
+    metrics: dict[str, float]
+    is_best: bool
+
+
+class Observer:
+    """Base of all observers: does nothing at any event. None of them may change the model or draw from its rng."""
+
+    def started(self, trainer: Trainer) -> None:
+        """Training begins, or goes on after `trainer.epoch` epochs."""
+
+    def stepped(self, trainer: Trainer) -> None:
+        """One step has run; reading a tensor here would stall the device."""
+
+    def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
+        """An epoch has been trained and validated; its checkpoint is not written yet."""
+
+    def finished(self, trainer: Trainer) -> None:
+        """Training has ended or stopped, or an error is on its way out."""
+
+
+class CsvLog(Observer):
+    """Writes metrics.csv, one row an epoch; on a resume, rows that the checkpoint does not know are cut."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        self.columns: list[str] = []
+
+    def started(self, trainer: Trainer) -> None:
+        if not self.path.is_file():
+            return
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            whole = [row for row in reader if None not in row.values()]
+            self.columns = list(reader.fieldnames or [])
+        self.rows = [row for row in whole if int(row["epoch"]) <= trainer.epoch]
+        self.rewrite()
+
+    def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
+        row = {"epoch": str(epoch.number), "stage": epoch.stage}
+        row |= {name: repr(value) for name, value in epoch.metrics.items()}
+        self.rows.append(row)
+        fresh = [name for name in row if name not in self.columns]
+        if fresh:
+            # A new stage may log other names: the table is written again with room for them.
+            self.columns += fresh
+            self.rewrite()
+            return
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def rewrite(self) -> None:
+        """Write the whole table."""
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+class Console(Observer):
+    """A progress bar on a terminal; elsewhere one line an epoch. The log file gets the lines in either case."""
+
+    def __init__(self) -> None:
+        self.bar: Progress | None = None
+
+    def started(self, trainer: Trainer) -> None:
+        if not sys.stderr.isatty():
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        from rich.console import Console as Terminal
+
+        self.bar = Progress(*columns, console=Terminal(stderr=True), transient=True)
+        done = trainer.epoch * trainer.steps_per_epoch + trainer.step
+        self.task = self.bar.add_task("training", total=trainer.epochs * trainer.steps_per_epoch, completed=done)
+        self.bar.start()
+
+    def stepped(self, trainer: Trainer) -> None:
+        if self.bar is not None:
+            self.bar.advance(self.task)
+
+    def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
+        text = describe(epoch, trainer.objective)
+        if self.bar is not None:
+            self.bar.update(self.task, description=text)
+        log.log(logging.DEBUG if self.bar is not None else logging.INFO, text)
+
+    def finished(self, trainer: Trainer) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def describe(epoch: Epoch, objective: str) -> str:
+    """Return one line on an epoch: number, stage if there are several, losses, objective, seconds."""
+    stage = "" if epoch.stage == "fit" else f" {epoch.stage}"
+    shown = [name for name in epoch.metrics if name.startswith("train/loss") or name == objective]
+    shown += [name for name in ("val/mse",) if name in epoch.metrics and name not in shown]
+    numbers = "  ".join(f"{name} {significant(epoch.metrics[name])}" for name in shown)
+    best = "  best" if epoch.is_best else ""
+    return f"epoch {epoch.number}/{epoch.total}{stage}  {numbers}  {epoch.metrics['seconds']:.1f} s{best}"
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """Return a number in `digits` significant digits, without an exponent where it reads well."""
+    if value == 0 or not math.isfinite(value) or not 1e-5 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}g}"
+    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    return f"{value:.{decimals}f}"

@@ -1,0 +1,43 @@
+"""Learning-rate schedules: pure functions of the step, so that there is nothing to save for a resume."""
+
+from __future__ import annotations
+
+import math
+
+
+class Constant:
+    """The optimizer's rate, reached linearly over the first share `warmup` of the steps.
+
+    Raises ValueError unless 0 ≤ warmup ≤ 1.
+    """
+
+    def __init__(self, warmup: float = 0.0) -> None:
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"warmup is a share of the steps and must lie in [0, 1], not {warmup}")
+        self.warmup = warmup
+
+    def __call__(self, step: int, total: int) -> float:
+        """Return the factor on the learning rate at `step` of `total`, counted from 0."""
+        ramp = self.warmup * total
+        return (step + 1) / ramp if step + 1 < ramp else self.after(step - ramp, total - ramp)
+
+    def after(self, step: float, total: float) -> float:
+        """Return the factor `step` steps after the warm-up, of `total` that remained then."""
+        return 1.0
+
+
+class Cosine(Constant):
+    """From the optimizer's rate down to the share `floor` of it along half a cosine (Loshchilov & Hutter 2017).
+
+    Raises ValueError unless warmup and floor lie in [0, 1].
+    """
+
+    def __init__(self, warmup: float = 0.0, floor: float = 0.0) -> None:
+        super().__init__(warmup)
+        if not 0 <= floor <= 1:
+            raise ValueError(f"floor is a share of the learning rate and must lie in [0, 1], not {floor}")
+        self.floor = floor
+
+    def after(self, step: float, total: float) -> float:
+        share = min(max(step / total, 0.0), 1.0) if total > 0 else 1.0
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * share))

@@ -1,0 +1,253 @@
+"""The one trainer of all models: it steps what they yield, validates, keeps the best, and can stop at any step.
+
+It knows neither kinds of models nor configuration files; what is written or shown is left to observers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from aectl.data.datasets import Source
+from aectl.models.base import Model, Stage
+from aectl.rng import Rng
+from aectl.training import checkpoint
+from aectl.training.device import Device
+from aectl.training.engine import Engine
+from aectl.training.meter import Meter
+from aectl.training.observers import Epoch, Observer
+from aectl.training.validation import validate
+
+GRADIENT_NORM_EVERY = 10
+"""Steps between two looks at the gradient's norm, which costs a pass over all parameters."""
+
+
+class NotFinite(ArithmeticError):
+    """A loss, or the objective, became infinite or not a number."""
+
+
+class Trainer:
+    """Trains a model on a source, stage by stage.
+
+    `order` and validation draw from forks of the seed, corruption and sampling from `rng`, whose state is in every
+    checkpoint: a run stopped at any step and resumed goes on as if nothing had happened.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        train: Source,
+        valid: Source,
+        optimizer: Callable[..., Optimizer],
+        *,
+        schedule: Callable[[int, int], float],
+        device: Device,
+        folder: Path,
+        epochs: int,
+        batch_size: int,
+        seed: int = 0,
+        objective: str | None = None,
+        patience: int | None = None,
+        grad_clip: float | None = None,
+        observers: Sequence[Observer] = (),
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        if batch_size > len(train):
+            raise ValueError(f"batch_size must be at most the {len(train)} training images, not {batch_size}")
+        self.model, self.train_source, self.valid_source = model.to(device.torch), train, valid
+        self.optimizer, self.schedule, self.device, self.folder = optimizer, schedule, device, folder
+        self.batch_size, self.patience, self.grad_clip = batch_size, patience, grad_clip
+        self.observers, self.facts = observers, facts or {}
+        self.rng = Rng(seed, device.torch).fork("training")
+        self.order, self.held_out = Rng(seed).fork("order"), Rng(seed, device.torch).fork("validation")
+        self.plan = [(stage, stage.epochs or epochs) for stage in model.stages()]
+        self.epochs = sum(length for _, length in self.plan)
+        self.steps_per_epoch = len(train) // batch_size
+        self.objective = objective or default_objective(model, len(valid))
+        self.check_objective()
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.best_epoch, self.best_value = 0, float("inf")
+        self.metrics: dict[str, float] = {}
+        self.meter, self.norms = Meter(device.torch), Meter(device.torch)
+        self.stage, self.stage_start, self.stage_end = self.stage_at(0)
+        self.engine = self.make_engine()
+
+    def fit(self, should_stop: Callable[[], str | None] = lambda: None) -> str | None:
+        """Train to the end, or until `should_stop` gives a reason; returns that reason, or None at the end.
+
+        Raises NotFinite if a loss is; the last good checkpoint is then left as it was.
+        """
+        self.notify("started")
+        try:
+            while self.epoch < self.epochs and not self.has_stalled():
+                if reason := self.run_epoch(should_stop):
+                    self.check_finite()
+                    self.save("last")
+                    return reason
+            return None
+        finally:
+            self.notify("finished")
+
+    def run_epoch(self, should_stop: Callable[[], str | None]) -> str | None:
+        """Run what is left of the present epoch and account for it; returns the reason if told to stop within."""
+        self.enter_stage()
+        self.model.train()
+        started = time.monotonic() - self.seconds
+        order = self.order.fork(self.epoch).permutation(len(self.train_source)).to(self.device.torch)
+        batches = order.split(self.batch_size)
+        while self.step < self.steps_per_epoch:
+            if reason := should_stop():
+                self.seconds = time.monotonic() - started
+                return reason
+            self.run_step(batches[self.step])
+        self.check_finite()
+        self.epoch += 1
+        self.account(started)
+        return None
+
+    def run_step(self, indices: torch.Tensor) -> None:
+        """Run one step on the images at `indices`."""
+        done = (self.epoch - self.stage_start) * self.steps_per_epoch + self.step
+        self.engine.scale_rates(self.schedule(done, (self.stage_end - self.stage_start) * self.steps_per_epoch))
+        self.meter.add(self.engine.step(self.train_source.batch(indices), self.rng))
+        if self.step % GRADIENT_NORM_EVERY == 0:
+            self.norms.add({"gradient_norm": self.engine.gradient_norm()})
+        self.step += 1
+        self.notify("stepped")
+
+    def account(self, started: float) -> None:
+        """Validate, tell the observers, and write the checkpoints of a finished epoch."""
+        metrics = {f"train/{name}": value for name, value in {**self.meter.means(), **self.norms.means()}.items()}
+        if len(self.valid_source):
+            held_out = validate(self.model, self.valid_source, self.held_out.fork("noise"))
+            metrics |= {f"val/{name}": value for name, value in held_out.items()}
+        metrics |= {"lr": self.learning_rate(), "seconds": time.monotonic() - started}
+        is_best = self.judge(metrics)
+        self.metrics, self.step, self.seconds = metrics, 0, 0.0
+        self.meter.reset()
+        self.norms.reset()
+        for observer in self.observers:
+            observer.epoch_ended(self, Epoch(self.epoch, self.epochs, self.stage.name, metrics, is_best))
+        # Observers first: after a crash in between, the epoch is done again and they drop what is theirs of it.
+        if is_best:
+            self.save("best")
+        self.save("last")
+
+    def judge(self, metrics: dict[str, float]) -> bool:
+        """Return whether this epoch is the best so far; raises NotFinite or ValueError for an unusable objective."""
+        if self.objective not in metrics:
+            raise ValueError(f"objective: no metric called '{self.objective}', choose from {', '.join(metrics)}")
+        value = metrics[self.objective]
+        if value != value or value in (float("inf"), float("-inf")):
+            raise NotFinite(f"{self.objective} is {value} after epoch {self.epoch}")
+        # What a stage before the last one is good for, only the stages behind it can tell.
+        if value >= self.best_value and self.best_epoch > self.stage_start:
+            return False
+        self.best_epoch, self.best_value = self.epoch, value
+        return True
+
+    def check_objective(self) -> None:
+        """Raise ValueError, before any training, if validation gives no metric of the objective's name."""
+        if not self.objective.startswith("val/") or not len(self.valid_source):
+            return
+        few = self.valid_source.batch(torch.arange(min(8, len(self.valid_source)), device=self.device.torch))
+        self.model.eval()
+        with torch.no_grad():
+            names = [f"val/{name}" for name in self.model.validate(few, self.held_out.fork("check"))]
+        if self.objective not in names:
+            raise ValueError(f"objective: no metric called '{self.objective}', choose from {', '.join(names)}")
+
+    def has_stalled(self) -> bool:
+        """Return whether the objective has not improved for `patience` epochs."""
+        return self.patience is not None and self.epoch - self.best_epoch >= self.patience
+
+    def check_finite(self) -> None:
+        """Raise NotFinite, naming the step and the term, if a loss of this epoch was not finite."""
+        if bad := self.meter.first_bad():
+            step, name = bad
+            raise NotFinite(f"{name} is not finite at step {step + 1} of epoch {self.epoch + 1} ({self.stage.name})")
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the last step, of the first group if there are several."""
+        return next(iter(self.engine.optimizers.values())).param_groups[0]["lr"]
+
+    def stage_at(self, epoch: int) -> tuple[Stage, int, int]:
+        """Return the stage of the given epoch (from 0) with its first and past-the-last epoch."""
+        first = 0
+        for stage, length in self.plan[:-1]:
+            if epoch < first + length:
+                return stage, first, first + length
+            first += length
+        return self.plan[-1][0], first, self.epochs
+
+    def enter_stage(self) -> None:
+        """Make new optimizers if the present epoch opens another stage."""
+        stage, first, end = self.stage_at(self.epoch)
+        if first != self.stage_start:
+            self.stage, self.stage_start, self.stage_end = stage, first, end
+            self.engine = self.make_engine()
+
+    def make_engine(self) -> Engine:
+        """Return a fresh engine for the present stage."""
+        return Engine(self.model, self.stage, self.optimizer, self.device, self.grad_clip)
+
+    def notify(self, event: str) -> None:
+        """Call the method `event` of every observer."""
+        for observer in self.observers:
+            getattr(observer, event)(self)
+
+    def save(self, name: str) -> None:
+        """Write the checkpoint `name`; 'best' holds what evaluation needs, 'last' what a resume needs besides."""
+        state = {"model": self.model.state_dict(), "epoch": self.epoch, **self.facts}
+        if name == "last":
+            state |= {
+                "step": self.step,
+                "seconds": self.seconds,
+                "stage": self.stage.name,
+                "optimizers": self.engine.state(),
+                "rng": self.rng.state(),
+                "meter": self.meter.state(),
+                "norms": self.norms.state(),
+                "best_epoch": self.best_epoch,
+                "best_value": self.best_value,
+                "metrics": self.metrics,
+                "epochs": self.epochs,
+            }
+        checkpoint.save(self.folder / f"{name}.pt", state)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a 'last' checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        # The stage of the last step that ran: at the very end of one, the next has not been entered.
+        at = self.epoch if self.step or not self.epoch else self.epoch - 1
+        self.stage, self.stage_start, self.stage_end = self.stage_at(at)
+        self.engine = self.make_engine()
+        self.engine.restore(state["optimizers"])
+        self.rng.restore(state["rng"])
+        self.meter.restore(state["meter"])
+        self.norms.restore(state["norms"])
+        self.best_epoch, self.best_value = state["best_epoch"], state["best_value"]
+        self.metrics = dict(state["metrics"])
+
+    def schedule_changes(self, epochs_before: int) -> bool:
+        """Return whether the steps already run would have had other learning rates with today's number of epochs."""
+        done = (self.epoch - self.stage_start) * self.steps_per_epoch + self.step
+        old_total = (epochs_before - self.stage_start) * self.steps_per_epoch
+        new_total = (self.stage_end - self.stage_start) * self.steps_per_epoch
+        return any(self.schedule(i, old_total) != self.schedule(i, new_total) for i in range(done))
+
+
+def default_objective(model: Model, valid: int) -> str:
+    """Return the model's own objective, taken on the training images where none are held out."""
+    return model.objective if valid else model.objective.replace("val/", "train/", 1)
+
+
+def parameter_count(parameters: Iterable[torch.nn.Parameter]) -> int:
+    """Return the number of trainable numbers."""
+    return sum(p.numel() for p in parameters if p.requires_grad)

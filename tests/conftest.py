@@ -1,0 +1,51 @@
+"""The real command, run in this process, in a folder of its own."""
+
+import logging
+import sys
+
+import pytest
+import torch
+
+from aectl import cli, run
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads on two busy cores are slower than one at the sizes of tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def aectl(tmp_path, monkeypatch, capsys):
+    """Return a function that types `aectl …` in an empty folder; it returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AECTL_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("AECTL_DEBUG", raising=False)
+
+    def type_in(*arguments):
+        monkeypatch.setattr(sys, "argv", ["aectl", *arguments])
+        monkeypatch.setattr(run, "ARGUMENTS", list(arguments))
+        handlers = list(logging.getLogger().handlers)
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
+        finally:
+            for handler in [h for h in logging.getLogger().handlers if h not in handlers]:
+                logging.getLogger().removeHandler(handler)
+                handler.close()
+        return (code, *capsys.readouterr())
+
+    path, modules = list(sys.path), set(sys.modules)
+    yield type_in
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        # One's own modules of this test; the next test may have others of the same names.
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]

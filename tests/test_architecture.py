@@ -1,0 +1,90 @@
+"""The rooms of the house: imports go one way, the command line is free of torch, and files stay small."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aectl
+
+ROOT = Path(aectl.__file__).parent
+
+LAYERS = {
+    "rng": 0,
+    "models": 1,
+    "data": 1,
+    "config": 1,
+    "sampling": 2,
+    "training": 2,
+    "evaluation": 2,
+    "figures": 2,
+    "run": 2,
+    "sweep": 2,
+    "loading": 3,
+    "commands": 4,
+    "cli": 5,
+}
+"""A room may import itself and rooms of a lower number, and a neighbour only as named below."""
+
+NEIGHBOURS = {("data", "models")}
+"""Data come as a Batch, which is what a model is given."""
+
+MODULES = sorted(p for p in ROOT.rglob("*.py") if p.relative_to(ROOT).parts[0] not in ("__init__.py", "__main__.py"))
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    own = room(path)
+    for name in imported(path):
+        if name.startswith("aectl.") and (other := name.split(".")[1]) in LAYERS:
+            allowed = other == own or LAYERS[other] < LAYERS[own] or (own, other) in NEIGHBOURS
+            assert allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("models/*.py")), ids=lambda p: p.stem)
+def test_models_know_neither_hydra_nor_tensorboard_nor_the_trainer(path):
+    assert not [n for n in imported(path) if n.startswith(("hydra", "omegaconf", "tensorboard", "aectl.training"))]
+
+
+def test_no_config_object_below_the_commands():
+    for path in MODULES:
+        if room(path) in ("models", "data", "training", "evaluation", "figures", "sampling"):
+            assert not [n for n in imported(path) if n.startswith(("hydra", "omegaconf"))], path
+
+
+def test_nobody_asks_for_a_models_name_or_class():
+    """A branch on a kind of model is a sign that the interface lacks something."""
+    for path in MODULES:
+        if room(path) != "models":
+            classes = {n.rsplit(".", 1)[1] for n in imported(path) if n.startswith("aectl.models.") and n[-1].islower()}
+            assert not classes & {"Autoencoder", "VAE", "GAN"}, path
+
+
+def test_the_command_line_is_free_of_torch():
+    code = "import sys, aectl.cli, aectl.config.schema, aectl.run, aectl.sweep; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_modules_and_functions_stay_small(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= 300
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and node.name != "__init__":
+            assert node.end_lineno - node.lineno < 45, f"{path.name}: {node.name}"

@@ -1,0 +1,325 @@
+"""The command line: help, completion, errors, resume; with stand-ins for the commands."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from aectl.cli.launch import admit_new_keys, split_flags
+from aectl.config import ConfigError
+from aectl.config.schema import SCHEMAS, check_ranges
+
+TORCH_FREE = """
+import sys
+from aectl.cli import main
+sys.argv = ["aectl", *sys.argv[1:]]
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules, "torch was imported"
+"""
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Put stand-ins in the place of the commands; return the list of what they were called with."""
+    seen, behaviours = [], []
+
+    def run(config):
+        check_ranges(config)
+        seen.append(config)
+        for behaviour in behaviours:
+            behaviour(config)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        record = {"status": "done", "overrides": list(HydraConfig.get().overrides.task), "device": {"threads": 3}}
+        if (folder / "train.log").is_file():
+            value = float(config.seed)
+            record["objective"] = {"name": "val/loss", "value": value, "epoch": 1}
+            (folder / "run.json").write_text(json.dumps(record))
+        return 1.0
+
+    for command in SCHEMAS:
+        monkeypatch.setitem(sys.modules, f"aectl.commands.{command}", types.SimpleNamespace(run=run))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield types.SimpleNamespace(configs=seen, then=behaviours.append)
+    logging.getLogger("aectl.traceback").handlers.clear()
+
+
+def failing(error):
+    def fail(config):
+        raise error
+
+    return fail
+
+
+def runs():
+    return sorted(path.parent for path in Path("outputs").glob("*/*/*/run.json"))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
+def test_help_teaches_commands_groups_sweeps_resume_and_tab(aectl, arguments):
+    code, out, _ = aectl(*arguments)
+    assert code == 0
+    for text in ("train", "eval", "sample", "undercomplete, ", "masking", "adamw", "-m", "resume", "-sc install=bash"):
+        assert text in out
+    assert max(map(len, out.splitlines())) <= 130
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_help_of_a_command_lists_every_key_with_its_meaning(aectl, command):
+    code, out, _ = aectl(command, "--help")
+    assert code == 0
+    for name, field in SCHEMAS[command].__dataclass_fields__.items():
+        assert any(line.split()[:1] == [name] for line in out.splitlines())
+        assert field.metadata["help"].split(";")[0] in out
+
+
+def test_version(aectl):
+    assert aectl("--version")[1].startswith("aectl ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "no command 'trian', did you mean 'train'?"),
+        (["model=dae"], "the command comes first: aectl train model=dae"),
+        (["train", "model=daa"], "no model called 'daa', did you mean 'dae'?"),
+        (["train", "model=zzzzz"], "no model called 'zzzzz'\n  there are: "),
+        (["train", "model.cod=3"], "no key 'model.cod', did you mean 'model.code'?"),
+        (["train", "modle.code=3"], "no key 'modle.code', did you mean 'model.code'?"),
+        (["train", "epocs=3"], "no key 'epocs', did you mean 'epochs'?"),
+        (["train", "lr=3"], "no key 'lr', did you mean 'optimizer.lr'?"),
+        (["train", "optimzer=sgd"], "no key 'optimzer', did you mean 'optimizer'?"),
+        (["train", "noise.std=1"], "no key 'noise.std': noise=none has none\n  other options: gaussian"),
+        (["train", "noise=gaussian", "noise.sdt=1"], "no key 'noise.sdt', did you mean 'noise.std'?"),
+        (["train", "+modl=x"], "no key 'modl', did you mean 'model'?"),
+        (["train", "+epochs=3"], "epochs has a value already: write epochs=… without the +"),
+        (["train", "epochs=abc"], "epochs: 'abc' is not a whole number"),
+        (["train", "epochs=0"], "epochs must be at least 1, not 0"),
+        (["train", "noise=gaussian,masking"], "noise=gaussian,masking gives several values: add -m"),
+        (["train", "seed=range(3)"], "seed=range(3) gives several values: add -m"),
+        (["train", "vae"], "'vae' is not key=value, did you mean model=vae?"),
+        (["train", "tags.why=a=b"], "cannot read "),
+        (["train", "--epochs", "3"], "no flag '--epochs': settings are typed without dashes: epochs=3"),
+        (["train", "hydra/launcher=nothing"], "it may need the package hydra-nothing-launcher"),
+        (["train", "-m", "model=dae,daa"], "no model called 'daa', did you mean 'dae'?"),
+        (["eval"], "run is missing: type run=latest"),
+        (["eval", "run=x", "chekpoint=last"], "no key 'chekpoint', did you mean 'checkpoint'?"),
+        (["train", "resume="], "'' is no run: the folder holds no run.json"),
+        (["train", "init_from="], "init_from is empty"),
+        (["train", "resume=nowhere"], "'nowhere' is no run: the folder does not exist"),
+        (["train", "-m", "resume=latest"], "resume takes one run at a time, without -m"),
+    ],
+)
+def test_bad_input_is_told_in_a_line_or_two(aectl, calls, arguments, message):
+    code, out, err = aectl(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"aectl: {message}") or message in err
+    assert 1 <= len(err.splitlines()) <= 2
+    assert not runs()
+
+
+def test_errors_of_the_task(aectl, calls):
+    calls.then(failing(ConfigError("model.code: too wide")))
+    assert aectl("train") == (2, "", "aectl: model.code: too wide\n")
+    log = next(Path("outputs").glob("*/*/*/train.log")).read_text()
+    assert "Traceback" in log
+    assert "too wide" in log
+
+
+def test_unexpected_errors_name_their_type_and_how_to_see_more(aectl, calls):
+    calls.then(failing(ValueError("odd\nsecond line")))
+    assert aectl("train") == (1, "", "aectl: ValueError: odd\n  AECTL_DEBUG=1 shows the traceback\n")
+
+
+def test_tracebacks_come_through_when_asked_for(aectl, calls, monkeypatch):
+    monkeypatch.setenv("AECTL_DEBUG", "1")
+    calls.then(failing(ConfigError("odd")))
+    with pytest.raises(ConfigError, match="odd"):
+        aectl("eval", "run=x")
+
+
+@pytest.mark.parametrize(("error", "expected"), [(SystemExit(7), 7), (KeyboardInterrupt(), 130)])
+def test_exits_and_interrupts_pass(aectl, calls, error, expected):
+    calls.then(failing(error))
+    code, _, err = aectl("train")
+    assert code == expected
+    assert err == ("aectl: interrupted\n" if expected == 130 else "")
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(aectl, calls):
+    Path("outputs").write_text("in the way")
+    code, _, err = aectl("train")
+    assert code == 1
+    assert err.startswith("aectl: cannot write or read outputs/")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_run_has_its_folder_config_and_log(aectl, calls):
+    calls.then(lambda config: logging.getLogger("aectl").info("hello"))
+    assert aectl("train", "model=vae", "dataset=digits", "tags.why=test") == (0, "hello\n", "")
+    (folder,) = runs()
+    assert folder.parent == Path("outputs/digits/vae")
+    assert OmegaConf.load(folder / ".hydra" / "config.yaml").tags == {"why": "test"}
+    assert (folder / "train.log").read_text().rstrip().endswith("INFO aectl: hello")
+
+
+@pytest.mark.parametrize("command", ["eval", "sample"])
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_other_commands_leave_no_trace(aectl, calls, command, sweep):
+    code, _, err = aectl(command, "run=latest", *sweep, "seed=1,2" if sweep else "seed=1")
+    assert (code, err) == (0, "")
+    assert len(calls.configs) == 1 + len(sweep)
+    assert not list(Path().iterdir())
+
+
+def test_ones_own_class_takes_new_keys_and_is_found_in_the_working_folder(aectl, calls):
+    assert aectl("train", "model=custom", "model._target_=my_module.MyModel", "model.width=3")[0] == 0
+    assert calls.configs[0].model == {"_target_": "my_module.MyModel", "width": 3}
+    assert sys.path[-1] == str(Path.cwd())
+    assert aectl("train", "model=vae", "model.width=3")[0] == 2
+
+
+def test_show_config_after_overrides(aectl):
+    code, out, _ = aectl("train", "model=vae", "--cfg", "job", "epochs=3")
+    assert code == 0
+    assert OmegaConf.create(out).epochs == 3
+
+
+def test_flags_are_put_first():
+    assert split_flags(["a=1", "-m", "b=2"]) == (["-m"], ["a=1", "b=2"])
+    assert split_flags(["a=1", "--cfg", "b=2"]) == (["--cfg", "job"], ["a=1", "b=2"])
+    assert split_flags(["--info", "defaults", "a=1", "-p", "model"]) == (["--info", "defaults", "-p", "model"], ["a=1"])
+
+
+def test_new_keys_are_admitted_below_a_typed_target_alone():
+    typed = ["model._target_=a.B", "model.x=1", "noise.x=1", "tags.x=1", "modelling.x=1"]
+    assert admit_new_keys(typed) == ["++model._target_=a.B", "++model.x=1", "noise.x=1", "++tags.x=1", "modelling.x=1"]
+
+
+def test_a_sweep_ends_in_a_table(aectl, calls):
+    code, out, err = aectl("train", "model=vae", "seed=2,1", "-m", "dataset=digits")
+    assert (code, err) == (0, "")
+    assert [path.name for path in runs()] == ["0-vae-seed_2-digits", "1-vae-seed_1-digits"]
+    assert ["*", "1", "1", "1", "1", "done"] in [line.split() for line in out.splitlines()]
+    assert len(list(Path("outputs/multirun").glob("*/sweep.csv"))) == 1
+
+
+def test_a_sweep_with_a_failed_run_ends_in_code_1_after_the_table(aectl, calls):
+    def fail(config):
+        if config.seed == 1:
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            (folder / "run.json").write_text(json.dumps({"status": "failed", "error": "boom", "overrides": ["seed=1"]}))
+            (folder / "train.log").unlink()
+
+    calls.then(fail)
+    code, out, _ = aectl("train", "-m", "seed=1,2")
+    assert code == 1
+    assert "1 of 2 runs failed" in out
+    assert "boom" in out
+
+
+def test_resume_starts_from_the_stored_config_in_the_runs_own_folder(aectl, calls):
+    aectl("train", "model=vae", "dataset=digits", "model.code=5", "trust=elsewhere", "epochs=2")
+    (folder,) = runs()
+    for number, epochs in ((1, 3), (2, 4)):
+        assert aectl("train", f"resume={folder}", f"epochs={epochs}")[0] == 0
+        config = calls.configs[-1]
+        assert (config.model.code, config.epochs, config.resume) == (5, epochs, str(folder.absolute()))
+        assert config.device.threads == 3
+        assert config.trust == []
+        assert OmegaConf.load(folder / f".hydra.{number}" / "config.yaml").epochs == epochs
+        assert OmegaConf.load(folder / f".hydra.{number}" / "hydra.yaml").hydra.runtime.choices.model == "vae"
+    assert aectl("train", "resume=latest", "device.threads=1", "trust=[mine]")[0] == 0
+    config = calls.configs[-1]
+    assert (config.epochs, config.device.threads, config.trust) == (4, 1, ["mine"])
+    assert runs() == [folder]
+
+
+def test_resume_does_not_let_a_run_speak_for_itself(aectl, calls):
+    aectl("train", "dataset=digits")
+    (folder,) = runs()
+    stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    stored.hydra = {"callbacks": {"x": {"_target_": "os.abort"}}, "job": {"chdir": True}}
+    OmegaConf.save(stored, folder / ".hydra" / "config.yaml")
+    assert aectl("train", "resume=latest")[0] == 0
+    assert "x" not in OmegaConf.load(folder / ".hydra.1" / "hydra.yaml").hydra.callbacks
+
+
+def test_resume_refuses_what_would_make_another_run(aectl, calls):
+    aectl("train", "dataset=digits")
+    code, _, err = aectl("train", "resume=latest", "model.code=3")
+    assert code == 2
+    assert "model.code cannot change in a resumed run; epochs, max_time, patience, trust and device.* can" in err
+    assert "init_from=latest model.code=3" in err
+    for typed in ("device=cpu", "hydra.run.dir=x", "hydra.output_subdir=x", "+model.x=3"):
+        assert aectl("train", "resume=latest", typed)[0] == 2
+
+
+def test_a_refused_resume_leaves_no_config_behind(aectl, calls):
+    aectl("train", "dataset=digits")
+    (folder,) = runs()
+    assert aectl("train", "resume=latest", "epochs=0")[0] == 2
+    assert not list(folder.glob(".hydra.*"))
+
+
+@pytest.mark.parametrize(
+    ("line", "found", "absent"),
+    [
+        ("aectl ", {"train", "eval", "sample"}, {"model="}),
+        ("aectl tr", {"train"}, {"eval"}),
+        ("aectl train mod", {"model=", "model."}, {"noise="}),
+        ("aectl train model=v", {"model=vae"}, {"model=dae"}),
+        ("aectl train -m noise=gaussian noise.s", {"noise.std="}, set()),
+        ("aectl train noise=gaussian -m noise.s", {"noise.std="}, set()),
+        ("aectl train --mul", {"--multirun"}, {"--cfg"}),
+        ("aectl eval che", {"checkpoint="}, set()),
+        ("aectl eval run=", {"run=latest"}, set()),
+        ("aectl unknown mod", set(), {"model="}),
+        ("aectl train --bogus mod", set(), {"model="}),
+    ],
+)
+def test_tab_completes_commands_groups_options_keys_and_runs(aectl, monkeypatch, line, found, absent):
+    monkeypatch.setenv("COMP_LINE", line)
+    code, out, err = aectl("-sc", "query=bash")
+    assert (code, err) == (0, "")
+    assert found <= set(out.split())
+    assert not absent & set(out.split())
+
+
+def test_tab_completes_run_folders(aectl, calls, monkeypatch):
+    aectl("train", "dataset=digits")
+    monkeypatch.setenv("COMP_LINE", "aectl train resume=out")
+    assert aectl("-sc", "query=bash")[1].split() == [f"resume={runs()[0]}"]
+
+
+def test_shells_get_their_script(aectl):
+    code, out, _ = aectl("-sc", "install=bash")
+    assert code == 0
+    assert out.rstrip().endswith("hydra_bash_completion aectl")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--cfg", "job"], ["train", "epocs=3"]])
+def test_quick_answers_come_without_torch(arguments, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1])])}
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_FREE, *arguments], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert "torch was imported" not in done.stderr
+    assert done.returncode == (2 if "epocs=3" in arguments else 0)
+
+
+def test_python_m_aectl(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "aectl", "trian"], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 2
+    assert "did you mean 'train'?" in done.stderr

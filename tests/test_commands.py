@@ -1,0 +1,364 @@
+"""Every model through the real commands: train, eval, sample, resume and load, on bundled digits."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import aectl as package
+from aectl.config import conf_dir
+from aectl.run import Run, find
+
+QUICK = ("dataset=digits", "epochs=1", "device=cpu", "device.threads=1", "batch_size=256")
+SMALL = {
+    "conv": ("model.encoder.channels=[2,3]", "model.decoder.channels=[3,2]"),
+    "gan_conv": ("model.generator.channels=[3,2]", "model.discriminator.channels=[2,3]"),
+}
+"""Settings that keep the convolutions quick in tests."""
+
+MODELS = sorted(p.stem for p in Path(conf_dir(), "model").glob("*.yaml") if p.stem != "custom")
+NOISES = sorted(p.stem for p in Path(conf_dir(), "noise").glob("*.yaml"))
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def only_run():
+    return find("latest").absolute()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
+    code, out, err = aectl("train", f"model={model}", *QUICK, *SMALL.get(model, ()))
+    assert code == 0, out + err
+    folder = only_run()
+    assert record(folder)["status"] == "done"
+    assert {"git", "versions", "device", "seed", "command", "started", "ended"} <= set(record(folder))
+    names = {p.name for p in folder.iterdir()}
+    assert {".hydra", "run.json", "metrics.csv", "metrics.json", "checkpoints", "train.log"} <= names
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert list(folder.glob("events.out.tfevents.*"))
+    code, out, err = aectl("eval", "run=latest", "device=cpu", "device.threads=1")
+    assert code == 0, out + err
+    assert json.loads((folder / "metrics.json").read_text())["test"]["images"] == 360
+    assert list((folder / "figures").glob("*.png"))
+    code, out, err = aectl("sample", "run=latest", "device=cpu", "n=20")
+    assert code == 0, out + err
+    assert list((folder / "samples").glob("*.png"))
+    for path in (folder / "samples").glob("*.npz"):
+        assert all(np.isfinite(array).all() for array in np.load(path).values())
+    loaded = package.load(folder)
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_trains_under_every_noise(aectl, model, noise):
+    code, out, err = aectl("train", f"model={model}", f"noise={noise}", *QUICK, *SMALL.get(model, ()))
+    assert code == 0, out + err
+    with (only_run() / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 1
+    assert all(np.isfinite(float(value)) for name, value in rows[0].items() if name != "stage")
+
+
+@pytest.mark.parametrize("loss", ["minimax", "lsgan", "hinge", "wgan_gp"])
+def test_every_loss_of_the_gan_trains(aectl, loss):
+    assert aectl("train", "model=gan", f"model.loss={loss}", *QUICK)[0] == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adagrad", "rmsprop"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_every_optimizer_trains_on_every_schedule(aectl, optimizer, schedule):
+    choices = (f"optimizer={optimizer}", f"schedule={schedule}", "schedule.warmup=0.2", "optimizer.lr=0.001")
+    assert aectl("train", "model=undercomplete", *choices, "grad_clip=1", *QUICK)[0] == 0
+
+
+def test_bf16_trains(aectl):
+    assert aectl("train", "model=vae", "device.precision=bf16", *QUICK)[0] == 0
+
+
+@pytest.mark.parametrize("model", ["dae", "vae", "gan"])
+def test_eval_on_the_validation_images_repeats_the_trainers_numbers(aectl, model):
+    aectl("train", f"model={model}", *QUICK)
+    code, out, err = aectl("eval", "run=latest", "split=valid", "checkpoint=last", "device=cpu", "figures=false")
+    assert code == 0, out + err
+    metrics = json.loads((only_run() / "metrics.json").read_text())
+    trained = {k.removeprefix("val/"): v for k, v in metrics["train"].items() if k.startswith("val/")}
+    assert metrics["valid"]["objective"]["model"] == pytest.approx(trained, rel=1e-6)
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(aectl):
+    weights = []
+    for seed in (1, 1, 2):
+        aectl("train", "model=dae", f"seed={seed}", *QUICK)
+        weights.append(torch.cat([p.flatten() for p in package.load("latest").parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_resume_extends_to_what_one_go_would_have_been(aectl):
+    long = ("model=dae", "schedule=constant", *[q for q in QUICK if not q.startswith("epochs")])
+    aectl("train", *long, "epochs=4")
+    whole = only_run()
+    aectl("train", *long, "epochs=2")
+    part = only_run()
+    code, out, err = aectl("train", f"resume={part}", "epochs=4")
+    assert code == 0, out + err
+    assert only_run() == part
+    for key, value in package.load(whole, "last").state_dict().items():
+        assert torch.equal(value, package.load(part, "last").state_dict()[key])
+    assert timeless(whole) == timeless(part)
+    assert (part / ".hydra.1/config.yaml").is_file()
+    assert Run(part).config().epochs == 4
+
+
+def timeless(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_extending_a_cosine_says_that_the_schedule_changes(aectl):
+    aectl("train", "model=dae", *QUICK)
+    code, out, err = aectl("train", "resume=latest", "epochs=2")
+    assert code == 0
+    assert "schedule depends on the number of epochs" in out + err
+
+
+def test_resuming_a_finished_run_says_how_to_extend_it_and_leaves_no_trace(aectl):
+    aectl("train", "model=dae", *QUICK)
+    before = sorted(p.name for p in only_run().iterdir())
+    code, out, err = aectl("train", "resume=latest")
+    assert code != 0
+    assert "epochs=2 would extend it" in err
+    assert sorted(p.name for p in only_run().iterdir()) == before
+
+
+def test_max_time_stops_with_a_checkpoint_that_goes_on(aectl):
+    code, out, err = aectl("train", "model=dae", *QUICK, "max_time=0.001", "epochs=3")
+    assert code == 0, out + err
+    assert record(only_run())["status"] == "interrupted"
+    assert "resume=" in out
+    code, out, err = aectl("train", "resume=latest", "max_time=null")
+    assert code == 0, out + err
+    assert record(only_run())["status"] == "done"
+    assert len(timeless(only_run())) == 3
+
+
+@pytest.mark.parametrize(("name", "expected"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 138)])
+def test_signals_end_at_a_step_with_a_resumable_checkpoint(aectl, tmp_path, name, expected):
+    command = [sys.executable, "-m", "aectl", "train", "model=dae", "dataset=digits", "epochs=100000", "device=cpu"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("outputs/*/*/*/checkpoints/last.pt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(getattr(signal, name))
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == expected, output
+    assert "Traceback" not in output
+    folder = only_run()
+    assert record(folder)["status"] == "interrupted"
+    done = len(timeless(folder))
+    code, out, err = aectl("train", "resume=latest", f"epochs={done + 2}")
+    assert code == 0, out + err
+    assert [int(row["epoch"]) for row in timeless(folder)] == list(range(1, done + 3))
+
+
+def test_init_from_starts_a_new_run_from_anothers_weights(aectl):
+    aectl("train", "model=dae", *QUICK)
+    source = only_run()
+    code, out, err = aectl("train", "model=dae", "noise=masking", f"init_from={source}", "optimizer.lr=0", *QUICK)
+    assert code == 0, out + err
+    assert only_run() != source
+    a, b = package.load(source).state_dict(), package.load("latest").state_dict()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    code, out, err = aectl("train", "model=undercomplete", f"init_from={source}", *QUICK)
+    assert code != 0
+    assert "does not fit this model" in err
+
+
+def test_excluded_classes_are_never_trained_on_but_tested(aectl):
+    aectl("train", "model=undercomplete", "dataset.exclude=[3]", *QUICK)
+    config = Run(only_run()).config()
+    assert list(config.dataset.exclude) == [3]
+    assert aectl("eval", "run=latest", "device=cpu", "figures=false")[0] == 0
+
+
+MINE = """
+from torch import nn
+from aectl.models import Loss, Model
+
+class Mine(Model):
+    def __init__(self, shape, width=8):
+        super().__init__()
+        pixels = shape[0] * shape[1] * shape[2]
+        layers = [nn.Flatten(), nn.Linear(pixels, width), nn.Linear(width, pixels), nn.Unflatten(1, shape)]
+        self.net = nn.Sequential(*layers)
+    def reconstruct(self, x):
+        return self.net(x)
+    def losses(self, batch, stage, rng):
+        yield Loss((self.net(batch.x) - batch.x).square().sum() / len(batch.x))
+    def validate(self, batch, rng):
+        return {"loss": (self.net(batch.x) - batch.x).square().sum() / len(batch.x)}
+
+class Blur(nn.Module):
+    def forward(self, x, rng):
+        return x * 0.5
+
+class Square(nn.Module):
+    def forward(self, h):
+        return h.square().sum() / len(h)
+"""
+
+
+def test_ones_own_model_trains_evaluates_and_resumes_and_is_not_trusted_unasked(aectl, tmp_path, monkeypatch):
+    (tmp_path / "my_module.py").write_text(MINE)
+    code, out, err = aectl("train", "model=custom", "model._target_=my_module.Mine", "model.width=4", *QUICK)
+    assert code == 0, out + err
+    code, out, err = aectl("eval", "run=latest", "device=cpu")
+    assert code != 0
+    assert "trust=my_module" in err
+    for command in (("eval",), ("sample",)):
+        code, out, err = aectl(*command, "run=latest", "device=cpu", "trust=my_module")
+        assert code == 0, out + err
+    code, out, err = aectl("train", "resume=latest", "epochs=2")
+    assert code != 0
+    assert "trust=my_module" in err
+    code, out, err = aectl("train", "resume=latest", "epochs=2", "trust=my_module")
+    assert code == 0, out + err
+    assert package.load("latest", trust="my_module").net[1].out_features == 4
+
+
+def test_ones_own_noise_and_penalty(aectl, tmp_path):
+    (tmp_path / "my_parts.py").write_text(MINE)
+    parts = ("+noise._target_=my_parts.Blur", "+penalty._target_=my_parts.Square")
+    parts = tuple(p.lstrip("+") for p in parts)
+    code, out, err = aectl("train", "model=undercomplete", *parts, *QUICK)
+    assert code == 0, out + err
+    with (only_run() / "metrics.csv").open() as file:
+        assert float(next(csv.DictReader(file))["train/penalty"]) > 0
+
+
+def test_a_model_without_use_for_noise_refuses_it_in_one_line(aectl, tmp_path):
+    (tmp_path / "my_plain.py").write_text(MINE)
+    code, out, err = aectl("train", "model=custom", "model._target_=my_plain.Mine", "noise=masking", *QUICK)
+    assert code != 0
+    assert "noise: the model Mine has no use for it" in err
+    assert not Path("outputs").exists() or not any(Path("outputs").rglob("*.yaml"))
+
+
+def test_asking_for_what_a_model_cannot_do_names_those_that_can(aectl):
+    aectl("train", "model=dae", *QUICK)
+    code, out, err = aectl("sample", "run=latest", "kind=prior", "device=cpu")
+    assert code != 0
+    assert "model 'dae' cannot sample: it has no prior. Models that can: gan, gan_conv, vae" in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_samples_are_reproducible_by_seed(aectl):
+    aectl("train", "model=vae", "model.code=2", *QUICK)
+    draws = []
+    for seed in (1, 1, 2):
+        assert aectl("sample", "run=latest", f"seed={seed}", "device=cpu", "n=9")[0] == 0
+        draws.append(np.load(only_run() / "samples/prior.npz")["images"])
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    assert np.load(only_run() / "samples/manifold.npz")["images"].shape == (20, 20, 1, 8, 8)
+
+
+BAD = [
+    (("epochs=0",), "epochs"),
+    (("epochs=abc",), "epochs"),
+    (("noise=masking", "noise.p=1.5"), r"noise"),
+    (("noise=gaussian", "noise.std=-1"), "std"),
+    (("model.code=0",), "code must be at least 1"),
+    (("batch_size=100000",), "batch_size must be at most"),
+    (("optimizer.lr=nan",), "optimizer.lr"),
+    (("optimizer.lr=-1",), "optimizer"),
+    (("model.cod=3",), "code"),
+    (("model=daa",), "dae"),
+    (("epocs=3",), "epochs"),
+    (("noise=gaussian,masking",), "-m"),
+    (("device=tpu",), "cuda"),
+    (("objective=val/accuracy",), "choose from"),
+    (("patience=0",), "patience"),
+    (("max_time=soon",), "max_time"),
+    (("dataset=arrays", "dataset.path=absent.npy"), "absent.npy"),
+    (("dataset.exclude=[11]",), "exclude"),
+    (("dataset.valid=99999",), "valid"),
+    (("init_from=nowhere",), "no run"),
+    (("model.encoder.activation=rely",), "relu"),
+    (("model.encoder.widths=[a]",), "widths"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "hint"), BAD, ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
+def test_bad_input_is_one_or_two_clear_lines_and_leaves_nothing(aectl, arguments, hint):
+    quick = [q for q in QUICK if q.split("=")[0] not in {a.split("=")[0] for a in arguments}]
+    code, out, err = aectl("train", *quick, *arguments)
+    assert code != 0
+    lines = err.strip().splitlines()
+    assert 1 <= len(lines) <= 2, err
+    assert lines[0].startswith("aectl: ")
+    assert hint in err
+    assert not any(Path().rglob("run.json"))
+    assert not any(Path().rglob("config.yaml"))
+
+
+@pytest.mark.parametrize("command", ["eval", "sample"])
+@pytest.mark.parametrize("which", ["nowhere", "latest", "."])
+def test_a_run_that_is_none_is_said_to_be_none(aectl, command, which):
+    code, out, err = aectl(command, f"run={which}", "device=cpu")
+    assert code != 0
+    assert "no run" in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_a_damaged_checkpoint_is_said_to_be_damaged(aectl):
+    aectl("train", "model=dae", *QUICK)
+    path = only_run() / "checkpoints/best.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    code, out, err = aectl("eval", "run=latest", "device=cpu")
+    assert code != 0
+    assert "best.pt is damaged" in err
+    assert "checkpoint=last" in err
+    assert aectl("eval", "run=latest", "checkpoint=last", "device=cpu", "figures=false")[0] == 0
+
+
+def test_an_unfinished_run_evaluates_with_a_warning(aectl):
+    aectl("train", "model=dae", *QUICK)
+    Run(only_run()).update(status="running")
+    code, out, err = aectl("eval", "run=latest", "device=cpu", "figures=false")
+    assert code == 0
+    assert "not finished" in out + err
+
+
+def test_a_loss_that_explodes_marks_the_run_failed(aectl):
+    code, out, err = aectl("train", "model=linear", "optimizer=sgd", "optimizer.lr=1e30", *QUICK)
+    assert code != 0
+    assert "not finite" in err
+    assert len(err.strip().splitlines()) <= 2
+    assert record(only_run())["status"] == "failed"
+    assert "not finite" in record(only_run())["error"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_one_line(aectl, tmp_path):
+    tmp_path.chmod(0o500)
+    code, out, err = aectl("train", *QUICK)
+    tmp_path.chmod(0o700)
+    assert code != 0
+    assert len(err.strip().splitlines()) <= 2

@@ -1,0 +1,92 @@
+"""The table at the end of a sweep, from run folders alone."""
+
+import csv
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from aectl.sweep import SweepTable, read_jobs
+
+
+def write_job(folder, number, overrides, value=None, **record):
+    job = folder / f"{number}-job"
+    job.mkdir(parents=True)
+    record = {"status": "done", "error": None, "overrides": overrides, "seconds": 1.5, **record}
+    if value is not None:
+        record["objective"] = {"name": "val/loss", "value": value, "epoch": 7}
+    (job / "run.json").write_text(json.dumps(record))
+
+
+def close(folder, capsys):
+    SweepTable().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
+    return capsys.readouterr().out
+
+
+def rows_of(folder):
+    with (folder / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_jobs_are_sorted_by_objective_and_the_best_is_marked(tmp_path, capsys):
+    for number, (code, value) in enumerate([(2, 3.0), (8, 1.0), (32, 2.0)]):
+        write_job(tmp_path, number, ["dataset=digits", f"++model.code={code}"], value)
+    lines = [line.split() for line in close(tmp_path, capsys).splitlines() if line.strip()]
+    assert lines[0] == ["job", "model.code", "val/loss", "epoch", "seconds", "status"]
+    assert lines[1] == ["*", "1", "8", "1", "7", "1.5", "done"]
+    assert [line[0] for line in lines[2:4]] == ["2", "0"]
+    assert [row["model.code"] for row in rows_of(tmp_path)] == ["8", "32", "2"]
+    assert "dataset" not in rows_of(tmp_path)[0]
+
+
+def test_seeds_are_grouped_too(tmp_path, capsys):
+    for number, (code, seed, value) in enumerate([(2, 0, 1.0), (2, 1, 3.0), (8, 0, 0.5), (8, 1, 0.5)]):
+        write_job(tmp_path, number, [f"model.code={code}", f"seed={seed}"], value)
+    table = [line.split() for line in close(tmp_path, capsys).splitlines()]
+    assert ["model.code", "mean", "val/loss", "±", "std", "seeds"] in table
+    assert table.index(["8", "0.5", "0", "2"]) < table.index(["2", "2", "1.4", "2"])
+
+
+def test_a_single_setting_over_seeds(tmp_path, capsys):
+    for seed in range(3):
+        write_job(tmp_path, seed, [f"seed={seed}"], float(seed))
+    assert ["1", "1", "3"] in [line.split() for line in close(tmp_path, capsys).splitlines()]
+
+
+def test_failures_come_last_are_listed_and_end_in_code_1(tmp_path, capsys):
+    write_job(tmp_path, 0, ["model.code=0"], status="failed", error="Traceback\nConfigError: code must be at least 1")
+    write_job(tmp_path, 1, ["model.code=2"], 5.0)
+    write_job(tmp_path, 2, ["model.code=3"], status="running")
+    (tmp_path / "3-job" / ".hydra").mkdir(parents=True)
+    (tmp_path / "3-job" / ".hydra" / "overrides.yaml").write_text("- model.code=4\n")
+    with pytest.raises(SystemExit) as stop:
+        close(tmp_path, capsys)
+    assert stop.value.code == 1
+    out = capsys.readouterr().out
+    assert "3 of 4 runs failed" in out
+    assert "  0  model.code=0  ConfigError: code must be at least 1" in out
+    assert "  2  model.code=3  it ended without a word" in out
+    assert "  3  model.code=4  it left no record" in out
+    assert [row["job"] for row in rows_of(tmp_path)] == ["1", "0", "2", "3"]
+
+
+def test_runs_without_an_objective_stand_between(tmp_path, capsys):
+    write_job(tmp_path, 0, ["seed=0"], status="interrupted")
+    write_job(tmp_path, 1, ["seed=1"], float("nan"))
+    write_job(tmp_path, 2, ["seed=2"], 1.0)
+    assert "interrupted" in close(tmp_path, capsys)
+    assert [row["job"] for row in rows_of(tmp_path)] == ["2", "0", "1"]
+
+
+def test_times_are_told_by_start_and_end_where_no_seconds_are(tmp_path):
+    times = {"started": "2026-01-31T12:00:00+00:00", "ended": "2026-01-31T12:01:30.5+00:00"}
+    write_job(tmp_path, 0, [], 1.0, seconds=None, **times)
+    assert read_jobs(tmp_path)[0].seconds == 90.5
+
+
+def test_brackets_in_values_are_no_markup(tmp_path, capsys):
+    write_job(tmp_path, 0, ["model.widths=[red]"], 1.0)
+    write_job(tmp_path, 1, ["model.widths=[/red]"], 2.0)
+    out = close(tmp_path, capsys)
+    assert "[red]" in out
+    assert "[/red]" in out

@@ -1,0 +1,118 @@
+"""Schedules, the meter, checkpoints, devices and interruptions, one by one."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from aectl.training import checkpoint
+from aectl.training.checkpoint import CheckpointError
+from aectl.training.device import Device
+from aectl.training.interruption import Interruption
+from aectl.training.meter import Meter
+from aectl.training.observers import significant
+from aectl.training.schedule import Constant, Cosine
+
+
+def test_constant_warms_up_linearly_then_stays():
+    schedule = Constant(warmup=0.1)
+    assert [schedule(i, 100) for i in (0, 4, 9, 50, 99)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+
+
+def test_cosine_warms_up_then_falls_to_its_floor():
+    schedule = Cosine(warmup=0.1, floor=0.2)
+    factors = [schedule(i, 100) for i in range(100)]
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[55] == pytest.approx(0.6, abs=0.02)
+    assert factors[99] == pytest.approx(0.2, abs=0.01)
+    assert Cosine()(0, 100) == 1.0
+
+
+@pytest.mark.parametrize("make", [Constant, Cosine])
+def test_shares_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match="warmup"):
+        make(warmup=1.5)
+
+
+def test_the_meter_means_what_it_was_given_and_names_the_first_bad_term():
+    meter = Meter()
+    for i in range(4):
+        nan = torch.tensor(float("nan") if i >= 2 else 1.0)
+        meter.add({"a": torch.tensor(float(i)), "b": nan})
+        restored = Meter()
+        restored.restore(meter.state())
+        meter = restored
+    assert meter.means()["a"] == 1.5
+    assert meter.first_bad() == (2, "b")
+
+
+def test_checkpoints_come_back_and_leave_nothing_aside(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", {"x": torch.arange(3), "n": 1.5, "s": "text", "d": {"k": [1, 2]}})
+    state = checkpoint.load(tmp_path / "a.pt")
+    assert state["n"] == 1.5
+    assert state["d"] == {"k": [1, 2]}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"<html>", lambda b: b"", lambda b: b[1:]])
+def test_damaged_checkpoints_are_named_and_nothing_in_them_runs(tmp_path, damage):
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {"x": torch.arange(1000)})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"a\.pt is damaged"):
+        checkpoint.load(path)
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/should-never-exist",)
+
+
+def test_a_pickled_call_is_refused(tmp_path):
+    torch.save({"format": 1, "x": Attack()}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    torch.save({"format": 99}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="newer aectl"):
+        checkpoint.load(tmp_path / "a.pt")
+
+
+def test_an_absent_device_names_the_choices():
+    with pytest.raises(ValueError, match=r"no device 'tpu' on this machine, choose from auto, .*cpu"):
+        Device("tpu")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"precision": "fp8"}, "precision"), ({"threads": 0}, "threads")])
+def test_devices_refuse_what_they_cannot_do(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Device("cpu", **arguments)
+
+
+@pytest.mark.parametrize("name", Interruption.NAMES)
+def test_signals_are_remembered_and_handlers_put_back(name):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert interruption.reason is None
+        os.kill(os.getpid(), number)
+        assert interruption.reason == name
+    assert signal.getsignal(number) == before
+
+
+def test_time_runs_out():
+    with Interruption(max_seconds=0) as interruption:
+        assert interruption.reason == "max_time"
+    with Interruption(max_seconds=60) as interruption:
+        assert interruption.reason is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0168312, "0.01683"), (12.3456, "12.35"), (1234.56, "1235"), (0.0, "0"), (1e-9, "1e-09"), (100.0, "100.0")],
+)
+def test_numbers_are_shown_in_four_significant_digits(value, text):
+    assert significant(value) == text
