@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -68,7 +69,11 @@ class Run:
     def begin(self, config: DictConfig, choices: dict[str, str], overrides: list[str], device: dict[str, Any]) -> None:
         """Write run.json for a run that starts, or goes on, now."""
         resumed = (self.folder / RECORD).is_file()
-        started = {} if resumed else {"started": now(), "command": command_line(), "overrides": overrides}
+        started = (
+            {}
+            if resumed
+            else {"started": now(), "command": shlex.join(["aectl", "train", *overrides]), "overrides": overrides}
+        )
         self.update(
             format=1,
             **started,
@@ -120,15 +125,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def now() -> str:
     """Return the time in ISO 8601, UTC, to the microsecond."""
     return datetime.now(timezone.utc).isoformat()
-
-
-def command_line() -> str:
-    """Return the command as it was typed."""
-    return " ".join(["aectl", *ARGUMENTS])
-
-
-ARGUMENTS: list[str] = sys.argv[1:]
-"""The arguments as typed, read before Hydra rewrites sys.argv."""
 
 
 def versions() -> dict[str, str]:

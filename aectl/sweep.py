@@ -15,6 +15,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from aectl.terminal import console
+
 
 @dataclass
 class Job:
@@ -137,25 +139,20 @@ def name_of(jobs: Sequence[Job]) -> str:
 
 def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
     """Print the table, the means over seeds where there are several, and all failures."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        # Nobody cuts a file's lines at 80 columns.
-        console = Console(highlight=False, markup=False, width=200)
-    console.print()
-    console.print(table_of_jobs(jobs, varied))
+    out = console()
+    out.print()
+    out.print(table_of_jobs(jobs, varied))
     groups = over_seeds(jobs, varied)
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
-        console.print()
-        console.print(table_of_seeds(groups, name_of(jobs)))
+        out.print()
+        out.print(table_of_seeds(groups, name_of(jobs)))
     failures = [job for job in jobs if job.status == "failed"]
     if failures:
-        console.print(f"\n{len(failures)} of {len(jobs)} runs failed:", style="bold red")
+        out.print(f"\n{len(failures)} of {len(jobs)} runs failed:", style="bold red")
     for job in failures:
         what = " ".join(f"{key}={job.settings[key]}" for key in varied if key in job.settings)
-        console.print(f"  {job.number}  {what}  {job.error}", soft_wrap=True)
-    console.print(f"\nsweep {folder}", soft_wrap=True)
+        out.print(f"  {job.number}  {what}  {job.error}", soft_wrap=True)
+    out.print(f"\nsweep {folder}", soft_wrap=True)
 
 
 def table_of_jobs(jobs: Sequence[Job], varied: Sequence[str]) -> Any:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from aectl import cli, run
+from aectl import cli
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,6 @@ def aectl(tmp_path, monkeypatch, capsys):
 
     def type_in(*arguments):
         monkeypatch.setattr(sys, "argv", ["aectl", *arguments])
-        monkeypatch.setattr(run, "ARGUMENTS", list(arguments))
         handlers = list(logging.getLogger().handlers)
         code = 0
         try:

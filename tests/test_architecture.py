@@ -13,6 +13,7 @@ ROOT = Path(aectl.__file__).parent
 
 LAYERS = {
     "rng": 0,
+    "terminal": 0,
     "models": 1,
     "data": 1,
     "config": 1,

@@ -362,3 +362,24 @@ def test_no_permission_is_one_line(aectl, tmp_path):
     tmp_path.chmod(0o700)
     assert code != 0
     assert len(err.strip().splitlines()) <= 2
+
+
+def test_a_sweep_trains_every_combination_and_ends_in_a_table(aectl):
+    code, out, err = aectl("train", "-m", "model=undercomplete,vae", "seed=0,1", *QUICK)
+    assert code == 0, out + err
+    (sweep,) = Path("outputs/multirun").iterdir()
+    with (sweep / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["model"], row["seed"]) for row in rows} == {(m, s) for m in ("undercomplete", "vae") for s in "01"}
+    assert all(row["status"] == "done" for row in rows)
+    assert "± std" in out
+    assert "=" not in "".join(p.name for p in sweep.iterdir())
+
+
+def test_a_job_that_fails_is_listed_and_the_others_go_on(aectl):
+    code, out, err = aectl("train", "-m", "model=undercomplete", "model.code=4,0", *QUICK)
+    assert code == 1
+    assert "1 of 2 runs failed" in out
+    assert "code must be at least 1" in out
+    statuses = sorted(record(p.parent)["status"] for p in Path("outputs/multirun").glob("*/*/run.json"))
+    assert statuses == ["done", "failed"]

@@ -71,7 +71,6 @@ def unknown_command(arguments: Sequence[str]) -> str:
 
 def run_command(command: str, arguments: Sequence[str]) -> None:
     """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job."""
-    import aectl.run  # noqa: F401 - it keeps sys.argv as typed, for the run's record
     from aectl.cli import resume
     from aectl.cli.launch import MULTIRUN, admit_new_keys, launch, split_flags
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from aectl.config import ConfigError
@@ -15,7 +14,7 @@ from aectl.figures.report import draw
 from aectl.loading import open_run
 from aectl.rng import Rng
 from aectl.run import Run
-from aectl.training.observers import significant
+from aectl.terminal import console, significant
 from aectl.training.validation import validate
 
 log = logging.getLogger("aectl")
@@ -46,8 +45,8 @@ def show(tables: Report, run: Run, split: str, images: int, epoch: int) -> None:
     """Print the tables, a row for the model and for each baseline."""
     choices = run.record.get("choices", {})
     title = f"{choices.get('model')} on {choices.get('dataset')}"
-    console = Console()
-    console.print(f"[bold]{title}[/], {images:,} {split} images, after epoch {epoch}")
+    out = console()
+    out.print(f"{title}, {images:,} {split} images, after epoch {epoch}")
     for name, rows in tables.items():
         columns = list(dict.fromkeys(key for row in rows.values() for key in row))
         table = Table(title=name, title_justify="left", box=None, pad_edge=False)
@@ -56,5 +55,5 @@ def show(tables: Report, run: Run, split: str, images: int, epoch: int) -> None:
             table.add_column(column, justify="right", no_wrap=True)
         for label, row in rows.items():
             table.add_row(label, *[significant(row[c]) if c in row else "" for c in columns])
-        console.print(table)
-        console.print()
+        out.print(table)
+        out.print()

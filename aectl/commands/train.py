@@ -21,10 +21,11 @@ from aectl.config.schema import check_ranges, seconds
 from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, set_weights, trusted
 from aectl.run import Run, find
+from aectl.terminal import significant
 from aectl.training import checkpoint
 from aectl.training.board import TensorBoard
 from aectl.training.interruption import Interruption
-from aectl.training.observers import Console, CsvLog, significant
+from aectl.training.observers import Console, CsvLog
 from aectl.training.trainer import Trainer, parameter_count
 
 log = logging.getLogger("aectl")
@@ -38,25 +39,21 @@ def run(config: DictConfig) -> float:
     """Train, and return the objective; in a sweep a failure is recorded and the others go on."""
     hydra = HydraConfig.get()
     folder = Run(Path(hydra.runtime.output_dir))
-    if hydra.mode != RunMode.MULTIRUN:
-        return train(config, folder)
     try:
         return train(config, folder)
     except Exception as error:
-        log.error("failed: %s", str(error).splitlines()[0] if str(error) else type(error).__name__)
-        if not (folder.folder / "run.json").is_file():
-            folder.update(overrides=list(hydra.overrides.task), seed=config.get("seed"))
-        folder.end("failed", error=f"{type(error).__name__}: {error}")
+        if hydra.mode != RunMode.MULTIRUN:
+            discard(folder)
+            raise
+        log.error("failed: %s", next(iter(str(error).splitlines()), type(error).__name__))
+        logging.getLogger("aectl.traceback").error("aectl train failed", exc_info=error)
+        folder.end("failed", error=str(error), overrides=list(hydra.overrides.task))
         return math.nan
 
 
 def train(config: DictConfig, run: Run) -> float:
-    """Train by `config` in the folder of `run`; bad input leaves no folder behind."""
-    try:
-        trainer = prepare(config, run)
-    except Exception:
-        discard(run)
-        raise
+    """Train by `config` in the folder of `run`; what cannot begin leaves no run.json behind."""
+    trainer = prepare(config, run)
     hydra = HydraConfig.get()
     choices = {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)}
     run.begin(config, choices, list(hydra.overrides.task), trainer.device.describe())
@@ -64,7 +61,7 @@ def train(config: DictConfig, run: Run) -> float:
         with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:
             reason = trainer.fit(lambda: interruption.reason)
     except BaseException as error:
-        run.end("failed", error=f"{type(error).__name__}: {error}")
+        run.end("failed", error=str(error) or type(error).__name__)
         raise
     return conclude(trainer, run, reason)
 
@@ -140,7 +137,7 @@ def resume(trainer: Trainer, run: Run, config: DictConfig) -> None:
 def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     """Record how training ended and say what to type next."""
     value = trainer.best_value if trainer.best_epoch else math.nan
-    objective = {"name": trainer.objective, "value": value, "epoch": trainer.best_epoch}
+    objective = {"name": trainer.objective, "value": None if math.isnan(value) else value, "epoch": trainer.best_epoch}
     run.end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
     run.add_metrics(train={"epoch": trainer.epoch, **trainer.metrics}, objective=objective)
     if reason:

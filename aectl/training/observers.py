@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import logging
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from aectl.terminal import significant
 
 if TYPE_CHECKING:
     from aectl.training.trainer import Trainer
@@ -94,8 +96,6 @@ class Console(Observer):
         if not sys.stderr.isatty():
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        from rich.console import Console as Terminal
-
         self.bar = Progress(*columns, console=Terminal(stderr=True), transient=True)
         done = trainer.epoch * trainer.steps_per_epoch + trainer.step
         self.task = self.bar.add_task("training", total=trainer.epochs * trainer.steps_per_epoch, completed=done)
@@ -124,11 +124,3 @@ def describe(epoch: Epoch, objective: str) -> str:
     numbers = "  ".join(f"{name} {significant(epoch.metrics[name])}" for name in shown)
     best = "  best" if epoch.is_best else ""
     return f"epoch {epoch.number}/{epoch.total}{stage}  {numbers}  {epoch.metrics['seconds']:.1f} s{best}"
-
-
-def significant(value: float, digits: int = 4) -> str:
-    """Return a number in `digits` significant digits, without an exponent where it reads well."""
-    if value == 0 or not math.isfinite(value) or not 1e-5 <= abs(value) < 1e6:
-        return f"{value:.{digits - 1}g}"
-    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    return f"{value:.{decimals}f}"

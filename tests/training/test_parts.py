@@ -6,12 +6,12 @@ import signal
 import pytest
 import torch
 
+from aectl.terminal import significant
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.device import Device
 from aectl.training.interruption import Interruption
 from aectl.training.meter import Meter
-from aectl.training.observers import significant
 from aectl.training.schedule import Constant, Cosine
 
 
