@@ -69,11 +69,8 @@ class Run:
     def begin(self, config: DictConfig, choices: dict[str, str], overrides: list[str], device: dict[str, Any]) -> None:
         """Write run.json for a run that starts, or goes on, now."""
         resumed = (self.folder / RECORD).is_file()
-        started = (
-            {}
-            if resumed
-            else {"started": now(), "command": shlex.join(["aectl", "train", *overrides]), "overrides": overrides}
-        )
+        command = shlex.join(["aectl", "train", *overrides])
+        started = {} if resumed else {"started": now(), "command": command, "overrides": overrides}
         self.update(
             format=1,
             **started,
