@@ -1,0 +1,76 @@
+"""Every YAML opens with its command, composes, fits the signature it names, and builds."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from aectl.config import accepts, build, check_signature, conf_dir
+from aectl.config.schema import check_ranges
+from aectl.loading import PARTS, build_model
+from aectl.models.base import Model
+from aectl.training.device import available
+
+CONF = Path(conf_dir())
+GROUPS = ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device")
+OPTIONS = sorted((path.parent.name, path.stem) for group in GROUPS for path in (CONF / group).glob("*.yaml"))
+DIGITS = {"shape": (1, 8, 8), "classes": 10}
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_fits_its_signature(group, option):
+    config = composed("dataset=digits", f"{group}={option}")
+    if (group, option) == ("model", "custom"):
+        assert OmegaConf.is_missing(config.model, "_target_")
+        return
+    if (group, option) == ("dataset", "arrays"):
+        config.dataset.path = "x.npy"
+    check_ranges(config)
+    for part in GROUPS:
+        check_signature(config[part], part)
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "model" and option != "custom"])
+def test_every_model_builds_with_every_number_of_its_yaml_stated(option):
+    config = composed("dataset=digits", f"model={option}")
+    model = build_model(config, DIGITS)
+    assert isinstance(model, Model)
+    for part in PARTS:
+        assert accepts(config.model, part) or config[part]["_target_"] is None
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(g, o) for g, o in OPTIONS if g != "model" and o != "arrays" and (g != "device" or o in ("auto", *available()))],
+)
+def test_every_other_part_builds(group, option):
+    config = composed(f"{group}={option}")
+    built = build(config[group], group)
+    assert (built is None) == (option == "none")
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))
+def test_every_yaml_opens_with_the_command_that_uses_it(path):
+    if path.parent.parent.name == "hydra":
+        return
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# aectl "), lines[0]
+    if path.parent != CONF:
+        assert f"{path.parent.name}={path.stem}" in lines[0]
+
+
+def test_the_command_line_has_the_last_word_over_a_models_choices():
+    config = composed(
+        "model=gan", "optimizer=sgd", "optimizer.lr=0.5", "noise=masking", "epochs=3", "schedule=constant"
+    )
+    assert config.optimizer.lr == 0.5
+    assert "SGD" in config.optimizer._target_
+    assert "Masking" in config.noise._target_
+    assert "Constant" in config.schedule._target_
+    assert config.epochs == 3

@@ -1,0 +1,37 @@
+"""The wheel carries conf/ and works from any folder."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command, cwd, **environment):
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_trains_from_another_folder(tmp_path):
+    source, site, work = tmp_path / "source", tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    # A copy, so that the build leaves nothing in the checkout.
+    listed = run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).split()
+    for name in [n for n in listed if n.startswith(("aectl/", "conf/", "pyproject", "README", "LICENSE"))]:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source), cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"aectl/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")} <= names
+    run(*pip, "install", "--no-deps", "--target", str(site), str(wheel), cwd=tmp_path)
+    settings = ("model=vae", "dataset=digits", "epochs=1", "device=cpu", "device.threads=1")
+    out = run(sys.executable, "-m", "aectl", "train", *settings, cwd=work, PYTHONPATH=str(site))
+    assert "best val/loss" in out
+    where = run(sys.executable, "-c", "import aectl; print(aectl.__file__)", cwd=work, PYTHONPATH=str(site))
+    assert where.startswith(str(site))
+    assert list(work.glob("outputs/digits/vae/*/run.json"))
