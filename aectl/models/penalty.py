@@ -29,7 +29,7 @@ class L1(Penalty):
     Raises ValueError unless weight (λ) ≥ 0.
     """
 
-    def __init__(self, weight: float = 0.25) -> None:
+    def __init__(self, weight: float = 0.18) -> None:
         super().__init__(weight)
 
     def forward(self, h: Tensor) -> Tensor:
