@@ -140,9 +140,11 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     objective = {"name": trainer.objective, "value": None if math.isnan(value) else value, "epoch": trainer.best_epoch}
     run.end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
     run.add_metrics(train={"epoch": trainer.epoch, **trainer.metrics}, objective=objective)
+    here = Path.cwd()
+    folder = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder
     if reason:
         log.info("stopped by %s in epoch %d; go on with", reason, trainer.epoch + 1)
-        log.info("  aectl train resume=%s", run.folder)
+        log.info("  aectl train resume=%s", folder)
         codes = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
         if reason in codes:
             raise Interrupted(codes[reason])
@@ -150,10 +152,10 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     log.info("")
     log.info("%s parameters, %d epochs", f"{parameter_count(trainer.model.parameters()):,}", trainer.epoch)
     log.info("best %s %s (epoch %d)", trainer.objective, significant(value), trainer.best_epoch)
-    log.info("run  %s", run.folder)
-    log.info("next aectl eval run=%s", run.folder)
-    log.info("     aectl sample run=%s", run.folder)
-    log.info("     tensorboard --logdir %s", run.folder)
+    log.info("run  %s", folder)
+    log.info("next aectl eval run=%s", folder)
+    log.info("     aectl sample run=%s", folder)
+    log.info("     tensorboard --logdir %s", folder)
     return value
 
 

@@ -40,6 +40,22 @@ def test_each_yield_moves_its_own_player_and_the_generator_sees_the_new_discrimi
     assert seen == ["discriminator", "generator"]
 
 
+def test_samples_come_from_the_mean_of_the_generators_weights(batch):
+    model = GAN(SHAPE, 3, partial(nets[0], norm="batch"), nets[1], averaging=0.75)
+    start = model.average.layers[0].weight.clone()
+    optimizer = torch.optim.SGD(model.generator.parameters(), lr=0.5)
+    for loss in model.losses(batch, Stage(), Rng(0)):
+        if loss.group == "generator":
+            loss.value.backward()
+            optimizer.step()
+    now = model.generator.layers[0].weight
+    assert not torch.equal(start, now)
+    assert torch.allclose(model.average.layers[0].weight, 0.75 * start + 0.25 * now)
+    assert torch.equal(model.average.layers[1].running_mean, model.generator.layers[1].running_mean)
+    z = Rng(1).normal(5, 3)
+    assert torch.equal(model.eval().decode(z), model.average(z).sigmoid())
+
+
 def test_the_discriminator_may_take_several_steps(batch):
     model = GAN(SHAPE, 3, *nets, discriminator_steps=3)
     assert [loss.group for loss in model.losses(batch, Stage(), Rng(0))] == ["discriminator"] * 3 + ["generator"]
@@ -58,6 +74,7 @@ def test_energy_distance_tells_one_law_from_two():
         ({"loss": "wasserstein"}, "loss must be one of"),
         ({"gradient_penalty": -1}, "gradient_penalty"),
         ({"discriminator_steps": 0}, "discriminator_steps"),
+        ({"averaging": 1}, "averaging"),
         ({"code": 0}, "code must be at least 1"),
     ],
 )
