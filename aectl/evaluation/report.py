@@ -8,8 +8,9 @@ from torch import Tensor
 from aectl.data.datasets import Source
 from aectl.evaluation.codes import sparsity
 from aectl.evaluation.denoising import AffineDenoiser
+from aectl.evaluation.generation import SAMPLES, class_shares
 from aectl.evaluation.reconstruction import PCA, Row, affine_basis, apply, fidelity
-from aectl.models.base import Decodes, Encodes, Model, Reconstructs
+from aectl.models.base import Decodes, Encodes, Model, Reconstructs, Samples
 from aectl.rng import Rng
 
 Report = dict[str, dict[str, Row]]
@@ -27,6 +28,8 @@ def report(model: Model, train: Source, held_out: Source, seed: int) -> Report:
             tables["denoising"] = denoising(model, train, x, seed)
     if codes is not None:
         tables["codes"] = {"model": sparsity(codes)}
+    if isinstance(model, Samples) and train.classes:
+        tables["classes of samples (%)"] = samples(model, train, x, seed)
     return tables
 
 
@@ -61,3 +64,10 @@ def denoising(model: Model, train: Source, x: Tensor, seed: int) -> dict[str, Ro
         "best affine": fidelity(x, affine(noisy)),
         "noisy input": fidelity(x, noisy),
     }
+
+
+@torch.no_grad()
+def samples(model: Samples, train: Source, x: Tensor, seed: int) -> dict[str, Row]:
+    """Return the table of the classes that samples fall into, beside those that held-out images do."""
+    drawn = model.sample(SAMPLES, rng=Rng(seed, x.device).fork("samples"))
+    return {"model": class_shares(drawn, train), "held-out images": class_shares(x, train)}

@@ -11,6 +11,7 @@ from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian, Masking
 from aectl.evaluation.codes import sparsity
 from aectl.evaluation.denoising import AffineDenoiser
+from aectl.evaluation.generation import class_shares, nearest_classes
 from aectl.evaluation.reconstruction import PCA, affine_basis, fidelity, psnr
 from aectl.evaluation.report import report
 from aectl.models.autoencoder import Autoencoder
@@ -108,4 +109,19 @@ def test_tables_follow_the_abilities():
     assert list(plain["reconstruction"]) == ["model", "PCA-3"]
     denoiser = report(Autoencoder(SHAPE, 3, *dense, noise=Gaussian()), data, data, seed=0)
     assert list(denoiser["denoising"]) == ["model", "best affine", "noisy input"]
-    assert report(GAN(SHAPE, 3, dense[1], dense[0]), data, data, seed=0) == {}
+    gan = report(GAN(SHAPE, 3, dense[1], dense[0]).eval(), data, data, seed=0)
+    assert set(gan) == {"classes of samples (%)"}
+
+
+def test_samples_are_given_the_class_of_the_nearest_training_image():
+    train = Source(
+        torch.stack([torch.full(SHAPE, v) for v in (0.0, 0.5, 1.0)]),
+        torch.tensor([0, 1, 2]),
+        torch.arange(3),
+        scale=1.0,
+        classes=4,
+    )
+    images = torch.stack([torch.full(SHAPE, v) for v in (0.1, 0.2, 0.6, 0.9)])
+    assert nearest_classes(images, train).tolist() == [0, 0, 1, 2]
+    shares = class_shares(images, train)
+    assert shares == {"class_0": 50.0, "class_1": 25.0, "class_2": 25.0, "class_3": 0.0, "smallest": 25.0}
