@@ -13,7 +13,9 @@ from aectl.models.base import Decodes, Encodes, Model, Reconstructs, Samples
 from aectl.rng import Rng
 
 STEPS = 10
-"""Images in a row of interpolations, and on a side of the manifold's grid times two."""
+"""Images in a row of interpolations."""
+CENTRAL = (0.025, 0.975)
+"""The quantiles between which the plane of a two-dimensional code is shown."""
 
 
 @dataclass(frozen=True)
@@ -61,54 +63,56 @@ def reconstruction(model: Reconstructs, request: Request) -> dict[str, Tensor]:
 
 
 def interpolation(model: Decodes, request: Request) -> dict[str, Tensor]:
-    """Walk on straight lines between codes: `images` [rows, STEPS, C, H, W] and the `codes` [rows, STEPS, code].
+    """Walk from code to code: `images` [rows, STEPS, C, H, W] and their `codes` [rows, STEPS, code].
 
-    The ends are codes of test images where the model encodes, else draws from its prior.
+    For a model that encodes, on straight lines between the codes of two images. Otherwise on great circles between
+    two draws from the normal prior: on a straight line the codes between would be too short for it.
     """
     rows = max(request.n // STEPS, 1)
+    share = torch.linspace(0, 1, STEPS, device=request.rng.device)[:, None]
     if isinstance(model, Encodes):
         ends = model.encode(request.images(2 * rows))
+        start, end = ends[: len(ends) // 2, None], ends[len(ends) // 2 :][: len(ends) // 2, None]
+        codes = (1 - share) * start + share * end
     else:
-        ends = request.temperature * request.rng.fork("prior").normal(2 * rows, model.code)
-    rows = len(ends) // 2
-    start, end = ends[:rows, None], ends[rows : 2 * rows, None]
-    share = torch.linspace(0, 1, STEPS, device=ends.device)[:, None]
-    codes = (1 - share) * start + share * end
+        start, end = request.temperature * request.rng.fork("prior").normal(2, rows, 1, model.code)
+        angle = 0.5 * torch.pi * share
+        codes = angle.cos() * start + angle.sin() * end
     images = model.decode(codes.flatten(0, 1))
-    return {"images": images.unflatten(0, (rows, STEPS)), "codes": codes}
+    return {"images": images.unflatten(0, codes.shape[:2]), "codes": codes}
 
 
-def manifold(model: Decodes, request: Request) -> dict[str, Tensor]:
-    """Decode a square grid of two-dimensional codes: `images` [side, side, C, H, W], row by row from the top.
+def manifold(model: Decodes, request: Request, side: int = 2 * STEPS) -> dict[str, Tensor]:
+    """Decode a square grid of two-dimensional codes: `images` [side, side, C, H, W] and `codes` [side, side, 2].
 
-    The grid holds the central 95 % of a standard normal where the model has that prior, else of the codes of test
-    images.
+    The first coordinate grows to the right, the second upwards: the first row has the largest. A model that samples
+    has a standard normal prior, and the coordinates are its quantiles; otherwise they run evenly over the central
+    95 % of the codes of images.
     """
-    side = 2 * STEPS
     device = request.rng.device
     if isinstance(model, Samples):
-        edge = torch.tensor([[-1.96, -1.96], [1.96, 1.96]])
+        across = up = torch.special.ndtri(torch.linspace(*CENTRAL, side)).to(device)
     else:
-        codes = model.encode(request.images(5000))
-        edge = codes.quantile(torch.tensor([0.025, 0.975], device=device), dim=0)
-    low, high = edge.to(device)
-    share = torch.linspace(0, 1, side, device=device)
-    horizontal = low[0] + share * (high[0] - low[0])
-    vertical = high[1] - share * (high[1] - low[1])
-    codes = torch.stack(torch.meshgrid(horizontal, vertical, indexing="xy"), -1)
+        low, high = model.encode(request.images(500)).quantile(torch.tensor(CENTRAL, device=device), dim=0)
+        share = torch.linspace(0, 1, side, device=device)[:, None]
+        across, up = (low + share * (high - low)).unbind(1)
+    codes = torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), -1)
     return {"images": model.decode(codes.flatten(0, 1)).unflatten(0, (side, side)), "codes": codes}
+
+
+def has_paths(model: type | Model) -> bool:
+    """Return whether a model decodes codes, and images or a prior tell where they lie."""
+    return has(model, Decodes) and (has(model, Samples) or has(model, Encodes))
 
 
 def has_plane(model: type | Model) -> bool:
     """Return whether a model decodes two-dimensional codes; of a class that depends on the run, so that says yes."""
-    if not has(model, Decodes) or not (has(model, Samples) or has(model, Encodes)):
-        return False
-    return isinstance(model, type) or model.code == 2
+    return has_paths(model) and (isinstance(model, type) or getattr(model, "code", None) == 2)
 
 
 KINDS: dict[str, Kind] = {
     "prior": Kind("sample", "it has no prior", lambda m: has(m, Samples), prior),
     "reconstruction": Kind("reconstruct", "it has no encoder", lambda m: has(m, Reconstructs), reconstruction),
-    "interpolation": Kind("interpolate", "it decodes no codes", lambda m: has(m, Decodes), interpolation),
+    "interpolation": Kind("interpolate", "it decodes no codes", has_paths, interpolation),
     "manifold": Kind("draw its manifold", "its code is not two-dimensional (model.code=2)", has_plane, manifold),
 }

@@ -20,7 +20,7 @@ LAYERS = {
     "sampling": 2,
     "training": 2,
     "evaluation": 2,
-    "figures": 2,
+    "figures": 3,
     "run": 2,
     "sweep": 2,
     "loading": 3,

@@ -36,8 +36,11 @@ def run(config: DictConfig) -> None:
     opened.run.add_metrics(**{config.split: section})
     show(tables, opened.run, config.split, len(held_out), opened.state["epoch"])
     if config.figures:
-        paths = draw(opened.model, held_out, opened.run.folder / "figures", seed=config.seed)
-        log.info("figures %s", opened.run.folder / "figures" if paths else "none")
+        folder = opened.run.folder / "figures"
+        # A run stopped within its first epoch has no curve yet.
+        curves = opened.run.folder / "metrics.csv" if opened.state["epoch"] else None
+        draw(opened.model, held_out, folder, seed=config.seed, metrics_csv=curves)
+        log.info("figures %s", folder)
     log.info("numbers %s", opened.run.folder / "metrics.json")
 
 

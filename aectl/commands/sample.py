@@ -62,10 +62,7 @@ def picture(kind: str, arrays: dict[str, Tensor], title: str) -> Figure:
     if kind == "interpolation":
         return images.interpolations(arrays["images"], f"Interpolations: {title}")
     if kind == "manifold":
-        plane = arrays["codes"]
-        return images.manifold_grid(
-            arrays["images"], plane[0, :, 0], plane[:, 0, 1].flip(0), f"The plane of codes: {title}"
-        )
+        return images.manifold_grid(**arrays, title=f"The plane of codes: {title}")
     return images.image_grid(arrays["images"], round(len(arrays["images"]) ** 0.5), f"Samples: {title}")
 
 

@@ -57,12 +57,12 @@ def filters(model: nn.Module, shape: tuple[int, int, int]) -> Figure | None:
     return image_grid(tiles, -(-len(tiles) // 10), title)
 
 
-def manifold_grid(images: Tensor, across: Tensor, up: Tensor, title: str) -> Figure:
-    """Show images [rows, columns, C, H, W] decoded over the plane of a two-dimensional code.
+def manifold_grid(images: Tensor, codes: Tensor, title: str) -> Figure:
+    """Show images [rows, columns, C, H, W] decoded over the plane of two-dimensional codes [rows, columns, 2].
 
-    `across` [columns] and `up` [rows] are the codes' coordinates, ascending; the first row of images is at the top,
-    where the second coordinate is largest.
+    The first coordinate of the codes grows to the right, the second upwards.
     """
+    across, up = codes[0, :, 0].cpu(), codes[:, 0, 1].flip(0).cpu()
     figure = sheet(images, title, left=0.7, bottom=0.5)
     (axes,) = figure.axes
     for axis, values, places in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aectl import sampling
 from aectl.data.datasets import Source
 from aectl.data.torchvision_shim import torchvision
 from aectl.figures import probes
@@ -12,8 +13,6 @@ from aectl.models.base import Model, Reconstructs, Samples
 from aectl.rng import Rng
 
 EXAMPLES, SAMPLES, COLUMNS, SIDE = 10, 64, 8, 12
-PLANE_CODES = 500
-"""Images whose codes tell how far the plane of a two-dimensional code reaches."""
 TILE = 56
 """Pixels: the side that small images are enlarged to, 2 × MNIST's, so that they read well."""
 
@@ -38,9 +37,9 @@ def pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tensor]:
             drawn["samples"] = grid(model.sample(SAMPLES, rng=rng), COLUMNS)
         if (tiles := probes.filter_tiles(model, source.shape)) is not None:
             drawn["filters"] = grid(tiles, COLUMNS + 2)
-        if probes.has_plane(model):
-            images, _, _ = probes.plane(model, source, SIDE, PLANE_CODES)
-            drawn["latent_grid"] = grid(images.flatten(0, 1), SIDE)
+        if sampling.has_plane(model):
+            request = sampling.Request(1, Rng(seed, source.images.device), 1.0, source)
+            drawn["latent_grid"] = grid(sampling.manifold(model, request, SIDE)["images"].flatten(0, 1), SIDE)
     return drawn
 
 

@@ -1,4 +1,4 @@
-"""What the pictures show of a model: fixed examples, codes, filters, paths and the plane of a two-dimensional code.
+"""What the pictures show of a model: fixed examples, what noise makes of them, codes and filters.
 
 Every probe asks for abilities, never for a kind of model, and is a function of the model and a seed: nothing here
 draws from the run's own random numbers. Wrap calls in `at_rest`.
@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from aectl.data.datasets import Source
-from aectl.models.base import Decodes, Encodes, Model, Samples
+from aectl.models.base import Encodes, Model
 from aectl.rng import Rng
 
 BATCH = 500
 """Images that are encoded at a time."""
-CENTRAL = (0.025, 0.975)
-"""The quantiles between which the plane of a two-dimensional code is shown: the central 95 %."""
 
 
 @contextmanager
@@ -89,57 +87,3 @@ def filter_tiles(model: nn.Module, shape: tuple[int, int, int], n: int = 100) ->
     weights = layer.weight.detach()[:n].float().cpu()
     largest = weights.abs().amax(1, keepdim=True).clamp_min(1e-12)
     return (0.5 + 0.5 * weights / largest).view(-1, *shape)
-
-
-def plane(model: Model, source: Source, side: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images [side, side, C, H, W] decoded over the plane of a two-dimensional code, with their coordinates.
-
-    The first coordinate grows to the right, the second upwards, so the first row has the largest. A model that
-    samples has a standard normal prior, and the coordinates are its quantiles; otherwise they run evenly over the
-    central 95 % of the codes of `n` images. Both are [side], ascending.
-    """
-    if isinstance(model, Samples):
-        across = up = torch.special.ndtri(torch.linspace(*CENTRAL, side))
-    else:
-        low, high = codes(model, source, n).quantile(torch.tensor(CENTRAL), dim=0)
-        across, up = (torch.linspace(float(low[i]), float(high[i]), side) for i in (0, 1))
-    z = torch.stack([across.repeat(side), up.flip(0).repeat_interleave(side)], 1).to(source.images.device)
-    images = model.decode(z).float().cpu()
-    return images.view(side, side, *images.shape[1:]), across, up
-
-
-def has_plane(model: Model) -> bool:
-    """Return whether `plane` can be drawn: codes of two numbers, and a way to tell where they lie."""
-    lies_somewhere = isinstance(model, (Samples, Encodes))
-    return isinstance(model, Decodes) and lies_somewhere and getattr(model, "code", None) == 2
-
-
-def has_paths(model: Model) -> bool:
-    """Return whether `paths` can be drawn: codes to decode, and two ends from images or from a prior."""
-    return (isinstance(model, Encodes) and isinstance(model, Decodes)) or has_prior(model)
-
-
-def has_prior(model: Model) -> bool:
-    """Return whether codes for `decode` can be drawn from N(0, I), whose width is the attribute `code`."""
-    return isinstance(model, Decodes) and isinstance(model, Samples) and isinstance(getattr(model, "code", None), int)
-
-
-def paths(model: Model, source: Source, rows: int, steps: int, seed: int) -> Tensor:
-    """Return images [rows, steps, C, H, W] decoded along ways between two codes.
-
-    For a model that encodes, the ways are straight lines between the codes of two images. Otherwise they are great
-    circles between two draws from the normal prior: on a straight line the codes between would be too short for it.
-    """
-    device = source.images.device
-    if isinstance(model, Encodes):
-        ends = model.encode(examples(source, 2 * rows)).flatten(1)
-        start, end = ends[: len(ends) // 2, None], ends[len(ends) // 2 :][: len(ends) // 2, None]
-        share = torch.linspace(0, 1, steps, device=device)[None, :, None]
-        z = (1 - share) * start + share * end
-    else:
-        rng = Rng(seed, device).fork("paths")
-        start, end = rng.normal(rows, 1, model.code), rng.normal(rows, 1, model.code)
-        angle = torch.linspace(0, torch.pi / 2, steps, device=device)[None, :, None]
-        z = angle.cos() * start + angle.sin() * end
-    images = model.decode(z.flatten(0, 1)).float().cpu()
-    return images.view(*z.shape[:2], *images.shape[1:])

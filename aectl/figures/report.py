@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from aectl import sampling
 from aectl.data.datasets import Source
 from aectl.figures import codes, images, probes
 from aectl.figures.curves import learning_curves
@@ -16,7 +17,7 @@ from aectl.rng import Rng
 
 IMAGES = 2000
 """At most so many images are encoded, which keeps this to a few seconds."""
-EXAMPLES, SAMPLES_SIDE, PATHS, STEPS, SIDE = 10, 10, 6, 11, 15
+EXAMPLES, SAMPLES_SIDE, SIDE = 10, 10, 15
 
 
 def draw(model: Model, source: Source, folder: Path, seed: int = 0, *, metrics_csv: Path | None = None) -> list[Path]:
@@ -34,23 +35,24 @@ def draw(model: Model, source: Source, folder: Path, seed: int = 0, *, metrics_c
 
 def figures(model: Model, source: Source, seed: int) -> Iterator[tuple[str, Figure]]:
     """Yield the figures by name, one at a time."""
+    request = sampling.Request(SAMPLES_SIDE**2, Rng(seed, source.images.device), 1.0, source)
     if isinstance(model, Reconstructs):
         x = probes.examples(source, EXAMPLES)
         noisy = probes.corrupted(model, x, seed)
         xhat = model.reconstruct(x if noisy is None else noisy)
         yield "reconstructions", images.reconstructions(x, noisy, xhat, "Reconstructions")
     if isinstance(model, Samples):
-        drawn = model.sample(SAMPLES_SIDE**2, rng=Rng(seed, source.images.device).fork("samples"))
+        drawn = sampling.prior(model, request)["images"]
         yield "samples", images.image_grid(drawn, SAMPLES_SIDE, f"{len(drawn)} samples from the prior")
-    if probes.has_paths(model):
+    if sampling.has_paths(model):
         ends = "the codes of two images" if isinstance(model, Encodes) else "two draws from the prior"
-        ways = probes.paths(model, source, PATHS, STEPS, seed)
+        ways = sampling.interpolation(model, request)["images"]
         yield "interpolations", images.interpolations(ways, f"Interpolations between {ends}")
     if (figure := images.filters(model, source.shape)) is not None:
         yield "filters", figure
-    if probes.has_plane(model):
-        plane = probes.plane(model, source, SIDE, IMAGES)
-        yield "latent_grid", images.manifold_grid(*plane, "Images over the plane of codes")
+    if sampling.has_plane(model):
+        plane = sampling.manifold(model, request, SIDE)
+        yield "latent_grid", images.manifold_grid(**plane, title="Images over the plane of codes")
     if isinstance(model, Encodes):
         yield from code_figures(model, source)
 
