@@ -37,11 +37,17 @@ class Job:
         return math.nan if value is None else float(value)
 
     @property
-    def rank(self) -> tuple[bool, bool, float, int]:
-        """What to sort by: failed jobs last, before them those without an objective."""
+    def metric(self) -> str:
+        """The name of what the job minimised."""
+        return self.objective.get("name") or ""
+
+    @property
+    def rank(self) -> tuple[bool, bool, str, float, int]:
+        """What to sort by: failed jobs last, before them those without an objective; each metric by itself."""
         return (
             self.status == "failed",
             math.isnan(self.value),
+            self.metric,
             0.0 if math.isnan(self.value) else self.value,
             self.number,
         )
@@ -156,17 +162,20 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
 
 
 def table_of_jobs(jobs: Sequence[Job], varied: Sequence[str]) -> Any:
-    """Return the printable table of jobs; the best is marked with a star."""
+    """Return the printable table of jobs; the best is marked with a star, one for each metric minimised."""
     from rich.table import Table
 
     table = Table("", "job", *varied, box=None, pad_edge=False)
     for heading in (name_of(jobs), "epoch", "seconds", "status"):
         table.add_column(heading, justify="left" if heading == "status" else "right")
-    for index, job in enumerate(jobs):
-        best = index == 0 and job.status != "failed" and not math.isnan(job.value)
+    metrics, marked = name_of(jobs), set()
+    for job in jobs:
+        best = job.metric not in marked and job.status != "failed" and not math.isnan(job.value)
+        marked |= {job.metric} if best else set()
         time = "" if job.seconds is None else f"{job.seconds:.1f}"
         cells = [job.settings.get(key, "") for key in varied]
-        cells += [number(job.value), str(job.objective.get("epoch", "")), time, job.status]
+        value = number(job.value) if job.metric in ("", metrics) else f"{job.metric} {number(job.value)}"
+        cells += [value, str(job.objective.get("epoch", "")), time, job.status]
         table.add_row("*" if best else "", str(job.number), *cells, style="bold" if best else None)
     return table
 

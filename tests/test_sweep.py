@@ -90,3 +90,11 @@ def test_brackets_in_values_are_no_markup(tmp_path, capsys):
     out = close(tmp_path, capsys)
     assert "[red]" in out
     assert "[/red]" in out
+
+
+def test_unlike_objectives_are_ranked_apart(tmp_path, capsys):
+    for number, (model, name, value) in enumerate([("vae", "val/loss", 9.0), ("gan", "val/energy", 1.0)]):
+        write_job(tmp_path, number, [f"model={model}"], status="done", objective={"name": name, "value": value})
+    lines = close(tmp_path, capsys).splitlines()
+    assert len([line for line in lines if line.startswith("*")]) == 2
+    assert any("val/loss 9" in line for line in lines)

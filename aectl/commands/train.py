@@ -153,6 +153,8 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     log.info("%s parameters, %d epochs", f"{parameter_count(trainer.model.parameters()):,}", trainer.epoch)
     log.info("best %s %s (epoch %d)", trainer.objective, significant(value), trainer.best_epoch)
     log.info("run  %s", folder)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return value
     log.info("next aectl eval run=%s", folder)
     log.info("     aectl sample run=%s", folder)
     log.info("     tensorboard --logdir %s", folder)

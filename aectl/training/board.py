@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aectl.models.base import Batch, Encodes, Model
 from aectl.training.observers import Epoch, Observer
@@ -110,6 +111,8 @@ class TensorBoard(Observer):
     def add_projector(self, model: Encodes, batches: list[Batch], epoch: int) -> None:
         """Write codes, classes and thumbnails for the projector."""
         codes = encode(model, batches).double().round(decimals=DECIMALS)
+        # The projector shows nothing at all of codes that have fewer than three numbers.
+        codes = functional.pad(codes, (0, max(0, 3 - codes.shape[1])))
         labels = [str(label) if label >= 0 else "none" for batch in batches for label in batch.y.tolist()]
         self.writer.add_embedding(codes, labels, torch.cat([batch.x for batch in batches]).cpu(), epoch, tag="codes")
 
