@@ -157,7 +157,8 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
         return value
     log.info("next aectl eval run=%s", folder)
     log.info("     aectl sample run=%s", folder)
-    log.info("     tensorboard --logdir %s", folder)
+    # The folder above: of a folder that is itself the run, the HParams page shows no metrics.
+    log.info("     tensorboard --logdir %s", folder.parent)
     return value
 
 

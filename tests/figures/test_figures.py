@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian
-from aectl.figures import images
+from aectl.figures import codes, images, probes
+from aectl.figures.curves import learning_curves
 from aectl.figures.live import pictures
 from aectl.figures.report import draw
 from aectl.figures.style import save
@@ -29,6 +31,8 @@ MODELS = {
     "vae": (lambda s: VAE(s, 2, encoder, decoder), {"reconstruction", "samples", "filters", "latent_grid"}),
     "gan": (lambda s: GAN(s, 3, partial(decoder, norm="batch"), encoder), {"samples", "filters"}),
 }
+CASES = [*((name, (1, 8, 8)) for name in MODELS), ("vae", (1, 28, 28)), ("vae", (3, 12, 10)), ("dae", (3, 12, 10))]
+"""Every model for the smallest images, and other sizes and colours for those that have all pictures between them."""
 IN_A_REPORT = {
     "reconstruction": {"reconstructions", "interpolations", "code_histogram", "unit_activity"},
     "samples": {"samples", "interpolations"},
@@ -47,8 +51,7 @@ def is_drawn(path):
     return min(pixels.shape) > 100 and pixels.std() > 5
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28)], ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "shape"), CASES)
 def test_a_report_draws_what_the_model_can_do(tmp_path, name, shape):
     make, abilities = MODELS[name]
     torch.manual_seed(0)
@@ -60,8 +63,7 @@ def test_a_report_draws_what_the_model_can_do(tmp_path, name, shape):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (1, 28, 28)], ids=str)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "shape"), CASES)
 def test_live_pictures_follow_the_abilities_and_repeat(name, shape):
     make, abilities = MODELS[name]
     torch.manual_seed(0)
@@ -93,3 +95,66 @@ def test_learning_curves_are_drawn_over_stages(tmp_path):
 def test_a_grid_that_is_not_full_is_padded(tmp_path):
     path = save(images.image_grid(torch.rand(7, 1, 8, 8), 2, "seven"), tmp_path / "grid.png")
     assert is_drawn(path)
+
+
+def test_filters_are_of_the_layer_that_sees_the_pixels():
+    # The generator's code is as wide as the image: its first layer must not be taken for the one that sees pixels.
+    gan = GAN((1, 8, 8), 64, decoder, encoder)
+    weights = gan.discriminator.body[1].weight[:5].detach().view(-1, 1, 8, 8)
+    largest = weights.abs().amax((1, 2, 3), keepdim=True)
+    tiles = probes.filter_tiles(gan, (1, 8, 8), 5)
+    assert torch.allclose((tiles - 0.5) * 2 * largest, weights, atol=1e-6)
+    convolution_as_wide = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.Flatten(), nn.Linear(64, 2))
+    assert probes.filter_tiles(convolution_as_wide, (1, 8, 8)) is None
+    assert images.filters(convolution_as_wide, (1, 8, 8)) is None
+
+
+def test_examples_are_one_of_each_class_and_then_the_first():
+    labels = torch.tensor([1, 1, 0, -1, 2, 0] + [1] * 34)
+    data = source((1, 8, 8))
+    data = Source(data.images, labels, data.index, data.scale, data.classes)
+    assert torch.equal(probes.examples(data, 5), data.pixels()[[2, 0, 4, 1, 3]])
+    assert len(probes.examples(source((1, 8, 8), n=3), 10)) == 3
+
+
+def test_looking_leaves_every_part_in_its_own_mode():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
+    model[0].eval()
+    with pytest.raises(RuntimeError, match="stop"), probes.at_rest(model):
+        assert not model[1].training
+        assert not torch.is_grad_enabled()
+        raise RuntimeError("stop")
+    assert [part.training for part in model] == [False, True]
+    assert torch.is_grad_enabled()
+
+
+def test_wide_codes_are_shown_by_their_principal_components():
+    spread = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0, 3.0])
+    points, names = codes.on_plane(spread)
+    assert torch.allclose(points.float()[:, 0], spread[:, 1] - spread[:, 1].mean(), atol=1)
+    assert "principal component 1" in names[0]
+    assert "9" in names[0].split("(")[1]
+    assert codes.on_plane(spread[:, :2])[1] == ("first coordinate of the code", "second coordinate of the code")
+
+
+def test_codes_without_spread_labels_or_room_for_them(tmp_path):
+    drawn = {
+        "dead": codes.code_histogram(torch.zeros(5, 3)),
+        "idle": codes.unit_activity(torch.zeros(5, 3)),
+        "unlabelled": codes.code_scatter(torch.rand(9, 5), torch.full((9,), -1), "no labels"),
+        "crowd": codes.code_scatter(torch.rand(99, 2), torch.arange(99), "too many classes to name"),
+        "collapsed": codes.code_scatter(torch.zeros(9, 4), torch.arange(9), "all codes alike"),
+    }
+    for name, figure in drawn.items():
+        assert is_drawn(save(figure, tmp_path / f"{name}.png")), name
+    with pytest.raises(ValueError, match="at least 2"):
+        codes.code_scatter(torch.rand(3, 1), torch.arange(3), "a line")
+
+
+def test_learning_curves_bear_missing_values_but_not_a_run_without_epochs(tmp_path):
+    table = tmp_path / "metrics.csv"
+    table.write_text("epoch,stage,train/loss,val/loss,train/late\n1,a,3.0,nan,\n2,b,2.0,2.5,5.0\n")
+    assert [axes.get_title(loc="left") for axes in learning_curves(table).axes] == ["loss", "late"]
+    table.write_text("epoch,stage,train/loss\n")
+    with pytest.raises(ValueError, match="no finished epoch"):
+        learning_curves(table)

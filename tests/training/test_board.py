@@ -4,15 +4,21 @@ from functools import partial
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.hparams.backend_context import Context
 
 from aectl.figures.live import pictures
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.gan import GAN
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.training import checkpoint
-from aectl.training.board import TensorBoard
+from aectl.training.board import TensorBoard, charts
 
 SHAPE = (1, 8, 8)
 encoder, decoder = partial(DenseEncoder, widths=[16]), partial(DenseDecoder, widths=[16])
@@ -116,3 +122,76 @@ def test_the_board_changes_nothing_in_the_run(board, make_trainer):
     plain.fit()
     weights = plain.model.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in watched.model.state_dict().items())
+
+
+def test_a_run_that_fails_in_its_last_checkpoint_has_no_status(board, tmp_path, monkeypatch):
+    trainer = board(epochs=2)
+    written = checkpoint.save
+
+    def fail(path, state):
+        if state["epoch"] == 2:
+            # What this checkpoint would count is on disk before it is.
+            assert steps(read(tmp_path / "run"), "val/loss") == [1, 2]
+            raise OSError("disk full")
+        written(path, state)
+
+    monkeypatch.setattr(checkpoint, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        trainer.fit()
+    assert session(read(tmp_path / "run"))[1] is None
+    assert not (tmp_path / "run/projector_config.pbtxt").exists()
+
+
+def test_an_interrupted_run_that_is_resumed_ends_well(board, tmp_path):
+    count = iter(range(100))
+    board(epochs=2).fit(lambda: "told" if next(count) >= 1 else None)
+    again = board(epochs=2)
+    again.restore(checkpoint.load(tmp_path / "run/checkpoints/last.pt"))
+    again.fit()
+    events = read(tmp_path / "run")
+    assert session(events)[1] == 1
+    assert steps(events, "val/loss") == [1, 2]
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 2
+
+
+def test_a_run_that_stalls_has_ended(board, tmp_path):
+    still = partial(torch.optim.SGD, lr=0.0)
+    trainer = board(epochs=9, patience=1, optimizer=still)
+    trainer.fit()
+    assert trainer.epoch < 9
+    assert session(read(tmp_path / "run"))[1] == 1
+
+
+def test_without_held_out_images_training_images_are_shown(board, tmp_path):
+    trainer = board(epochs=1, valid=0)
+    trainer.observers[0].pictures = lambda model: pictures(model, trainer.train_source)
+    trainer.fit()
+    assert len(next((tmp_path / "run").glob("*/codes/metadata.tsv")).read_text().splitlines()) == 96
+
+
+def test_losses_share_a_chart_whatever_the_model_calls_them(board, tmp_path):
+    board(epochs=1).fit()
+    content = read(tmp_path / "run").Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    (category,) = layout_pb2.Layout.FromString(content).category
+    found = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    assert found["loss"] == ["train/loss", "val/loss"]
+    assert found["reconstruction"] == ["train/reconstruction$", "val/reconstruction$"]
+    two = charts({"train/loss_generator": 1.0, "train/loss_discriminator": 1.0, "lr": 1.0, "seconds": 1.0})
+    assert two == {"loss": ["Multiline", found["loss"]]}
+
+
+def test_the_hparams_page_has_the_settings_and_metrics_of_all_models(board, tmp_path):
+    board("a", epochs=1).fit()
+    other = board("b", epochs=1, model=GAN(SHAPE, 3, decoder, encoder))
+    other.observers[0].hparams = {"model": "gan", "model.discriminator_steps": 1}
+    other.fit()
+    runs = EventMultiplexer()
+    runs.AddRunsFromDirectory(str(tmp_path))
+    runs.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path))))
+    metadata = context.hparams_metadata(RequestContext(), "")
+    experiment = context.experiment_from_metadata(RequestContext(), "", True, metadata, [])
+    assert {info.name for info in experiment.hparam_infos} == {
+        *("model", "model.code", "optimizer.lr", "clip", "model.discriminator_steps"),
+    }
+    assert {"val/loss", "val/energy_distance"} <= {info.name.tag for info in experiment.metric_infos}
