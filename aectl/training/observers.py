@@ -108,7 +108,9 @@ class Console(Observer):
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
         text = describe(epoch, trainer.objective)
         if self.bar is not None:
-            self.bar.update(self.task, description=text)
+            # Short, or 80 columns have no room for the bar.
+            value = significant(epoch.metrics[trainer.objective])
+            self.bar.update(self.task, description=f"epoch {epoch.number}/{epoch.total}  {trainer.objective} {value}")
         log.log(logging.DEBUG if self.bar is not None else logging.INFO, text)
 
     def finished(self, trainer: Trainer) -> None:
