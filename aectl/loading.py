@@ -101,7 +101,12 @@ def open_run(config: DictConfig) -> Opened:
     if (status := run.record.get("status")) != "done":
         log.warning("this run is not finished (%s): these are the weights after epoch %d", status, state["epoch"])
     stored = run.config()
-    return Opened(run, stored, model, state, build(stored.dataset, "dataset"), device)
+    dataset = build(stored.dataset, "dataset")
+    if list(dataset.shape) != list(state["shape"]):
+        raise ConfigError(
+            f"dataset: images are {tuple(dataset.shape)} now, the run was trained on {tuple(state['shape'])}"
+        )
+    return Opened(run, stored, model, state, dataset, device)
 
 
 def trusted(config: DictConfig) -> list[str]:

@@ -34,9 +34,12 @@ class Run:
     def record(self) -> dict[str, Any]:
         """The contents of run.json; raises ConfigError if it cannot be read."""
         try:
-            return json.loads((self.folder / RECORD).read_text())
+            record = json.loads((self.folder / RECORD).read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.folder / RECORD} cannot be read: {error}") from None
+        if not isinstance(record, dict):
+            raise ConfigError(f"{self.folder / RECORD} is damaged: it holds no record of a run")
+        return record
 
     def update(self, **entries: Any) -> None:
         """Write entries into run.json."""
@@ -47,9 +50,12 @@ class Run:
         """Return the config of the run's latest start; raises ConfigError if it has none."""
         path = self.latest_hydra() / "config.yaml"
         try:
-            return OmegaConf.load(path)
+            config = OmegaConf.load(path)
         except (OSError, YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        if not isinstance(config, DictConfig) or "model" not in config:
+            raise ConfigError(f"{path} is damaged: it holds no config of a run")
+        return config
 
     def latest_hydra(self) -> Path:
         """Return `.hydra`, or `.hydra.N` of the latest resume."""
@@ -63,7 +69,10 @@ class Run:
     def add_metrics(self, **sections: Any) -> None:
         """Write sections into metrics.json, leaving the others."""
         path = self.folder / "metrics.json"
-        old = json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            old = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            old = {}
         write_json(path, {**old, **sections})
 
     def begin(self, config: DictConfig, choices: dict[str, str], overrides: list[str], device: dict[str, Any]) -> None:
@@ -104,12 +113,21 @@ def find(text: str) -> Path:
     runs = list(every())
     if not runs:
         raise ConfigError(f"no run in {OUTPUTS.absolute()} yet; aectl train makes one")
-    return max(runs, key=lambda folder: Run(folder).record.get("started", ""))
+    return max(runs, key=last_start)
+
+
+def last_start(folder: Path) -> str:
+    """Return when a run was last started or resumed; the empty text, before all others, if its record is damaged."""
+    try:
+        record = Run(folder).record
+        return str([record.get("started", ""), *record.get("resumed", [])][-1])
+    except (ConfigError, TypeError):
+        return ""
 
 
 def every(root: Path = OUTPUTS) -> Iterable[Path]:
     """Yield the folders of all runs under `root`, those of sweeps too."""
-    yield from sorted(path.parent for path in root.glob(f"*/*/*/{RECORD}"))
+    yield from sorted(path.parent for path in root.glob(f"**/{RECORD}"))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

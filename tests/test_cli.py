@@ -263,13 +263,6 @@ def test_resume_refuses_what_would_make_another_run(aectl, calls):
         assert aectl("train", "resume=latest", typed)[0] == 2
 
 
-def test_a_refused_resume_leaves_no_config_behind(aectl, calls):
-    aectl("train", "dataset=digits")
-    (folder,) = runs()
-    assert aectl("train", "resume=latest", "epochs=0")[0] == 2
-    assert not list(folder.glob(".hydra.*"))
-
-
 @pytest.mark.parametrize(
     ("line", "found", "absent"),
     [

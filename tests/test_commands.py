@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 import aectl as package
 from aectl.config import conf_dir
@@ -383,3 +384,84 @@ def test_a_job_that_fails_is_listed_and_the_others_go_on(aectl):
     assert "code must be at least 1" in out
     statuses = sorted(record(p.parent)["status"] for p in Path("outputs/multirun").glob("*/*/run.json"))
     assert statuses == ["done", "failed"]
+
+
+def test_bad_input_never_deletes_what_was_there_before(aectl, tmp_path):
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "keep/precious.txt").write_text("mine")
+    for arguments in (("hydra.run.dir=keep", "epochs=0"), ("hydra.run.dir=.", "epochs=0"), ("--config-name", "eval")):
+        code, out, err = aectl("train", *arguments)
+        assert code != 0
+        assert (tmp_path / "keep/precious.txt").read_text() == "mine"
+    assert sorted(p.name for p in (tmp_path / "keep").iterdir()) == ["precious.txt"]
+
+
+def test_a_folder_that_holds_a_run_is_not_trained_into_again(aectl):
+    assert aectl("train", "model=dae", "hydra.run.dir=here/my/run", *QUICK)[0] == 0
+    code, out, err = aectl("train", "model=dae", "hydra.run.dir=here/my/run", *QUICK)
+    assert code != 0
+    assert "holds a run already" in err
+    assert Path("here/my/run/checkpoints/best.pt").is_file()
+
+
+def test_two_processes_cannot_train_one_run(aectl):
+    aectl("train", "model=dae", *QUICK)
+    with FileLock(only_run() / ".lock"):
+        code, out, err = aectl("train", "resume=latest", "epochs=2")
+    assert code != 0
+    assert f"is being trained by process {record(only_run())['pid']}" in err
+    assert not (only_run() / ".hydra.1").exists()
+
+
+def test_a_resume_does_not_need_the_run_that_it_was_started_from(aectl):
+    aectl("train", "model=dae", *QUICK)
+    source = only_run()
+    aectl("train", "model=dae", f"init_from={source}", *QUICK)
+    (source / "run.json").unlink()
+    code, out, err = aectl("train", "resume=latest", "epochs=2")
+    assert code == 0, out + err
+
+
+def test_early_stopping_is_told_and_a_stalled_run_says_what_lets_it_go_on(aectl):
+    quick = [q for q in QUICK if not q.startswith("epochs")]
+    code, out, err = aectl("train", "model=dae", "optimizer.lr=0", "epochs=9", "patience=1", *quick)
+    assert code == 0
+    assert "stopped early" in out
+    code, out, err = aectl("train", "resume=latest")
+    assert code != 0
+    assert "patience=" in err
+
+
+@pytest.mark.parametrize("shape", [(60, 20, 10), (60, 10, 20), (60, 3, 9, 7)], ids=str)
+def test_arrays_of_any_side_train_and_evaluate(aectl, tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    settings = ("dataset=arrays", "dataset.path=x.npy", "batch_size=16", "epochs=1", "device=cpu", "device.threads=1")
+    code, out, err = aectl("train", "model=undercomplete", *settings)
+    assert code == 0, out + err
+    assert aectl("eval", "run=latest", "device=cpu")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["run.json", ".hydra/config.yaml"])
+def test_damaged_records_are_said_to_be_damaged(aectl, name):
+    aectl("train", "model=dae", *QUICK)
+    folder = only_run()
+    (folder / name).write_text("[]")
+    code, out, err = aectl("eval", f"run={folder}", "device=cpu")
+    assert code != 0
+    assert "damaged" in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_a_yaml_of_ones_own_is_found_by_config_dir(aectl, tmp_path):
+    (tmp_path / "my_yaml_module.py").write_text(MINE)
+    (tmp_path / "mine/model").mkdir(parents=True)
+    (tmp_path / "mine/model/blurred.yaml").write_text("_target_: my_yaml_module.Mine\nwidth: 5\n")
+    code, out, err = aectl("train", "--config-dir", "mine", "model=blurred", *QUICK)
+    assert code == 0, out + err
+    assert package.load("latest", trust="my_yaml_module").net[1].out_features == 5
+
+
+def test_a_refused_resume_leaves_no_config_behind(aectl):
+    aectl("train", "model=dae", *QUICK)
+    assert aectl("train", "resume=latest", "epochs=0")[0] == 2
+    assert not list(only_run().glob(".hydra.*"))

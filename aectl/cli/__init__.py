@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -109,13 +108,9 @@ def fail(error: Exception, command: str) -> NoReturn:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from aectl.cli import resume
-
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         raise error
-    if isinstance(error, ValueError):
-        resume.forget(Path(hydra.runtime.output_dir), hydra.output_subdir)
     logging.getLogger("aectl.traceback").error("aectl %s failed", command, exc_info=error)
     # A SystemExit, because Hydra would add a line of its own to any Exception.
     report(error, command)

@@ -16,7 +16,7 @@ MULTIRUN = ("-m", "--multirun")
 
 # Hydra's flags: those that stand alone, those that take a word, and those whose word may be left out.
 SWITCHES = (*MULTIRUN, "-r", "--run", "--resolve", "--hydra-help")
-VALUED = ("-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir")
+VALUED = ("-p", "--package", "-cd", "--config-dir")
 OPTIONAL = {"-c": "job", "--cfg": "job", "-i": "all", "--info": "all"}
 
 

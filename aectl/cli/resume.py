@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,12 +78,6 @@ def next_hydra(folder: Path) -> str:
     while (folder / f".hydra.{number}").exists():
         number += 1
     return f".hydra.{number}"
-
-
-def forget(run: Path, output_subdir: str | None) -> None:
-    """Remove the config of a resume that was refused, lest the next one starts from it."""
-    if output_subdir and output_subdir.startswith(".hydra."):
-        shutil.rmtree(run / output_subdir, ignore_errors=True)
 
 
 def key(override: str) -> str:

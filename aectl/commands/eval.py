@@ -33,8 +33,8 @@ def run(config: DictConfig) -> None:
     own = validate(opened.model, held_out, rng)
     tables = {"objective": {"model": own}, **report(opened.model, train, held_out, config.seed)}
     section = {"checkpoint": config.checkpoint, "epoch": opened.state["epoch"], "images": len(held_out), **tables}
-    opened.run.add_metrics(**{config.split: section})
     show(tables, opened.run, config.split, len(held_out), opened.state["epoch"])
+    opened.run.add_metrics(**{config.split: section})
     if config.figures:
         folder = opened.run.folder / "figures"
         # A run stopped within its first epoch has no curve yet.

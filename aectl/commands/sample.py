@@ -36,6 +36,8 @@ def run(config: DictConfig) -> None:
     if config.kind != "all" and not KINDS[config.kind].can(opened.model):
         raise ConfigError(refusal(name, KINDS[config.kind]))
     source = opened.dataset.split("test", opened.device.torch)
+    if not len(source):
+        raise ConfigError("this run's dataset has no test images to start from")
     request = Request(config.n, Rng(config.seed, opened.device.torch), config.temperature, source)
     folder = opened.run.folder / "samples"
     folder.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -19,11 +20,12 @@ from torch.optim import Optimizer
 from aectl.config import ConfigError, build, check_signature, check_trusted
 from aectl.config.schema import check_ranges, seconds
 from aectl.figures.live import pictures
-from aectl.loading import PARTS, build_model, set_weights, trusted
+from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
 from aectl.run import Run, find
 from aectl.terminal import significant
 from aectl.training import checkpoint
 from aectl.training.board import TensorBoard
+from aectl.training.checkpoint import CheckpointError
 from aectl.training.interruption import Interruption
 from aectl.training.observers import Console, CsvLog
 from aectl.training.trainer import Trainer, parameter_count
@@ -43,7 +45,6 @@ def run(config: DictConfig) -> float:
         return train(config, folder)
     except Exception as error:
         if hydra.mode != RunMode.MULTIRUN:
-            discard(folder)
             raise
         log.error("failed: %s", next(iter(str(error).splitlines()), type(error).__name__))
         logging.getLogger("aectl.traceback").error("aectl train failed", exc_info=error)
@@ -52,9 +53,15 @@ def run(config: DictConfig) -> float:
 
 
 def train(config: DictConfig, run: Run) -> float:
-    """Train by `config` in the folder of `run`; what cannot begin leaves no run.json behind."""
-    trainer = prepare(config, run)
+    """Train by `config` in the folder of `run`; what cannot begin leaves nothing behind, but for a sweep's table."""
     hydra = HydraConfig.get()
+    try:
+        lock = claim(config, run)
+        trainer = prepare(config, run)
+    except BaseException:
+        if hydra.mode != RunMode.MULTIRUN:
+            discard(run, hydra.output_subdir)
+        raise
     choices = {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)}
     run.begin(config, choices, list(hydra.overrides.task), trainer.device.describe())
     try:
@@ -63,7 +70,21 @@ def train(config: DictConfig, run: Run) -> float:
     except BaseException as error:
         run.end("failed", error=str(error) or type(error).__name__)
         raise
+    finally:
+        lock.release()
     return conclude(trainer, run, reason)
+
+
+def claim(config: DictConfig, run: Run) -> FileLock:
+    """Return the lock of the run's folder, held; raises ConfigError if it is another run's or being trained."""
+    if (run.folder / "run.json").is_file() and not config.resume:
+        raise ConfigError(f"{run.folder} holds a run already; aectl train resume={run.folder} goes on with it")
+    lock = FileLock(run.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"{run.folder} is being trained by process {run.record.get('pid')}") from None
+    return lock
 
 
 def prepare(config: DictConfig, run: Run) -> Trainer:
@@ -75,9 +96,9 @@ def prepare(config: DictConfig, run: Run) -> Trainer:
     facts = {"shape": list(dataset.shape), "classes": dataset.classes}
     train_source, valid_source = dataset.split("train", device.torch), dataset.split("valid", device.torch)
     model = build_model(config, facts, config.seed)
-    if config.init_from:
+    if config.init_from and not config.resume:
         source = Run(find(config.init_from))
-        set_weights(model, checkpoint.load(source.checkpoint("best"))["model"], source.checkpoint("best"))
+        set_weights(model, read_checkpoint(source, "best", "cpu")["model"], source.checkpoint("best"))
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
     board = TensorBoard(run.folder, flatten(config), lambda trained: pictures(trained, valid_source or train_source))
     observers = (CsvLog(run.folder / "metrics.csv"), board, Console())
@@ -120,7 +141,15 @@ def check(config: DictConfig) -> None:
 def resume(trainer: Trainer, run: Run, config: DictConfig) -> None:
     """Bring the trainer to where the run stopped; raises ConfigError if there is nothing left to train."""
     state = checkpoint.load(run.checkpoint("last"), trainer.device.torch)
-    trainer.restore(state)
+    try:
+        trainer.restore(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        path = run.checkpoint("last")
+        raise CheckpointError(
+            f"{path} does not fit this run, its data or this device ({type(error).__name__})"
+        ) from error
+    if trainer.has_stalled() and trainer.epoch < trainer.epochs:
+        raise ConfigError(f"{run.folder} stopped early after {trainer.epoch} epochs; a larger patience= lets it go on")
     if trainer.epoch >= trainer.epochs:
         raise ConfigError(
             f"{run.folder} has trained its {trainer.epoch} epochs; epochs={2 * trainer.epoch} would extend it"
@@ -150,6 +179,8 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
             raise Interrupted(codes[reason])
         return value
     log.info("")
+    if trainer.epoch < trainer.epochs:
+        log.info("stopped early: %s has not improved for %d epochs", trainer.objective, trainer.patience)
     log.info("%s parameters, %d epochs", f"{parameter_count(trainer.model.parameters()):,}", trainer.epoch)
     log.info("best %s %s (epoch %d)", trainer.objective, significant(value), trainer.best_epoch)
     log.info("run  %s", folder)
@@ -162,15 +193,19 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     return value
 
 
-def discard(run: Run) -> None:
-    """Remove the folder that Hydra made for a run that never began, and the folders above it that are now empty."""
-    if (run.folder / "run.json").is_file():
+def discard(run: Run, output_subdir: str | None) -> None:
+    """Remove what a start that never began left in its folder, and the folders that are empty then; nothing else."""
+    begun = (run.folder / "run.json").is_file()
+    if output_subdir and not (begun and output_subdir == ".hydra"):
+        shutil.rmtree(run.folder / output_subdir, ignore_errors=True)
+    if begun or not run.folder.is_dir():
         return
-    shutil.rmtree(run.folder, ignore_errors=True)
-    for parent in list(run.folder.parents)[:2]:
-        if not parent.is_dir() or any(parent.iterdir()):
+    for name in ("train.log", ".lock"):
+        (run.folder / name).unlink(missing_ok=True)
+    for folder in [run.folder, *list(run.folder.parents)[:2]]:
+        if any(folder.iterdir()):
             return
-        parent.rmdir()
+        folder.rmdir()
 
 
 def flatten(config: DictConfig) -> dict[str, Any]:

@@ -20,11 +20,8 @@ from aectl.config.locate import locate
 OURS = ("aectl", "torch.nn", "torch.optim")
 """Modules whose classes the config of any run may name."""
 
-DATASETS = ("aectl.data.datasets",)
-"""The module whose functions it may name too; others of ours run commands."""
-
 DATASETS = "aectl.data.datasets"
-"""The module whose functions the config of any run may name."""
+"""The module whose functions it may name too; others of ours run commands."""
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 

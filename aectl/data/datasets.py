@@ -223,8 +223,7 @@ def check_images(images: np.ndarray, file: Path) -> Tensor:
         images = images[:, None]
     elif images.ndim == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    # Images with an alpha channel, [N, 28, 28, 4], would otherwise pass for 28 channels of 28×4.
-    if images.ndim != 4 or not images.size or images.shape[1] > 4 >= images.shape[3]:
+    if images.ndim != 4 or not images.size or images.shape[1] not in (1, 3):
         raise DataError(f"images in {file} must be [N, H, W], [N, C, H, W] or [N, H, W, C] with C 1 or 3, not {shape}")
     if images.dtype != np.uint8:
         if images.dtype.kind != "f":

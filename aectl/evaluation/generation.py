@@ -16,6 +16,7 @@ CHUNK = 500
 
 def nearest_classes(images: Tensor, train: Source) -> Tensor:
     """Return the class [N] of the training image nearest to each image [N, C, H, W], in Euclidean distance."""
+    train = train.take((train.labels >= 0).nonzero().squeeze(1))
     reference = train.pixels().flatten(1)
     squares = reference.square().sum(1)
     # ‖a - b‖² without ‖a‖², which is the same for all b.
@@ -25,7 +26,7 @@ def nearest_classes(images: Tensor, train: Source) -> Tensor:
 
 def class_shares(images: Tensor, train: Source) -> Row:
     """Return the share of each class among images, in percent, and the smallest of them."""
-    counts = torch.bincount(nearest_classes(images, train).clamp_min(0), minlength=train.classes)
+    counts = torch.bincount(nearest_classes(images, train), minlength=train.classes)
     shares = (100 * counts / len(images)).tolist()
     present = train.labels.unique().tolist()
     row = {f"class_{label}": share for label, share in enumerate(shares)}

@@ -92,7 +92,9 @@ class GAN(Model):
         self.discriminator_cost, self.generator_cost, self.threshold = LOSSES[loss]
         self.generator = generator(shape=shape, code=code)
         self.discriminator = discriminator(shape=shape, code=1)
-        self.averaging, self.average = averaging, copy.deepcopy(self.generator).requires_grad_(False)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.register_buffer("averaging", torch.tensor(float(averaging)), persistent=False)
+        self.register_buffer("followed", torch.zeros(()))
         self.has_gradient_penalty = gradient_penalty > 0
         self.register_buffer("gradient_penalty", torch.tensor(float(gradient_penalty)), persistent=False)
 
@@ -113,7 +115,7 @@ class GAN(Model):
     def judge(self, x: Tensor, rng: Rng) -> Scores:
         """Return the discriminator's scores [N] of images, corrupted where the run has noise."""
         seen = x if self.noise is None else self.noise(x, rng)
-        return self.discriminator(seen).squeeze(1)
+        return self.discriminator(seen).squeeze(1).float()
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         x = batch.x
@@ -130,10 +132,14 @@ class GAN(Model):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Move the average towards the generator's present weights; running statistics are taken as they are."""
-        torch._foreach_lerp_(
-            list(self.average.parameters()), list(self.generator.parameters()), weight=1 - self.averaging
-        )
+        """Move the average towards the generator's present weights; running statistics are taken as they are.
+
+        A plain mean of the first steps, until they are as many as the average remembers.
+        """
+        self.followed += 1
+        share = torch.maximum(1 - self.averaging, 1 / (self.followed + 1))
+        for mean, present in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(present, share)
         for mean, present in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             mean.copy_(present)
 

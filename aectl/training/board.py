@@ -114,7 +114,11 @@ class TensorBoard(Observer):
         # The projector shows nothing at all of codes that have fewer than three numbers.
         codes = functional.pad(codes, (0, max(0, 3 - codes.shape[1])))
         labels = [str(label) if label >= 0 else "none" for batch in batches for label in batch.y.tolist()]
-        self.writer.add_embedding(codes, labels, torch.cat([batch.x for batch in batches]).cpu(), epoch, tag="codes")
+        x = torch.cat([batch.x for batch in batches]).cpu()
+        # The sheet of thumbnails must be made of squares.
+        side = max(x.shape[2:])
+        x = functional.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
+        self.writer.add_embedding(codes, labels, x, epoch, tag="codes")
 
 
 def shown(trainer: Trainer) -> list[Batch]:

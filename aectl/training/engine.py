@@ -28,7 +28,9 @@ class Engine:
         self.params: dict[str, list[nn.Parameter]] = {}
         self.optimizers: dict[str, Optimizer] = {}
         for name, group in model.groups(stage).items():
-            self.params[name] = list(group.params)
+            self.params[name] = [p for p in group.params if p.requires_grad]
+            if not self.params[name]:
+                raise ValueError(f"model: the group '{name}' has no weights to train")
             self.optimizers[name] = optimizer(self.params[name], **group.overrides)
         self.rates = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
 

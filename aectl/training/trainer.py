@@ -153,8 +153,10 @@ class Trainer:
 
     def check_objective(self) -> None:
         """Raise ValueError, before any training, if validation gives no metric of the objective's name."""
-        if not self.objective.startswith("val/") or not len(self.valid_source):
+        if not self.objective.startswith("val/"):
             return
+        if not len(self.valid_source):
+            raise ValueError(f"objective: {self.objective} needs validation images, and none are held out")
         few = self.valid_source.batch(torch.arange(min(8, len(self.valid_source)), device=self.device.torch))
         self.model.eval()
         with torch.no_grad():
@@ -224,9 +226,10 @@ class Trainer:
         """Go on from a 'last' checkpoint."""
         self.model.load_state_dict(state["model"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        # The stage of the last step that ran: at the very end of one, the next has not been entered.
-        at = self.epoch if self.step or not self.epoch else self.epoch - 1
-        self.stage, self.stage_start, self.stage_end = self.stage_at(at)
+        # At the border of two stages the checkpoint may be of either.
+        for epoch in (max(self.epoch - 1, 0), self.epoch):
+            if self.stage_at(epoch)[0].name == state["stage"]:
+                self.stage, self.stage_start, self.stage_end = self.stage_at(epoch)
         self.engine = self.make_engine()
         self.engine.restore(state["optimizers"])
         self.rng.restore(state["rng"])

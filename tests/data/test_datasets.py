@@ -192,7 +192,6 @@ def save(folder, array=None, name="own", **named):
         ((20, 1, 4, 5), (1, 4, 5)),
         ((20, 4, 5, 3), (3, 4, 5)),
         ((20, 4, 5, 1), (1, 4, 5)),
-        ((20, 2, 4, 5), (2, 4, 5)),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64, np.float16, ">f4"])
@@ -302,3 +301,9 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
             datasets.arrays(path)
     with pytest.raises(sources.DataError, match=r"must be .N, H, W."):
         datasets.arrays(save(tmp_path, y=np.zeros(3, int)))
+
+
+def test_two_channels_have_no_picture_and_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((20, 2, 4, 5), dtype=np.uint8))
+    with pytest.raises(ValueError, match="with C 1 or 3"):
+        arrays(str(tmp_path / "x.npy"))

@@ -50,7 +50,7 @@ def test_samples_come_from_the_mean_of_the_generators_weights(batch):
             optimizer.step()
     now = model.generator.layers[0].weight
     assert not torch.equal(start, now)
-    assert torch.allclose(model.average.layers[0].weight, 0.75 * start + 0.25 * now)
+    assert torch.allclose(model.average.layers[0].weight, 0.5 * start + 0.5 * now)
     assert torch.equal(model.average.layers[1].running_mean, model.generator.layers[1].running_mean)
     z = Rng(1).normal(5, 3)
     assert torch.equal(model.eval().decode(z), model.average(z).sigmoid())

@@ -81,7 +81,7 @@ def stop_after(steps):
     return lambda: "told" if next(count) >= steps else None
 
 
-@pytest.mark.parametrize("steps", [1, 3, 5, 6, 8])
+@pytest.mark.parametrize("steps", [1, 3, 5, 6, 8, 9, 10])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_run_stopped_at_any_step_and_resumed_is_bit_identical(make_trainer, tmp_path, name, steps):
     whole = make_trainer(seeded(name), "whole", epochs=4, observers=[CsvLog(tmp_path / "whole.csv")])
