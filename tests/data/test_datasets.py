@@ -306,4 +306,4 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
 def test_two_channels_have_no_picture_and_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((20, 2, 4, 5), dtype=np.uint8))
     with pytest.raises(ValueError, match="with C 1 or 3"):
-        arrays(str(tmp_path / "x.npy"))
+        datasets.arrays(str(tmp_path / "x.npy"))
