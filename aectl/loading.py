@@ -91,8 +91,6 @@ class Opened:
 
 def open_run(config: DictConfig) -> Opened:
     """Open the run that a command's config names, on the command's device; warns if the run is unfinished."""
-    if not config.run:
-        raise ConfigError("run= is missing: give a run folder, or run=latest")
     run = Run(find(config.run))
     check_signature(config.device, "device")
     device = build(config.device, "device")

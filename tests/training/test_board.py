@@ -31,8 +31,7 @@ def board(tmp_path, make_trainer):
         model = model or Autoencoder(SHAPE, 4, encoder, decoder)
         trainer = make_trainer(model, f"{folder}/checkpoints", **settings)
         hparams = {"model": "undercomplete", "model.code": 4, "optimizer.lr": 1e-3, "clip": False}
-        draw = lambda trained: pictures(trained, trainer.valid_source)  # noqa: E731
-        trainer.observers = [TensorBoard(tmp_path / folder, hparams, draw)]
+        trainer.observers = [TensorBoard(tmp_path / folder, hparams, partial(pictures, source=trainer.valid_source))]
         return trainer
 
     return make
