@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from aectl.rng import Rng
 
@@ -70,6 +71,32 @@ class SaltAndPepper(Noise):
         u = rng.uniform(*x.shape)
         salted = torch.where(u < self.p, torch.ones_like(x), x)
         return torch.where(u < self.p / 2, torch.zeros_like(x), salted)
+
+
+class Jitter(Noise):
+    """Shifts each image by up to `shift` whole pixels each way, black coming in, and mirrors it with probability p.
+
+    It changes where things are, not what they are: the corruption that classifiers are trained under. Raises
+    ValueError for a negative shift and unless 0 ≤ p ≤ 1.
+    """
+
+    def __init__(self, shift: int = 2, p: float = 0.0) -> None:
+        super().__init__()
+        if shift < 0:
+            raise ValueError(f"shift must be at least 0, not {shift}")
+        self.shift = shift
+        self.strength("p", check_probability(p))
+
+    def forward(self, x: Tensor, rng: Rng) -> Tensor:
+        n, _, height, width = x.shape
+        x = torch.where((rng.uniform(n) < self.p)[:, None, None, None], x.flip(-1), x)
+        offsets = (rng.uniform(2, n) * (2 * self.shift + 1)).long()
+        rows = offsets[0, :, None] + torch.arange(height, device=x.device)
+        columns = offsets[1, :, None] + torch.arange(width, device=x.device)
+        padded = functional.pad(x, (self.shift,) * 4)
+        each = torch.arange(n, device=x.device)[:, None, None]
+        # The two index pairs stand around the channels, which NumPy's rule then puts last.
+        return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def check_probability(p: float) -> float:
