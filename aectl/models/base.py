@@ -60,6 +60,9 @@ class Model(nn.Module):
     objective: str = "val/loss"
     """The metric that 'best', early stopping and searches minimise."""
 
+    conditional: bool = False
+    """Whether sample(y=…) heeds the classes y."""
+
     def stages(self) -> Iterator[Stage]:
         """Yield the phases of training in order."""
         yield Stage()
@@ -81,10 +84,14 @@ class Model(nn.Module):
 
 
 class Score(NamedTuple):
-    """Log-likelihoods in nats and how to read them: kind is 'exact' or 'bound'."""
+    """Log-likelihoods of images in nats, and how to read them."""
 
     value: Tensor
+    """log p(x) of each image [N], or a number in its place."""
     kind: str
+    """'exact', 'bound' (from below), or 'no likelihood', of nothing that sums or integrates to one."""
+    of: str = "grey pixels"
+    """'binary pixels', drawn from the grey ones if these are not 0 or 1, or 'grey pixels', whose value is a density."""
 
 
 @runtime_checkable
@@ -93,6 +100,14 @@ class Encodes(Protocol):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return codes [N, code] of images [N, C, H, W]."""
+
+
+@runtime_checkable
+class HasPosterior(Protocol):
+    """Maps images to distributions of codes."""
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu and logvar of q(z|x), each [N, code], of images [N, C, H, W]."""
 
 
 @runtime_checkable
@@ -125,6 +140,14 @@ class Scores(Protocol):
 
     def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
         """Return log p(x) of each image [N], in nats."""
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """Tells the classes of images."""
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the logits of the classes [N, classes] of images [N, C, H, W]."""
 
 
 @runtime_checkable

@@ -1,0 +1,67 @@
+"""A classifier: what other models' images and codes are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aectl.models.base import Batch, Loss, Model, Stage
+from aectl.models.networks import Shape
+from aectl.rng import Rng
+
+
+class Classifier(Model):
+    """Learns the classes of images: min -Σ_c q_c log p_c, p = softmax(W f(Ñ(x)) + b).
+
+    f is the encoder, whose codes are the features that distances between sets of images are measured in; Ñ a
+    corruption that leaves the class as it is. q is 1 for the true class, mixed with the uniform distribution by
+    `smoothing` (Szegedy et al. 2016). Only labelled images count.
+
+    Raises ValueError without at least two classes, or for a smoothing outside [0, 1).
+    """
+
+    objective = "val/error"
+
+    def __init__(
+        self,
+        shape: Shape,
+        classes: int,
+        code: int,
+        encoder: Callable[..., nn.Module],
+        *,
+        noise: nn.Module | None = None,
+        smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"a classifier needs images of at least 2 classes, not {classes}")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must lie in [0, 1), not {smoothing}")
+        self.code, self.smoothing, self.noise = code, smoothing, noise
+        self.encoder = encoder(shape=shape, code=code)
+        self.head = nn.Linear(code, classes)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the features f(x), [N, code]."""
+        return self.encoder(x)
+
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the logits of the classes, [N, classes], of images [N, C, H, W]."""
+        return self.head(self.encoder(x))
+
+    def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
+        logits = self.classify(batch.x if self.noise is None else self.noise(batch.x, rng)).float()
+        loss = F.cross_entropy(logits, batch.y, ignore_index=-1, label_smoothing=self.smoothing)
+        yield Loss(loss, metrics={"error": error(logits, batch.y)})
+
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        logits = self.classify(batch.x).float()
+        return {"loss": F.cross_entropy(logits, batch.y, ignore_index=-1), "error": error(logits, batch.y)}
+
+
+def error(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the share of images, y ≥ 0, whose largest logit is not their class."""
+    labelled = y >= 0
+    return ((logits.argmax(1) != y) & labelled).float().sum() / labelled.sum().clamp_min(1)
