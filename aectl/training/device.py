@@ -7,6 +7,10 @@ import os
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Where libraries of numbers look for how many threads they may have."""
 
 
 class Device:
@@ -34,7 +38,12 @@ class Device:
         # Before the threads are made: they inherit it.
         torch.set_flush_denormal(True)
         torch.set_num_threads(self.threads)
-        torch.use_deterministic_algorithms(self.deterministic)
+        # NumPy and scikit-learn have threads of their own; libraries that are loaded later read the environment.
+        os.environ |= dict.fromkeys(THREADS, str(self.threads))
+        threadpool_limits(self.threads)
+        # Only where it changes something: the call imports torch's compiler, which takes longer than all the rest.
+        if self.deterministic != torch.are_deterministic_algorithms_enabled():
+            torch.use_deterministic_algorithms(self.deterministic)
         if self.deterministic:
             # cuBLAS repeats itself only with a fixed workspace, read when CUDA starts.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
