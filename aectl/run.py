@@ -66,14 +66,17 @@ class Run:
         """Return the path of the checkpoint 'best' or 'last'."""
         return self.folder / "checkpoints" / f"{name}.pt"
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The sections of metrics.json; none if it is not there or damaged."""
+        try:
+            return dict(json.loads((self.folder / "metrics.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
+
     def add_metrics(self, **sections: Any) -> None:
         """Write sections into metrics.json, leaving the others."""
-        path = self.folder / "metrics.json"
-        try:
-            old = dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
-            old = {}
-        write_json(path, {**old, **sections})
+        write_json(self.folder / "metrics.json", {**self.metrics, **sections})
 
     def begin(self, config: DictConfig, choices: dict[str, str], overrides: list[str], device: dict[str, Any]) -> None:
         """Write run.json for a run that starts, or goes on, now."""

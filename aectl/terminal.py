@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,3 +25,22 @@ def significant(value: float, digits: int = 4) -> str:
         return f"{value:.{digits - 1}g}"
     decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
     return f"{value:.{decimals}f}"
+
+
+def beside(headings: Sequence[str], rows: Sequence[Sequence[str]], paths: Sequence[str], width: int) -> list[str]:
+    """Return lines of aligned cells with a path behind each, or below it where `width` columns do not hold both.
+
+    Paths are never cut or broken, so that they can be copied.
+    """
+    sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    facts = ["  ".join(c.ljust(size) for c, size in zip(row, sizes, strict=True)) for row in (headings, *rows)]
+    if max((len(fact) + 2 + len(path) for fact, path in zip(facts[1:], paths, strict=True)), default=0) <= width:
+        return [f"{fact}  {path}" for fact, path in zip(facts, ("folder", *paths), strict=True)]
+    below = [(fact.rstrip(), f"    {path}") for fact, path in zip(facts[1:], paths, strict=True)]
+    return [facts[0].rstrip(), *[line for pair in below for line in pair]]
+
+
+def shown(path: Path) -> str:
+    """Return a path as one would type it here: relative if it lies below the working folder."""
+    full, here = path.absolute(), Path.cwd()
+    return str(full.relative_to(here) if full.is_relative_to(here) else path)

@@ -43,7 +43,7 @@ def test_values_out_of_range_are_refused(values, message):
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("eval", ["run=null"], "run is missing: type run=latest"),
+        ("sample", ["run=null"], "run is missing: type run=latest"),
         ("eval", ["run=x", "checkpoint=first"], "checkpoint must be one of best, last, not 'first'"),
         ("eval", ["run=x", "split=all"], "split must be one of test, valid, train, not 'all'"),
         ("sample", ["run=x", "n=0"], "n must be at least 1, not 0"),

@@ -71,7 +71,7 @@ def unknown_command(arguments: Sequence[str]) -> str:
 def run_command(command: str, arguments: Sequence[str]) -> None:
     """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job."""
     from aectl.cli import resume
-    from aectl.cli.launch import MULTIRUN, admit_new_keys, launch, split_flags
+    from aectl.cli.launch import MULTIRUN, admit_new_keys, launch, quote_paths, split_flags
 
     name, overrides = command, list(arguments)
     try:
@@ -79,6 +79,8 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
         if command == "train" and resume.asked(overrides):
             name, overrides = "resume", resume.prepare(overrides, sweep=any(flag in MULTIRUN for flag in flags))
         overrides = admit_new_keys(overrides)
+        if not any(flag in MULTIRUN for flag in flags):
+            overrides = quote_paths(overrides)
         launch(name, [*flags, *overrides], task(command))
     except BrokenPipeError:
         raise

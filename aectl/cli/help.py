@@ -33,6 +33,9 @@ EXAMPLES = {
     "sample": (
         ("all that the last model can make", "aectl sample run=latest"),
         ("a hundred likely samples", "aectl sample run=latest kind=prior n=100 temperature=0.8"),
+        ("an autoencoder samples too", "aectl sample run=latest kind=density density=gaussian"),
+        ("from image to image, on great circles", "aectl sample run=latest kind=interpolation path=spherical"),
+        ("a denoising autoencoder walks on", "aectl sample run=latest kind=chain steps=200"),
     ),
 }
 

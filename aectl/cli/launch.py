@@ -14,6 +14,9 @@ from aectl.config.schema import SCHEMAS
 
 MULTIRUN = ("-m", "--multirun")
 
+# Keys of eval and sample that name files, and may be several of them.
+PATHS = ("run", "images")
+
 # Hydra's flags: those that stand alone, those that take a word, and those whose word may be left out.
 SWITCHES = (*MULTIRUN, "-r", "--run", "--resolve", "--hydra-help")
 VALUED = ("-p", "--package", "-cd", "--config-dir")
@@ -61,6 +64,17 @@ def admit_new_keys(overrides: Sequence[str]) -> list[str]:
     own = [o.lstrip("+").partition("._target_=")[0] for o in overrides if "._target_=" in o.partition("=")[0] + "="]
     opened = tuple(f"{node}." for node in ("tags", *own))
     return [f"++{o}" if o.startswith(opened) else o for o in overrides]
+
+
+def quote_paths(overrides: Sequence[str]) -> list[str]:
+    """Put quotes around paths with characters that mean something else to Hydra: `run=A,B` is two runs, no sweep."""
+    quoted = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        special = key in PATHS and value[:1] not in ("'", '"') and set(value) & set(",[]{}()=: ")
+        escaped = value.replace("'", "\\'")
+        quoted.append(f"{key}{equals}'{escaped}'" if special else override)
+    return quoted
 
 
 def unknown_flag(word: str, rest: Sequence[str]) -> ConfigError:

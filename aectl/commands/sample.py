@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from hydra.utils import get_class
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from aectl.config import ConfigError, conf_dir
-from aectl.config.schema import check_ranges
-from aectl.figures import images
+from aectl.config.schema import SampleConfig, check_ranges
+from aectl.figures.gallery import figure
+from aectl.figures.motion import animation
 from aectl.figures.style import save
 from aectl.loading import Opened, open_run
+from aectl.models.base import Model
 from aectl.rng import Rng
-from aectl.sampling import KINDS, Kind, Request
+from aectl.sampling import KINDS, Impossible, Request, is_conditional
 
 log = logging.getLogger("aectl")
 
@@ -27,51 +29,105 @@ log = logging.getLogger("aectl")
 def run(config: DictConfig) -> None:
     """Make the pictures of the asked kind, or of every kind that the model can."""
     check_ranges(config)
-    if config.kind != "all" and config.kind not in KINDS:
-        near = difflib.get_close_matches(config.kind, KINDS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from all, {', '.join(KINDS)}"
-        raise ConfigError(f"kind: no pictures called '{config.kind}', {hint}")
+    check_kind(config.kind)
     opened = open_run(config)
     name = opened.run.record.get("choices", {}).get("model", "custom")
-    if config.kind != "all" and not KINDS[config.kind].can(opened.model):
-        raise ConfigError(refusal(name, KINDS[config.kind]))
-    source = opened.dataset.split("test", opened.device.torch)
-    if not len(source):
-        raise ConfigError("this run's dataset has no test images to start from")
-    request = Request(config.n, Rng(config.seed, opened.device.torch), config.temperature, source)
+    kinds = choose(config.kind, opened.model, name)
+    check_label(config.label, opened, name)
+    warn_of_idle_keys(config, kinds, opened.model)
+    request = ask(config, opened, kinds)
     folder = opened.run.folder / "samples"
     folder.mkdir(exist_ok=True)
-    for kind, how in KINDS.items():
-        if config.kind in ("all", kind) and how.can(opened.model):
-            make(kind, how, opened, request, folder, name)
+    for kind in kinds:
+        try:
+            make(kind, opened, request, folder, name)
+        except Impossible as reason:
+            if config.kind != "all":
+                raise ConfigError(f"kind={kind}: {reason}") from None
+            log.warning("no pictures of kind %s: %s", kind, reason)
+
+
+def check_kind(kind: str) -> None:
+    """Raise ConfigError if there are no pictures of this name."""
+    if kind != "all" and kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from all, {', '.join(KINDS)}"
+        raise ConfigError(f"kind: no pictures called '{kind}', {hint}")
+
+
+def choose(kind: str, model: Model, name: str) -> list[str]:
+    """Return the kinds to make; raises ConfigError if the model cannot make the asked one, or none at all."""
+    if kind == "all":
+        found = [kind for kind, how in KINDS.items() if how.can(model)]
+        if not found:
+            raise ConfigError(f"model '{name}' makes no pictures: it neither samples, reconstructs nor decodes codes")
+        return found
+    if not KINDS[kind].can(model):
+        raise ConfigError(refusal(name, KINDS[kind].verb, KINDS[kind].lacks, KINDS[kind].can))
+    return [kind]
+
+
+def check_label(label: int | None, opened: Opened, name: str) -> None:
+    """Raise ConfigError if a class is asked for that there is not, or that the model cannot be told."""
+    if label is None:
+        return
+    if not is_conditional(opened.model):
+        raise ConfigError(refusal(name, "sample a class", "it knows none", is_conditional))
+    classes = opened.dataset.classes
+    if label >= classes:
+        raise ConfigError(f"label must be one of the {classes} classes, counted from 0, not {label}")
+
+
+def warn_of_idle_keys(config: DictConfig, kinds: Sequence[str], model: Model) -> None:
+    """Warn of a setting that none of the pictures heeds."""
+    heeded = {key for kind in kinds for key in KINDS[kind].heeds(model)}
+    possible = ("temperature", "label", "path", "density", "components", "steps")
+    defaults = {one.name: one.default for one in fields(SampleConfig)}
+    for key in possible:
+        if key not in heeded and config[key] != defaults[key]:
+            log.warning("%s=%s has no effect on these pictures: %s", key, config[key], ", ".join(kinds))
+
+
+def ask(config: DictConfig, opened: Opened, kinds: Sequence[str]) -> Request:
+    """Return what the config asks of the model; raises ConfigError if there are no test images to start from."""
+    device = opened.device.torch
+    source = opened.dataset.split("test", device)
+    if not len(source):
+        raise ConfigError("this run's dataset has no test images to start from")
+    return Request(
+        config.n,
+        Rng(config.seed, device),
+        config.temperature,
+        source,
+        label=config.label,
+        path=config.path,
+        density=config.density,
+        components=config.components,
+        steps=config.steps,
+        train=opened.dataset.split("train", device) if "density" in kinds else None,
+        folder=opened.run.folder,
+    )
 
 
 @torch.no_grad()
-def make(kind: str, how: Kind, opened: Opened, request: Request, folder: Path, name: str) -> None:
-    """Make the pictures of one kind and write them as <kind>.png and <kind>.npz."""
-    arrays = how.make(opened.model, request)
-    np.savez_compressed(folder / f"{kind}.npz", **{key: value.cpu().numpy() for key, value in arrays.items()})
-    save(picture(kind, arrays, f"{name}, epoch {opened.state['epoch']}"), folder / f"{kind}.png")
-    log.info("%s", folder / f"{kind}.png")
+def make(kind: str, opened: Opened, request: Request, folder: Path, name: str) -> None:
+    """Make the pictures of one kind and write them as <kind>.png and <kind>.npz, and as a GIF if they move."""
+    how = KINDS[kind]
+    arrays = {key: value.cpu() for key, value in how.make(opened.model, request).items()}
+    np.savez_compressed(folder / f"{kind}.npz", **{key: value.numpy() for key, value in arrays.items()})
+    moves = "epochs" in arrays
+    state = name if moves else f"{name}, epoch {opened.state['epoch']}"
+    title = f"{how.title(opened.model, request)}\n{state}"
+    log.info("%s", save(figure(kind, arrays, request.source, title), folder / f"{kind}.png"))
+    if moves:
+        log.info("%s", animation(arrays, name, folder / f"{kind}.gif"))
 
 
-def picture(kind: str, arrays: dict[str, Tensor], title: str) -> Figure:
-    """Return the figure of one kind of pictures."""
-    arrays = {key: value.cpu() for key, value in arrays.items()}
-    if kind == "reconstruction":
-        shown = {key: value[:20] for key, value in arrays.items()}
-        return images.reconstructions(shown["x"], shown.get("noisy"), shown["x_hat"], f"Reconstructions: {title}")
-    if kind == "interpolation":
-        return images.interpolations(arrays["images"], f"Interpolations: {title}")
-    if kind == "manifold":
-        return images.manifold_grid(**arrays, title=f"The plane of codes: {title}")
-    return images.image_grid(arrays["images"], round(len(arrays["images"]) ** 0.5), f"Samples: {title}")
-
-
-def refusal(name: str, kind: Kind) -> str:
+def refusal(name: str, verb: str, lacks: str, can: Callable[[type], bool]) -> str:
     """Return why the model cannot, with the models of conf/ that can."""
-    able = [option for option, target in shipped_models().items() if kind.can(target)]
-    return f"model '{name}' cannot {kind.verb}: {kind.lacks}. Models that can: {', '.join(able)}"
+    able = [option for option, target in shipped_models().items() if can(target)]
+    others = f". Models that can: {', '.join(able)}" if able else ""
+    return f"model '{name}' cannot {verb}: {lacks}{others}"
 
 
 def shipped_models() -> dict[str, type]:

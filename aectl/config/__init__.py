@@ -20,8 +20,8 @@ from aectl.config.locate import locate
 OURS = ("aectl", "torch.nn", "torch.optim")
 """Modules whose classes the config of any run may name."""
 
-DATASETS = "aectl.data.datasets"
-"""The module whose functions it may name too; others of ours run commands."""
+DATASETS = ("aectl.data.datasets", "aectl.data.toy")
+"""The modules whose functions it may name too; others of ours run commands or fetch files."""
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
@@ -149,8 +149,8 @@ def check_trusted(node: Any, trust: str | Iterable[str] = ()) -> None:
     for path, name in named:
         found = find_target(name, path)
         module = getattr(found, "__module__", None) or name
-        # Of our functions only those that make datasets: others run commands.
-        functions = (DATASETS, *trust)
+        # Of our functions only those that make datasets: others run commands or fetch files.
+        functions = (*DATASETS, *trust)
         allowed = (*OURS, *trust) if inspect.isclass(found) else functions if inspect.isroutine(found) else ()
         if not within(module, allowed):
             raise distrust(path, name, module)

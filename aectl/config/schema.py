@@ -57,12 +57,21 @@ class TrainConfig:
 class EvalConfig:
     """What `aectl eval` can be told."""
 
-    run: str | None = setting(None, "the run: its folder, or latest")
+    run: str | None = setting(
+        None, "a run's folder or latest; several: A,B, a sweep's folder or a glob; null: list them"
+    )
     checkpoint: str = setting("best", "which weights: best or last")
     split: str = setting("test", "which images: test, valid or train")
-    batch_size: int = setting(1000, "images at a time")
+    only: Any = setting([], "tables to make, as they are called in metrics.json: only=[codes,probes]; []: all")
+    nll_samples: int = setting(1000, "draws per image of the bound on log p(x); more of them make it tighter")
+    nll_images: int = setting(1000, "images that log p(x) is measured on")
+    outliers: str | None = setting("auto", "data set to tell apart from the run's: auto (its counterpart) or none")
+    again: bool = setting(False, "with several runs: evaluate anew those that were evaluated before")
+    images: str | None = setting(None, "one's own images instead: a folder, an image, a .npy or a .npz")
+    invert: bool = setting(False, "with images=: turn black on white into white on black")
+    export: str | None = setting(None, "write encoder and decoder instead: safetensors, onnx or torch")
     seed: int = setting(0, "of every random number")
-    figures: bool = setting(True, "also draw pictures")
+    figures: bool = setting(True, "also draw pictures, and the page report.html")
     device: Any = setting(None, "where it computes, precision and threads")
     trust: Any = setting([], "modules outside aectl and torch that the run may use")
 
@@ -73,17 +82,43 @@ class SampleConfig:
 
     run: str | None = setting(None, "the run: its folder, or latest")
     checkpoint: str = setting("best", "which weights: best or last")
-    kind: str = setting("all", "prior, reconstruction, interpolation, manifold, or all that the model can")
+    kind: str = setting(
+        "all",
+        "prior, density (drawn from what is fitted to codes), reconstruction, interpolation, traversal, manifold, "
+        "chain (corrupt, reconstruct, repeat), training (a GIF and a strip), or all that the model can",
+    )
     n: int = setting(64, "how many images")
     seed: int = setting(0, "of every random number")
-    temperature: float = setting(1.0, "spread of the codes; below 1 likelier images, above 1 more varied ones")
+    temperature: float = setting(1.0, "spread of drawn codes; below 1 likelier images, above 1 more varied ones")
+    label: int | None = setting(None, "the class to draw, of a model that can be told; null: any")
+    path: str = setting("auto", "interpolations: linear, spherical, or auto: spherical only between draws of a prior")
+    density: str = setting("gmm", "what is fitted to the codes of training images: gaussian, or gmm, a mixture of them")
+    components: int = setting(10, "Gaussians in the mixture")
+    steps: int = setting(100, "steps of a chain")
     device: Any = setting(None, "where it computes, precision and threads")
     trust: Any = setting([], "modules outside aectl and torch that the run may use")
 
 
 SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "sample": SampleConfig}
-LEAST = {"epochs": 1, "batch_size": 1, "n": 1, "patience": 1, "seed": 0, "temperature": 0}
-CHOICES = {"checkpoint": ("best", "last"), "split": ("test", "valid", "train")}
+LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "n": 1,
+    "patience": 1,
+    "nll_samples": 1,
+    "nll_images": 2,
+    "seed": 0,
+    "temperature": 0,
+    "label": 0,
+    "components": 1,
+    "steps": 1,
+}
+CHOICES = {
+    "checkpoint": ("best", "last"),
+    "split": ("test", "valid", "train"),
+    "path": ("auto", "linear", "spherical"),
+    "density": ("gaussian", "gmm"),
+}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -107,7 +142,8 @@ def check_ranges(config: DictConfig) -> None:
         seconds(config.max_time)
     if config.get("init_from") == "":
         raise ConfigError("init_from is empty: type a run's folder, or latest")
-    if "run" in config and not config.run:
+    # Without a run, eval lists them.
+    if "kind" in config and not config.run:
         raise ConfigError("run is missing: type run=latest, or run=<folder of the run>")
 
 

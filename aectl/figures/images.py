@@ -5,6 +5,7 @@ Images are tensors [..., C, H, W] with C = 1 or 3, pixels in [0, 1]; what lies o
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ LEFT, RIGHT, TOP, BOTTOM = 0.15, 0.15, 0.4, 0.15
 """Margins in inches."""
 NARROWEST = 4.2
 """Inches: a figure of few columns still has room for its title."""
+LINE, CHARACTER, SMALLER = 0.2, 0.084, 0.072
+"""Inches: the height of a line of the title, about the width of one of its letters, and of a label's."""
 
 
 def reconstructions(x: Tensor, noisy: Tensor | None, xhat: Tensor, title: str) -> Figure:
@@ -44,6 +47,26 @@ def interpolations(images: Tensor, title: str) -> Figure:
     (axes,) = figure.axes
     axes.set_xticks(centres(images, 1), [f"{i / max(steps - 1, 1):.2g}" for i in range(steps)])
     axes.set_xlabel("share of the way from one code to the other", fontsize=style.LABEL, color=style.INK)
+    return figure
+
+
+def traversals(images: Tensor, codes: Tensor, units: Tensor, title: str) -> Figure:
+    """Show images [rows, steps, C, H, W] of codes [rows, steps, code] in which only units [rows] change, one a row."""
+    rows = torch.arange(len(units))
+    ends = codes[rows, 0, units].tolist(), codes[rows, -1, units].tolist()
+    labels = [f"unit {unit}\n{low:.2g} … {high:.2g}" for unit, low, high in zip(units.tolist(), *ends, strict=True)]
+    figure = sheet(images, title, labels=labels, bottom=0.4)
+    (axes,) = figure.axes
+    axes.set_xlabel("even steps between the two numbers of the row", fontsize=style.LABEL, color=style.INK)
+    return figure
+
+
+def chains(images: Tensor, steps: Tensor, title: str) -> Figure:
+    """Show walks from image to image, one a row, of images [rows, states, C, H, W] after so many steps [states]."""
+    figure = sheet(images, title, bottom=0.4)
+    (axes,) = figure.axes
+    axes.set_xticks(centres(images, 1), [str(step) for step in steps.tolist()])
+    axes.set_xlabel("steps", fontsize=style.LABEL, color=style.INK)
     return figure
 
 
@@ -88,20 +111,25 @@ def sheet(
 ) -> Figure:
     """Show images [rows, columns, C, H, W] without gaps of unequal width, with a label before each row if given.
 
-    `left` and `bottom` are margins in inches. Every pixel of an image is the same whole number of pixels wide, which
-    axes that fit themselves to the page cannot promise.
+    A title that is too wide goes on in a second line, and a line break in it begins one. `left` and `bottom` are
+    margins in inches. Every pixel of an image is the same whole number of pixels wide, which axes that fit themselves
+    to the page cannot promise.
     """
     pixels = mosaic(images)
     factor = max(1, round(TILE / (images.shape[-1] + gap(images))))
-    left = 1.1 if labels else left
+    if labels:
+        left = max(1.1, 2 * LEFT + SMALLER * max(len(line) for label in labels for line in label.splitlines()))
     height, width = (side * factor / style.DPI for side in pixels.shape[:2])
-    page = max(left + width + RIGHT, NARROWEST), TOP + height + bottom
+    across = max(left + width + RIGHT, NARROWEST)
+    letters = int((across - LEFT - RIGHT) / CHARACTER)
+    lines = [line for part in title.splitlines() for line in textwrap.wrap(part, letters)]
+    page = across, TOP + LINE * (len(lines) - 1) + height + bottom
     figure = Figure(figsize=page, dpi=style.DPI)
     axes = figure.add_axes((left / page[0], bottom / page[1], width / page[0], height / page[1]))
     axes.imshow(pixels, interpolation="nearest", aspect="auto")
     undress(axes)
     axes.set_yticks(centres(images, 0)[: len(labels)], list(labels))
-    figure.text(LEFT / page[0], 1 - 0.12 / page[1], title, fontsize=style.TITLE, color=style.INK, va="top")
+    figure.text(LEFT / page[0], 1 - 0.12 / page[1], "\n".join(lines), fontsize=style.TITLE, color=style.INK, va="top")
     return figure
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aectl import sampling
 from aectl.data.datasets import Source
 from aectl.data.torchvision_shim import torchvision
-from aectl.figures import probes
+from aectl.figures import field, probes
 from aectl.models.base import Model, Reconstructs, Samples
 from aectl.rng import Rng
+from aectl.sampling import Request, paths
 
 EXAMPLES, SAMPLES, COLUMNS, SIDE = 10, 64, 8, 12
+DPI = 70
+"""Dots per inch of pictures of the plane."""
 TILE = 56
 """Pixels: the side that small images are enlarged to, 2 × MNIST's, so that they read well."""
 
@@ -22,24 +24,42 @@ def pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tensor]:
 
     `reconstruction` has the rows input, noisy (if the model has noise) and reconstruction, of the same images at
     every call; `samples` are drawn with the same random numbers at every call; `filters` are the weights of a dense
-    first layer, grey for 0; `latent_grid` shows the plane of a two-dimensional code. Leaves the model as it was.
+    first layer, grey for 0; `latent_grid` shows the plane of a two-dimensional code. Of planar data there are `field`,
+    where the model moves points, and `sample_points`. Leaves the model as it was.
     """
-    drawn: dict[str, Tensor] = {}
     with probes.at_rest(model):
-        if isinstance(model, Reconstructs):
-            x = probes.examples(source, EXAMPLES)
-            noisy = probes.corrupted(model, x, seed)
-            seen = x if noisy is None else noisy
-            rows = [x, *([] if noisy is None else [noisy]), model.reconstruct(seen)]
-            drawn["reconstruction"] = grid(torch.cat(rows), len(x))
-        if isinstance(model, Samples):
-            rng = Rng(seed, source.images.device).fork("samples")
-            drawn["samples"] = grid(model.sample(SAMPLES, rng=rng), COLUMNS)
-        if (tiles := probes.filter_tiles(model, source.shape)) is not None:
-            drawn["filters"] = grid(tiles, COLUMNS + 2)
-        if sampling.has_plane(model):
-            request = sampling.Request(1, Rng(seed, source.images.device), 1.0, source)
-            drawn["latent_grid"] = grid(sampling.manifold(model, request, SIDE)["images"].flatten(0, 1), SIDE)
+        return planar(model, source, seed) if field.is_planar(source.shape) else of_images(model, source, seed)
+
+
+def planar(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
+    """Return pictures of a model of points in the plane by name."""
+    drawn: dict[str, Tensor] = {}
+    if isinstance(model, Reconstructs):
+        drawn["field"] = field.rendered(field.vector_field(model, source, "g(f(x)) - x"), DPI)
+    if isinstance(model, Samples):
+        points = model.sample(len(source), rng=Rng(seed, source.images.device).fork("samples"))
+        panels = {"data": source.pixels(), "samples": points}
+        drawn["sample_points"] = field.rendered(field.points(panels, "samples"), DPI)
+    return drawn
+
+
+def of_images(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
+    """Return pictures of a model of images by name."""
+    drawn: dict[str, Tensor] = {}
+    if isinstance(model, Reconstructs):
+        x = probes.examples(source, EXAMPLES)
+        noisy = probes.corrupted(model, x, seed)
+        seen = x if noisy is None else noisy
+        rows = [x, *([] if noisy is None else [noisy]), model.reconstruct(seen)]
+        drawn["reconstruction"] = grid(torch.cat(rows), len(x))
+    if isinstance(model, Samples):
+        rng = Rng(seed, source.images.device).fork("samples")
+        drawn["samples"] = grid(model.sample(SAMPLES, rng=rng), COLUMNS)
+    if (tiles := probes.filter_tiles(model, source.shape)) is not None:
+        drawn["filters"] = grid(tiles, COLUMNS + 2)
+    if paths.has_plane(model):
+        request = Request(1, Rng(seed, source.images.device), 1.0, source)
+        drawn["latent_grid"] = grid(paths.manifold(model, request, SIDE)["images"].flatten(0, 1), SIDE)
     return drawn
 
 

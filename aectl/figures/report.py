@@ -7,17 +7,19 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from aectl import sampling
 from aectl.data.datasets import Source
-from aectl.figures import codes, images, probes
+from aectl.figures import codes, field, images, plane, probes
 from aectl.figures.curves import learning_curves
 from aectl.figures.style import save
 from aectl.models.base import Encodes, Model, Reconstructs, Samples
 from aectl.rng import Rng
+from aectl.sampling import Request, draws, paths
 
 IMAGES = 2000
 """At most so many images are encoded, which keeps this to a few seconds."""
 EXAMPLES, SAMPLES_SIDE, SIDE = 10, 10, 15
+POINTS = 1000
+"""Samples of planar data: points take less room than images."""
 
 
 def draw(model: Model, source: Source, folder: Path, seed: int = 0, *, metrics_csv: Path | None = None) -> list[Path]:
@@ -34,27 +36,35 @@ def draw(model: Model, source: Source, folder: Path, seed: int = 0, *, metrics_c
 
 
 def figures(model: Model, source: Source, seed: int) -> Iterator[tuple[str, Figure]]:
-    """Yield the figures by name, one at a time."""
-    request = sampling.Request(SAMPLES_SIDE**2, Rng(seed, source.images.device), 1.0, source)
+    """Yield the figures by name, one at a time: of planar data as points, of others as images."""
+    rng = Rng(seed, source.images.device)
+    if field.is_planar(source.shape):
+        yield from plane.figures(model, source, Request(POINTS, rng, 1.0, source))
+    else:
+        yield from image_figures(model, source, Request(SAMPLES_SIDE**2, rng, 1.0, source))
+    if isinstance(model, Encodes):
+        yield from code_figures(model, source)
+
+
+def image_figures(model: Model, source: Source, request: Request) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures that are made of images by name."""
     if isinstance(model, Reconstructs):
         x = probes.examples(source, EXAMPLES)
-        noisy = probes.corrupted(model, x, seed)
+        noisy = probes.corrupted(model, x, request.rng.seed)
         xhat = model.reconstruct(x if noisy is None else noisy)
         yield "reconstructions", images.reconstructions(x, noisy, xhat, "Reconstructions")
     if isinstance(model, Samples):
-        drawn = sampling.prior(model, request)["images"]
+        drawn = draws.prior(model, request)["images"]
         yield "samples", images.image_grid(drawn, SAMPLES_SIDE, f"{len(drawn)} samples from the prior")
-    if sampling.has_paths(model):
+    if paths.has_paths(model):
         ends = "the codes of two images" if isinstance(model, Encodes) else "two draws from the prior"
-        ways = sampling.interpolation(model, request)["images"]
+        ways = paths.interpolation(model, request)["images"]
         yield "interpolations", images.interpolations(ways, f"Interpolations between {ends}")
     if (figure := images.filters(model, source.shape)) is not None:
         yield "filters", figure
-    if sampling.has_plane(model):
-        plane = sampling.manifold(model, request, SIDE)
-        yield "latent_grid", images.manifold_grid(**plane, title="Images over the plane of codes")
-    if isinstance(model, Encodes):
-        yield from code_figures(model, source)
+    if paths.has_plane(model):
+        decoded = paths.manifold(model, request, SIDE)
+        yield "latent_grid", images.manifold_grid(**decoded, title="Images over the plane of codes")
 
 
 def code_figures(model: Encodes, source: Source) -> Iterator[tuple[str, Figure]]:

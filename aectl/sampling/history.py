@@ -1,0 +1,74 @@
+"""The pictures that a run drew of its model after each epoch of training, read back from TensorBoard's files."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from aectl.models.base import Model, Samples
+from aectl.sampling.request import Arrays, Impossible, Request, has
+
+
+def training(model: Model, request: Request) -> Arrays:
+    """Read what the model drew after each epoch: `images` [epochs, rows, columns, C, H, W] and `epochs` [epochs].
+
+    Samples, of the same random numbers at every epoch, or if the model draws none, reconstructions of the same images
+    `x` [columns, C, H, W], which it perhaps saw as `noisy`. Raises Impossible if the run's event files are gone or
+    have no such pictures.
+    """
+    name = tag(model)
+    found = sheets(request.folder, name) if request.folder else {}
+    if not found:
+        raise Impossible(f"the run's event files have no pictures called '{name}'")
+    images = torch.stack([cut(sheet, request.source.shape) for sheet in found.values()])
+    # Above the reconstructions stand the images, and what noise made of them if the model has any.
+    given = {} if has(model, Samples) else dict(zip(("x", "noisy"), images[-1, :-1], strict=False))
+    return {**given, "images": images[:, len(given) :], "epochs": torch.tensor(list(found))}
+
+
+def tag(model: Model) -> str:
+    """Return what the pictures of a model's training are called in the event files."""
+    return "samples" if has(model, Samples) else "reconstruction"
+
+
+def sheets(folder: Path, tag: str) -> dict[int, np.ndarray]:
+    """Return the pictures [H′, W′, 3] of one name in a run's event files by epoch, in order.
+
+    Each start of a run wrote a file of its own. A resumed one says from which epoch on all that was written before no
+    longer counts; an epoch that was written twice counts as it was the last time.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import SessionLog
+
+    found: dict[int, bytes] = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+                found = {epoch: encoded for epoch, encoded in found.items() if epoch < event.step}
+            for value in event.summary.value:
+                if value.tag == tag and value.HasField("image"):
+                    found[event.step] = value.image.encoded_image_string
+    return {epoch: np.asarray(Image.open(io.BytesIO(found[epoch])).convert("RGB")) for epoch in sorted(found)}
+
+
+def cut(sheet: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
+    """Return the images [rows, columns, C, H, W] in [0, 1] that a sheet [H′, W′, 3] was made of.
+
+    The sheet has a line of one pixel around each image and is enlarged by a whole number, the largest for which that
+    can be so. Raises Impossible if there is none.
+    """
+    channels, height, width = shape
+    for factor in range(math.gcd(*sheet.shape[:2]), 0, -1):
+        small = sheet[::factor, ::factor]
+        rows, columns = (small.shape[0] - 1) // (height + 1), (small.shape[1] - 1) // (width + 1)
+        fits = small.shape[:2] == (rows * (height + 1) + 1, columns * (width + 1) + 1)
+        if rows and columns and fits and np.array_equal(small.repeat(factor, 0).repeat(factor, 1), sheet):
+            tiles = small[1:, 1:, :channels].reshape(rows, height + 1, columns, width + 1, channels)[:, :-1, :, :-1]
+            return torch.from_numpy(tiles.transpose(0, 2, 4, 1, 3).astype(np.float32) / 255)
+    raise Impossible(f"the run's event files have pictures of other images than {shape}")

@@ -1,0 +1,119 @@
+"""Ways through the codes: from one to another, along one unit at a time, and over a plane of two."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aectl.models.base import Decodes, Encodes, Model, Samples
+from aectl.sampling.request import STEPS, Arrays, Impossible, Request, has
+
+CENTRAL = (0.025, 0.975)
+"""The quantiles between which codes are shown."""
+REFERENCE = 500
+"""Images whose codes tell where codes lie."""
+UNITS = 10
+"""Rows of traversals."""
+REACH = 2.0
+"""How far traversals go from 0, in standard deviations of a normal prior: over its central 95 %."""
+
+
+def interpolation(model: Decodes, request: Request) -> Arrays:
+    """Walk from code to code: `images` [rows, STEPS, C, H, W] and their `codes` [rows, STEPS, code].
+
+    For a model that encodes, between the codes of two images, and if the request leaves it open in straight lines.
+    Otherwise between two draws from the normal prior, on great circles: the middle of a straight line would be too
+    short a code for it. Raises Impossible if there are no two images.
+    """
+    if has(model, Encodes):
+        ends = model.encode(request.images(2 * request.rows))
+        rows = len(ends) // 2
+        if not rows:
+            raise Impossible("an interpolation needs two images")
+        start, end = ends[:rows, None], ends[rows : 2 * rows, None]
+    else:
+        start, end = request.temperature * request.rng.fork("prior").normal(2, request.rows, 1, model.code)
+    share = torch.linspace(0, 1, STEPS, device=request.rng.device)[:, None]
+    between = spherical if is_spherical(model, request) else linear
+    return decoded(model, between(start, end, share))
+
+
+def is_spherical(model: type | Model, request: Request) -> bool:
+    """Return whether interpolations go on great circles."""
+    return request.path == "spherical" or (request.path == "auto" and not has(model, Encodes))
+
+
+def linear(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """Return (1 - t) a + t b for shares t of the way, shapes broadcast."""
+    return (1 - share) * start + share * end
+
+
+def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
+    """Return (sin((1 - t) ω) a + sin(t ω) b) / sin ω, ω the angle between a and b, for codes [..., code].
+
+    Codes of one length keep it on all the way; a and b on one line are joined by it. Sources: Shoemake 1985, White
+    2016, "Sampling generative networks".
+    """
+    a, b = F.normalize(start, dim=-1), F.normalize(end, dim=-1)
+    # Exact for codes of nearly one direction, or of nearly opposite ones, where an arccosine is not (Kahan 2006).
+    angle = 2 * torch.atan2((a - b).norm(dim=-1, keepdim=True), (a + b).norm(dim=-1, keepdim=True))
+    sine = angle.sin()
+    curved = (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / sine
+    has_angle = (sine > 1e-4) & a.any(-1, keepdim=True) & b.any(-1, keepdim=True)
+    return torch.where(has_angle, curved, linear(start, end, share))
+
+
+def traversal(model: Decodes, request: Request) -> Arrays:
+    """Change one unit at a time: `images` [units, STEPS, C, H, W], `codes` [units, STEPS, code], `units` [units].
+
+    The units whose values vary most come first, at most UNITS of them. Each goes in even steps over the central 95 %
+    of its values for images, while the others stay as they are for one image. Without an encoder, each goes from
+    -REACH to REACH standard deviations of the prior while the others stay at 0.
+    """
+    device = request.rng.device
+    if has(model, Encodes):
+        codes = model.encode(request.images(REFERENCE)).flatten(1)
+        low, high = codes.quantile(torch.tensor(CENTRAL, device=device), dim=0)
+        units = codes.var(0, correction=0).argsort(descending=True, stable=True)[:UNITS]
+        fixed = codes[0]
+    else:
+        high = torch.full((model.code,), REACH, device=device)
+        low, fixed, units = -high, torch.zeros_like(high), torch.arange(min(model.code, UNITS), device=device)
+    share = torch.linspace(0, 1, STEPS, device=device)
+    moved = fixed.expand(len(units), STEPS, -1).clone()
+    rows = torch.arange(len(units), device=device)
+    moved[rows, :, units] = linear(low[units, None], high[units, None], share)
+    return {**decoded(model, moved), "units": units}
+
+
+def manifold(model: Decodes, request: Request, side: int = 2 * STEPS) -> Arrays:
+    """Decode a square grid of two-dimensional codes: `images` [side, side, C, H, W] and `codes` [side, side, 2].
+
+    The first coordinate grows to the right, the second upwards: the first row has the largest. A model that samples
+    has a standard normal prior, and the coordinates are its quantiles; otherwise they run evenly over the central
+    95 % of the codes of images.
+    """
+    device = request.rng.device
+    if has(model, Samples):
+        across = up = torch.special.ndtri(torch.linspace(*CENTRAL, side)).to(device)
+    else:
+        low, high = model.encode(request.images(REFERENCE)).quantile(torch.tensor(CENTRAL, device=device), dim=0)
+        share = torch.linspace(0, 1, side, device=device)[:, None]
+        across, up = linear(low, high, share).unbind(1)
+    return decoded(model, torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), -1))
+
+
+def decoded(model: Decodes, codes: Tensor) -> Arrays:
+    """Return `codes` [rows, columns, code] with their `images` [rows, columns, C, H, W]."""
+    return {"images": model.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2]), "codes": codes}
+
+
+def has_paths(model: type | Model) -> bool:
+    """Return whether a model decodes codes, and images or a prior tell where they lie."""
+    return has(model, Decodes) and (has(model, Samples) or has(model, Encodes))
+
+
+def has_plane(model: type | Model) -> bool:
+    """Return whether a model decodes two-dimensional codes; of a class that depends on the run, so that says yes."""
+    return has_paths(model) and (isinstance(model, type) or getattr(model, "code", None) == 2)
