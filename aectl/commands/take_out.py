@@ -1,0 +1,54 @@
+"""What `aectl eval` writes beside an evaluation: what a run makes of one's own images, and its parts for elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from aectl import export, own_images
+from aectl.loading import Opened, open_run
+from aectl.rng import Rng
+
+log = logging.getLogger("aectl")
+
+TOLD = ("model", "noise", "penalty", "optimizer", "schedule", "epochs", "batch_size", "seed")
+"""Parts of a run's config that go with an exported file."""
+
+
+def evaluate_images(config: DictConfig) -> None:
+    """Write the codes, reconstructions and errors of the images that the config names into the run's images/."""
+    opened = open_run(config)
+    images, names = own_images.read(config.images, opened.dataset.shape, config.invert)
+    if own_images.looks_inverted(images, float(opened.dataset.split("train").pixels().mean())):
+        turned = str(not config.invert).lower()
+        log.warning("these images are light where the run's are dark, or the reverse: try invert=%s", turned)
+    device = opened.device.torch
+    rng = Rng(config.seed, device).fork("own images")
+    files = own_images.evaluate(opened.model, images.to(device), names, opened.run.folder / "images", rng)
+    for path in files.values():
+        log.info("%s", path)
+
+
+def export_parts(config: DictConfig) -> None:
+    """Write the run's encoder and decoder, or all its weights, into its export/, in the format asked for."""
+    opened = open_run(config)
+    paths = export.write(opened.model, opened.dataset.shape, opened.run.folder / "export", config.export, notes(opened))
+    for path in paths:
+        log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
+
+
+def notes(opened: Opened) -> dict[str, Any]:
+    """Return what an exported file tells of its origin: command, config, data set, epoch, versions and test numbers."""
+    record, evaluated = opened.run.record, opened.run.metrics.get("test", {})
+    stored = OmegaConf.to_container(opened.config, resolve=True)
+    tables = {name: table for name, table in evaluated.items() if isinstance(table, dict) and "model" in table}
+    return {
+        "command": record.get("command"),
+        "dataset": opened.dataset.name,
+        "epoch": opened.state["epoch"],
+        "config": {key: stored.get(key) for key in TOLD},
+        "versions": record.get("versions"),
+        "test": {name: table["model"] for name, table in tables.items()},
+    }
