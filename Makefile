@@ -7,7 +7,7 @@ ARGS   ?= model=dae noise=gaussian
 PORT   ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format board clean distclean
+.PHONY: help setup train test lint format judges board clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,17 @@ lint: $(VENV)/.installed ## check the style
 format: $(VENV)/.installed ## put the code in the project's style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+judges: $(VENV)/.installed ## train the classifiers that samples are judged by, and pack them
+	@$(BIN)/aectl train experiment=judge dataset=mnist hydra.run.dir=outputs/judges/mnist
+	@$(BIN)/aectl train experiment=judge dataset=fashion_mnist noise.p=0.5 noise.shift=1 epochs=25 \
+		hydra.run.dir=outputs/judges/fashion_mnist
+	@for set in mnist fashion_mnist; do \
+		$(BIN)/aectl eval run=outputs/judges/$$set 'only=[classification]' figures=false && \
+		$(BIN)/aectl eval run=outputs/judges/$$set export=safetensors && \
+		sha256sum outputs/judges/$$set/export/model.safetensors || exit 1; \
+	done
+	@echo "to ship them: copy to aectl/evaluation/judges/<set>.safetensors, and their sums to aectl/evaluation/judge.py"
 
 board: $(VENV)/.installed ## open TensorBoard on all runs; PORT=6007 takes another port
 	@$(BIN)/tensorboard --logdir outputs --port $(PORT)

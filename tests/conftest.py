@@ -18,6 +18,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Baselines are computed once for all tests, and not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AECTL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def aectl(tmp_path, monkeypatch, capsys):
     """Return a function that types `aectl …` in an empty folder; it returns (exit code, stdout, stderr)."""

@@ -1,41 +1,190 @@
-"""How well a corruption is undone: the model beside doing nothing and beside the best affine denoiser."""
+"""How well corruptions are undone: the model beside doing nothing and beside the best affine denoiser."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from aectl.data.datasets import Source
+from aectl.data.noise import Gaussian, Masking, SaltAndPepper
+from aectl.evaluation.pca import PCA
+from aectl.evaluation.reconstruction import fidelity, psnr
+from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest, mean_ci95
 from aectl.rng import Rng
 
+NOISES: dict[str, Callable[[], nn.Module]] = {
+    "gaussian_0.5": partial(Gaussian, 0.5),
+    "gaussian_1": partial(Gaussian, 1.0),
+    "gaussian_2": partial(Gaussian, 2.0),
+    "masking_0.25": partial(Masking, 0.25),
+    "masking_0.5": partial(Masking, 0.5),
+    "masking_0.75": partial(Masking, 0.75),
+    "salt_and_pepper_0.25": partial(SaltAndPepper, 0.25),
+}
+"""The corruptions that every model is tested under, whatever it was trained with."""
+
 PASSES = 3
-"""Corruptions of each training image from which the affine denoiser is fitted."""
+"""Corruptions of each training image where the moments have no closed form."""
+
+
+def measure(subject: Subject) -> Rows:
+    """Return the table under the model's own noise, the same draw for every row.
+
+    Raises Unmeasured for a model without noise.
+    """
+    bench, noise = subject.bench, getattr(subject.model, "noise", None)
+    if noise is None:
+        raise Unmeasured("the run has no noise")
+    x = bench.held_out.pixels()
+    noisy = corrupted(x, noise, bench)
+    judge = None if isinstance(bench.judge, str) else bench.judge
+
+    def baselines() -> Rows:
+        affine = AffineDenoiser(moments(noise, bench))
+        return {"best affine": fidelity(x, affine(noisy), judge), "noisy input": fidelity(x, noisy, judge)}
+
+    name = f"denoising-{drawn(noisy, noise, bench)}{f'-{judge.name}' if judge else ''}"
+    row = fidelity(x, apply(subject.model.reconstruct, noisy), judge)
+    return {"model": row, **bench.cache.numbers(name, baselines)}
+
+
+def matrix(subject: Subject) -> Rows:
+    """Return the PSNR in dB under each of `NOISES`, and of the model on clean images as "none"."""
+    bench = subject.bench
+    x = bench.held_out.pixels()
+    rows: Rows = {"model": decibels(x, subject.reconstructed, "none"), "best affine": {}, "noisy input": {}}
+    for name, build in NOISES.items():
+        noise = build().to(x.device)
+        noisy = corrupted(x, noise, bench)
+
+        def baselines(name: str = name, noise: nn.Module = noise, noisy: Tensor = noisy) -> Rows:
+            affine = AffineDenoiser(moments(noise, bench))
+            return {"best affine": decibels(x, affine(noisy), name), "noisy input": decibels(x, noisy, name)}
+
+        rows["model"] |= decibels(x, apply(subject.model.reconstruct, noisy), name)
+        for other, row in bench.cache.numbers(f"psnr-{drawn(noisy, noise, bench)}", baselines).items():
+            rows[other] |= row
+    return rows
+
+
+@torch.no_grad()
+def corrupted(x: Tensor, noise: nn.Module, bench: Benchmark) -> Tensor:
+    """Return the held-out images x corrupted: the same noise gives the same draw in every table."""
+    return noise(x, bench.rng("denoising"))
+
+
+def drawn(noisy: Tensor, noise: nn.Module, bench: Benchmark) -> str:
+    """Return a name for a draw of a noise, by its outcome.
+
+    It tells the kind, the parameters and the seed, and, unlike these, also that somebody's own noise was rewritten.
+    """
+    return f"{type(noise).__name__.lower()}-{digest(replace(bench.held_out, images=noisy))}"
+
+
+def decibels(clean: Tensor, restored: Tensor, name: str) -> Row:
+    """Return the PSNR of the mean squared error in dB as `name`, with the interval that the error's gives it."""
+    error = mean_ci95((clean - restored).square().flatten(1).mean(1), "mse")
+    if not error["mse"] > 0:
+        return {name: psnr(error["mse"])}
+    # d PSNR = -10 / ln 10 · d MSE / MSE
+    return {name: psnr(error["mse"]), f"{name}_ci95": 10 / math.log(10) * error["mse_ci95"] / error["mse"]}
+
+
+class Moments(NamedTuple):
+    """What the best affine denoiser depends on, of images x and their corruptions x̃, in double precision."""
+
+    mean: Tensor
+    """E[x], [pixels]."""
+    noisy_mean: Tensor
+    """E[x̃], [pixels]."""
+    covariance: Tensor
+    """Cov(x̃), [pixels, pixels]."""
+    cross: Tensor
+    """Cov(x̃, x), [pixels, pixels]."""
 
 
 class AffineDenoiser:
     """The affine map of the corrupted image with the least squared error, cut to [0, 1]; the Wiener filter.
 
-    A = Cov(x, x̃) Cov(x̃)⁻¹, fitted on a source under a corruption. It is what a denoiser must beat.
+    x̂ = E[x] + Cov(x, x̃) Cov(x̃)⁻¹ (x̃ - E[x̃]). It is what a denoiser must beat.
     """
 
-    def __init__(self, source: Source, noise: nn.Module, rng: Rng) -> None:
-        indices = torch.arange(len(source), device=source.images.device)
-        moments = [torch.zeros((), dtype=torch.float64, device=indices.device)] * 4
-        for part in indices.repeat(PASSES).split(5000):
-            x = source.batch(part).x
-            noisy = noise(x, rng).flatten(1).double()
-            x = x.flatten(1).double()
-            terms = (x.sum(0), noisy.sum(0), noisy.T @ x, noisy.T @ noisy)
-            moments = [a + b for a, b in zip(moments, terms, strict=True)]
-        total = PASSES * len(source)
-        self.mean, self.noisy_mean = moments[0] / total, moments[1] / total
-        cross = moments[2] / total - torch.outer(self.noisy_mean, self.mean)
-        covariance = moments[3] / total - torch.outer(self.noisy_mean, self.noisy_mean)
-        # Pixels that never vary make the covariance singular.
-        ridge = 1e-6 * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-        self.matrix = torch.linalg.solve(covariance + ridge, cross)
+    def __init__(self, found: Moments) -> None:
+        self.mean, self.noisy_mean = found.mean, found.noisy_mean
+        # Pixels that never vary make the covariance singular; 1e-6 is less than rounding to 256 levels adds.
+        ridge = 1e-6 * torch.eye(len(found.mean), dtype=found.covariance.dtype, device=found.covariance.device)
+        self.matrix = torch.linalg.solve(found.covariance + ridge, found.cross)
 
     def __call__(self, noisy: Tensor) -> Tensor:
         """Return the restored images [N, C, H, W]."""
         restored = (noisy.flatten(1).double() - self.noisy_mean) @ self.matrix + self.mean
         return restored.clamp(0, 1).to(noisy.dtype).view_as(noisy)
+
+
+def moments(noise: nn.Module, bench: Benchmark) -> Moments:
+    """Return the moments of the training images under a noise: exact where a closed form is known, else sampled."""
+    known = pixelwise(noise)
+    return exact(known, bench.pca) if known else sampled(noise, bench.train, bench.rng("denoising", "fit"))
+
+
+class Pixelwise(NamedTuple):
+    """A corruption of each pixel by itself: E[x̃|x] = gain x + offset, Var[x̃|x] = a + b x + c x²."""
+
+    gain: float
+    offset: float
+    variance: tuple[float, float, float]
+    """a, b, c"""
+
+
+def pixelwise(noise: nn.Module) -> Pixelwise | None:
+    """Return a noise as `Pixelwise`, or None where it is none or is not known to be."""
+    kind = type(noise)  # not isinstance: a class derived from these may corrupt in another way
+    if kind is Gaussian and not noise.clip:
+        return Pixelwise(1.0, 0.0, (float(noise.std) ** 2, 0.0, 0.0))
+    if kind is Masking:
+        p = float(noise.p)
+        return Pixelwise(1 - p, 0.0, (0.0, 0.0, p * (1 - p)))
+    if kind is SaltAndPepper:
+        p = float(noise.p)
+        # E[x̃²|x] = (1 - p) x² + p/2, less the square of E[x̃|x] = (1 - p) x + p/2.
+        return Pixelwise(1 - p, p / 2, (p / 2 - p * p / 4, -p * (1 - p), p * (1 - p)))
+    return None
+
+
+def exact(noise: Pixelwise, pca: PCA) -> Moments:
+    """Return the moments under a pixelwise noise from those of the clean images, without drawing any.
+
+    Cov(x̃) = gain² Cov(x) + diag(E Var[x̃|x]) and Cov(x̃, x) = gain Cov(x).
+    """
+    covariance = pca.components * pca.variances @ pca.components.T
+    a, b, c = noise.variance
+    spread = a + b * pca.mean + c * (covariance.diagonal() + pca.mean.square())
+    return Moments(
+        mean=pca.mean,
+        noisy_mean=noise.gain * pca.mean + noise.offset,
+        covariance=noise.gain**2 * covariance + spread.diag(),
+        cross=noise.gain * covariance,
+    )
+
+
+@torch.no_grad()
+def sampled(noise: nn.Module, source: Source, rng: Rng) -> Moments:
+    """Return the moments of a source's images under any noise, estimated from `PASSES` draws of each image."""
+    indices = torch.arange(len(source), device=source.images.device)
+    sums = [torch.zeros((), dtype=torch.float64, device=indices.device)] * 4
+    for part in indices.repeat(PASSES).split(5000):
+        x = source.batch(part).x
+        noisy = noise(x, rng).flatten(1).double()
+        x = x.flatten(1).double()
+        terms = (x.sum(0), noisy.sum(0), noisy.T @ noisy, noisy.T @ x)
+        sums = [a + b for a, b in zip(sums, terms, strict=True)]
+    mean, noisy_mean, covariance, cross = (total / (PASSES * len(source)) for total in sums)
+    return Moments(
+        mean, noisy_mean, covariance - torch.outer(noisy_mean, noisy_mean), cross - torch.outer(noisy_mean, mean)
+    )

@@ -1,33 +1,184 @@
-"""Which classes samples fall into, by the nearest training image: a collapsed generator leaves some out."""
+"""How samples of a model compare with held-out images: in pixels, in the judge's features, and class by class."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.reconstruction import Row
+from aectl.evaluation.distances import GROUPS, cubic, estimate, frechet, pair_means
+from aectl.evaluation.judge import Judge
+from aectl.evaluation.manifolds import manifolds
+from aectl.evaluation.neighbours import nearest
+from aectl.evaluation.samplers import baselines
+from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
 
-SAMPLES = 10_000
-"""Samples that a class's share is estimated from: its standard error is then at most half a percent."""
-CHUNK = 500
-"""Samples at a time: one row of distances for each."""
-
-
-def nearest_classes(images: Tensor, train: Source) -> Tensor:
-    """Return the class [N] of the training image nearest to each image [N, C, H, W], in Euclidean distance."""
-    train = train.take((train.labels >= 0).nonzero().squeeze(1))
-    reference = train.pixels().flatten(1)
-    squares = reference.square().sum(1)
-    # ‖a - b‖² without ‖a‖², which is the same for all b.
-    nearest = [(squares - 2 * part @ reference.T).argmin(1) for part in images.flatten(1).split(CHUNK)]
-    return train.labels[torch.cat(nearest)]
+FEWEST = 5 * GROUPS
+"""Images below which spreads over groups of them mean nothing."""
+COVERED = 0.1
+"""A class is covered if its share among samples is at least this part of its share among held-out images."""
 
 
-def class_shares(images: Tensor, train: Source) -> Row:
-    """Return the share of each class among images, in percent, and the smallest of them."""
-    counts = torch.bincount(nearest_classes(images, train), minlength=train.classes)
-    shares = (100 * counts / len(images)).tolist()
-    present = train.labels.unique().tolist()
-    row = {f"class_{label}": share for label, share in enumerate(shares)}
-    return {**row, "smallest": min(row[f"class_{label}"] for label in present if label >= 0)}
+def measure(subject: Subject) -> Rows:
+    """Return the table in pixels: the energy distance, diversity, and how near the training images samples are."""
+    bench, samples = subject.bench, drawn(subject, FEWEST)
+
+    def row(images: Tensor) -> Row:
+        return in_pixels(bench, images, nearest(images, bench.train.pixels())[0])
+
+    return table(bench, "samples", in_pixels(bench, samples, subject.nearest[0]), row)
+
+
+def distances(subject: Subject) -> Rows:
+    """Return the table in the judge's features; raises Unmeasured where the data set has no judge."""
+    bench, judge = subject.bench, subject.bench.judged()
+    drawn(subject, FEWEST)
+    reference = held_out_features(bench, judge)
+
+    def row(images: Tensor) -> Row:
+        return in_features(bench, judge, judge.features(images), reference)
+
+    model = in_features(bench, judge, subject.features, reference)
+    return table(bench, f"distances-{judge.name}", model, row)
+
+
+def classes(subject: Subject) -> Rows:
+    """Return the share of each class, in percent, by the nearest training image and, if there is one, by the judge."""
+    bench, train = subject.bench, subject.bench.train
+    if not train.classes:
+        raise Unmeasured("the images have no labels")
+    samples = drawn(subject)
+
+    def held_out() -> Row:
+        images = bench.held_out.pixels()
+        return class_shares(nearest_classes(images, train, held_out_nearest(bench)[1]), train)
+
+    rows = {
+        "model": class_shares(nearest_classes(samples, train, subject.nearest[1]), train),
+        "held-out images": bench.cache.numbers("classes-held-out", held_out),
+    }
+    if isinstance(bench.judge, Judge):
+        judge = bench.judge
+        rows["model, by the judge"] = class_shares(judged_classes(judge, subject.features), train)
+        seen = judged_classes(judge, held_out_features(bench, judge))
+        rows["held-out images, by the judge"] = class_shares(seen, train)
+    return rows
+
+
+def drawn(subject: Subject, fewest: int = 1) -> Tensor:
+    """Return the model's samples [N, C, H, W]; raises Unmeasured if they are no images, or fewer than `fewest`."""
+    if len(subject.bench.held_out) < fewest:
+        raise Unmeasured(f"there are fewer than {fewest} held-out images to compare samples with")
+    if not torch.isfinite(subject.samples).all():
+        raise Unmeasured("the model's samples are not numbers")
+    return subject.samples
+
+
+def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor) -> Row:
+    """Return how `images` [N, C, H, W], at `distance` [N] from the nearest training images, compare with held-out ones.
+
+    `energy` is 2 E‖x - y‖ - E‖x - x′‖ - E‖y - y′‖ (Székely & Rizzo 2013); `diversity` is E‖x - x′‖ / E‖y - y′‖, 1 for
+    samples as diverse as data. `nearest_train` is the median distance to the nearest training image, divided by that
+    of held-out images: far below 1 for copies, but blurred images are near to others too. `copies` is the percentage
+    of images nearer to a training image than all but 1 % of the held-out ones.
+    """
+    pairs = pair_means(images.flatten(1), bench.held_out.pixels().flatten(1), torch.cdist)
+    usual = held_out_nearest(bench)[0]
+    # Held-out images that are all copies themselves leave nothing to divide by.
+    typical = usual.median().clamp_min(1e-6)
+    # Between these order statistics lies the median of the law that the distances are of, in 95 % of all cases.
+    reach = 0.98 / len(distance) ** 0.5
+    low, middle, high = (float(distance.quantile(0.5 + side * reach) / typical) for side in (-1, 0, 1))
+    return {
+        **estimate(-pairs.discrepancy(), "energy"),
+        **estimate(pairs.within_x / pairs.within_y, "diversity"),
+        **{"nearest_train": middle, "nearest_train_ci95": (high - low) / 2},
+        **mean_ci95(100 * (distance <= usual.quantile(0.01)).double(), "copies"),
+    }
+
+
+def in_features(bench: Benchmark, judge: Judge, found: Tensor, reference: Tensor) -> Row:
+    """Return how features [N, D] compare with those of held-out images, `reference` [M, D].
+
+    `frechet`, and precision, recall, density and coverage: see those functions. `kernel` is the squared maximum mean
+    discrepancy with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018); `diversity` is E‖x - x′‖ / E‖y - y′‖.
+    """
+    pairs = pair_means(found, reference, torch.cdist)
+    return {
+        **frechet(found, reference),
+        **estimate(pair_means(found, reference, cubic).discrepancy(), "kernel"),
+        **manifolds(found, reference),
+        **balance(judged_classes(judge, found), judged_classes(judge, reference), bench.train),
+        **estimate(pairs.within_x / pairs.within_y, "diversity"),
+    }
+
+
+def balance(found: Tensor, reference: Tensor, train: Source) -> Row:
+    """Return how evenly the classes `found` [N] are met, beside the held-out images' `reference` [M].
+
+    `modes` counts the classes whose share is at least a tenth of that among held-out images, out of `classes`;
+    `class_kl` is Σ_c p_c log(p_c / q_c) in nats, p the shares found, q those of the training images' labels, counted
+    from 1 so that a class without training images is unlikely, not impossible.
+    """
+    size = 1 + max(int(labels.max()) for labels in (found, reference, train.labels))
+    shares = found.bincount(minlength=size) / len(found)
+    usual = reference.bincount(minlength=size) / len(reference)
+    prior = 1 + train.labels[train.labels >= 0].bincount(minlength=size)
+    return {
+        "modes": float(((shares >= COVERED * usual) & (usual > 0)).sum()),
+        "classes": float((usual > 0).sum()),
+        "class_kl": float(torch.special.xlogy(shares, shares * prior.sum() / prior).sum()),
+    }
+
+
+def class_shares(found: Tensor, train: Source) -> Row:
+    """Return the share of each class among `found` [N], in percent, and the smallest of those of training images."""
+    shares = (100 * found.bincount(minlength=train.classes) / len(found)).tolist()
+    present = [label for label in train.labels.unique().tolist() if label >= 0]
+    return {
+        **{f"class_{label}": share for label, share in enumerate(shares)},
+        "smallest": min(shares[label] for label in present),
+    }
+
+
+def nearest_classes(images: Tensor, train: Source, nearest_of_all: Tensor) -> Tensor:
+    """Return the class [N] of the labelled training image nearest to each image; of all of them it is given."""
+    labelled = train.labels >= 0
+    if labelled.all():
+        return train.labels[nearest_of_all]
+    known = train.take(labelled.nonzero().squeeze(1))
+    return known.labels[nearest(images, known.pixels())[1]]
+
+
+def judged_classes(judge: Judge, features: Tensor) -> Tensor:
+    """Return the likeliest class [N] of images with these features [N, D]."""
+    with torch.no_grad():
+        return judge.model.head(features).argmax(1)
+
+
+def held_out_features(bench: Benchmark, judge: Judge) -> Tensor:
+    """Return the judge's features of the held-out images [N, D]."""
+    found = bench.cache.arrays(f"features-{judge.name}", lambda: {"x": judge.features(bench.held_out.pixels())})
+    return found["x"].to(bench.train.images.device)
+
+
+def held_out_nearest(bench: Benchmark) -> tuple[Tensor, Tensor]:
+    """Return the distance [N] of each held-out image to the nearest training image, and that one's position [N]."""
+
+    def compute() -> dict[str, Tensor]:
+        distance, position = nearest(bench.held_out.pixels(), bench.train.pixels())
+        return {"distance": distance, "position": position}
+
+    found = bench.cache.arrays("nearest-train", compute)
+    return tuple(found[key].to(bench.train.images.device) for key in ("distance", "position"))
+
+
+def table(bench: Benchmark, name: str, model: Row, row: Callable[[Tensor], Row]) -> Rows:
+    """Return the model's row and the `row` of each baseline's images, which the cache keeps under `name`."""
+    rows = {"model": model}
+    for label, draw in baselines(bench).items():
+        key = f"{name}-{label}-seed-{bench.seed}".replace(" ", "-")
+        rows[label] = bench.cache.numbers(key, lambda draw=draw: row(draw()))
+    return rows

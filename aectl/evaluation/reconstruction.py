@@ -1,97 +1,94 @@
-"""How well images come back: mean squared error, PSNR and SSIM, of a model beside PCA of the same code size."""
+"""How well images come back: squared error, PSNR, SSIM and a distance in the judge's features, beside PCA's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from aectl.data.datasets import Source
 from aectl.data.torchvision_shim import torchvision
-from aectl.models.base import Decodes
-from aectl.rng import Rng
+from aectl.evaluation.codes import sparsity
+from aectl.evaluation.judge import Judge
+from aectl.evaluation.pca import affine_basis
+from aectl.evaluation.subject import CHUNK, Row, Rows, Subject, mean_ci95
+from aectl.models.base import Decodes, Encodes
 
-Row = dict[str, float]
-"""Numbers by name: one row of a table."""
+NARROWEST = 5
+"""Pixels: images with a shorter side have no structure for SSIM's window to see."""
 
-CHUNK = 1000
-"""Images at a time, for the memory's sake."""
+
+def measure(subject: Subject) -> Rows:
+    """Return the table of clean images: the model, PCA of as many numbers, the mean image.
+
+    Where only part of the units is active, PCA of as many as are active on the average image has a row too.
+    """
+    bench, model = subject.bench, subject.model
+    x = bench.held_out.pixels()
+    judge = None if isinstance(bench.judge, str) else bench.judge
+    seen_by = f"-{judge.name}" if judge else ""
+    rows = {"model": fidelity(x, subject.reconstructed, judge)}
+    for size in pca_sizes(subject):
+        name = f"PCA-{size}"
+        rows[name] = bench.cache.numbers(
+            f"reconstruction-{name}{seen_by}", lambda k=size: fidelity(x, bench.pca.reconstruct(x, k), judge)
+        )
+    mean = bench.pca.mean.float().view(1, *x.shape[1:])
+    rows["mean image"] = bench.cache.numbers(
+        f"reconstruction-mean{seen_by}", lambda: fidelity(x, mean.expand_as(x), judge)
+    )
+    if isinstance(model, Decodes) and isinstance(model, Encodes) and (code := subject.codes.shape[1]) < x[0].numel():
+        basis = affine_basis(model, code, x.device)
+        if basis is not None:
+            rows["model"]["angle_to_pca_deg"] = bench.pca.largest_angle_deg(basis)
+    return rows
+
+
+def pca_sizes(subject: Subject) -> list[int]:
+    """Return how many components to compare with: as many as the code has, and as are active if those are fewer."""
+    if not isinstance(subject.model, Encodes):
+        return []
+    pixels = subject.bench.train.images[0].numel()
+    width = min(subject.codes.shape[1], pixels)
+    active = round(sparsity(subject.codes)["active_units"])
+    return [width, active] if 0 < active < 0.9 * width else [width]
 
 
 def psnr(mse: float) -> float:
-    """Return the peak signal-to-noise ratio 10 log10(1 / MSE) in dB, for pixels in [0, 1]."""
-    return 10 * math.log10(1 / mse) if mse > 0 else math.inf
+    """Return the peak signal-to-noise ratio 10 log10(1 / MSE) in dB, for pixels in [0, 1]; of no number, none."""
+    return math.inf if mse == 0 else -10 * math.log10(mse)
 
 
-def fidelity(clean: Tensor, restored: Tensor) -> Row:
+def fidelity(clean: Tensor, restored: Tensor, judge: Judge | None = None) -> Row:
     """Return how near `restored` is to `clean`, both [N, C, H, W].
 
     `mse` is per pixel; `psnr` is that of the mean MSE and `psnr_image` the mean of each image's own, in dB; `ssim` is
-    the mean structural similarity (Wang et al. 2004).
+    the mean structural similarity (Wang et al. 2004), left out for images of fewer than 5 pixels a side; `perceptual`
+    is the mean of ‖φ(x) - φ(x̂)‖² / ‖φ(x)‖², φ the judge's features, if there is a judge.
     """
     errors = (clean - restored).square().flatten(1).mean(1).double()
     # A perfect image would make the mean infinite: 1e-10 is 100 dB.
     image = (10 * torch.log10(1 / errors.clamp_min(1e-10))).mean()
-    mse = float(errors.mean())
-    return {"mse": mse, "psnr": psnr(mse), "psnr_image": float(image), "ssim": ssim(clean, restored)}
+    row: Row = {**mean_ci95(errors, "mse"), "psnr": psnr(float(errors.mean())), "psnr_image": float(image)}
+    if min(clean.shape[2:]) >= NARROWEST:
+        row["ssim"] = ssim(clean, restored)
+    if judge is not None:
+        row |= mean_ci95(perceptual(judge, clean, restored), "perceptual")
+    return row
 
 
 def ssim(clean: Tensor, restored: Tensor) -> float:
     """Return the mean structural similarity; a narrower window (σ = 0.5 pixels, not 1.5) below 16 pixels a side."""
     torchvision()  # torchmetrics imports it, and fails where its wheel and torch's do not match
-    from torchmetrics.functional.image import structural_similarity_index_measure as measure
+    from torchmetrics.functional.image import structural_similarity_index_measure as similarity
 
     sigma = 1.5 if min(clean.shape[2:]) >= 16 else 0.5
     pairs = zip(clean.split(CHUNK), restored.split(CHUNK), strict=True)
-    total = sum(float(measure(b, a, sigma=sigma, data_range=1.0)) * len(a) for a, b in pairs)
+    total = sum(float(similarity(b, a, sigma=sigma, data_range=1.0)) * len(a) for a, b in pairs)
     return total / len(clean)
 
 
-@torch.no_grad()
-def apply(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return `function` of all images, a chunk at a time."""
-    return torch.cat([function(chunk) for chunk in images.split(CHUNK)])
-
-
-class PCA:
-    """Principal components of a source's images, the best linear code (Baldi & Hornik 1989)."""
-
-    def __init__(self, source: Source) -> None:
-        moment = torch.zeros(0)
-        total = torch.zeros(0)
-        indices = torch.arange(len(source), device=source.images.device)
-        for part in indices.split(5000):
-            x = source.batch(part).x.flatten(1).double()
-            moment = x.T @ x + (moment if len(moment) else 0)
-            total = x.sum(0) + (total if len(total) else 0)
-        self.mean = total / len(source)
-        covariance = moment / len(source) - torch.outer(self.mean, self.mean)
-        variances, vectors = torch.linalg.eigh(covariance)
-        self.components = vectors.flip(1)
-        self.variances = variances.flip(0).clamp_min(0)
-
-    def reconstruct(self, x: Tensor, code: int) -> Tensor:
-        """Return images [N, C, H, W] projected on the first `code` components."""
-        basis = self.components[:, :code]
-        centred = x.flatten(1).double() - self.mean
-        return (centred @ basis @ basis.T + self.mean).to(x.dtype).view_as(x)
-
-    def largest_angle_deg(self, basis: Tensor) -> float:
-        """Return the largest principal angle, in degrees, to the span of the columns of `basis` [pixels, code]."""
-        from scipy.linalg import subspace_angles
-
-        angles = subspace_angles(basis.double().cpu().numpy(), self.components[:, : basis.shape[1]].cpu().numpy())
-        return math.degrees(float(angles.max()))
-
-
-@torch.no_grad()
-def affine_basis(model: Decodes, code: int, device: torch.device) -> Tensor | None:
-    """Return the decoder's matrix [pixels, code] if it is affine, g(z) = W z + b, else None; found by trying it."""
-    a, b = Rng(0, device).normal(2, 8, code)
-    zero = model.decode(torch.zeros(1, code, device=device))
-    gap = model.decode(a + b) - model.decode(a) - model.decode(b) + zero
-    if float(gap.abs().max()) > 1e-4:
-        return None
-    return (model.decode(torch.eye(code, device=device)) - zero).flatten(1).T
+def perceptual(judge: Judge, clean: Tensor, restored: Tensor) -> Tensor:
+    """Return ‖φ(x) - φ(x̂)‖² / ‖φ(x)‖² of each pair of images [N], in the judge's features φ."""
+    seen = judge.features(clean)
+    return (seen - judge.features(restored.clamp(0, 1))).square().sum(1) / seen.square().sum(1).clamp_min(1e-12)

@@ -2,72 +2,69 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import UnionType
 
-from aectl.data.datasets import Source
-from aectl.evaluation.codes import sparsity
-from aectl.evaluation.denoising import AffineDenoiser
-from aectl.evaluation.generation import SAMPLES, class_shares
-from aectl.evaluation.reconstruction import PCA, Row, affine_basis, apply, fidelity
-from aectl.models.base import Decodes, Encodes, Model, Reconstructs, Samples
-from aectl.rng import Rng
-
-Report = dict[str, dict[str, Row]]
-"""Tables by name; a table is rows by name."""
-
-
-def report(model: Model, train: Source, held_out: Source, seed: int) -> Report:
-    """Return the tables that the model's abilities allow, measured on `held_out`, baselines fitted on `train`."""
-    x = held_out.pixels()
-    tables: Report = {}
-    codes = apply(model.encode, x) if isinstance(model, Encodes) else None
-    if isinstance(model, Reconstructs):
-        tables["reconstruction"] = reconstruction(model, train, x, codes)
-        if getattr(model, "noise", None) is not None:
-            tables["denoising"] = denoising(model, train, x, seed)
-    if codes is not None:
-        tables["codes"] = {"model": sparsity(codes)}
-    if isinstance(model, Samples) and train.classes:
-        tables["classes of samples (%)"] = samples(model, train, x, seed)
-    return tables
+from aectl.evaluation import (
+    anomaly,
+    classification,
+    clusters,
+    codes,
+    denoising,
+    generation,
+    likelihood,
+    probes,
+    reconstruction,
+)
+from aectl.evaluation.subject import Rows, Subject, Unmeasured
+from aectl.models.base import Classifies, Encodes, Energy, Reconstructs, Samples, Scores
 
 
-def reconstruction(model: Reconstructs, train: Source, x: Tensor, codes: Tensor | None) -> dict[str, Row]:
-    """Return the table of clean images: the model, PCA of the same code size, PCA of as many units as are active."""
-    rows = {"model": fidelity(x, apply(model.reconstruct, x))}
-    if codes is None:
-        return rows
-    pca = PCA(train)
-    pixels = x[0].numel()
-    sizes = {min(codes.shape[1], pixels)}
-    active = round(sparsity(codes)["active_units"])
-    if 0 < active < 0.9 * min(sizes):
-        sizes.add(active)
-    for size in sorted(sizes, reverse=True):
-        rows[f"PCA-{size}"] = fidelity(x, apply(lambda chunk, k=size: pca.reconstruct(chunk, k), x))
-    if isinstance(model, Decodes) and codes.shape[1] < pixels:
-        basis = affine_basis(model, codes.shape[1], x.device)
-        if basis is not None:
-            rows["model"]["angle_to_pca_deg"] = pca.largest_angle_deg(basis)
-    return rows
+@dataclass(frozen=True)
+class Evaluation:
+    """A table by name and title: the abilities that a model needs for it, and how it is made."""
+
+    name: str
+    title: str
+    abilities: tuple[type | UnionType, ...]
+    measure: Callable[[Subject], Rows]
 
 
-def denoising(model: Model, train: Source, x: Tensor, seed: int) -> dict[str, Row]:
-    """Return the table under the model's own noise, the same draw for every row."""
-    rng = Rng(seed, x.device).fork("denoising")
-    with torch.no_grad():
-        noisy = model.noise(x, rng.fork("test"))
-        affine = AffineDenoiser(train, model.noise, rng.fork("fit"))
-    return {
-        "model": fidelity(x, apply(model.reconstruct, noisy)),
-        "best affine": fidelity(x, affine(noisy)),
-        "noisy input": fidelity(x, noisy),
-    }
+EVALUATIONS = (
+    Evaluation("reconstruction", "reconstruction", (Reconstructs,), reconstruction.measure),
+    Evaluation("denoising", "denoising, under the run's own noise", (Reconstructs,), denoising.measure),
+    Evaluation("noises", "denoising, PSNR in dB under each noise", (Reconstructs,), denoising.matrix),
+    Evaluation("codes", "codes", (Encodes,), codes.measure),
+    Evaluation("probes", "classes read off the codes, accuracy in %", (Encodes,), probes.measure),
+    Evaluation("clusters", "clusters of the codes", (Encodes,), clusters.measure),
+    Evaluation("likelihood", "likelihood, nats per image", (Scores,), likelihood.measure),
+    Evaluation("anomalies", "detection of images of another kind", (Reconstructs | Scores | Energy,), anomaly.measure),
+    Evaluation("samples", "samples, by their pixels", (Samples,), generation.measure),
+    Evaluation("distances", "samples, in the judge's features", (Samples,), generation.distances),
+    Evaluation("classes", "classes of samples, in %", (Samples,), generation.classes),
+    Evaluation("classification", "classification", (Classifies,), classification.measure),
+)
 
 
-@torch.no_grad()
-def samples(model: Samples, train: Source, x: Tensor, seed: int) -> dict[str, Row]:
-    """Return the table of the classes that samples fall into, beside those that held-out images do."""
-    drawn = model.sample(SAMPLES, rng=Rng(seed, x.device).fork("samples"))
-    return {"model": class_shares(drawn, train), "held-out images": class_shares(x, train)}
+@dataclass
+class Report:
+    """Tables by name, and for each that the model's abilities allow but the data do not, why it is missing."""
+
+    tables: dict[str, Rows] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def report(subject: Subject, only: Iterable[str] = (), told: Callable[[str], None] = lambda name: None) -> Report:
+    """Return the tables that the model's abilities allow, or those of them in `only`; `told` hears what is next."""
+    result, chosen = Report(), tuple(only)
+    for evaluation in EVALUATIONS:
+        able = all(isinstance(subject.model, ability) for ability in evaluation.abilities)
+        if not able or (chosen and evaluation.name not in chosen):
+            continue
+        told(evaluation.name)
+        try:
+            result.tables[evaluation.name] = evaluation.measure(subject)
+        except Unmeasured as reason:
+            result.missing[evaluation.name] = str(reason)
+    return result

@@ -1,0 +1,55 @@
+"""The pictures of an evaluation: figures/ in the run's folder, the same in TensorBoard, and all in report.html."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from aectl import page
+from aectl.evaluation import anomaly
+from aectl.evaluation.subject import Subject, Unmeasured
+from aectl.figures.anomaly import anomaly_figure
+from aectl.figures.report import draw
+from aectl.figures.style import save
+from aectl.loading import Opened
+from aectl.measures import is_number
+from aectl.terminal import shown
+from aectl.training import evaluations
+
+
+def draw_all(opened: Opened, subject: Subject, section: dict[str, Any], config: DictConfig) -> None:
+    """Draw what the model can do, hand pictures and numbers to TensorBoard, and write the page that shows both."""
+    run = opened.run
+    folder = run.folder / "figures"
+    # A run stopped within its first epoch has no curve yet.
+    curves = run.folder / "metrics.csv" if opened.state["epoch"] else None
+    paths = draw(opened.model, subject.bench.held_out, folder, seed=config.seed, metrics_csv=curves)
+    found = strangeness(subject) if "anomalies" in section else {}
+    for name, (inliers, outliers) in found.items():
+        paths.append(save(anomaly_figure(inliers, outliers, name), folder / f"anomalies_{name.replace(' ', '_')}.png"))
+    scalars = {
+        f"eval/{table}/{measure}": value
+        for table in section["titles"]
+        for measure, value in section[table].get("model", {}).items()
+        if is_number(value)
+    }
+    evaluations.write(run.folder, opened.state["epoch"], scalars, {f"eval/{p.stem}": p for p in paths}, found)
+    choices = run.record.get("choices", {})
+    page.write(
+        run.folder / "report.html",
+        title=f"{choices.get('model')} on {choices.get('dataset')}",
+        command=f"aectl eval run={shown(run.folder)} split={config.split} checkpoint={config.checkpoint}",
+        config_yaml=OmegaConf.to_yaml(opened.config, resolve=True),
+        record=run.record,
+        section=section,
+        figures=paths,
+    )
+
+
+def strangeness(subject: Subject) -> dict[str, Any]:
+    """Return the scores of inliers and outliers by the outliers' name; none for a model that scores no image."""
+    try:
+        return anomaly.scores(subject)
+    except Unmeasured:
+        return {}

@@ -1,0 +1,151 @@
+"""How well a model tells images of another kind from those it was trained on, by the scores that it gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from aectl.data.datasets import Source
+from aectl.evaluation.subject import CHUNK, Benchmark, Row, Rows, Subject, Unmeasured, apply, digest
+from aectl.models.base import Energy, Reconstructs, Scores
+
+SAMPLES = 10
+"""Importance samples of a likelihood: enough to rank images by it, at a hundredth of what measuring it takes."""
+COMPONENTS = 64
+"""Principal components of the linear detector, or a quarter of the pixels where these are few."""
+
+Pairs = dict[str, tuple[Tensor, Tensor]]
+"""Scores of ordinary images [N] and of outliers [M], higher for what looks stranger, by the outliers' name.
+
+Ordinary are the held-out images of the classes trained on; those of excluded classes are a set of outliers.
+"""
+
+
+def measure(subject: Subject) -> Rows:
+    """Return the table of detectors: for each set of outliers, area under the ROC curve and average precision.
+
+    The model's rows are its reconstruction error, its negative log-likelihood and its energy, as far as it has them;
+    behind them stand PCA's error, the mean intensity, which already tells a lot, and chance, whose average precision
+    is the share of outliers. Raises Unmeasured where there are no outliers or nothing but outliers, and for scores
+    that are not numbers.
+    """
+    bench = subject.bench
+    if not bench.all_outliers:
+        raise Unmeasured("there are no outliers to compare with")
+    if not len(bench.inliers):
+        raise Unmeasured("there are no held-out images of the classes trained on")
+    rows = {row: compared(pairs) for row, pairs in by_ability(subject).items()}
+    pixels = bench.held_out.images[0].numel()
+    code = min(COMPONENTS, max(1, pixels // 4))
+    rows[f"PCA-{code}"] = baseline(bench, f"pca-{code}", lambda x: errors(x, bench.pca.reconstruct(x, code)))
+    rows["mean intensity"] = baseline(bench, "intensity", lambda x: x.flatten(1).mean(1))
+    rows["chance"] = {}
+    for name, source in bench.all_outliers.items():
+        share = len(source) / (len(source) + len(bench.inliers))
+        rows["chance"] |= {f"auroc_{name}": 0.5, f"ap_{name}": share}
+    return rows
+
+
+def by_ability(subject: Subject) -> dict[str, Pairs]:
+    """Return the model's own scores by the name of their row."""
+    model, found = subject.model, {}
+    if isinstance(model, Reconstructs):
+        found["model, error"] = scores(subject)
+    if isinstance(model, Scores):
+        found["model, likelihood"] = likelihoods(subject)
+    if isinstance(model, Energy):
+        found["model, energy"] = pairs_of(subject.bench, lambda source: apply(model.energy, source.pixels()))
+    return found
+
+
+def scores(subject: Subject) -> Pairs:
+    """Return the mean squared reconstruction errors per pixel; the model must reconstruct.
+
+    A model that was trained under noise is given the clean images.
+    """
+    bench = subject.bench
+    inside = errors(bench.held_out.pixels(), subject.reconstructed)[~bench.is_excluded]
+    return {
+        name: (inside, errors(x := source.pixels(), apply(subject.model.reconstruct, x)))
+        for name, source in bench.all_outliers.items()
+    }
+
+
+def likelihoods(subject: Subject) -> Pairs:
+    """Return the negative log-likelihoods, in nats; the model must score.
+
+    Likelihoods of simple images can be higher than those of the images trained on (Nalisnick et al. 2019).
+    """
+    rng = subject.bench.rng("anomalies")
+
+    @torch.no_grad()
+    def score(source: Source) -> Tensor:
+        parts = source.pixels().split(CHUNK)
+        return -torch.cat([subject.model.log_prob(part, rng=rng, samples=SAMPLES).value for part in parts])
+
+    return pairs_of(subject.bench, score)
+
+
+def pairs_of(bench: Benchmark, score: Callable[[Source], Tensor]) -> Pairs:
+    """Return the scores of the ordinary images beside those of each set of outliers."""
+    inside = score(bench.inliers)
+    return {name: (inside, score(source)) for name, source in bench.all_outliers.items()}
+
+
+def errors(x: Tensor, restored: Tensor) -> Tensor:
+    """Return the mean squared error per pixel of each image [N]."""
+    return (x - restored).square().flatten(1).mean(1)
+
+
+def baseline(bench: Benchmark, detector: str, score: Callable[[Tensor], Tensor]) -> Row:
+    """Return the row of a detector that knows no model; a set of outliers is known by its images, not by its name."""
+    row: Row = {}
+    for name, source in bench.all_outliers.items():
+        found = bench.cache.numbers(
+            f"anomalies-{detector}-{digest(bench.inliers, source)}",
+            lambda source=source: detection(score(bench.inliers.pixels()), score(source.pixels())),
+        )
+        row |= named(found, name)
+    return row
+
+
+def compared(pairs: Pairs) -> Row:
+    """Return a row with the measures for each set of outliers."""
+    row: Row = {}
+    for name, (inside, outside) in pairs.items():
+        row |= named(detection(inside, outside), name)
+    return row
+
+
+def named(found: Row, name: str) -> Row:
+    """Return the measures `auroc`, `auroc_ci95` and `ap` under names that tell the set of outliers."""
+    return {f"auroc_{name}": found["auroc"], f"auroc_{name}_ci95": found["auroc_ci95"], f"ap_{name}": found["ap"]}
+
+
+def detection(inside: Tensor, outside: Tensor) -> Row:
+    """Return how well scores [N] of ordinary images and [M] of outliers tell them apart, outliers being the higher.
+
+    `auroc` is the chance that an outlier has the higher score, ties counting half; its interval has the variance of
+    DeLong et al. (1988), from ranks as in Sun & Xu (2014). `ap` is the average precision, in [0, 1]. Raises Unmeasured
+    for scores that are not numbers.
+    """
+    from scipy.stats import rankdata
+    from sklearn.metrics import average_precision_score
+
+    if inside.isnan().any() or outside.isnan().any():
+        raise Unmeasured("some scores are not numbers")
+    n, m = len(inside), len(outside)
+    # Only the order counts: ranks are finite where scores are not.
+    ranks = torch.from_numpy(rankdata(torch.cat([inside, outside]).cpu().numpy()))
+    among_own = [torch.from_numpy(rankdata(part.cpu().numpy())) for part in (inside, outside)]
+    above = (ranks[n:] - among_own[1]) / n  # of each outlier, the share of ordinary images below it
+    below = 1 - (ranks[:n] - among_own[0]) / m
+    variance = sum(float(part.var()) / len(part) for part in (above, below) if len(part) > 1)
+    labels = torch.cat([torch.zeros(n), torch.ones(m)]).numpy()
+    return {
+        "auroc": float(above.mean()),
+        "auroc_ci95": 1.96 * variance**0.5,
+        "ap": float(average_precision_score(labels, ranks.numpy())),
+    }

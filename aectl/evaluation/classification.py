@@ -1,0 +1,25 @@
+"""How often a classifier is right, beside what the pixels alone tell a linear one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from aectl.evaluation.probes import linear_accuracy, nameable
+from aectl.evaluation.subject import Row, Rows, Subject, apply, mean_ci95
+
+
+def measure(subject: Subject) -> Rows:
+    """Return the accuracy on held-out images, in percent: the model's and logistic regression's on raw pixels.
+
+    Both are of the images whose class some training image has. Raises Unmeasured unless there are such, and training
+    images of two classes.
+    """
+    bench = subject.bench
+    held_out = bench.held_out.take(nameable(bench))
+    found = apply(subject.model.classify, held_out.pixels()).argmax(1)
+    return {"model": accuracy(found, held_out.labels), "logistic regression": linear_accuracy(bench)}
+
+
+def accuracy(found: Tensor, labels: Tensor) -> Row:
+    """Return the share of images, in percent, whose found class [N] is the label [N]."""
+    return mean_ci95(100 * (found == labels).float(), "accuracy")

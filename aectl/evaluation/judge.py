@@ -1,0 +1,71 @@
+"""The judge: a fixed classifier for each data set, in whose features images and sets of images are compared.
+
+It is no Inception network, so that a distance in its features is no FID; but everybody who has this package has the
+same one, and it has never seen a test image. Each file tells in its header how it was trained and how well it does;
+`make judges` trains and packs them anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load
+from torch import Tensor
+
+from aectl.models.classifier import Classifier
+from aectl.models.networks import ConvEncoder
+
+FOLDER = Path(__file__).parent / "judges"
+DIGESTS = {
+    "mnist": "689449d32bc3389eac89eba30efffd1890df413905b43274556d171a0f64782e",
+    "fashion_mnist": "abea3ca3390f49712b0f1da6073b0f83ffd7003e7c759996173d1f3bfceee978",
+}
+"""SHA-256 of each judge's file, by the data set's name."""
+SHAPE, CLASSES, CODE, CHANNELS = (1, 28, 28), 10, 128, (32, 64, 128)
+"""Of all judges: their weights fit nothing else."""
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A frozen classifier; `name` is its data set's and the beginning of its digest, for the tables."""
+
+    name: str
+    model: Classifier
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features [N, 128] of images [N, 1, 28, 28], pixels in [0, 1]."""
+        return torch.cat([self.model.encode(part) for part in images.split(CHUNK)])
+
+    @torch.no_grad()
+    def classes(self, images: Tensor) -> Tensor:
+        """Return the likeliest class [N] of each image [N, 1, 28, 28], pixels in [0, 1]."""
+        return torch.cat([self.model.classify(part).argmax(1) for part in images.split(CHUNK)])
+
+
+def judge_of(dataset: str, device: torch.device | str = "cpu") -> Judge | str:
+    """Return the judge of a data set, or why there is none; raises ValueError if its file was changed."""
+    if dataset not in DIGESTS:
+        return f"there is no judge for the data set '{dataset}', only for {' and '.join(sorted(DIGESTS))}"
+    path = FOLDER / f"{dataset}.safetensors"
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != DIGESTS[dataset]:
+        raise ValueError(f"{path} is not the judge that belongs to this version: its SHA-256 is {found}")
+    encoder = partial(ConvEncoder, channels=CHANNELS, code_activation="relu", norm="batch")
+    model = Classifier(SHAPE, CLASSES, CODE, encoder)
+    model.load_state_dict(load(content))
+    return Judge(f"{dataset}-{found[:8]}", model.to(device).eval().requires_grad_(False))
+
+
+def recipe(dataset: str) -> dict[str, str]:
+    """Return what a judge's file says of itself: command, data, versions, test accuracy."""
+    with safe_open(FOLDER / f"{dataset}.safetensors", "pt") as file:
+        return {key: json.loads(value) for key, value in file.metadata().items()}

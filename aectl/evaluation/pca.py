@@ -1,0 +1,71 @@
+"""Principal components, the best linear code: the baseline of whatever encodes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from aectl.data.datasets import Source
+from aectl.evaluation.cache import Cache
+from aectl.models.base import Decodes
+from aectl.rng import Rng
+
+
+class PCA:
+    """Principal components of a source's images, the best linear code (Baldi & Hornik 1989).
+
+    All numbers are of double precision: small errors in the components would hide how near a linear model comes.
+    """
+
+    def __init__(self, source: Source, cache: Cache | None = None) -> None:
+        found = (cache or Cache()).arrays("pca", lambda: fitted(source))
+        device = source.images.device
+        self.mean, self.components = found["mean"].to(device), found["components"].to(device)
+        self.variances = found["variances"].to(device)
+
+    def encode(self, x: Tensor, code: int) -> Tensor:
+        """Return the first `code` coordinates [N, code] of images [N, C, H, W]."""
+        return ((x.flatten(1).double() - self.mean) @ self.components[:, :code]).float()
+
+    def reconstruct(self, x: Tensor, code: int) -> Tensor:
+        """Return images [N, C, H, W] projected on the first `code` components."""
+        basis = self.components[:, :code]
+        centred = x.flatten(1).double() - self.mean
+        return (centred @ basis @ basis.T + self.mean).to(x.dtype).view_as(x)
+
+    def sample(self, n: int, code: int, rng: Rng, shape: tuple[int, int, int]) -> Tensor:
+        """Return n images [n, C, H, W] of a normal distribution over the first `code` coordinates, cut to [0, 1]."""
+        z = rng.normal(n, code).double() * self.variances[:code].sqrt()
+        return (z @ self.components[:, :code].T + self.mean).float().clamp(0, 1).view(n, *shape)
+
+    def largest_angle_deg(self, basis: Tensor) -> float:
+        """Return the largest principal angle, in degrees, to the span of the columns of `basis` [pixels, code]."""
+        from scipy.linalg import subspace_angles
+
+        angles = subspace_angles(basis.double().cpu().numpy(), self.components[:, : basis.shape[1]].cpu().numpy())
+        return math.degrees(float(angles.max()))
+
+
+def fitted(source: Source) -> dict[str, Tensor]:
+    """Return the mean, and the components in the columns of a matrix with their variances, largest first."""
+    moment, total = torch.zeros(()), torch.zeros(())
+    for part in torch.arange(len(source), device=source.images.device).split(5000):
+        x = source.batch(part).x.flatten(1).double()
+        moment, total = moment + x.T @ x, total + x.sum(0)
+    mean = total / len(source)
+    variances, vectors = torch.linalg.eigh(moment / len(source) - torch.outer(mean, mean))
+    return {"mean": mean, "components": vectors.flip(1), "variances": variances.flip(0).clamp_min(0)}
+
+
+@torch.no_grad()
+def affine_basis(model: Decodes, code: int, device: torch.device) -> Tensor | None:
+    """Return the decoder's matrix [pixels, code] if it is affine, g(z) = W z + b, else None; found by trying it."""
+    a, b = Rng(0, device).normal(2, 8, code)
+    zero = model.decode(torch.zeros(1, code, device=device))
+    gap = model.decode(a + b) - model.decode(a) - model.decode(b) + zero
+    # Of a decoder that gives no numbers the gap is none either, and none is at most anything.
+    if not float(gap.abs().max()) <= 1e-4:
+        return None
+    return (model.decode(torch.eye(code, device=device)) - zero).flatten(1).T

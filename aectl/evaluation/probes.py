@@ -1,0 +1,193 @@
+"""How well the classes of images can be read off their codes, by simple classifiers that see the codes alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from aectl.data.datasets import Source
+from aectl.evaluation.codes import RAW, baselines, checked, pixels, slug
+from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
+from aectl.rng import Rng
+
+FEW = (10, 100, 1000)
+"""Numbers of labelled images that a linear probe is trained from, beside all of them."""
+DRAWS = 5
+"""Sets of so many labelled images, from which the spread is."""
+NEIGHBOURS = 5
+"""Nearest training images that vote."""
+ITERATIONS = 100
+"""At most, of L-BFGS."""
+CONSTANT = 1e-5
+"""A unit is constant whose standard deviation is below this share of the largest magnitude in the code."""
+CHUNK = 500
+"""Images at a time: one row of distances for each."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Codes with their classes [N]: those to learn from, and those whose classes are to be found."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+
+def measure(subject: Subject) -> Rows:
+    """Return the table of accuracies on held-out codes, in percent: the model's, PCA's of that size, raw pixels'.
+
+    `linear` is logistic regression on the codes of all labelled training images, `knn` a vote of the 5 nearest of
+    them, `linear_10`, `linear_100` and `linear_1000` are logistic regression on so few of them, equally many of each
+    class: mean and standard deviation over 5 draws, the same draws in all rows. Columns of more images than there are
+    are left out, and so are held-out images of classes that no training image has.
+
+    Units are standardised for `linear`. In the other columns all have one scale, so that distances are the code's
+    own, and so that units which hardly vary are not blown up where there are too few labels to find them useless.
+
+    Raises Unmeasured unless there are labels of two classes, and if some codes are not numbers.
+    """
+    bench = subject.bench
+    check(bench)
+    task = task_of(bench, checked(subject.train_codes), checked(subject.codes))
+    rows = {"model": linear(task) | neighbours(task) | few_labels(task, bench)}
+    for name, encode in baselines(subject).items():
+        rows[name] = baseline(bench, name, encode)
+    return rows
+
+
+def linear_accuracy(bench: Benchmark) -> Row:
+    """Return the `accuracy`, in percent, of logistic regression on the raw pixels; raises Unmeasured as above."""
+    check(bench)
+    row = linear_baseline(bench, RAW, lambda: task_of(bench, pixels(bench.train), pixels(bench.held_out)))
+    return {key.replace("linear", "accuracy"): value for key, value in row.items()}
+
+
+def baseline(bench: Benchmark, name: str, encode: Callable[[Source], Tensor]) -> Row:
+    """Return the row of codes that depend on no model."""
+
+    @cache
+    def task() -> Task:
+        return task_of(bench, encode(bench.train), encode(bench.held_out))
+
+    others = f"probe-others-{slug(name)}-seed-{bench.seed}"
+    return linear_baseline(bench, name, task) | bench.cache.numbers(
+        others, lambda: neighbours(task()) | few_labels(task(), bench)
+    )
+
+
+def linear_baseline(bench: Benchmark, name: str, task: Callable[[], Task]) -> Row:
+    """Return the part of a baseline's row that depends on no seed."""
+    return bench.cache.numbers(f"probe-linear-{slug(name)}", lambda: linear(task()))
+
+
+def labelled(source: Source) -> Tensor:
+    """Return the positions of the images with a label; raises Unmeasured unless they are of two classes at least."""
+    known = (source.labels >= 0).nonzero().squeeze(1)
+    if not len(known):
+        raise Unmeasured("the images have no labels")
+    if len(source.labels[known].unique()) < 2:
+        raise Unmeasured("all labelled images are of one class")
+    return known
+
+
+def nameable(bench: Benchmark) -> Tensor:
+    """Return the positions of the held-out images whose class some training image has; Unmeasured if there is none."""
+    known = bench.train.labels[labelled(bench.train)].unique()
+    found = torch.isin(bench.held_out.labels, known).nonzero().squeeze(1)
+    if not len(found):
+        raise Unmeasured("no held-out image has a label that a training image has")
+    return found
+
+
+def check(bench: Benchmark) -> None:
+    """Raise Unmeasured unless there is something to learn and something to test."""
+    nameable(bench)
+
+
+def task_of(bench: Benchmark, train: Tensor, held_out: Tensor) -> Task:
+    """Return the task of reading classes off the codes of all training and all held-out images."""
+    known, test = labelled(bench.train), nameable(bench)
+    return Task(train[known], bench.train.labels[known], held_out[test], bench.held_out.labels[test])
+
+
+def standardised(task: Task) -> Task:
+    """Return the task with each unit's mean 0 and standard deviation 1 over training images; constant units are 0."""
+    deviation, mean = torch.std_mean(task.train, 0, correction=0)
+    varies = deviation > CONSTANT * task.train.abs().max()
+    scale = torch.where(varies, 1 / deviation, 0)
+    return Task((task.train - mean) * scale, task.train_labels, (task.test - mean) * scale, task.test_labels)
+
+
+def in_one_scale(task: Task) -> Task:
+    """Return the task with each unit's mean 0 over training images and 1 as the mean of all units' variances."""
+    variance, mean = torch.var_mean(task.train, 0, correction=0)
+    scale = variance.mean().sqrt()
+    scale = 1 / scale if scale > 0 else 1.0
+    return Task((task.train - mean) * scale, task.train_labels, (task.test - mean) * scale, task.test_labels)
+
+
+def linear(task: Task) -> Row:
+    """Return the accuracy `linear`, in percent, of logistic regression on all training codes, standardised."""
+    return mean_ci95(100 * right(standardised(task)).float(), "linear")
+
+
+def few_labels(task: Task, bench: Benchmark) -> Row:
+    """Return the accuracies `linear_10` … in percent, of logistic regression on few training codes."""
+    row: Row = {}
+    task = in_one_scale(task)
+    for n in FEW:
+        if n > len(task.train):
+            break
+        drawn = [balanced(task.train_labels, n, bench.rng("few labels", n, i)) for i in range(DRAWS)]
+        parts = [Task(task.train[i], task.train_labels[i], task.test, task.test_labels) for i in drawn]
+        found = torch.stack([100 * right(part).double().mean() for part in parts])
+        row |= {f"linear_{n}": float(found.mean()), f"linear_{n}_sd": float(found.std())}
+    return row
+
+
+def balanced(labels: Tensor, n: int, rng: Rng) -> Tensor:
+    """Draw the positions [n] of images with labels [N], equally many of each class as far as possible.
+
+    The first of each class come first, then the second, …: where n is no multiple of the number of classes some have
+    one more, and where a class has too few the others have more.
+    """
+    order = rng.permutation(len(labels))
+    _, classes, counts = labels[order].unique(return_inverse=True, return_counts=True)
+    by_class = classes.argsort(stable=True)
+    rank = torch.empty_like(order)
+    rank[by_class] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[classes[by_class]]
+    return order[rank.argsort(stable=True)[:n]]
+
+
+def right(task: Task) -> Tensor:
+    """Return whether logistic regression finds the class of each test code, [N].
+
+    Multinomial, with the penalty ½‖W‖² on the summed cross-entropy (C = 1), by at most 100 iterations of L-BFGS. Wide
+    codes are not at the optimum by then, which is part of the protocol (stopping early regularises, and more
+    iterations on raw pixels cost accuracy), so that scikit-learn's warning of it is not passed on.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = LogisticRegression(C=1.0, max_iter=ITERATIONS).fit(task.train.cpu().numpy(), task.train_labels.cpu())
+    return torch.from_numpy(found.predict(task.test.cpu().numpy())) == task.test_labels.cpu()
+
+
+def neighbours(task: Task) -> Row:
+    """Return the accuracy `knn`, in percent, of a vote of the 5 training codes nearest in Euclidean distance."""
+    task = in_one_scale(task)
+    squares, votes = task.train.square().sum(1), min(NEIGHBOURS, len(task.train))
+    found = []
+    for part in task.test.split(CHUNK):
+        # ‖a - b‖² without ‖a‖², which is the same for all b.
+        nearest = torch.addmm(squares, part, task.train.T, alpha=-2).topk(votes, dim=1, largest=False).indices
+        found.append(task.train_labels[nearest].mode(1).values)
+    return mean_ci95(100 * (torch.cat(found) == task.test_labels).float(), "knn")

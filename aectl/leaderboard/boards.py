@@ -1,0 +1,233 @@
+"""From evaluated runs to ranked tables: runs, their means over seeds, and each baseline once."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from aectl.leaderboard.entries import Entry, differing, named, read, worded
+from aectl.measures import MODEL, Row, Rows, best, better, columns, conditions, is_models, is_number, is_spread
+
+Kind = Literal["run", "mean", "baseline"]
+
+MAIN = {
+    "reconstruction": ("mse", "psnr", "ssim", "perceptual"),
+    "denoising": ("noise", "mse", "psnr", "ssim", "perceptual"),
+    "noises": ("*",),
+    "codes": ("*",),
+    "probes": ("linear", "knn", "linear_*"),
+    "clusters": ("nmi", "ari"),
+    "likelihood": ("nll", "kind", "of", "binarisation", "samples"),
+    "anomalies": ("auroc_*",),
+    "samples": ("energy", "diversity", "nearest_train", "copies", "frechet", "kernel", "precision", "recall", "modes"),
+    "distances": ("frechet", "kernel", "precision", "recall", "modes"),
+    "classes": ("smallest",),
+    "classification": ("accuracy",),
+}
+"""The tables in order, and the measures that runs are compared by; of other tables all are, and they come last."""
+WIDEST = 36
+"""Characters of a run's name; if one is longer, all go by their numbers."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: a run's, a mean over seeds, or a baseline's."""
+
+    kind: Kind
+    name: str
+    row: Row
+
+
+@dataclass(frozen=True)
+class Table:
+    """One ability: its measures and rows, best first, and the names of the rows that are best in each measure."""
+
+    name: str
+    title: str
+    columns: list[str]
+    lines: list[Line]
+    best: dict[str, set[str]]
+
+    def is_best(self, line: Line, measure: str) -> bool:
+        """Return whether a run, or a mean over seeds, is the best of its kind in a measure."""
+        return line.kind != "baseline" and line.name in self.best[measure]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether runs were measured in ways that do not compare."""
+        return len({conditions(self.name, line.row) for line in self.lines if line.kind == "run"}) > 1
+
+
+@dataclass(frozen=True)
+class Board:
+    """Runs on the same images of the same data set."""
+
+    dataset: str
+    images: int
+    split: str
+    entries: list[Entry]
+
+    @cached_property
+    def varied(self) -> list[str]:
+        """The settings in which the runs differ."""
+        return differing(self.entries)
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """The runs' names by their numbers."""
+        names = {entry.number: f"{entry.number} {named(entry, self.varied)}".strip() for entry in self.entries}
+        return names if max(map(len, names.values())) <= WIDEST else {number: f"run {number}" for number in names}
+
+    @property
+    def title(self) -> str:
+        """What is compared, in words."""
+        runs = "1 run" if len(self.entries) == 1 else f"{len(self.entries)} runs"
+        return f"{runs} on {self.dataset}, {self.images:,} {self.split} images"
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """One table for each ability that any of the runs has; the objective only where they have no other."""
+        known = sorted(dict.fromkeys(name for entry in self.entries for name in entry.rows), key=place)
+        return [self.table(name) for name in known if name != "objective"] or [self.table(name) for name in known]
+
+    def table(self, name: str) -> Table:
+        """Return the table of one ability."""
+        runs = [line for entry in self.entries for line in self.lines_of(entry, name)]
+        means, others = over_seeds(self, name), baselines(self, name)
+        shown = main(name, columns(line.row for line in (*runs, *others)))
+        leading = next((measure for measure in shown if better(name, measure)), None)
+        # The matrix of noises keeps the order of the runs, as it keeps that of the noises.
+        if leading and name != "noises":
+            runs, means, others = (ranked(name, lines, leading) for lines in (runs, means, others))
+        tops = {}
+        for measure in shown:
+            ranks = [best(name, {line.name: line.row for line in lines}, measure) for lines in (runs, means)]
+            tops[measure] = set().union(*ranks)
+        titles = [entry.section.get("titles", {}).get(name) for entry in self.entries]
+        title = next((title for title in titles if title), name)
+        return Table(name, title, shown, [*runs, *means, *others], tops)
+
+    def lines_of(self, entry: Entry, table: str) -> list[Line]:
+        """Return a run's rows in a table; those beside the first are named after it: `2 vae, likelihood`."""
+        name = self.names[entry.number]
+        if table == "noises":
+            others = [key for key in self.varied if key.partition(".")[0] != "noise"]
+            name = " ".join(filter(None, (str(entry.number), entry.noise(), named(entry, others))))
+        rows = rows_of(entry, table).items()
+        return [Line("run", name + row.removeprefix(MODEL), content) for row, content in rows if is_models(row)]
+
+
+def boards(folders: Iterable[Path], split: str = "test") -> list[Board]:
+    """Return the leaderboards of evaluated runs, one for each data set and number of images that they were measured on.
+
+    Raises ConfigError if a run's metrics.json has no evaluation on the split.
+    """
+    groups: dict[tuple[str, int], list[Entry]] = {}
+    for entry in read(folders, split):
+        groups.setdefault((entry.dataset, entry.section.get("images", 0)), []).append(entry)
+    return [Board(dataset, images, split, entries) for (dataset, images), entries in groups.items()]
+
+
+def rows_of(entry: Entry, table: str) -> Rows:
+    """Return a run's rows in a table; none if it has no such table.
+
+    How well a run undoes its own noise cannot be compared with another noise: those rows say which it is.
+    """
+    told = {"noise": entry.noise()} if table == "denoising" else {}
+    return {name: {**told, **row} for name, row in entry.rows.get(table, {}).items()}
+
+
+def main(table: str, measures: Sequence[str]) -> list[str]:
+    """Return those of `measures` that runs are compared by."""
+    patterns = MAIN.get(table, ("*",))
+    return [m for pattern in patterns for m in measures if fnmatchcase(m, pattern)] or list(measures)
+
+
+def ranked(table: str, lines: Iterable[Line], measure: str) -> list[Line]:
+    """Return lines with the best first, those measured alike together, those without the number last."""
+    lines = list(lines)
+    sign = 1 if better(table, measure) == "lower" else -1
+    groups = list(dict.fromkeys(conditions(table, line.row) for line in lines))
+
+    def rank(line: Line) -> tuple[bool, int, float]:
+        value = line.row.get(measure)
+        known = is_number(value) and not math.isnan(value)
+        return not known, groups.index(conditions(table, line.row)), sign * value if known else 0.0
+
+    return sorted(lines, key=rank)
+
+
+def place(table: str) -> int:
+    """Return where a table stands among others."""
+    return list(MAIN).index(table) if table in MAIN else len(MAIN)
+
+
+def over_seeds(board: Board, table: str) -> list[Line]:
+    """Return the means, with standard deviations, of runs that differ in the seed alone; of two of a seed the later."""
+    if "seed" not in board.varied:
+        return []
+    others = [key for key in board.varied if key != "seed"]
+    groups: dict[tuple[str, ...], dict[str, Entry]] = {}
+    for entry in board.entries:
+        groups.setdefault(tuple(entry.setting(key) for key in others), {})[entry.setting("seed")] = entry
+    lines = []
+    for group in (list(seeds.values()) for seeds in groups.values() if len(seeds) > 1):
+        name = f"mean of {len(group)} seeds: {named(group[0], others)}".removesuffix(": ")
+        if len(name) > WIDEST:
+            name = f"mean of runs {', '.join(str(entry.number) for entry in group)}"
+        tables = [rows_of(entry, table) for entry in group]
+        for row in dict.fromkeys(row for rows in tables for row in rows if is_models(row)):
+            mean = mean_of([rows.get(row, {}) for rows in tables])
+            lines += [Line("mean", name + row.removeprefix(MODEL), mean)] if mean else []
+    return lines
+
+
+def mean_of(rows: Sequence[Row]) -> Row:
+    """Return the mean of each number that all rows have as `x`, and its standard deviation as `x_sd`."""
+    mean: dict[str, Any] = {}
+    for measure in columns(rows):
+        values = [row.get(measure) for row in rows]
+        if all(is_number(value) for value in values):
+            mean |= {measure: statistics.fmean(values), f"{measure}_sd": statistics.stdev(values)}
+        elif len(set(values)) == 1:
+            mean[measure] = values[0]
+    return mean
+
+
+def baselines(board: Board, table: str) -> list[Line]:
+    """Return each baseline once; one that is not the same for all runs has a row for each that it comes in."""
+    found: dict[str, dict[str, tuple[Row, list[Entry]]]] = {}
+    for entry in board.entries:
+        for name, row in rows_of(entry, table).items():
+            if not is_models(name):
+                variants = found.setdefault(name, {})
+                variants.setdefault(rounded(row), (row, []))[1].append(entry)
+    lines = []
+    for name, variants in found.items():
+        parts = [owners for _, owners in variants.values()]
+        for row, owners in variants.values():
+            whose = "" if len(parts) == 1 else f", {told_apart(board, owners, parts)}"
+            lines.append(Line("baseline", name + whose, row))
+    return lines
+
+
+def rounded(row: Row) -> str:
+    """Return a row as text in which rounding errors do not show."""
+    return json.dumps({k: f"{v:.5g}" if is_number(v) else v for k, v in row.items() if not is_spread(k)})
+
+
+def told_apart(board: Board, owners: Sequence[Entry], parts: Sequence[Sequence[Entry]]) -> str:
+    """Return the setting by which some runs differ from all others, else their numbers."""
+    for key in board.varied:
+        groups = [{entry.setting(key) for entry in part} for part in parts]
+        if all(len(values) == 1 for values in groups) and len(set().union(*groups)) == len(parts):
+            return worded(owners[0], key)
+    numbers = ", ".join(str(entry.number) for entry in owners)
+    return f"{'run' if len(owners) == 1 else 'runs'} {numbers}"

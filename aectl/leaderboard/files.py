@@ -1,0 +1,96 @@
+"""Leaderboards as files: CSV in full precision, and Markdown to paste into a README."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from aectl.leaderboard.boards import Board, Table
+from aectl.leaderboard.show import MIXED, columns_of, heading, legend
+from aectl.measures import MODEL, is_models
+from aectl.terminal import shown
+
+
+def write(folder: Path, boards: Sequence[Board]) -> list[Path]:
+    """Write leaderboard.csv and leaderboard.md into a folder; returns their paths. Raises OSError if it cannot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    markdown, table = folder / "leaderboard.md", folder / "leaderboard.csv"
+    markdown.write_text("\n".join(line for board in boards for line in markdown_of(board)), encoding="utf-8")
+    rows = [row for board in boards for row in csv_rows(board)]
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return [table, markdown]
+
+
+def csv_rows(board: Board) -> list[dict[str, Any]]:
+    """Return one row for each run, and one for each baseline, or for each that goes by its name.
+
+    Columns of numbers are called table.measure, those of the model's other rows table.row.measure; `runs` are the
+    numbers of the runs that a row belongs to.
+    """
+    models, others = [], {}
+    about = {"dataset": board.dataset, "split": board.split, "images": board.images}
+    for entry in board.entries:
+        settings = {key: entry.setting(key) for key in board.varied}
+        own = {"folder": shown(entry.folder), "epoch": entry.section.get("epoch", ""), **settings}
+        model = {"row": MODEL, "runs": str(entry.number), **about, **own}
+        rows: dict[str, dict[str, Any]] = {}
+        for table, content in entry.rows.items():
+            for name, row in content.items():
+                extra = f"{name.removeprefix(f'{MODEL}, ')}." if is_models(name) and name != MODEL else ""
+                into = model if is_models(name) else rows.setdefault(name, {})
+                into.update({f"{table}.{extra}{measure}": value for measure, value in row.items()})
+        models.append(model)
+        for name, numbers in rows.items():
+            others.setdefault((name, repr(numbers)), (numbers, []))[1].append(entry.number)
+    named = [
+        ({"row": name, "runs": " ".join(map(str, runs)), **about}, row) for (name, _), (row, runs) in others.items()
+    ]
+    return models + [{**head, **row} for head, row in named]
+
+
+def markdown_of(board: Board) -> list[str]:
+    """Return a board as lines of Markdown."""
+    headings, rows = legend(board)
+    # Bars end a cell, even in code.
+    folders = ["`{}`".format(shown(entry.folder).replace("|", r"\|")) for entry in board.entries]
+    lines = [f"## {escaped(board.title)}", ""]
+    cells = [[*map(escaped, row), folder] for row, folder in zip(rows, folders, strict=True)]
+    lines += grid([*map(escaped, headings), "folder"], cells, right=())
+    for table in board.tables:
+        lines += ["", f"### {escaped(table.title[:1].upper() + table.title[1:])}", ""]
+        names = ["", *[escaped(heading(table, measure)) for measure in table.columns]]
+        lines += grid(names, markdown_rows(table), right=range(1, len(names)))
+        lines += ["", MIXED] if table.mixed else []
+    note = (
+        "Bold: the best run, or mean over seeds. Italic: baselines. ±: half of the 95 % confidence interval; of a mean"
+    )
+    return [*lines, "", f"{note} over seeds, the standard deviation.", ""]
+
+
+def markdown_rows(table: Table) -> Iterator[list[str]]:
+    """Yield the cells of each line, the best in bold and a baseline's name in italics."""
+    texts = columns_of(table)
+    for index, line in enumerate(table.lines):
+        cells = [f"*{escaped(line.name)}*" if line.kind == "baseline" else escaped(line.name)]
+        for measure in table.columns:
+            text = escaped(texts[measure][index])
+            cells.append(f"**{text}**" if table.is_best(line, measure) else text)
+        yield cells
+
+
+def grid(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int]) -> list[str]:
+    """Return a table of Markdown; the columns numbered in `right` are set to the right."""
+    right = set(right)
+    rule = ["---:" if index in right else "---" for index in range(len(headings))]
+    return [f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows)]
+
+
+def escaped(text: str) -> str:
+    """Return text in which nothing is Markdown or HTML."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,158 @@
+"""The runs there are, and those that a text names. No torch here: listing must be quick."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from aectl.config import ConfigError
+from aectl.run import OUTPUTS, RECORD, Run, every, find, last_start
+from aectl.terminal import beside, console, shown, significant
+
+MOST = 30
+"""Runs that are listed."""
+HEADINGS = ("model", "data", "status", "objective", "age", "MB", "evaluated")
+AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def show(root: Path = OUTPUTS) -> None:
+    """Print the latest runs under `root`, the newest first, and what to type next."""
+    out = console()
+    runs = sorted(every(root), key=last_start, reverse=True)
+    if not runs:
+        out.print(f"no run in {shown(root)} yet; make one: aectl train model=dae dataset=digits", soft_wrap=True)
+        return
+    latest = runs[:MOST]
+    lines = beside(HEADINGS, [facts(folder) for folder in latest], [shown(folder) for folder in latest], out.width)
+    for number, line in enumerate(lines):
+        out.print(line, style=None if number else "bold", soft_wrap=True)
+    if len(runs) > MOST:
+        out.print(f"and {len(runs) - MOST} more in {shown(root)}", soft_wrap=True)
+    # 'latest' is of those in outputs/ alone.
+    name = "latest" if root == OUTPUTS else shown(latest[0])
+    out.print(f"\nnext: aectl eval run={name}", soft_wrap=True)
+
+
+def facts(folder: Path) -> list[str]:
+    """Return what is told of a run, in the order of `HEADINGS`; dashes for what a damaged record does not tell."""
+    run = Run(folder)
+    try:
+        record = run.record
+    except ConfigError:
+        return ["–", "–", "damaged", "–", "–", megabytes(folder), evaluated(run)]
+    choices = record.get("choices") if isinstance(record.get("choices"), dict) else {}
+    names = [str(choices.get(key) or "–") for key in ("model", "dataset")]
+    return [*names, status(folder, record), objective(record), age(folder), megabytes(folder), evaluated(run)]
+
+
+def status(folder: Path, record: dict[str, Any]) -> str:
+    """Return how a run stands: one that says it runs while nobody holds its lock was killed."""
+    told = str(record.get("status") or "–")
+    return "killed" if told == "running" and not is_locked(folder) else told
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process, perhaps on another machine that shares the disk, is training the run."""
+    path = folder / ".lock"
+    if not path.is_file():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError, NotImplementedError):
+        # Held; or in somebody else's folder, or on a disk without locks: then the record's word stands.
+        return True
+    lock.release()
+    return False
+
+
+def objective(record: dict[str, Any]) -> str:
+    """Return what the run minimised and how far it came."""
+    found = record.get("objective")
+    if not isinstance(found, dict) or not isinstance(found.get("value"), (int, float)):
+        return "–"
+    return f"{found.get('name')} {significant(found['value'])}"
+
+
+def age(folder: Path) -> str:
+    """Return how long ago a run was started, or last resumed: `3 h`."""
+    try:
+        start = datetime.fromisoformat(last_start(folder))
+        seconds = (datetime.now(timezone.utc) - start).total_seconds()
+    except (ValueError, TypeError):
+        return "–"
+    unit, name = next(((unit, name) for unit, name in AGES if seconds >= unit), AGES[-1])
+    return f"{max(int(seconds // unit), 0)} {name}"
+
+
+def megabytes(folder: Path) -> str:
+    """Return the size of a folder on disk in MB."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            # A running trial renames its checkpoints under our eyes.
+            continue
+    return f"{total / 1e6:.1f}"
+
+
+def evaluated(run: Run) -> str:
+    """Return the splits that a run was evaluated on."""
+    splits = [name for name, section in run.metrics.items() if isinstance(section, dict) and "checkpoint" in section]
+    return ", ".join(splits) or "no"
+
+
+def find_all(text: str) -> list[Path]:
+    """Return the folders of the runs that `text` names, each once.
+
+    It is one name or several behind commas: a run's folder, `latest`, a folder that holds runs, such as a sweep's, or
+    a glob. Raises ConfigError for a name that there is no run of.
+    """
+    items = [text] if Path(text).expanduser().exists() else [item.strip() for item in text.split(",")]
+    found = [folder for item in items if item for folder in named(item)]
+    if not found:
+        raise ConfigError("run is empty: type run=latest, or run=<folder of the run>")
+    once: dict[Path, Path] = {}
+    for folder in found:
+        once.setdefault(folder.resolve(), folder)
+    return list(once.values())
+
+
+def named(item: str) -> Iterable[Path]:
+    """Return the folders of the runs that one name stands for, a sweep's in the order of its jobs."""
+    folder = Path(item).expanduser()
+    if item == "latest" or (folder / RECORD).is_file():
+        return [find(item)]
+    places = [folder] if folder.is_dir() else matching(folder)
+    runs = sorted((run for place in places for run in below(place)), key=in_order)
+    if not runs:
+        what = "it does not exist" if not places else "no run.json in it"
+        raise ConfigError(f"'{item}' names no run: {what}")
+    return runs
+
+
+def matching(pattern: Path) -> list[Path]:
+    """Return the paths that fit a glob; none if it is no glob."""
+    try:
+        return list(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    except ValueError:
+        return []
+
+
+def below(place: Path) -> Iterator[Path]:
+    """Yield the run that a place is, or those in it; a run's own files are not asked."""
+    if (place / RECORD).is_file():
+        yield place
+    elif place.is_dir():
+        yield from every(place)
+
+
+def in_order(path: Path) -> list[tuple[str, int]]:
+    """Return what to sort paths by so that job 10 comes behind job 9."""
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", str(path))]

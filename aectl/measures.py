@@ -1,0 +1,204 @@
+"""What an evaluation's numbers mean, which way each is better, which may be compared, and how one is written.
+
+A table is a mapping of rows by name, a row one of numbers and texts by measure. `mse_ci95` is the half width of the
+95 % confidence interval of `mse`, `mse_sd` a standard deviation: both are written behind the number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from aectl.terminal import significant
+
+Row = Mapping[str, Any]
+Rows = Mapping[str, Row]
+
+MODEL = "model"
+"""The model's row; `model, likelihood` is another one of its rows. All others are baselines."""
+SPREADS = ("_ci95", "_sd")
+"""What the names of spreads end in."""
+
+WORDS = ("missing", "titles")
+"""What a section of metrics.json holds by table that is no table."""
+
+BETTER = {
+    "noises/*": "higher",
+    "objective/*loss": "lower",
+    "objective/negative_elbo": "lower",
+    "objective/reconstruction": "lower",
+    "mse": "lower",
+    "psnr*": "higher",
+    "ssim": "higher",
+    "perceptual": "lower",
+    "linear*": "higher",
+    "knn*": "higher",
+    "nmi": "higher",
+    "ari": "higher",
+    "nll": "lower",
+    "auroc*": "higher",
+    "ap_*": "higher",
+    "energy*": "lower",
+    "frechet": "lower",
+    "kernel": "lower",
+    "precision": "higher",
+    "recall": "higher",
+    "density": "higher",
+    "coverage": "higher",
+    "modes": "higher",
+    "class_kl": "lower",
+    "smallest": "higher",
+    "accuracy*": "higher",
+}
+"""Which way is better, by measure or table/measure; where a measure matches none, neither way is."""
+
+ARROWS = {"lower": "↓", "higher": "↑", "": ""}
+
+CONDITIONS = {"likelihood": ("samples", "images")}
+"""Numbers that say how others were measured, by table. Texts always do."""
+
+MEANING = {
+    "noises/*": "PSNR of the restored images under this noise, in dB",
+    "mse": "mean squared error per pixel",
+    "psnr": "peak signal-to-noise ratio of the mean squared error, in dB",
+    "psnr_image": "mean over images of each one's PSNR, in dB",
+    "ssim": "mean structural similarity, 1 for equal images",
+    "perceptual": "squared distance in the judge's features, relative to their size",
+    "angle_to_pca_deg": "largest angle between the decoder's span and that of the principal components, in degrees",
+    "linear": "linear classifier on codes, accuracy in %",
+    "linear_*": "linear classifier from this number of labelled images, accuracy in %",
+    "knn": "nearest neighbours among codes, accuracy in %",
+    "nmi": "normalised mutual information of clusters and classes, 1 for equal partitions",
+    "ari": "adjusted Rand index of clusters and classes, 0 by chance",
+    "nll": "negative log-likelihood in nats per image",
+    "kind": "whether nll is exact, or a bound that it lies below",
+    "binarisation": "pixels drawn as 0 or 1 anew (dynamic), 0 or 1 already (fixed), or grey (none)",
+    "likelihood/samples": "draws per image of the bound; more make it tighter",
+    "auroc_*": "area under the ROC curve, .5 by chance",
+    "ap_*": "average precision",
+    "energy": "energy distance between samples and held-out images",
+    "diversity": "mean distance between samples, relative to that between held-out images",
+    "nearest_train": "median distance to the nearest training image, relative to that of held-out images",
+    "copies": "samples nearer to a training image than all but 1 % of held-out images, in %",
+    "frechet": "Fréchet distance in the judge's features (not FID)",
+    "kernel": "squared kernel distance (MMD) in the judge's features",
+    "precision": "share of samples within the manifold of held-out images",
+    "recall": "share of held-out images within the manifold of samples",
+    "modes": "classes that samples reach",
+    "class_kl": "divergence of the samples' classes from the data's, in nats",
+    "class_*": "share of this class, in %",
+    "smallest": "share of the rarest class, in %",
+    "accuracy": "images classified rightly, in %",
+    "active_share": "share of units active on an image",
+    "active_units": "units active on an image",
+    "dead_units": "units never active",
+    "units": "size of the code",
+    "hoyer": "Hoyer sparsity, 0 for equal units, 1 for a single active one",
+}
+"""One line on each measure, by measure or table/measure."""
+
+
+def looked_up(known: Mapping[str, str], table: str, measure: str) -> str:
+    """Return what `known` says of a measure, the first pattern that fits; the empty text if it says nothing."""
+    if measure in known:
+        return known[measure]
+    names = (measure, f"{table}/{measure}")
+    return next((found for pattern, found in known.items() if any(fnmatchcase(n, pattern) for n in names)), "")
+
+
+def better(table: str, measure: str) -> str:
+    """Return which way a measure is better: `lower`, `higher`, or the empty text for neither."""
+    return looked_up(BETTER, table, measure)
+
+
+def arrow(table: str, measure: str) -> str:
+    """Return ↓ where lower is better, ↑ where higher is, and nothing else."""
+    return ARROWS[better(table, measure)]
+
+
+def meaning(table: str, measure: str) -> str:
+    """Return one line on a measure, or the empty text."""
+    return looked_up(MEANING, table, measure)
+
+
+def is_spread(measure: str) -> bool:
+    """Return whether a measure is the spread of another one."""
+    return measure.endswith(SPREADS)
+
+
+def is_models(name: str) -> bool:
+    """Return whether a row is one of the model's, not a baseline's."""
+    return name == MODEL or name.startswith(f"{MODEL}, ")
+
+
+def tables_of(section: Mapping[str, Any]) -> dict[str, Rows]:
+    """Return the tables in a section of metrics.json, by name: what of it is made of rows."""
+    found = {name: rows for name, rows in section.items() if isinstance(rows, dict) and name not in WORDS}
+    return {name: rows for name, rows in found.items() if all(isinstance(row, dict) for row in rows.values())}
+
+
+def columns(rows: Iterable[Row]) -> list[str]:
+    """Return the measures of a table in the order in which they come, without the spreads."""
+    return list(dict.fromkeys(key for row in rows for key in row if not is_spread(key)))
+
+
+def spread(row: Row, measure: str) -> float | None:
+    """Return the spread of a measure, or None if the row has none."""
+    found = next((row[measure + ending] for ending in SPREADS if measure + ending in row), None)
+    return found if is_number(found) else None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def written(row: Row, measure: str) -> tuple[str, str]:
+    """Return one measure as text, and its spread as `± …` or nothing; see `column`."""
+    return column([row], measure)[0]
+
+
+def column(rows: Iterable[Row], measure: str) -> list[tuple[str, str]]:
+    """Return a column of a table: each row's number as text, and its spread as `± …` or nothing.
+
+    A number with a spread has as many decimals as two significant digits of the spread; others have four significant
+    digits, or none behind the point where the whole column is of whole numbers.
+    """
+    rows = list(rows)
+    known = [row[measure] for row in rows if is_number(row.get(measure))]
+    counts = all(float(value).is_integer() and abs(value) < 1e6 for value in known)
+    return [cell(row.get(measure), spread(row, measure), counts) for row in rows]
+
+
+def cell(value: Any, width: float | None, count: bool) -> tuple[str, str]:
+    """Return one value as text with its spread `width`; a `count` is written without decimals."""
+    if not is_number(value):
+        return ("" if value is None else str(value)), ""
+    if not math.isfinite(value):
+        return ("–" if math.isnan(value) else "∞" if value > 0 else "-∞"), ""
+    if width is None or not math.isfinite(width) or width <= 0:
+        return (f"{value:.0f}" if count else significant(value)), ("± 0" if width == 0 else "")
+    decimals = max(1 - math.floor(math.log10(width)), 0)
+    if decimals > 7:
+        return significant(value), f"± {width:.1e}"
+    return f"{value:.{decimals}f}", f"± {width:.{decimals}f}"
+
+
+def conditions(table: str, row: Row) -> tuple[tuple[str, Any], ...]:
+    """Return how a row was measured: rows that differ in it are not compared, such as a bound and an exact value."""
+    named = CONDITIONS.get(table, ())
+    return tuple(sorted((k, v) for k, v in row.items() if isinstance(v, str) or k in named))
+
+
+def best(table: str, rows: Rows, measure: str) -> set[str]:
+    """Return the names of the rows that are best in a measure, among rows measured alike; one alone is no best."""
+    way, groups = better(table, measure), {}
+    for name, row in rows.items():
+        value = row.get(measure)
+        if way and is_number(value) and not math.isnan(value):
+            groups.setdefault(conditions(table, row), {})[name] = value
+    choose = min if way == "lower" else max
+    tops = [(group, choose(group.values())) for group in groups.values() if len(group) > 1]
+    return {name for group, top in tops for name, value in group.items() if value == top}

@@ -1,0 +1,241 @@
+"""Several evaluated runs in ranked tables, from run folders alone."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from aectl import leaderboard
+from aectl.config import ConfigError
+from aectl.measures import best, better, column, written
+
+TITLES = {"reconstruction": "reconstruction", "likelihood": "likelihood, nats per image"}
+
+
+def write_run(folder, name, overrides=(), config="model: {code: 32}\n", choices=None, objective=None, **section):
+    """Write what the leaderboard reads of a run; keywords are tables."""
+    run = folder / name
+    (run / ".hydra").mkdir(parents=True)
+    choices = {"model": "dae", "dataset": "digits", "noise": "none", "penalty": "none", **(choices or {})}
+    record = {"status": "done", "overrides": list(overrides), "choices": choices, "objective": objective or {}}
+    (run / "run.json").write_text(json.dumps(record))
+    (run / ".hydra" / "config.yaml").write_text(config if "model:" in config else f"model: {{}}\n{config}")
+    section = {"checkpoint": "best", "epoch": 3, "images": 360, "titles": TITLES, "missing": {}, **section}
+    (run / "metrics.json").write_text(json.dumps({"test": section}))
+    return run
+
+
+def reconstruction(mse, **others):
+    return {"model": {"mse": mse, "mse_ci95": mse / 50, "psnr": -10 * math.log10(mse), "ssim": 1 - mse}, **others}
+
+
+def names(table, kind="run"):
+    return [line.name for line in table.lines if line.kind == kind]
+
+
+def only_board(*runs):
+    (board,) = leaderboard.boards(runs)
+    return board
+
+
+def test_runs_are_ranked_and_the_best_of_each_column_is_marked_by_its_direction(tmp_path):
+    runs = [
+        write_run(
+            tmp_path, str(code), [f"model.code={code}"], f"model: {{code: {code}}}", reconstruction=reconstruction(mse)
+        )
+        for code, mse in [(2, 0.05), (8, 0.01), (4, 0.02)]
+    ]
+    (table,) = only_board(*runs).tables
+    assert names(table) == ["2 code=8", "3 code=4", "1 code=2"]
+    assert table.columns == ["mse", "psnr", "ssim"]
+    assert table.best == {"mse": {"2 code=8"}, "psnr": {"2 code=8"}, "ssim": {"2 code=8"}}
+
+
+def test_a_setting_that_was_not_typed_is_read_from_the_config(tmp_path):
+    rows = reconstruction(0.1)
+    typed = write_run(tmp_path, "a", ["model.code=64"], "model: {code: 64}", reconstruction=rows)
+    board = only_board(typed, write_run(tmp_path, "b", reconstruction=rows))
+    assert board.varied == ["model.code"]
+    assert list(board.names.values()) == ["1 code=64", "2 code=32"]
+
+
+def test_settings_of_the_machine_are_no_name(tmp_path):
+    runs = [
+        write_run(tmp_path, name, [f"device={name}", "device.threads=1"], reconstruction=reconstruction(0.1))
+        for name in ("cpu", "cuda")
+    ]
+    assert only_board(*runs).varied == []
+
+
+def test_a_bound_is_not_ranked_against_an_exact_likelihood(tmp_path):
+    def nll(value, kind, **how):
+        return {"likelihood": {"model": {"nll": value, "kind": kind, "binarisation": "dynamic", **how}}}
+
+    runs = [
+        write_run(tmp_path, "exact", choices={"model": "made"}, **nll(80.0, "exact")),
+        write_run(tmp_path, "bound", choices={"model": "vae"}, **nll(90.0, "bound", samples=1000)),
+        write_run(tmp_path, "better", choices={"model": "iwae"}, **nll(85.0, "bound", samples=1000)),
+        write_run(tmp_path, "loose", choices={"model": "elbo"}, **nll(70.0, "bound", samples=1)),
+    ]
+    (table,) = only_board(*runs).tables
+    assert table.mixed
+    assert table.best["nll"] == {"3 iwae"}
+    assert names(table) == ["1 made", "3 iwae", "2 vae", "4 elbo"]
+    assert {"kind", "binarisation", "samples"} <= set(table.columns)
+
+
+def test_denoising_is_ranked_within_one_noise(tmp_path):
+    runs = [
+        write_run(
+            tmp_path,
+            f"{noise}{mse}",
+            [f"noise={noise}"],
+            f"noise: {{_target_: x, p: {value}}}",
+            choices={"noise": noise},
+            denoising={"model": {"mse": mse}, "noisy input": {"mse": 0.2 if noise == "masking" else 0.4}},
+        )
+        for noise, value, mse in [("masking", 0.5, 0.01), ("gaussian", 1.0, 0.03), ("gaussian", 1.0, 0.02)]
+    ]
+    (table,) = only_board(*runs).tables
+    assert table.best["mse"] == {"3 gaussian"}
+    assert table.columns == ["noise", "mse"]
+    assert names(table, "baseline") == ["noisy input, masking", "noisy input, gaussian"]
+
+
+def test_each_baseline_stands_once_and_those_that_differ_have_a_row_each(tmp_path):
+    mean = {"mse": 0.1, "mse_ci95": 0.002}
+    runs = [
+        write_run(tmp_path, "a", reconstruction=reconstruction(0.01, **{"PCA-32": {"mse": 0.02}, "mean image": mean})),
+        write_run(
+            tmp_path,
+            "b",
+            choices={"model": "vae"},
+            reconstruction=reconstruction(0.03, **{"PCA-16": {"mse": 0.05}, "mean image": mean}),
+        ),
+    ]
+    (table,) = only_board(*runs).tables
+    assert names(table, "baseline") == ["PCA-32", "PCA-16", "mean image"]
+    assert [line.kind for line in table.lines] == ["run"] * 2 + ["baseline"] * 3
+
+
+def test_the_matrix_of_noises_is_train_noise_by_test_noise(tmp_path):
+    runs = [
+        write_run(
+            tmp_path,
+            noise,
+            [f"noise={noise}"],
+            f"noise: {{_target_: x, {key}: {value}, clip: false}}",
+            choices={"noise": noise},
+            noises={"model": {"none": 20.0, "gaussian_1": psnr}, "noisy input": {"gaussian_1": 0.0}},
+        )
+        for noise, key, value, psnr in [("masking", "p", 0.5, 12.0), ("gaussian", "std", 1.0, 16.0)]
+    ]
+    (table,) = only_board(*runs).tables
+    assert names(table) == ["1 masking p=0.5", "2 gaussian std=1.0"]
+    assert table.best["gaussian_1"] == {"2 gaussian std=1.0"}
+
+
+def test_seeds_have_means_and_standard_deviations(tmp_path):
+    runs = [
+        write_run(
+            tmp_path,
+            f"{noise}{seed}",
+            [f"seed={seed}", f"noise={noise}"],
+            f"seed: {seed}",
+            choices={"noise": noise},
+            clusters={"model": {"nmi": nmi, "nmi_ci95": 0.5}},
+        )
+        for noise, seed, nmi in [("none", 0, 0.1), ("none", 1, 0.3), ("masking", 0, 0.9)]
+    ]
+    (table,) = only_board(*runs).tables
+    (mean,) = [line for line in table.lines if line.kind == "mean"]
+    assert mean.name == "mean of 2 seeds: no noise"
+    assert mean.row == {"nmi": pytest.approx(0.2), "nmi_sd": pytest.approx(0.2 / math.sqrt(2))}
+    assert written(mean.row, "nmi") == ("0.20", "± 0.14")
+
+
+def test_data_sets_have_boards_of_their_own(tmp_path):
+    runs = [
+        write_run(tmp_path, name, choices={"dataset": name}, reconstruction=reconstruction(mse))
+        for name, mse in [("digits", 0.1), ("mnist", 0.2)]
+    ]
+    assert [board.dataset for board in leaderboard.boards(runs)] == ["digits", "mnist"]
+
+
+def test_other_rows_of_the_model_are_named_after_it(tmp_path):
+    rows = {"model, error": {"auroc_mnist": 0.8}, "model, likelihood": {"auroc_mnist": 0.9}, "chance": {}}
+    (table,) = only_board(write_run(tmp_path, "a", anomalies=rows)).tables
+    assert names(table) == ["1, likelihood", "1, error"]
+
+
+def test_a_run_without_an_evaluation_is_named(tmp_path):
+    run = write_run(tmp_path, "a", reconstruction=reconstruction(0.1))
+    with pytest.raises(ConfigError, match="a has no evaluation on split=valid"):
+        leaderboard.boards([run], "valid")
+
+
+def test_the_terminal_gets_tables_of_100_columns(tmp_path, capsys):
+    noises = {"model": {f"a_rather_long_noise_{i}": 10.0 + i for i in range(12)}}
+    runs = [
+        write_run(tmp_path, str(seed), [f"seed={seed}"], f"seed: {seed}", noises=noises, titles={"noises": "noises"})
+        for seed in range(3)
+    ]
+    leaderboard.show(leaderboard.boards(runs))
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100 or max(map(len, map(str, runs))) > 90
+    assert all(f"a_rather_long_noise_{i} ↑" in out for i in range(12))
+    assert "noises, continued" in out
+    assert "mean of 3 seeds" in out
+
+
+def test_the_files_hold_everything(tmp_path):
+    runs = [
+        write_run(
+            tmp_path,
+            name,
+            [f"tags.why={name}"],
+            f"tags: {{why: {name}}}",
+            reconstruction=reconstruction(mse, **{"mean image": {"mse": 0.5}}),
+        )
+        for name, mse in [("<b>x|y", 1 / 3), ("plain", 1 / 7)]
+    ]
+    table, markdown = leaderboard.write(tmp_path / "out", leaderboard.boards(runs))
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["row"] for row in rows] == ["model", "model", "mean image"]
+    assert [row["runs"] for row in rows] == ["1", "2", "1 2"]
+    assert [float(row["reconstruction.mse"]) for row in rows] == [1 / 3, 1 / 7, 0.5]
+    assert rows[0]["tags.why"] == "<b>x|y"
+    lines = markdown.read_text().splitlines()
+    assert r"\<b\>x\|y" in markdown.read_text()
+    assert "| 2 why=plain | **0.1429 ± 0.0029** | **8.451** | **0.8571** |" in lines
+    assert "| *mean image* | 0.5000 |  |  |" in lines
+    for start in [i for i, line in enumerate(lines) if line.startswith("| ---") or line.startswith("| --- |")]:
+        bars = {line.replace(r"\|", "").count("|") for line in lines[start - 1 : start + 3]}
+        assert len(bars) == 1
+
+
+def test_numbers_are_written_with_the_decimals_of_their_spread():
+    assert written({"mse": 0.0039121, "mse_ci95": 0.0000412}, "mse") == ("0.003912", "± 0.000041")
+    assert written({"nll": 95.52, "nll_ci95": 12.3}, "nll") == ("96", "± 12")
+    assert written({"psnr": 16.0}, "psnr") == ("16", "")
+    assert column([{"psnr": 16.0}, {"psnr": 15.55}], "psnr") == [("16.00", ""), ("15.55", "")]
+    assert column([{"units": 32.0}, {}], "units") == [("32", ""), ("", "")]
+    assert written({"mse": math.nan}, "mse") == ("–", "")
+    assert written({"psnr": math.inf}, "psnr") == ("∞", "")
+    assert written({"kind": "bound"}, "kind") == ("bound", "")
+
+
+def test_directions():
+    assert [better("reconstruction", m) for m in ("mse", "psnr", "ssim")] == ["lower", "higher", "higher"]
+    assert better("noises", "masking_0.25") == "higher"
+    assert better("anomalies", "auroc_excluded classes") == "higher"
+    assert better("samples", "frechet") == "lower"
+    assert better("codes", "active_units") == ""
+
+
+def test_one_row_alone_is_not_the_best_and_nan_never_is():
+    assert best("x", {"a": {"mse": 1.0}}, "mse") == set()
+    assert best("x", {"a": {"mse": 1.0}, "b": {"mse": math.nan}, "c": {"mse": 2.0}}, "mse") == {"a"}
+    assert best("x", {"a": {"units": 1}, "b": {"units": 2}}, "units") == set()

@@ -1,0 +1,182 @@
+"""report.html: complete, in one file, safe, and as a browser shows it."""
+
+import html
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from aectl import page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+RECORD = {
+    "status": "interrupted",
+    "command": "aectl train model=dae tags.why='<script>alert(1)</script>'",
+    "choices": {"model": "dae", "dataset": "digits", "noise": "masking", "penalty": "none"},
+    "device": {"name": "cpu", "model": None, "precision": "fp32", "threads": 1},
+    "versions": {"python": "3.11.7", "aectl": "0.1.0"},
+    "git": {"commit": "0123456789abcdef", "dirty": True},
+    "objective": {"name": "val/loss", "value": 4.3871234, "epoch": 2},
+    "started": "2026-01-31T12:00:00+00:00",
+    "seed": 7,
+    "epochs": 3,
+}
+SECTION = {
+    "split": "test",
+    "checkpoint": "best",
+    "epoch": 2,
+    "images": 10000,
+    "seed": 0,
+    "when": "2026-02-01T08:05:00+00:00",
+    "reconstruction": {
+        "model": {"mse": 0.00391234, "mse_ci95": 0.0000412, "psnr": 24.0756},
+        "PCA-32": {"mse": 0.01683, "mse_ci95": 0.0002, "psnr": 17.74},
+        "mean image": {"mse": 0.0672, "psnr": 11.73},
+    },
+    "likelihood": {"model": {"nll": 95.5, "kind": "bound"}, "<i>exact</i>": {"nll": 80.0, "kind": "exact"}},
+    "probes": {"model": {"linear_10": 60.0, "linear_10_sd": 4.0}},
+    "missing": {"distances": "no judge for <b>digits</b>"},
+    "titles": {"reconstruction": "reconstruction", "likelihood": "likelihood, nats per image"},
+}
+
+
+class Parsed(HTMLParser):
+    """The elements of a page, its tables as rows of cells' texts, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.tables, self.text, self.open = [], [], "", []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data.strip("\n").replace("\u200b", "").replace("\xa0", " ")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = [tmp_path / "reconstructions.png", tmp_path / "my_own_figure.png"]
+    for path, size in zip(paths, [(900, 200), (300, 300)], strict=True):
+        Image.new("RGB", size, "steelblue").save(path)
+    return paths
+
+
+@pytest.fixture
+def written(tmp_path, pictures):
+    path = tmp_path / "report.html"
+    settings = {"title": "dae on digits", "command": "aectl eval run=x", "config_yaml": "tags:\n  why: </pre><script>"}
+    assert page.write(path, **settings, record=RECORD, section=SECTION, figures=pictures) == path
+    return path
+
+
+@pytest.fixture
+def parsed(written):
+    found = Parsed(written.read_text())
+    assert found.open == []
+    return found
+
+
+def test_it_asks_for_nothing_outside_itself(written, parsed):
+    for tag, attributes in parsed.elements:
+        for name in ("src", "href", "srcset", "data", "action"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("data:", "#")) or not value, (tag, value)
+    style = re.search(r"<style>(.*?)</style>", written.read_text(), re.DOTALL)[1]
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = [a["content"] for tag, a in parsed.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_what_users_typed_is_text_and_no_markup(written, parsed):
+    assert not [tag for tag, _ in parsed.elements if tag in ("script", "i", "iframe")]
+    assert "<script" not in written.read_text()
+    assert "<script>alert(1)</script>" in parsed.text
+    assert "</pre><script>" in parsed.text
+    assert "no judge for <b>digits</b>" in parsed.text
+
+
+def test_tables_are_complete(parsed):
+    reconstruction, likelihood, probes = parsed.tables
+    assert reconstruction == [
+        ["row", "mse ↓", "psnr ↑"],
+        ["dae", "0.003912", "± 0.000041", "24.08"],
+        ["PCA-32", "0.01683", "± 0.00020", "17.74"],
+        ["mean image", "0.06720", "", "11.73"],
+    ]
+    assert likelihood == [["row", "nll ↓", "kind"], ["dae", "95.50", "bound"], ["<i>exact</i>", "80.00", "exact"]]
+    assert probes[1] == ["dae", "60.0", "± 4.0"]
+    assert "a standard deviation for linear_10" in parsed.text
+
+
+def test_the_best_is_marked_among_rows_measured_alike(written):
+    best = re.findall(r'class="best">([^<]*)<', written.read_text())
+    assert best == ["0.003912", "24.08"]
+    assert written.read_text().count('<tr class="model">') == 3
+
+
+def test_pictures_are_embedded_with_captions_and_texts_for_who_cannot_see(parsed):
+    images = [attributes for tag, attributes in parsed.elements if tag == "img"]
+    assert [(image["width"], image["height"]) for image in images] == [("900", "200"), ("300", "300")]
+    assert all(image["src"].startswith("data:image/png;base64,iVBOR") and len(image["alt"]) > 10 for image in images)
+    assert "My own figure." in parsed.text
+    assert ("figure", {"class": "wide"}) in parsed.elements
+
+
+def test_the_head_says_what_it_is_about(parsed):
+    words = (
+        "10,000 test images",
+        "after epoch 2",
+        "interrupted",
+        "1 February 2026, 08:05 UTC",
+        "cpu, fp32, 1 thread",
+        "0123456789, with changes",
+        "val/loss 4.387 in epoch 2",
+        "aectl eval run=x",
+    )
+    assert [word for word in words if word not in parsed.text] == []
+
+
+def test_a_record_that_tells_little_makes_a_page_too(tmp_path):
+    path = page.write(tmp_path / "r.html", title="x", command="", config_yaml="", record={}, section={"split": "test"})
+    found = Parsed(path.read_text())
+    assert found.tables == []
+    assert "None" not in found.text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome here")
+def test_a_browser_shows_it_without_a_page_that_scrolls_sideways(written):
+    """The page in frames of a phone's and a screen's width, measured from outside, since it runs no script itself."""
+    frames = "".join(f'<iframe src="{written.name}" width="{w}" height="900"></iframe>' for w in (420, 1200))
+    script = """onload = () => document.body.append(JSON.stringify([...document.querySelectorAll('iframe')].map(f => {
+        const d = f.contentDocument, images = [...d.images]
+        return [d.documentElement.scrollWidth, images.filter(i => i.naturalWidth).length,
+                d.querySelectorAll('tbody tr').length, f.contentWindow.performance.getEntriesByType('resource')
+                .filter(e => !e.name.startsWith('data:')).length] })))"""
+    outer = written.with_name("outer.html")
+    outer.write_text(f"<!doctype html><body>{frames}<script>{script}</script>")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files")
+    command = (BROWSER, *flags, f"--user-data-dir={written.parent / 'profile'}", "--window-size=1700,1000")
+    shown = subprocess.run([*command, "--dump-dom", outer.as_uri()], capture_output=True, text=True, timeout=120)
+    found = re.search(r"\[\[.*?\]\]", html.unescape(shown.stdout.split("</script>")[-1]))
+    assert found, shown.stderr
+    assert found[0] == "[[420,2,6,0],[1200,2,6,0]]"
