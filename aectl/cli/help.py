@@ -27,8 +27,12 @@ EXAMPLES = {
         ("one's own class", "aectl train model=custom model._target_=my_module.MyModel model.width=64"),
     ),
     "eval": (
+        ("which runs there are", "aectl eval"),
         ("the last run, on the test images", "aectl eval run=latest"),
-        ("another run, another split", "aectl eval run=outputs/mnist/vae/2026-01-31_12-00-00-000000 split=valid"),
+        ("several runs, a row for each", "aectl eval 'run=outputs/mnist/*/*'"),
+        ("a tighter bound, and nothing else", "aectl eval run=latest only=likelihood nll_samples=5000"),
+        ("one's own images", "aectl eval run=latest images=photos"),
+        ("encoder and decoder for elsewhere", "aectl eval run=latest export=onnx"),
     ),
     "sample": (
         ("all that the last model can make", "aectl sample run=latest"),
