@@ -1,21 +1,22 @@
 """aectl: train, evaluate and sample autoencoders and small generative networks from the command line.
 
-From Python, `aectl.load("latest")` returns a trained model and `aectl.Rng(seed)` the numbers that sampling draws.
+From Python, `aectl.load("latest")` returns a trained model, `aectl.dataset("latest")` what it was trained on, and
+`aectl.Rng(seed)` the numbers that sampling draws.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Rng", "load"]
+__all__ = ["Rng", "dataset", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for, so that `aectl --help` stays quick."""
-    if name == "load":
-        from aectl.loading import load
+    if name in ("dataset", "load"):
+        from aectl import loading
 
-        return load
+        return getattr(loading, name)
     if name == "Rng":
         from aectl.rng import Rng
 

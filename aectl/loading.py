@@ -57,6 +57,18 @@ def load(run: str | Path, checkpoint: str = "best", device: str = "cpu", trust: 
     return model
 
 
+def dataset(run: str | Path, trust: str | Iterable[str] = ()) -> Dataset:
+    """Return the data set that a run was trained on, with the splits that it had; files are read anew.
+
+    `run` and `trust` are as for `load`. `dataset(run).split("test")` has images [N, C, H, W] as `pixels()`, in
+    [0, 1], and their classes as `labels` [N], -1 for none. Raises ConfigError, and DataError for missing files, both
+    ValueErrors.
+    """
+    config = Run(find(str(run))).config()
+    check_trusted(config, trust)
+    return build(config.dataset, "dataset")
+
+
 def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) -> tuple[Model, dict[str, Any]]:
     """Return a run's model as `load` does, and the checkpoint that it was read from."""
     config = run.config()

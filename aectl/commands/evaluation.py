@@ -14,6 +14,7 @@ from aectl import leaderboard
 from aectl.commands.benchmark import benchmark, fingerprint
 from aectl.commands.pictures import draw_all
 from aectl.config import ConfigError
+from aectl.evaluation import published
 from aectl.evaluation.report import EVALUATIONS, report
 from aectl.evaluation.subject import Rows, Subject
 from aectl.loading import Opened, open_run
@@ -82,6 +83,10 @@ def measured(opened: Opened, subject: Subject, config: DictConfig) -> dict[str, 
     with console().status("evaluating") as status:
         found = report(subject, chosen_tables(config), lambda title: status.update(f"evaluating: {title}"))
     titles = {one.name: one.title for one in EVALUATIONS if one.name in found.tables}
+    references = OmegaConf.to_container(opened.config.get("reference") or OmegaConf.create({}), resolve=True)
+    if references:
+        found.tables["published"] = published.compare({**own, **found.tables}, references)
+        titles["published"] = "beside published numbers"
     return {
         "split": config.split,
         "checkpoint": config.checkpoint,

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from aectl.config import ConfigError, build, check_signature, check_trusted
 from aectl.config.schema import check_ranges, seconds
+from aectl.evaluation import published
 from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
 from aectl.run import Run, find
@@ -29,6 +30,7 @@ from aectl.training.checkpoint import CheckpointError
 from aectl.training.interruption import Interruption
 from aectl.training.observers import Console, CsvLog
 from aectl.training.trainer import Trainer, parameter_count
+from aectl.training.validation import batches
 
 log = logging.getLogger("aectl")
 
@@ -95,10 +97,12 @@ def prepare(config: DictConfig, run: Run) -> Trainer:
     dataset = build(config.dataset, "dataset")
     facts = {"shape": list(dataset.shape), "classes": dataset.classes}
     train_source, valid_source = dataset.split("train", device.torch), dataset.split("valid", device.torch)
-    model = build_model(config, facts, config.seed)
+    model = build_model(config, facts, config.seed).to(device.torch)
     if config.init_from and not config.resume:
         source = Run(find(config.init_from))
         set_weights(model, read_checkpoint(source, "best", "cpu")["model"], source.checkpoint("best"))
+    elif not config.resume:
+        model.prepare(batches(train_source))
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
     board = TensorBoard(run.folder, flatten(config), lambda trained: pictures(trained, valid_source or train_source))
     observers = (CsvLog(run.folder / "metrics.csv"), board, Console())
@@ -132,6 +136,7 @@ def optimizer(config: DictConfig) -> Callable[..., Optimizer]:
 def check(config: DictConfig) -> None:
     """Raise ConfigError for ranges, names and types that cannot work, before anything is built."""
     check_ranges(config)
+    published.check(OmegaConf.to_container(config.get("reference") or OmegaConf.create({}), resolve=True))
     if config.resume:
         check_trusted(config, trusted(config))
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):

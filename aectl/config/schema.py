@@ -51,6 +51,7 @@ class TrainConfig:
     resume: str | None = setting(None, "a run to go on with, or latest")
     trust: Any = setting([], "modules outside aectl and torch that a stored run may use")
     tags: dict[str, str] = setting({}, "notes to find the run by: tags.why=baseline")
+    reference: Any = setting({}, "published numbers that eval holds the run against, as in conf/experiment/")
 
 
 @dataclass

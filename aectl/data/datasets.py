@@ -60,6 +60,10 @@ class Source:
         images, labels, index = (t.index_select(0, indices) for t in (self.images, self.labels, self.index))
         return replace(self, images=images, labels=labels, index=index)
 
+    def labelled(self) -> Source:
+        """Return a source of the examples that have a label."""
+        return self.take((self.labels >= 0).nonzero().squeeze(1))
+
     def to(self, device: torch.device | str) -> Source:
         """Return this source on `device`."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
@@ -70,8 +74,9 @@ class Dataset:
     """A data set and its splits; `read("train")` and `read("test")` give the whole parts, each when first needed.
 
     `valid` images of the training part are held out for validation, by a permutation that is always the same. Classes
-    in `exclude` are left out of "train" and "valid", not of "test". Raises ValueError if `exclude` names an unknown
-    class or every class.
+    in `exclude` are left out of "train" and "valid", not of "test". With `labels` only so many images of "train",
+    equally many of each class, keep their label. Raises ValueError if `exclude` names an unknown class or every class,
+    or for `labels` that are no count.
     """
 
     name: str
@@ -80,8 +85,11 @@ class Dataset:
     read: Callable[[str], Source]
     valid: int = 0
     exclude: Sequence[int] = ()
+    labels: int | None = None
 
     def __post_init__(self) -> None:
+        if self.labels is not None and (type(self.labels) is not int or self.labels < 0):
+            raise ValueError(f"labels must be a count of images or null, not {self.labels!r}")
         if isinstance(self.exclude, str) or not isinstance(self.exclude, Sequence):
             raise ValueError(f"exclude must be a list of classes such as [3], not {self.exclude!r}")
         if unknown := [c for c in self.exclude if type(c) is not int or not 0 <= c < self.classes]:
@@ -101,24 +109,42 @@ class Dataset:
         chosen = {"train": ~held & ~excluded, "valid": held & ~excluded, "excluded": excluded}[which]
         if which == "train" and not chosen.any():
             raise ValueError(f"exclude must leave images to train on, not {list(self.exclude)}")
-        return part.take(chosen.nonzero().squeeze(1)).to(device)
+        found = part.take(chosen.nonzero().squeeze(1))
+        return (self.with_few_labels(found) if which == "train" else found).to(device)
+
+    def with_few_labels(self, source: Source) -> Source:
+        """Return the source with as many labels as there are to be, by a draw that is always the same."""
+        if self.labels is None:
+            return source
+        known = (source.labels >= 0).nonzero().squeeze(1)
+        if self.labels > len(known):
+            raise ValueError(f"labels must be at most the {len(known):,} labelled training images, not {self.labels:,}")
+        kept = known[balanced(source.labels[known], self.labels, Rng(0).fork("labels"))]
+        labels = torch.full_like(source.labels, -1)
+        labels[kept] = source.labels[kept]
+        return replace(source, labels=labels)
 
 
-def mnist(root: str | None = None, valid: float = 5000, exclude: Sequence[int] = ()) -> Dataset:
+def mnist(
+    root: str | None = None, valid: float = 5000, exclude: Sequence[int] = (), labels: int | None = None
+) -> Dataset:
     """Return MNIST (LeCun et al. 1998): 60,000 training and 10,000 test images of handwritten digits, 28×28 grey.
 
-    `valid` counts the held-out training images, or is their share if < 1. Missing files are fetched into `root`, see
-    `sources.py`. Raises ValueError for an argument out of range and, at the first split, DataError without files.
+    `valid` counts the held-out training images, or is their share if < 1; with `labels` only so many of the others
+    keep their label. Missing files are fetched into `root`, see `sources.py`. Raises ValueError for an argument out of
+    range and, at the first split, DataError without files.
     """
-    return from_collection("mnist", root, valid, exclude)
+    return from_collection("mnist", root, valid, exclude, labels)
 
 
-def fashion_mnist(root: str | None = None, valid: float = 5000, exclude: Sequence[int] = ()) -> Dataset:
+def fashion_mnist(
+    root: str | None = None, valid: float = 5000, exclude: Sequence[int] = (), labels: int | None = None
+) -> Dataset:
     """Return Fashion-MNIST (Xiao et al. 2017): articles of clothing, in MNIST's sizes; arguments as for `mnist`."""
-    return from_collection("fashion_mnist", root, valid, exclude)
+    return from_collection("fashion_mnist", root, valid, exclude, labels)
 
 
-def digits(valid: float = 150, test: float = 360, exclude: Sequence[int] = ()) -> Dataset:
+def digits(valid: float = 150, test: float = 360, exclude: Sequence[int] = (), labels: int | None = None) -> Dataset:
     """Return the 1,797 handwritten digits that come with scikit-learn: 8×8, grey levels 0 … 16 (UCI, Alpaydin 1998).
 
     `valid` and `test` are counts, or shares of the whole if < 1. Raises ValueError for an argument out of range.
@@ -134,11 +160,16 @@ def digits(valid: float = 150, test: float = 360, exclude: Sequence[int] = ()) -
         whole = Source(pixels.byte().reshape(-1, 1, 8, 8), labels.long(), torch.arange(total), 1 / 16, 10)
         return portion(whole, part, tested)
 
-    return Dataset("digits", (1, 8, 8), 10, read, held_out("valid", valid, total, total - tested), exclude)
+    return Dataset("digits", (1, 8, 8), 10, read, held_out("valid", valid, total, total - tested), exclude, labels)
 
 
 def arrays(
-    path: str, test_path: str | None = None, valid: float = 0.1, test: float = 0.1, exclude: Sequence[int] = ()
+    path: str,
+    test_path: str | None = None,
+    valid: float = 0.1,
+    test: float = 0.1,
+    exclude: Sequence[int] = (),
+    labels: int | None = None,
 ) -> Dataset:
     """Return one's own images from a .npy or .npz file: [N, H, W], [N, C, H, W], or [N, H, W, C] with C 1 or 3.
 
@@ -163,10 +194,10 @@ def arrays(
         return other
 
     kept = held_out("valid", valid, len(whole), len(whole) - tested)
-    return Dataset(Path(path).stem, whole.shape, whole.classes, read, kept, exclude)
+    return Dataset(Path(path).stem, whole.shape, whole.classes, read, kept, exclude, labels)
 
 
-def from_collection(name: str, root: str | None, valid: float, exclude: Sequence[int]) -> Dataset:
+def from_collection(name: str, root: str | None, valid: float, exclude: Sequence[int], labels: int | None) -> Dataset:
     """Return the data set whose IDX files `sources.py` knows by this name."""
 
     @cache
@@ -177,7 +208,7 @@ def from_collection(name: str, root: str | None, valid: float, exclude: Sequence
         images, labels = (idx(content[file], folder / file, rank) for file, rank in zip(files, (3, 1), strict=True))
         return Source(images[:, None], labels.long(), torch.arange(len(images)), 1 / 255, 10)
 
-    return Dataset(name, (1, 28, 28), 10, read, held_out("valid", valid, TRAINING, TRAINING), exclude)
+    return Dataset(name, (1, 28, 28), 10, read, held_out("valid", valid, TRAINING, TRAINING), exclude, labels)
 
 
 def idx(content: bytes, path: Path, rank: int) -> Tensor:
@@ -232,6 +263,20 @@ def check_images(images: np.ndarray, file: Path) -> Tensor:
             raise DataError(f"floats in {file} must lie in [0, 1], but go from {images.min():g} to {images.max():g}")
         images = images.astype(np.float32)
     return torch.from_numpy(np.array(images, order="C"))
+
+
+def balanced(labels: Tensor, n: int, rng: Rng) -> Tensor:
+    """Draw the positions [n] of images with labels [N], equally many of each class as far as possible.
+
+    The first of each class come first, then the second, …: where n is no multiple of the number of classes some have
+    one more, and where a class has too few the others have more.
+    """
+    order = rng.permutation(len(labels))
+    _, classes, counts = labels[order].unique(return_inverse=True, return_counts=True)
+    by_class = classes.argsort(stable=True)
+    rank = torch.empty_like(order)
+    rank[by_class] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[classes[by_class]]
+    return order[rank.argsort(stable=True)[:n]]
 
 
 def portion(whole: Source, part: str, tested: int) -> Source:

@@ -10,10 +10,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aectl.data.datasets import Source
+from aectl.data.datasets import Source, balanced
 from aectl.evaluation.codes import RAW, baselines, checked, pixels, slug
 from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
-from aectl.rng import Rng
 
 FEW = (10, 100, 1000)
 """Numbers of labelled images that a linear probe is trained from, beside all of them."""
@@ -149,20 +148,6 @@ def few_labels(task: Task, bench: Benchmark) -> Row:
         found = torch.stack([100 * right(part).double().mean() for part in parts])
         row |= {f"linear_{n}": float(found.mean()), f"linear_{n}_sd": float(found.std())}
     return row
-
-
-def balanced(labels: Tensor, n: int, rng: Rng) -> Tensor:
-    """Draw the positions [n] of images with labels [N], equally many of each class as far as possible.
-
-    The first of each class come first, then the second, …: where n is no multiple of the number of classes some have
-    one more, and where a class has too few the others have more.
-    """
-    order = rng.permutation(len(labels))
-    _, classes, counts = labels[order].unique(return_inverse=True, return_counts=True)
-    by_class = classes.argsort(stable=True)
-    rank = torch.empty_like(order)
-    rank[by_class] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[classes[by_class]]
-    return order[rank.argsort(stable=True)[:n]]
 
 
 def right(task: Task) -> Tensor:

@@ -44,10 +44,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Stage:
-    """A phase of training with optimizers of its own; `epochs=None` means the run's epochs."""
+    """A phase of training with optimizers of its own.
+
+    `epochs=None` means the run's epochs; a `labelled` stage sees only the training images that have a label.
+    """
 
     name: str = "fit"
     epochs: int | None = None
+    labelled: bool = False
 
 
 class Model(nn.Module):
@@ -62,6 +66,12 @@ class Model(nn.Module):
 
     conditional: bool = False
     """Whether sample(y=…) heeds the classes y."""
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Set what the training images decide before the first step, such as biases from their mean; here nothing.
+
+        `batches` are all of them in order. It is called once, by a run that begins with fresh weights.
+        """
 
     def stages(self) -> Iterator[Stage]:
         """Yield the phases of training in order."""
@@ -89,7 +99,7 @@ class Score(NamedTuple):
     value: Tensor
     """log p(x) of each image [N], or a number in its place."""
     kind: str
-    """'exact', 'bound' (from below), or 'no likelihood', of nothing that sums or integrates to one."""
+    """'exact', 'bound' (from below), 'estimate', or 'no likelihood', of nothing that sums or integrates to one."""
     of: str = "grey pixels"
     """'binary pixels', drawn from the grey ones if these are not 0 or 1, or 'grey pixels', whose value is a density."""
 
@@ -156,3 +166,38 @@ class Energy(Protocol):
 
     def energy(self, x: Tensor) -> Tensor:
         """Return energies [N], in nats up to a constant."""
+
+
+class Partition(NamedTuple):
+    """What the energies of a model are to be normalised by, and how it was found."""
+
+    value: float
+    """log Z in nats: log p(x) = -energy(x) - log Z."""
+    ci95: float
+    """Half the width of its 95 % confidence interval, in nats; 0 if exact."""
+    kind: str
+    """What -energy(x) - log Z then is of log p(x): 'exact', 'bound', or an estimate by its name, such as 'AIS'."""
+    of: str = "binary pixels"
+    """What has the probability: 'binary pixels' or 'grey pixels'."""
+
+
+@runtime_checkable
+class Normalises(Energy, Protocol):
+    """Knows, or estimates in several ways, the constant that its energies lack."""
+
+    def observe(self, x: Tensor, rng: Rng) -> Tensor:
+        """Return what energies are of, [N, C, H, W]: binary draws of the grey pixels x, or x itself."""
+
+    def log_partition(self, *, rng: Rng) -> list[Partition]:
+        """Return log Z by each way that is open to the model, the most trustworthy first."""
+
+
+@runtime_checkable
+class Walks(Protocol):
+    """Walks a Markov chain whose states are, in the long run, distributed as the model says."""
+
+    def start(self, n: int, *, rng: Rng) -> Tensor:
+        """Return n states [n, C, H, W] to begin with, spread wider than the model's own distribution."""
+
+    def walk(self, x: Tensor, rng: Rng) -> Tensor:
+        """Return the states [N, C, H, W] one step behind the states x."""

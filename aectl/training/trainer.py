@@ -57,25 +57,23 @@ class Trainer:
         observers: Sequence[Observer] = (),
         facts: dict[str, Any] | None = None,
     ) -> None:
-        if batch_size > len(train):
-            raise ValueError(f"batch_size must be at most the {len(train)} training images, not {batch_size}")
         self.model, self.train_source, self.valid_source = model.to(device.torch), train, valid
         self.optimizer, self.schedule, self.device, self.folder = optimizer, schedule, device, folder
-        self.batch_size, self.patience, self.grad_clip = batch_size, patience, grad_clip
+        self.largest_batch, self.patience, self.grad_clip = batch_size, patience, grad_clip
         self.observers, self.facts = observers, facts or {}
         self.rng = Rng(seed, device.torch).fork("training")
         self.order, self.held_out = Rng(seed).fork("order"), Rng(seed, device.torch).fork("validation")
         self.plan = [(stage, stage.epochs or epochs) for stage in model.stages()]
         self.epochs = sum(length for _, length in self.plan)
-        self.steps_per_epoch = len(train) // batch_size
+        for stage in (stage for stage, _ in self.plan if stage.labelled and not len(train.labelled())):
+            raise ValueError(f"dataset: stage '{stage.name}' needs training images with labels, and there are none")
         self.objective = objective or default_objective(model, len(valid))
         self.check_objective()
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, float("inf")
         self.metrics: dict[str, float] = {}
         self.meter, self.norms = Meter(device.torch), Meter(device.torch)
-        self.stage, self.stage_start, self.stage_end = self.stage_at(0)
-        self.engine = self.make_engine()
+        self.begin_stage(*self.stage_at(0))
 
     def fit(self, should_stop: Callable[[], str | None] = lambda: None) -> str | None:
         """Train to the end, or until `should_stop` gives a reason; returns that reason, or None at the end.
@@ -98,7 +96,7 @@ class Trainer:
         self.enter_stage()
         self.model.train()
         started = time.monotonic() - self.seconds
-        order = self.order.fork(self.epoch).permutation(len(self.train_source)).to(self.device.torch)
+        order = self.order.fork(self.epoch).permutation(len(self.examples)).to(self.device.torch)
         batches = order.split(self.batch_size)
         while self.step < self.steps_per_epoch:
             if reason := should_stop():
@@ -114,7 +112,7 @@ class Trainer:
         """Run one step on the images at `indices`."""
         done = (self.epoch - self.stage_start) * self.steps_per_epoch + self.step
         self.engine.scale_rates(self.schedule(done, (self.stage_end - self.stage_start) * self.steps_per_epoch))
-        self.meter.add(self.engine.step(self.train_source.batch(indices), self.rng))
+        self.meter.add(self.engine.step(self.examples.batch(indices), self.rng))
         if self.step % GRADIENT_NORM_EVERY == 0:
             self.norms.add({"gradient_norm": self.engine.gradient_norm()})
         self.step += 1
@@ -165,8 +163,9 @@ class Trainer:
             raise ValueError(f"objective: no metric called '{self.objective}', choose from {', '.join(names)}")
 
     def has_stalled(self) -> bool:
-        """Return whether the objective has not improved for `patience` epochs."""
-        return self.patience is not None and self.epoch - self.best_epoch >= self.patience
+        """Return whether the objective has not improved for `patience` epochs of the last stage."""
+        is_last = self.stage_end == self.epochs
+        return is_last and self.patience is not None and self.epoch - self.best_epoch >= self.patience
 
     def check_finite(self) -> None:
         """Raise NotFinite, naming the step and the term, if a loss of this epoch was not finite."""
@@ -191,12 +190,19 @@ class Trainer:
         """Make new optimizers if the present epoch opens another stage."""
         stage, first, end = self.stage_at(self.epoch)
         if first != self.stage_start:
-            self.stage, self.stage_start, self.stage_end = stage, first, end
-            self.engine = self.make_engine()
+            self.begin_stage(stage, first, end)
 
-    def make_engine(self) -> Engine:
-        """Return a fresh engine for the present stage."""
-        return Engine(self.model, self.stage, self.optimizer, self.device, self.grad_clip)
+    def begin_stage(self, stage: Stage, first: int, end: int) -> None:
+        """Make ready for a stage: its images, and fresh optimizers; raises ValueError if there are too few images."""
+        self.stage, self.stage_start, self.stage_end = stage, first, end
+        self.examples = self.train_source.labelled() if stage.labelled else self.train_source
+        # Of the few labelled images of a stage all make a batch; otherwise that would be a mistyped size.
+        self.batch_size = min(self.largest_batch, len(self.examples)) if stage.labelled else self.largest_batch
+        if self.batch_size > len(self.examples):
+            count = len(self.examples)
+            raise ValueError(f"batch_size must be at most the {count} training images, not {self.batch_size}")
+        self.steps_per_epoch = len(self.examples) // self.batch_size
+        self.engine = Engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
 
     def notify(self, event: str) -> None:
         """Call the method `event` of every observer."""
@@ -229,8 +235,7 @@ class Trainer:
         # At the border of two stages the checkpoint may be of either.
         for epoch in (max(self.epoch - 1, 0), self.epoch):
             if self.stage_at(epoch)[0].name == state["stage"]:
-                self.stage, self.stage_start, self.stage_end = self.stage_at(epoch)
-        self.engine = self.make_engine()
+                self.begin_stage(*self.stage_at(epoch))
         self.engine.restore(state["optimizers"])
         self.rng.restore(state["rng"])
         self.meter.restore(state["meter"])

@@ -307,3 +307,23 @@ def test_two_channels_have_no_picture_and_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((20, 2, 4, 5), dtype=np.uint8))
     with pytest.raises(ValueError, match="with C 1 or 3"):
         datasets.arrays(str(tmp_path / "x.npy"))
+
+
+def test_few_labels_are_evenly_spread_always_the_same_and_only_in_training():
+    few = datasets.digits(labels=25)
+    train = few.split("train")
+    kept = train.labels[train.labels >= 0]
+    assert len(kept) == 25
+    assert set(kept.bincount().tolist()) == {2, 3}
+    assert torch.equal(train.labels, datasets.digits(labels=25).split("train").labels)
+    assert torch.equal(train.images, datasets.digits().split("train").images)
+    assert torch.equal(train.labelled().labels, kept)
+    for part in ("valid", "test"):
+        assert (few.split(part).labels >= 0).all()
+    assert not len(datasets.digits(labels=0).split("train").labelled())
+
+
+@pytest.mark.parametrize("labels", [-1, 1.5, True, 5000])
+def test_labels_must_be_a_count_of_training_images(labels):
+    with pytest.raises(ValueError, match="labels must be"):
+        datasets.digits(labels=labels).split("train")

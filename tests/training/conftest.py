@@ -18,12 +18,14 @@ def tiny(n: int, seed: int) -> Source:
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    def make(model, folder="checkpoints", n=96, valid=32, **settings):
+    def make(model, folder="checkpoints", n=96, valid=32, labels=None, **settings):
         defaults = {"schedule": Constant(), "epochs": 2, "batch_size": 32, "seed": 1}
         optimizer = partial(torch.optim.Adam, lr=1e-3)
+        train = tiny(n, 0)
+        train.labels[n if labels is None else labels :] = -1
         return Trainer(
             model,
-            tiny(n, 0),
+            train,
             tiny(valid, 1),
             settings.pop("optimizer", optimizer),
             device=Device("cpu", threads=1),

@@ -248,3 +248,32 @@ def test_overrides_of_a_group_replace_the_runs_settings(make_trainer):
     trainer = make_trainer(Slow(SHAPE, 4, encoder, decoder))
     trainer.fit()
     assert trainer.metrics["lr"] == pytest.approx(1e-5)
+
+
+class Labelled(Stacked):
+    """Its last stage sees labelled images alone."""
+
+    def stages(self):
+        yield Stage("layer0", 1)
+        yield Stage("finetune", labelled=True)
+
+    def losses(self, batch, stage, rng):
+        self.seen = getattr(self, "seen", [])
+        self.seen.append((stage.name, batch.y.tolist()))
+        yield from super().losses(batch, stage, rng)
+
+
+def test_a_labelled_stage_sees_only_images_with_a_label(make_trainer):
+    model = Labelled()
+    trainer = make_trainer(model, labels=20)
+    labels = trainer.train_source.labels
+    trainer.fit()
+    fine = [y for name, y in model.seen if name == "finetune"]
+    # All 20 labelled images make one batch, although batches of 32 were asked for.
+    assert [sorted(y) for y in fine] == [sorted(labels[:20].tolist())] * 2
+    assert sum(len(y) for name, y in model.seen if name == "layer0") == 96
+
+
+def test_a_labelled_stage_without_labels_is_an_error_before_any_training(make_trainer):
+    with pytest.raises(ValueError, match="stage 'finetune' needs training images with labels"):
+        make_trainer(Labelled(), labels=0)
