@@ -7,7 +7,7 @@ ARGS   ?= model=dae noise=gaussian
 PORT   ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format judges board clean distclean
+.PHONY: help setup train test lint format figures judges published board clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ train: $(VENV)/.installed ## fetch the data, train and test; ARGS="model=vae" tr
 test: $(VENV)/.installed ## check the style and run the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed ## check the style
 	@$(BIN)/ruff check .
@@ -37,6 +37,9 @@ lint: $(VENV)/.installed ## check the style
 format: $(VENV)/.installed ## put the code in the project's style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+figures: $(VENV)/.installed ## train the lecture's runs, draw its figures, write docs/LECTURE.md and docs/AULA.md
+	@$(BIN)/python -m lecture
 
 judges: $(VENV)/.installed ## train the classifiers that samples are judged by, and pack them
 	@$(BIN)/aectl train experiment=judge dataset=mnist hydra.run.dir=outputs/judges/mnist
@@ -48,6 +51,9 @@ judges: $(VENV)/.installed ## train the classifiers that samples are judged by, 
 		sha256sum outputs/judges/$$set/export/model.safetensors || exit 1; \
 	done
 	@echo "to ship them: copy to aectl/evaluation/judges/<set>.safetensors, and their sums to aectl/evaluation/judge.py"
+
+published: $(VENV)/.installed ## run the experiments that have published numbers, and write docs/RESULTS.md's table
+	@OMP_NUM_THREADS=1 $(BIN)/python -m published $(ONLY)
 
 board: $(VENV)/.installed ## open TensorBoard on all runs; PORT=6007 takes another port
 	@$(BIN)/tensorboard --logdir outputs --port $(PORT)
