@@ -1,0 +1,76 @@
+"""Each kind of picture has its figure, for images and for points of the plane."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aectl.data.datasets import Source
+from aectl.data.noise import Gaussian
+from aectl.figures import gallery, images, plane
+from aectl.figures.style import save
+from aectl.models.autoencoder import Autoencoder
+from aectl.models.networks import DenseDecoder, DenseEncoder
+from aectl.models.vae import VAE
+from aectl.rng import Rng
+from aectl.sampling import KINDS, Request
+
+parts = partial(DenseEncoder, widths=[8]), partial(DenseDecoder, widths=[8])
+IMAGE, POINT = (1, 8, 8), (1, 1, 2)
+
+
+def source(shape, n=60):
+    return Source(Rng(0).uniform(n, *shape), torch.arange(n) % 3, torch.arange(n), scale=1.0, classes=3)
+
+
+def made(kind, shape):
+    """Return what a small model that can make this kind of picture makes."""
+    torch.manual_seed(0)
+    if kind == "training":
+        return {"x": Rng(1).uniform(5, *shape), "images": Rng(2).uniform(3, 1, 5, *shape), "epochs": torch.arange(3)}
+    build = {"chain": lambda: Autoencoder(shape, 2, *parts, noise=Gaussian(0.1))}
+    model = build.get(kind, lambda: VAE(shape, 2, *parts))().eval().requires_grad_(False)
+    data = source(shape)
+    return KINDS[kind].make(model, Request(16, Rng(0), 1.0, data, train=data))
+
+
+def is_drawn(path):
+    pixels = np.asarray(Image.open(path).convert("L"), dtype=float)
+    return min(pixels.shape) > 100 and pixels.std() > 5
+
+
+def test_every_kind_has_a_figure_and_no_figure_lacks_a_kind():
+    assert set(gallery.FIGURES) == set(KINDS)
+    assert set(plane.FIGURES) == set(KINDS) - {"training"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_drawn_for_images_and_for_points(tmp_path, kind):
+    for shape in (IMAGE, POINT):
+        figure = gallery.figure(kind, made(kind, shape), source(shape), "a title")
+        assert is_drawn(save(figure, tmp_path / f"{kind}.png"))
+        words = " ".join(text.get_text() for text in [*figure.texts, figure._suptitle] if text)
+        assert "a title" in words
+        # Points are drawn in the square that they lie in, images as pixels.
+        assert any(axes.images for axes in figure.axes) is (shape == IMAGE or kind not in plane.FIGURES)
+
+
+def test_a_grid_has_as_many_rows_as_columns():
+    drawn = Rng(0).uniform(16, *IMAGE)
+    (axes,) = gallery.grid({"images": drawn}, "a title").axes
+    assert np.allclose(axes.images[0].get_array(), images.mosaic(drawn.view(4, 4, *IMAGE)))
+    (axes,) = gallery.grid({"images": drawn[:11]}, "a title").axes
+    height, width = axes.images[0].get_array().shape[:2]
+    assert (height, width) == (3 * 9 - 1, 4 * 9 - 1)
+
+
+def test_reconstructions_stand_below_what_they_are_of_and_are_not_too_many():
+    arrays = {"x_hat": Rng(0).uniform(30, *IMAGE), "x": Rng(1).uniform(30, *IMAGE), "noisy": Rng(2).uniform(30, *IMAGE)}
+    (axes,) = gallery.reconstruction(arrays, "a title").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["input", "noisy", "reconstruction"]
+    expected = torch.stack([arrays[key][: gallery.SHOWN] for key in ("x", "noisy", "x_hat")])
+    assert np.allclose(axes.images[0].get_array(), images.mosaic(expected))
+    (axes,) = gallery.reconstruction({key: arrays[key] for key in ("x", "x_hat")}, "a title").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["input", "reconstruction"]
