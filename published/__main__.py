@@ -1,0 +1,67 @@
+"""make published: train and evaluate the experiments that have published numbers, and write them into docs/RESULTS.md.
+
+    python -m published                      # all that a 2-core machine can: the short ones, and those that are short
+    python -m published burda_vae_1l_k1      # or those that are named, such as a full one on a GPU
+
+What is in outputs/published/ already is not trained again, and what was begun there goes on.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from published import table
+
+FOLDER, RESULTS, CONFIGS = Path("outputs/published"), Path("docs/RESULTS.md"), Path("conf/experiment")
+AT_A_TIME = 2
+"""Experiments beside each other, each on one thread."""
+
+
+def main(names: list[str]) -> int:
+    """Run the named experiments, or all short ones; returns the process's exit code."""
+    experiments = table.experiments(CONFIGS)
+    if unknown := [name for name in names if name not in experiments]:
+        print(f"no experiment with published numbers is called '{unknown[0]}'; there are {', '.join(experiments)}")
+        return 2
+    chosen = names or [name for name in experiments if not table.is_full(name, experiments)]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        went_well = dict(zip(chosen, pool.map(partial(run, experiments=experiments), chosen), strict=True))
+    failed = [name for name, good in went_well.items() if not good]
+    table.write(RESULTS, table.rows(experiments, FOLDER))
+    print(f"wrote {RESULTS}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return int(bool(failed))
+
+
+def run(name: str, experiments: dict[str, table.Experiment]) -> bool:
+    """Train an experiment unless it is done, and evaluate it; returns whether both went well."""
+    folder, began = FOLDER / name, time.monotonic()
+    if table.status(folder) != "done":
+        begun = (f"resume={folder}",) if table.status(folder) else (f"experiment={name}", f"hydra.run.dir={folder}")
+        if not aectl(folder, "train", *begun, "device.threads=1"):
+            return False
+    one = experiments[name]
+    tables = ",".join(sorted(one.tables))
+    good = aectl(folder, "eval", f"run={folder}", f"split={one.split}", f"only=[{tables}]", "device.threads=1")
+    print(f"{name:36} {(time.monotonic() - began) / 60:5.1f} min", flush=True)
+    return good
+
+
+def aectl(folder: Path, *words: str) -> bool:
+    """Run an `aectl` command, its output in a file beside the run's folder; returns whether it ended well."""
+    log = folder.with_name(f"{folder.name}.{words[0]}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        command = (sys.executable, "-m", "aectl", *words)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        print(f"aectl {' '.join(words)} failed:\n{log.read_text()[-1500:].strip()}", flush=True)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
