@@ -1,4 +1,4 @@
-"""Points of the plane near a curve, as images of two pixels: data whose manifold one can see.
+"""Points of the plane near a curve or in clusters, as images of two pixels: data whose manifold one can see.
 
 A point (x, y) is an image [1, 1, 2] with the pixels x and y, so that every model takes it as it takes any image.
 """
@@ -19,6 +19,8 @@ REACH = 0.36
 """Half the side that the curve fills of the unit square; the margin around it is for what lies off the curve."""
 WIDEST = 0.05
 """The largest spread: a point beyond the margin, cut to the square, is then rarer than one in 200."""
+MODES = 8
+"""Normal distributions on the ring."""
 SPIRAL = (0.5 * math.pi, 4 * math.pi)
 """The angles, in radians, at which the spiral begins and ends."""
 
@@ -47,6 +49,15 @@ def circle(u: Tensor) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
+def ring(u: Tensor) -> Tensor:
+    """Return points [N, 2] that are each one of MODES, evenly spaced on the unit circle, for u [N] in [0, 1).
+
+    With a spread about them they are a mixture of normal distributions, of known density: what adversarial networks
+    are tried on, since they tend to miss some of the modes (Metz et al. 2017, "Unrolled GANs").
+    """
+    return circle((MODES * u).floor() / MODES)
+
+
 CURVES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "spiral": (spiral, 3),
     "moons": (moons, 2),
@@ -55,19 +66,23 @@ CURVES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
 """For each kind: the curve in [-1, 1]², and its classes, equal parts of the way along it."""
 
 
+KINDS = {**CURVES, "gaussians": (ring, MODES)}
+"""The same with the ring, whose classes are its points."""
+
+
 def curve(kind: str, u: Tensor) -> Tensor:
     """Return the points [N, 2] of the unit square at u [N] in [0, 1), the share of the way along a kind of curve.
 
     Raises ValueError for an unknown kind.
     """
     check_kind(kind)
-    return 0.5 + REACH * CURVES[kind][0](u)
+    return 0.5 + REACH * KINDS[kind][0](u)
 
 
 def check_kind(kind: str) -> None:
-    """Raise ValueError, with the choices, unless there is a curve called `kind`."""
-    if kind not in CURVES:
-        raise ValueError(f"kind must be one of {', '.join(CURVES)}, not '{kind}'")
+    """Raise ValueError, with the choices, unless there are points called `kind`."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not '{kind}'")
 
 
 def toy(
@@ -79,11 +94,12 @@ def toy(
     seed: int = 0,
     exclude: Sequence[int] = (),
 ) -> Dataset:
-    """Return points of the unit square about a `spiral`, two `moons` or a `circle`: x = c(u) + s ε, ε ~ N(0, I).
+    """Return points of the unit square about a `spiral`, two `moons`, a `circle`, or 8 points of one, the `gaussians`.
 
-    u is uniform on [0, 1), s the `spread` in units of the square's side. Classes are the two moons, or thirds of the
-    way along the curve. `valid` and `test` are counts, or shares of the points if < 1; `seed` is of the points, and
-    no matter of the run's. Raises ValueError for an unknown kind or an argument out of range.
+    x = c(u) + s ε, ε ~ N(0, I), u uniform on [0, 1), s the `spread` in units of the square's side. Classes are the two
+    moons, the 8 points, or thirds of the way along the curve. `valid` and `test` are counts, or shares of the points if
+    < 1; `seed` is of the points, and no matter of the run's. Raises ValueError for an unknown kind or an argument out
+    of range.
     """
     check_kind(kind)
     if points < 3:
@@ -91,7 +107,7 @@ def toy(
     if not 0 <= spread <= WIDEST:
         raise ValueError(f"spread must lie in [0, {WIDEST}], not {spread}")
     tested = held_out("test", test, points, points)
-    classes = CURVES[kind][1]
+    classes = KINDS[kind][1]
 
     @cache
     def read(part: str) -> Source:

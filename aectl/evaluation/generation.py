@@ -26,9 +26,9 @@ def measure(subject: Subject) -> Rows:
     bench, samples = subject.bench, drawn(subject, FEWEST)
 
     def row(images: Tensor) -> Row:
-        return in_pixels(bench, images, nearest(images, bench.train.pixels())[0])
+        return in_pixels(bench, images, *nearest(images, bench.train.pixels()))
 
-    return table(bench, "samples", in_pixels(bench, samples, subject.nearest[0]), row)
+    return table(bench, "samples", in_pixels(bench, samples, *subject.nearest), row)
 
 
 def distances(subject: Subject) -> Rows:
@@ -47,7 +47,7 @@ def distances(subject: Subject) -> Rows:
 def classes(subject: Subject) -> Rows:
     """Return the share of each class, in percent, by the nearest training image and, if there is one, by the judge."""
     bench, train = subject.bench, subject.bench.train
-    if not train.classes:
+    if not (train.labels >= 0).any():
         raise Unmeasured("the images have no labels")
     samples = drawn(subject)
 
@@ -76,13 +76,14 @@ def drawn(subject: Subject, fewest: int = 1) -> Tensor:
     return subject.samples
 
 
-def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor) -> Row:
-    """Return how `images` [N, C, H, W], at `distance` [N] from the nearest training images, compare with held-out ones.
+def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position: Tensor) -> Row:
+    """Return how images [N, C, H, W], `distance` [N] from the training images at `position` [N], compare with data.
 
     `energy` is 2 E‖x - y‖ - E‖x - x′‖ - E‖y - y′‖ (Székely & Rizzo 2013); `diversity` is E‖x - x′‖ / E‖y - y′‖, 1 for
     samples as diverse as data. `nearest_train` is the median distance to the nearest training image, divided by that
     of held-out images: far below 1 for copies, but blurred images are near to others too. `copies` is the percentage
-    of images nearer to a training image than all but 1 % of the held-out ones.
+    of images nearer to a training image than all but 1 % of the held-out ones, `strays` that of images farther from all
+    of them than all but 1 % of the held-out ones.
     """
     pairs = pair_means(images.flatten(1), bench.held_out.pixels().flatten(1), torch.cdist)
     usual = held_out_nearest(bench)[0]
@@ -96,7 +97,21 @@ def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor) -> Row:
         **estimate(pairs.within_x / pairs.within_y, "diversity"),
         **{"nearest_train": middle, "nearest_train_ci95": (high - low) / 2},
         **mean_ci95(100 * (distance <= usual.quantile(0.01)).double(), "copies"),
+        **mean_ci95(100 * (distance > usual.quantile(0.99)).double(), "strays"),
+        **reached(bench, images, position),
     }
+
+
+def reached(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
+    """Return `modes`, see `balance`, of images [N, C, H, W] by the class of the nearest training image, at `position`.
+
+    Nothing where the training images have no labels.
+    """
+    train, held_out = bench.train, bench.held_out.pixels()
+    if not (train.labels >= 0).any():
+        return {}
+    usual = nearest_classes(held_out, train, held_out_nearest(bench)[1])
+    return {"modes": balance(nearest_classes(images, train, position), usual, train)["modes"]}
 
 
 def in_features(bench: Benchmark, judge: Judge, found: Tensor, reference: Tensor) -> Row:

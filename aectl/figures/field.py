@@ -1,4 +1,4 @@
-"""Figures of planar data, images of two values: points, and the field of what a model adds to each point.
+"""Figures of planar data, images of two values: points, the field of what a model adds to each, and its energies.
 
 An image with the pixels x and y is drawn as the point (x, y). How two pixels look nobody wants to know; where the
 point lies, and where a model moves it, is all there is to see.
@@ -23,10 +23,12 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.figures import style
-from aectl.models.base import Reconstructs
+from aectl.models.base import Energy, Reconstructs
 
 ARROWS, CELLS, LEVELS = 25, 101, 12
 """Points along a side of the grid of arrows and of that of the contours, and how many shades these have at most."""
+HEIGHT = 20.0
+"""Nats above the lowest energy up to which energies are told apart: beyond, points are next to impossible."""
 SHOWN = 2000
 """At most so many points of the data are drawn."""
 LENGTHS = ListedColormap(colormaps["viridis"](np.linspace(0.85, 0.0, 256)))
@@ -66,6 +68,27 @@ def vector_field(model: Reconstructs, source: Source, title: str) -> Figure:
     shades = draw_errors(right, model, source)
     dress(right, "‖g(f(x)) - x‖, the reconstruction error")
     colour_bar(figure, right, shades, "reconstruction error")
+    return figure
+
+
+def landscape(model: Energy, source: Source, title: str) -> Figure:
+    """Show the energies that `model` gives the unit square, in nats, and exp(-E), with the points of `source`.
+
+    exp(-E) is the density, up to a factor where the energies are not normalised. The source's images must have two
+    values.
+    """
+    figure, (left, right) = page(2, title, bars=True)
+    steps = np.linspace(0, 1, CELLS)
+    energies = model.energy(lattice(source, CELLS)).float().cpu().numpy().reshape(CELLS, CELLS)
+    lowest, highest = energies.min(), max(energies.max(), energies.min() + 1e-3)
+    levels = np.linspace(lowest, min(highest, lowest + HEIGHT), LEVELS + 1)
+    shades = left.contourf(steps, steps, energies, levels=levels, cmap="Blues_r", extend="max")
+    draw_data(left, source.pixels(), style.ORANGE)
+    dress(left, "E(x), the energy")
+    colour_bar(figure, left, shades, "energy in nats")
+    shades = right.contourf(steps, steps, np.exp(lowest - energies) * math.exp(-lowest), levels=LEVELS, cmap="Blues")
+    dress(right, "exp(-E(x)), the density up to a factor")
+    colour_bar(figure, right, shades, "exp(-E(x))")
     return figure
 
 

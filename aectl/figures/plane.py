@@ -1,4 +1,4 @@
-"""Figures of a model of points in the plane, data whose images have two values: its field, samples and codes."""
+"""Figures of a model of points in the plane, images of two values: its field, energies, samples and codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.figures import field, probes
-from aectl.models.base import Encodes, Model, Reconstructs, Samples
+from aectl.models.base import Encodes, Energy, Model, Reconstructs, Samples
 from aectl.sampling import Request, draws, paths
 
 SIDE = 15
@@ -25,6 +25,8 @@ def figures(model: Model, source: Source, request: Request) -> Iterator[tuple[st
         panels = {"input": batch.x, **({} if noisy is None else {"noisy": noisy})}
         panels["reconstruction"] = model.reconstruct(panels.get("noisy", batch.x))
         yield "reconstructions", field.points(panels, "Reconstructions", batch.y)
+    if isinstance(model, Energy):
+        yield "energy", field.landscape(model, source, "The energies that the model gives to points")
     if isinstance(model, Samples):
         drawn = draws.prior(model, request)["images"]
         panels = {"data": source.pixels(), "samples": drawn}
