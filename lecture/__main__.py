@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -55,6 +56,8 @@ def shrink(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does, so that the runs that are being trained are stopped, and can go on.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         main()
     except runs.TrainingFailed as error:

@@ -80,8 +80,7 @@ def training(lab: Lab) -> Drawn:
     epochs = drawn["epochs"].tolist()
     wanted = np.geomspace(1, epochs[-1], EPOCHS)
     places = sorted({min(range(len(epochs)), key=lambda i: abs(epochs[i] - place)) for place in wanted})
-    # The first column of the sheets: codes that were drawn far from each other.
-    strip = drawn["images"][places, :SAME_NOISE, 0].transpose(0, 1)
+    strip = drawn["images"][places, 0, :SAME_NOISE].transpose(0, 1)
     figure = panels.page(9.6, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(1.9, 1))
     names = [f"epoch {epochs[places[0]]}", *(str(epochs[i]) for i in places[1:])]

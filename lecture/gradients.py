@@ -6,102 +6,76 @@ against it, and every now and then the gradient is measured that the generator w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.figures import style
 from aectl.loading import build_model
-from aectl.models.gan import minimax
+from aectl.models.gan import GAN
 from aectl.rng import Rng
 from lecture import panels
 from lecture.lab import Drawn, Lab, Numbers
 
 STEPS, MEASURED_EVERY, BATCH = 600, 20, 128
-COSTS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-    "minimax": ("log(1 - D(G(z))), minimax", lambda scores: -F.softplus(scores).mean()),
-    "nonsaturating": ("-log D(G(z)), non-saturating", lambda scores: F.softplus(-scores).mean()),
+COSTS = {
+    "minimax": ("½ log(1 - D(G(z))), minimax", style.BLUE, "-"),
+    "nonsaturating": ("-log D(G(z)), non-saturating", style.ORANGE, "--"),
 }
-"""The generator's cost, of the discriminator's scores before the sigmoid; without the ½ of `model.loss=minimax`."""
-Curve = dict[int, dict[str, float]]
-"""By the discriminator's step: the norm of each cost's gradient, and the `accuracy` of the discriminator."""
-Corruption = Callable[[Tensor], Tensor]
+"""What stands in the legend for the generator's costs, and the colours and dashes of their lines."""
 
 
 def gradients(lab: Lab) -> Drawn:
     """The generator's gradient over the steps of a fresh discriminator, for both costs and two generators."""
     figure = panels.page(9.6, 4.3)
-    noise, epochs = lab.subject("gan").model.noise, lab.config("gan").epochs
+    std, epochs = float(lab.subject("gan").model.noise.std), lab.config("gan").epochs
     cases = {
-        "gan_1": ("generator after 1 epoch", "gan-1", None),
-        "gan": (f"generator after {epochs} epochs", "gan", None),
-        "gan_noise": (f"… and noise σ = {float(noise.std):.2g} on D's input", "gan", noise),
+        "gan_1": ("generator after 1 epoch", "gan-1", False),
+        "gan": (f"generator after {epochs} epochs", "gan", False),
+        "gan_noise": (f"… and noise σ = {std:.2g} on D's input", "gan", True),
     }
     numbers: Numbers = {}
     panes = figure.subplots(1, len(cases), sharey=True)
-    for axes, (case, (title, run, corruption)) in zip(panes, cases.items(), strict=True):
-        curve = against_fresh_discriminator(lab, run, corruption, STEPS)
+    for axes, (case, (title, run, noisy)) in zip(panes, cases.items(), strict=True):
+        curve = against_fresh_discriminator(lab, run, noisy)
         style.dress(axes, title, style.LABEL + 1)
-        for (name, (label, _)), look in zip(COSTS.items(), ((style.BLUE, "-"), (style.ORANGE, "--")), strict=True):
-            norms = [point[name] for point in curve.values()]
-            axes.plot(list(curve), norms, color=look[0], linestyle=look[1], linewidth=1.8, label=label)
+        for name, (label, colour, line) in COSTS.items():
+            norms = [float(point[f"gradient_{name}"]) for point in curve.values()]
+            axes.plot(list(curve), norms, line, color=colour, linewidth=1.8, label=label)
             numbers |= {f"{case}_{name}_first": norms[0], f"{case}_{name}_last": norms[-1]}
         axes.set_yscale("log")
         style.name_axes(axes, "steps of a fresh discriminator", "")
-        numbers[f"{case}_accuracy"] = curve[max(curve)]["accuracy"]
         numbers[f"{case}_ratio"] = numbers[f"{case}_nonsaturating_last"] / numbers[f"{case}_minimax_last"]
     style.name_axes(panes[0], "steps of a fresh discriminator", "‖gradient of the generator‖ (log scale)")
     panes[0].legend(fontsize=style.SMALL, frameon=False, title="generator minimises", title_fontsize=style.SMALL)
     return figure, numbers
 
 
-def against_fresh_discriminator(lab: Lab, run: str, noise: nn.Module | None, steps: int) -> Curve:
-    """Train a fresh discriminator against a run's frozen generator; return the gradient norms and accuracy by step."""
-    model, source = lab.subject(run).model, lab.digits.train
-    generator = model.generator
-    discriminator = fresh_discriminator(lab, run, source)
+def against_fresh_discriminator(lab: Lab, run: str, noisy: bool) -> dict[int, dict[str, Tensor]]:
+    """Train a fresh discriminator against a run's frozen generator; return the gradients' norms by its step."""
+    source = lab.digits.train
+    model = with_fresh_discriminator(lab, run, source)
+    if not noisy:
+        model.noise = None
+    optimizer = torch.optim.Adam(model.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
     rng = Rng(0).fork("gradients")
-    optimizer = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
-
-    def corrupt(x: Tensor) -> Tensor:
-        return x if noise is None else noise(x, rng)
-
     z = rng.normal(4 * BATCH, model.code)
-    measured: Curve = {}
-    for step in range(steps + 1):
+    measured: dict[int, dict[str, Tensor]] = {}
+    for step in range(STEPS + 1):
         if step % MEASURED_EVERY == 0:
-            measured[step] = measure(generator, discriminator, z, corrupt, source)
+            measured[step] = model.gradients(model.judge(model.generator(z).sigmoid(), rng))
         with torch.no_grad():
             real = source.batch((rng.uniform(BATCH) * len(source)).long()).x
-            fake = generator(rng.normal(BATCH, model.code)).sigmoid()
-        cost = minimax(discriminator(corrupt(real)).squeeze(1), discriminator(corrupt(fake)).squeeze(1))
+            fake = model.generator(rng.normal(BATCH, model.code)).sigmoid()
+        cost = model.discriminator_cost(model.judge(real, rng), model.judge(fake, rng))
         optimizer.zero_grad()
         cost.backward()
         optimizer.step()
     return measured
 
 
-def fresh_discriminator(lab: Lab, run: str, source: Source) -> nn.Module:
-    """Return an untrained discriminator like the run's."""
-    facts = {"shape": source.shape, "classes": source.classes}
-    return build_model(lab.config(run), facts, seed=1).discriminator
-
-
-def measure(
-    generator: nn.Module, discriminator: nn.Module, z: Tensor, corrupt: Corruption, source: Source
-) -> dict[str, float]:
-    """Return the norm of each cost's gradient with respect to the generator's weights, and D's accuracy."""
-    weights = list(generator.requires_grad_(True).parameters())
-    scores = discriminator(corrupt(generator(z).sigmoid())).squeeze(1)
-    found = {}
-    for name, (_, cost) in COSTS.items():
-        parts = torch.autograd.grad(cost(scores), weights, retain_graph=True)
-        found[name] = float(torch.cat([part.flatten() for part in parts]).norm())
-    generator.requires_grad_(False)
-    with torch.no_grad():
-        real = discriminator(corrupt(source.batch(torch.arange(min(len(z), len(source)))).x)).squeeze(1)
-    found["accuracy"] = float(torch.cat([real > 0, scores <= 0]).float().mean())
-    return found
+def with_fresh_discriminator(lab: Lab, run: str, source: Source) -> GAN:
+    """Return a run's generator, that of its best epoch, with an untrained discriminator."""
+    model = build_model(lab.config(run), {"shape": source.shape, "classes": source.classes}, seed=1).eval()
+    model.generator.load_state_dict(lab.subject(run).model.generator.state_dict())
+    return model
