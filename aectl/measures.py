@@ -37,7 +37,10 @@ BETTER = {
     "knn*": "higher",
     "nmi": "higher",
     "ari": "higher",
+    "cluster_accuracy": "higher",
     "nll": "lower",
+    "rhat_*": "lower",
+    "ess_*": "higher",
     "auroc*": "higher",
     "ap_*": "higher",
     "energy*": "lower",
@@ -50,13 +53,21 @@ BETTER = {
     "modes": "higher",
     "class_kl": "lower",
     "smallest": "higher",
+    "strays": "lower",
+    # Of a discriminator or a classifier that is there to be deceived, neither way is better.
+    "accuracy_real": "",
+    "accuracy_fake": "",
+    "accuracy_data": "",
+    "accuracy_noise": "",
     "accuracy*": "higher",
+    "svc": "higher",
+    "error": "lower",
 }
 """Which way is better, by measure or table/measure; where a measure matches none, neither way is."""
 
 ARROWS = {"lower": "↓", "higher": "↑", "": ""}
 
-CONDITIONS = {"likelihood": ("samples", "images")}
+CONDITIONS = {"likelihood": ("samples", "images"), "chains": ("chains", "draws", "burn_in", "thinning")}
 """Numbers that say how others were measured, by table. Texts always do."""
 
 MEANING = {
@@ -69,19 +80,28 @@ MEANING = {
     "angle_to_pca_deg": "largest angle between the decoder's span and that of the principal components, in degrees",
     "linear": "linear classifier on codes, accuracy in %",
     "linear_*": "linear classifier from this number of labelled images, accuracy in %",
+    "svc": "linear support vector machine on codes, accuracy in %",
     "knn": "nearest neighbours among codes, accuracy in %",
     "nmi": "normalised mutual information of clusters and classes, 1 for equal partitions",
     "ari": "adjusted Rand index of clusters and classes, 0 by chance",
+    "cluster_accuracy": "images in the cluster that is matched with their class, in %",
     "nll": "negative log-likelihood in nats per image",
-    "kind": "whether nll is exact, or a bound that it lies below",
-    "binarisation": "pixels drawn as 0 or 1 anew (dynamic), 0 or 1 already (fixed), or grey (none)",
+    "kind": "whether nll is exact, a bound that it lies below, or an estimate (AIS too low, reverse AIS too high)",
+    "log_z": "log of the constant that the energies are normalised by, in nats",
+    "binarisation": "pixels drawn as 0 or 1 anew (dynamic), 0 or 1 already (fixed), cut at a half, or grey (none)",
     "likelihood/samples": "draws per image of the bound; more make it tighter",
     "auroc_*": "area under the ROC curve, .5 by chance",
     "ap_*": "average precision",
+    "rhat_*": "split R-hat of this statistic of the states: 1 where the chains have forgotten their starts",
+    "ess_*": "independent draws that tell the mean of this statistic as well",
+    "chains/draws": "states of each chain",
+    "burn_in": "steps before the first draw",
+    "thinning": "steps from draw to draw",
     "energy": "energy distance between samples and held-out images",
     "diversity": "mean distance between samples, relative to that between held-out images",
     "nearest_train": "median distance to the nearest training image, relative to that of held-out images",
     "copies": "samples nearer to a training image than all but 1 % of held-out images, in %",
+    "strays": "samples farther from all training images than all but 1 % of held-out images, in %",
     "frechet": "Fréchet distance in the judge's features (not FID)",
     "kernel": "squared kernel distance (MMD) in the judge's features",
     "precision": "share of samples within the manifold of held-out images",
@@ -91,6 +111,12 @@ MEANING = {
     "class_*": "share of this class, in %",
     "smallest": "share of the rarest class, in %",
     "accuracy": "images classified rightly, in %",
+    "classification/error": "images classified wrongly, in %",
+    "accuracy_real": "share of real images that the discriminator tells right",
+    "accuracy_fake": "share of the generator's images that the discriminator tells right",
+    "accuracy_data": "share of images that the classifier tells from noise",
+    "accuracy_noise": "share of noise that the classifier tells from images",
+    "log_ratio": "mean of log p / q, what the model gives images more than the noise distribution does, in nats",
     "published/ours": "as measured here",
     "published/difference": "ours less the reference",
     "published/bound": "what was agreed on beforehand",

@@ -184,10 +184,50 @@ def test_a_chain_corrupts_and_reconstructs_again_and_again():
     assert again.chain(Halves(Less()), request(steps=3))["steps"].tolist() == [0, 1, 2, 3]
 
 
+class Counter(Halves):
+    """Its chain begins at 0 and goes up by a hundredth at each step."""
+
+    def start(self, n, *, rng):
+        return torch.zeros(n, *SHAPE)
+
+    def walk(self, x, rng):
+        return x + 0.01
+
+
+def test_a_model_walks_its_own_chain_from_its_own_start():
+    made = again.chain(Counter(Less()), request(steps=20))
+    assert made["images"].shape == (2, 11, *SHAPE)
+    torch.testing.assert_close(made["images"][1, :, 0, 0, 0], made["steps"] / 100)
+    assert made["steps"].tolist() == list(range(0, 21, 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({"steps": 20, "burn_in": 7}, list(range(7, 28, 2))),
+        ({"thinning": 3}, list(range(0, 31, 3))),
+        ({"thinning": 4, "burn_in": 50, "steps": 9}, list(range(50, 91, 4))),
+    ],
+)
+def test_a_chain_is_shown_behind_its_burn_in_and_as_often_as_asked(given, steps):
+    made = again.chain(Counter(None), request(**given))
+    assert made["steps"].tolist() == steps
+    torch.testing.assert_close(made["images"][0, :, 0, 0, 0], torch.tensor(steps) / 100)
+    # The chain of corruptions likewise.
+    other = again.chain(Halves(Less()), request(**given))
+    assert other["steps"].tolist() == steps
+
+
+def test_the_title_of_a_chain_says_whose_steps_they_are():
+    assert "corrupt" in KINDS["chain"].title(Halves(Less()), request())
+    assert "own Markov chain" in KINDS["chain"].title(Counter(Less()), request())
+
+
 def test_a_chain_takes_a_noise():
     assert again.has_chain(Halves(Less()))
     assert not again.has_chain(Halves(None))
     assert not again.has_chain(Prior())
+    assert again.has_chain(Counter(None))
 
 
 def test_a_class_is_drawn_where_the_model_has_one():
@@ -271,11 +311,13 @@ def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl):
     [
         (("label=3",), "model 'undercomplete' cannot sample a class: it knows none"),
         (("label=-1",), "label must be at least 0, not -1"),
-        (("kind=chain",), "was trained without noise (noise=gaussian). Models that can: conv, dae"),
+        (("kind=chain",), "was trained without noise (noise=gaussian). Models that can: boltzmann, conv, coupled, dae"),
         (("kind=chian",), "no pictures called 'chian', did you mean 'chain'?"),
         (("path=round",), "path must be one of auto, linear, spherical, not 'round'"),
         (("density=flow",), "density must be one of gaussian, gmm, not 'flow'"),
         (("steps=0",), "steps must be at least 1, not 0"),
+        (("burn_in=-1",), "burn_in must be at least 0, not -1"),
+        (("thinning=0",), "thinning must be at least 1, not 0"),
     ],
 )
 def test_what_cannot_be_is_said_in_two_lines(aectl, arguments, message):
@@ -293,6 +335,20 @@ def test_settings_without_effect_are_told(aectl):
     assert "temperature=0.5 has no effect on these pictures: reconstruction" in out + err
     assert "path=spherical has no effect" in out + err
     assert "steps" not in out + err
+
+
+def test_a_restricted_boltzmann_machine_walks_from_its_start(aectl):
+    assert aectl("train", "model=rbm", "model.hidden=8", "model.sample_steps=3", *QUICK)[0] == 0
+    code, out, err = aectl(*SAMPLE, "kind=chain", "n=30", "burn_in=5", "thinning=2")
+    assert code == 0, out + err
+    assert "no effect" not in out + err
+    made = np.load(find("latest") / "samples/chain.npz")
+    assert made["images"].shape == (3, 11, 1, 8, 8)
+    assert set(np.unique(made["images"])) == {0, 1}
+    assert made["steps"].tolist() == list(range(5, 26, 2))
+    code, out, err = aectl(*SAMPLE, "kind=prior", "n=4", "burn_in=5")
+    assert code == 0, out + err
+    assert "burn_in=5 has no effect on these pictures: prior" in out + err
 
 
 CONDITIONAL = """

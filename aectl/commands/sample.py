@@ -81,7 +81,7 @@ def check_label(label: int | None, opened: Opened, name: str) -> None:
 def warn_of_idle_keys(config: DictConfig, kinds: Sequence[str], model: Model) -> None:
     """Warn of a setting that none of the pictures heeds."""
     heeded = {key for kind in kinds for key in KINDS[kind].heeds(model)}
-    possible = ("temperature", "label", "path", "density", "components", "steps")
+    possible = ("temperature", "label", "path", "density", "components", "steps", "burn_in", "thinning")
     defaults = {one.name: one.default for one in fields(SampleConfig)}
     for key in possible:
         if key not in heeded and config[key] != defaults[key]:
@@ -104,6 +104,8 @@ def ask(config: DictConfig, opened: Opened, kinds: Sequence[str]) -> Request:
         density=config.density,
         components=config.components,
         steps=config.steps,
+        burn_in=config.burn_in,
+        thinning=config.thinning,
         train=opened.dataset.split("train", device) if "density" in kinds else None,
         folder=opened.run.folder,
     )
@@ -132,10 +134,15 @@ def refusal(name: str, verb: str, lacks: str, can: Callable[[type], bool]) -> st
 
 def shipped_models() -> dict[str, type]:
     """Return the class behind each option of the group `model` that names one."""
-    found = {}
-    for path in sorted(Path(conf_dir(), "model").glob("*.yaml")):
-        config = OmegaConf.load(path)
-        node = config.get("model", config)
-        if not OmegaConf.is_missing(node, "_target_"):
-            found[path.stem] = get_class(node._target_)
-    return found
+    names = {path.stem: class_name(path) for path in sorted(Path(conf_dir(), "model").glob("*.yaml"))}
+    return {option: get_class(name) for option, name in names.items() if name is not None}
+
+
+def class_name(path: Path) -> str | None:
+    """Return the class that an option of a group names, or the option that it builds on; None if neither does."""
+    config = OmegaConf.load(path)
+    node = config.get("model", config)
+    if "_target_" in node:
+        return node._target_
+    bases = [one for one in config.get("defaults", []) if isinstance(one, str) and one != "_self_"]
+    return next(filter(None, (class_name(path.with_stem(base)) for base in bases)), None)

@@ -86,7 +86,7 @@ class SampleConfig:
     kind: str = setting(
         "all",
         "prior, density (drawn from what is fitted to codes), reconstruction, interpolation, traversal, manifold, "
-        "chain (corrupt, reconstruct, repeat), training (a GIF and a strip), or all that the model can",
+        "chain (the model's own, or corrupt, reconstruct, repeat), training (a GIF and a strip), or all it can",
     )
     n: int = setting(64, "how many images")
     seed: int = setting(0, "of every random number")
@@ -96,6 +96,8 @@ class SampleConfig:
     density: str = setting("gmm", "what is fitted to the codes of training images: gaussian, or gmm, a mixture of them")
     components: int = setting(10, "Gaussians in the mixture")
     steps: int = setting(100, "steps of a chain")
+    burn_in: int = setting(0, "steps of a chain before its first picture")
+    thinning: int | None = setting(None, "steps of a chain from picture to picture; null: evenly over steps")
     device: Any = setting(None, "where it computes, precision and threads")
     trust: Any = setting([], "modules outside aectl and torch that the run may use")
 
@@ -113,6 +115,8 @@ LEAST = {
     "label": 0,
     "components": 1,
     "steps": 1,
+    "burn_in": 0,
+    "thinning": 1,
 }
 CHOICES = {
     "checkpoint": ("best", "last"),

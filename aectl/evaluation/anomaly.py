@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.evaluation.subject import CHUNK, Benchmark, Row, Rows, Subject, Unmeasured, apply, digest
-from aectl.models.base import Energy, Reconstructs, Scores
+from aectl.models.base import Energy, Normalises, Reconstructs, Scores
 
 SAMPLES = 10
 """Importance samples of a likelihood: enough to rank images by it, at a hundredth of what measuring it takes."""
@@ -26,7 +26,7 @@ Ordinary are the held-out images of the classes trained on; those of excluded cl
 def measure(subject: Subject) -> Rows:
     """Return the table of detectors: for each set of outliers, area under the ROC curve and average precision.
 
-    The model's rows are its reconstruction error, its negative log-likelihood and its energy, as far as it has them;
+    The model's rows are its reconstruction error, its negative log-likelihood or its energy, as far as it has them;
     behind them stand PCA's error, the mean intensity, which already tells a lot, and chance, whose average precision
     is the share of outliers. Raises Unmeasured where there are no outliers or nothing but outliers, and for scores
     that are not numbers.
@@ -53,10 +53,11 @@ def by_ability(subject: Subject) -> dict[str, Pairs]:
     model, found = subject.model, {}
     if isinstance(model, Reconstructs):
         found["model, error"] = scores(subject)
-    if isinstance(model, Scores):
+    # The constant that makes a likelihood of an energy costs minutes, and changes no order.
+    if isinstance(model, Scores) and not isinstance(model, Normalises):
         found["model, likelihood"] = likelihoods(subject)
     if isinstance(model, Energy):
-        found["model, energy"] = pairs_of(subject.bench, lambda source: apply(model.energy, source.pixels()))
+        found["model, energy"] = energies(subject)
     return found
 
 
@@ -84,6 +85,17 @@ def likelihoods(subject: Subject) -> Pairs:
     def score(source: Source) -> Tensor:
         parts = source.pixels().split(CHUNK)
         return -torch.cat([subject.model.log_prob(part, rng=rng, samples=SAMPLES).value for part in parts])
+
+    return pairs_of(subject.bench, score)
+
+
+def energies(subject: Subject) -> Pairs:
+    """Return the energies in nats, of binary draws where the model's are of such; the model must have energies."""
+    model, rng = subject.model, subject.bench.rng("anomalies", "energy")
+
+    def score(source: Source) -> Tensor:
+        x = source.pixels()
+        return apply(model.energy, model.observe(x, rng) if isinstance(model, Normalises) else x)
 
     return pairs_of(subject.bench, score)
 

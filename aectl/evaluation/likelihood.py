@@ -1,6 +1,7 @@
 """How likely held-out images are under a model: negative log-likelihoods, beside models that are integrated exactly.
 
 Numbers of binary and of grey pixels are of different things, and a bound is not the value: each row says what it is.
+A model of energies alone is normalised in every way that is open to it, a row for each.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from aectl.evaluation.pca import PCA
 from aectl.evaluation.subject import CHUNK, Benchmark, Row, Rows, Subject, mean_ci95
-from aectl.models.base import Encodes, Score, Scores
+from aectl.models.base import Encodes, Normalises, Partition, Score, Scores
 
 SMALLEST = 1e-9
 """A variance below this is rounding: a normal density with it could be made as large as one likes."""
@@ -21,9 +22,12 @@ SMALLEST = 1e-9
 def measure(subject: Subject) -> Rows:
     """Return the table of negative log-likelihoods of `nll_images` held-out images, in nats per image.
 
-    `kind` says whether the number is exact, a bound, or no likelihood at all; `binarisation` whether it is of pixels
-    drawn as 0 or 1 anew ("dynamic"), of such as are 0 or 1 already ("fixed"), or a density of grey ones ("none").
+    `kind` says whether the number is exact, a bound, an estimate, or no likelihood at all; `binarisation` whether it is
+    of pixels drawn as 0 or 1 anew ("dynamic"), of such as are 0 or 1 already ("fixed") or are made so by a threshold of
+    one half ("threshold"), or a density of grey ones ("none").
     """
+    if isinstance(subject.model, Normalises):
+        return normalised(subject)
     bench, k = subject.bench, subject.nll_samples
     x = images(bench, subject.nll_images)
     score = log_prob(subject.model, x, bench, k)
@@ -37,8 +41,50 @@ def measure(subject: Subject) -> Rows:
     else:
         # On grey pixels the expected likelihood of their binary draws is the cross-entropy: no likelihood of them.
         kind = score.kind if score.kind == "no likelihood" else "exact"
-        others = {"independent Bernoulli": Score(bernoulli(x, bench), kind, score.of)}
+        others = {"independent Bernoulli": Score(bernoulli(x, bench.pca.mean, len(bench.train)), kind, score.of)}
     return rows | {name: {**nll(other), **how} for name, other in others.items()}
+
+
+@torch.no_grad()
+def normalised(subject: Subject) -> Rows:
+    """Return a row for each way of normalising the model's energies, the most trustworthy one called "model".
+
+    nll = mean energy + log Z, whose interval is of both: ci² = ci² over images + ci² of log Z.
+    """
+    model, bench = subject.model, subject.bench
+    x = images(bench, subject.nll_images)
+    seen = model.observe(x, bench.rng("likelihood", "observe"))
+    energies = torch.cat([model.energy(chunk) for chunk in seen.split(CHUNK)]).double()
+    ways = model.log_partition(rng=bench.rng("likelihood", "partition"))
+    binary = ways[0].of == "binary pixels"
+    how: Row = {"binarisation": observed(seen, x) if binary else "none", "images": len(x)}
+    rows: Rows = {
+        f"model, {way.kind}" if i else "model": {**normalised_nll(energies, way), **how} for i, way in enumerate(ways)
+    }
+    if not binary:
+        others = normal_baselines(subject, x)
+    elif how["binarisation"] == "threshold":
+        train = bench.train.pixels() >= 0.5
+        others = {
+            "independent Bernoulli": Score(bernoulli(seen, train.double().flatten(1).mean(0), len(train)), "exact")
+        }
+    else:
+        others = {"independent Bernoulli": Score(bernoulli(x, bench.pca.mean, len(bench.train)), "exact")}
+    return rows | {name: {**nll(other), **how} for name, other in others.items()}
+
+
+def normalised_nll(energies: Tensor, way: Partition) -> Row:
+    """Return the negative log-likelihood and log Z, each with its interval, and the kind of it."""
+    row = mean_ci95(energies + way.value, "nll")
+    row["nll_ci95"] = math.hypot(row["nll_ci95"], way.ci95)
+    return {**row, "log_z": way.value, "log_z_ci95": way.ci95, "kind": way.kind}
+
+
+def observed(seen: Tensor, x: Tensor) -> str:
+    """Return how grey pixels x became the binary ones `seen`: fixed (not at all), threshold or dynamic."""
+    if torch.equal(seen, x):
+        return "fixed"
+    return "threshold" if torch.equal(seen, (x >= 0.5).to(x)) else "dynamic"
 
 
 def images(bench: Benchmark, count: int) -> Tensor:
@@ -68,14 +114,13 @@ def binarisation(score: Score, x: Tensor) -> str:
     return "fixed" if bool(((x == 0) | (x == 1)).all()) else "dynamic"
 
 
-def bernoulli(x: Tensor, bench: Benchmark) -> Tensor:
+def bernoulli(x: Tensor, mean: Tensor, n: int) -> Tensor:
     """Return log p(x) [N] of independent pixels, averaged over the binary draws of each image in closed form.
 
-    E[log p] = Σ x log p + (1 - x) log(1 - p), with p the pixel means of n training images by Laplace's rule,
+    E[log p] = Σ x log p + (1 - x) log(1 - p), with p from the pixels' means over n training images by Laplace's rule,
     (n mean + 1) / (n + 2), which keeps them off 0 and 1.
     """
-    n = len(bench.train)
-    p = (n * bench.pca.mean + 1) / (n + 2)
+    p = (n * mean + 1) / (n + 2)
     x = x.flatten(1).double()
     return x @ p.log() + (1 - x) @ (1 - p).log()
 

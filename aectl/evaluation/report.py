@@ -8,6 +8,7 @@ from types import UnionType
 
 from aectl.evaluation import (
     anomaly,
+    chains,
     classification,
     clusters,
     codes,
@@ -18,7 +19,7 @@ from aectl.evaluation import (
     reconstruction,
 )
 from aectl.evaluation.subject import Rows, Subject, Unmeasured
-from aectl.models.base import Classifies, Encodes, Energy, Reconstructs, Samples, Scores
+from aectl.models.base import Classifies, Encodes, Energy, Normalises, Reconstructs, Samples, Scores, Walks
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,11 @@ EVALUATIONS = (
     Evaluation("codes", "codes", (Encodes,), codes.measure),
     Evaluation("probes", "classes read off the codes, accuracy in %", (Encodes,), probes.measure),
     Evaluation("clusters", "clusters of the codes", (Encodes,), clusters.measure),
-    Evaluation("likelihood", "likelihood, nats per image", (Scores,), likelihood.measure),
+    Evaluation("likelihood", "likelihood, nats per image", (Scores | Normalises,), likelihood.measure),
     Evaluation("anomalies", "detection of images of another kind", (Reconstructs | Scores | Energy,), anomaly.measure),
     Evaluation("samples", "samples, by their pixels", (Samples,), generation.measure),
     Evaluation("distances", "samples, in the judge's features", (Samples,), generation.distances),
+    Evaluation("chains", "Markov chains", (Walks,), chains.measure),
     Evaluation("classes", "classes of samples, in %", (Samples,), generation.classes),
     Evaluation("classification", "classification", (Classifies,), classification.measure),
 )

@@ -9,7 +9,7 @@ from aectl.models.base import Decodes, Encodes, Model, Reconstructs, Samples
 from aectl.sampling.draws import density, density_title, prior
 from aectl.sampling.history import training
 from aectl.sampling.paths import has_paths, has_plane, interpolation, is_spherical, manifold, traversal
-from aectl.sampling.reconstruction import chain, has_chain, reconstruction
+from aectl.sampling.reconstruction import chain, chain_title, has_chain, reconstruction
 from aectl.sampling.request import Arrays, Request, has
 
 
@@ -111,12 +111,12 @@ KINDS: dict[str, Kind] = {
         lambda model, request: "The plane of codes",
     ),
     "chain": Kind(
-        "walk a chain of corruptions and reconstructions",
-        "it does not reconstruct, or was trained without noise (noise=gaussian)",
+        "walk a Markov chain",
+        "it has none of its own, and does not reconstruct or was trained without noise (noise=gaussian)",
         has_chain,
         chain,
-        lambda model, request: "A Markov chain from test images: corrupt, take the mean reconstruction, repeat",
-        lambda model: ("steps",),
+        lambda model, request: chain_title(model),
+        lambda model: ("steps", "burn_in", "thinning"),
     ),
     "training": Kind(
         "show its training",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from aectl.models.base import Model, Reconstructs
+from aectl.models.base import Model, Reconstructs, Walks
+from aectl.rng import Rng
 from aectl.sampling.request import STEPS, Arrays, Request, has
 
 
@@ -17,26 +18,48 @@ def reconstruction(model: Reconstructs, request: Request) -> Arrays:
     return {"x": x, **noisy, "x_hat": model.reconstruct(noisy.get("noisy", x))}
 
 
-def chain(model: Reconstructs, request: Request) -> Arrays:
-    """Walk a Markov chain from test images: x̃ ~ Ñ(x), then x ← g(f(x̃)), cut to [0, 1], and again.
+def chain(model: Walks | Reconstructs, request: Request) -> Arrays:
+    """Walk a Markov chain: `images` [rows, states, C, H, W] and after how many steps each, `steps` [states].
 
-    `images` [rows, states, C, H, W] are about STEPS of the states after the first, evenly spread, and `steps` [states]
-    says after how many steps each. Were x drawn from p(x | x̃), the chain would come to draw from a distribution near
-    that of the data (Bengio et al. 2013, "Generalized denoising auto-encoders as generative models"). Here x is the
-    mean of p(x | x̃), which an autoencoder gives: cleaner images, and fewer of the rare ones.
+    Where a model walks, its own steps from its own `start`; else from test images by `corrupt_and_reconstruct`.
     """
     rng = request.rng.fork("chain")
-    x = request.images(request.rows)
-    shown = sorted({round(i * request.steps / STEPS) for i in range(STEPS + 1)})
-    states = [x]
-    for step in range(1, request.steps + 1):
-        x = model.reconstruct(model.noise(x, rng)).clamp(0, 1)
-        if step in shown:
+    walks = has(model, Walks)
+    x = model.start(request.rows, rng=rng) if walks else request.images(request.rows)
+    marks = shown(request)
+    states = [x] if marks[0] == 0 else []
+    for step in range(1, marks[-1] + 1):
+        x = model.walk(x, rng) if walks else corrupt_and_reconstruct(model, x, rng)
+        if step in marks:
             states.append(x)
-    return {"images": torch.stack(states, 1), "steps": torch.tensor(shown)}
+    return {"images": torch.stack(states, 1), "steps": torch.tensor(marks)}
+
+
+def shown(request: Request) -> list[int]:
+    """Return after how many steps a chain is shown: STEPS times behind the burn-in, and at its end."""
+    if request.thinning is not None:
+        return [request.burn_in + i * request.thinning for i in range(STEPS + 1)]
+    return sorted({request.burn_in + round(i * request.steps / STEPS) for i in range(STEPS + 1)})
+
+
+def corrupt_and_reconstruct(model: Reconstructs, x: Tensor, rng: Rng) -> Tensor:
+    """Return x̃ ~ Ñ(x), then g(f(x̃)), cut to [0, 1].
+
+    Were the next x drawn from p(x | x̃), the chain would come to draw from a distribution near that of the data (Bengio
+    et al. 2013, "Generalized denoising auto-encoders as generative models"). Here it is the mean of p(x | x̃), which an
+    autoencoder gives: cleaner images, and fewer of the rare ones.
+    """
+    return model.reconstruct(model.noise(x, rng)).clamp(0, 1)
 
 
 def has_chain(model: type | Model) -> bool:
-    """Return whether a model reconstructs and has its own noise; of a class that depends on the run: yes."""
+    """Return whether a model walks, or reconstructs and has its own noise; of a class that depends on the run: yes."""
     has_noise = isinstance(model, type) or isinstance(getattr(model, "noise", None), nn.Module)
-    return has(model, Reconstructs) and has_noise
+    return has(model, Walks) or (has(model, Reconstructs) and has_noise)
+
+
+def chain_title(model: type | Model) -> str:
+    """Return what the steps of a chain are."""
+    if has(model, Walks):
+        return "The model's own Markov chain, from states spread wider than its distribution"
+    return "A Markov chain from test images: corrupt, take the mean reconstruction, repeat"

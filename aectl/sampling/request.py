@@ -30,7 +30,8 @@ class Request:
     `source` are the images to start from. `temperature` scales the standard deviation of whatever draws codes,
     `label` is the class to draw, `path` the way between two codes: linear, spherical, or auto for what suits the
     model. A `density` (gaussian or gmm, of so many `components`) is fitted to the codes of the `train` images. A chain
-    takes `steps` steps. `folder` is the run's, which has the pictures of its training.
+    takes `steps` steps behind its first `burn_in`, or is shown every `thinning` steps. `folder` is the run's, which has
+    the pictures of its training.
     """
 
     n: int
@@ -42,6 +43,8 @@ class Request:
     density: str = "gmm"
     components: int = 10
     steps: int = 100
+    burn_in: int = 0
+    thinning: int | None = None
     train: Source | None = None
     folder: Path | None = None
 

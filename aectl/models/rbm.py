@@ -1,0 +1,249 @@
+"""Restricted Boltzmann machines (lecture, "Boltzmann Machines"; Smolensky 1986, Hinton 2002)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
+from aectl.models.networks import Shape
+from aectl.models.partition import CHAINS, ais, bias_of, exact, is_enumerable, reverse_ais
+from aectl.rng import Rng
+
+BINARISE = ("draw", "threshold")
+PROBES = 10
+"""Pixels of each image that the pseudo-likelihood is taken of."""
+COLDEST = 1e-6
+"""Temperature that stands for zero, where a unit takes its likelier state."""
+
+
+class RBM(Model):
+    """Binary pixels v and binary hidden units h without links within a layer: p(v, h) = exp(-E(v, h)) / Z.
+
+    E(v, h) = -(v - μ)·b - (h - λ)·c - (h - λ)ᵀ W (v - μ), so that p(h = 1|v) = s(c + W (v - μ)) and p(v = 1|h) =
+    s(b + Wᵀ (h - λ)), s the logistic function. Summed over h it is the free energy F(v), and the loss is the
+    difference F(v) - F(v_k) between the data and states v_k of the model, as means: its gradient is the statistics of
+    contrastive divergence, the negative of <(h - λ)(v - μ)ᵀ>_data - <(h - λ)(v - μ)ᵀ>_k for W. The v_k come by `steps`
+    steps of Gibbs sampling, from the data (CD-k, Hinton 2002), or from as many chains as `persistent` says, which go
+    on from batch to batch (PCD, Tieleman 2008). `weight_decay` d adds d/2 Σ W².
+
+    `centring` ν above 0 takes for μ the mean of the training images and lets λ follow that of the hidden units,
+    λ ← (1 - ν) λ + ν <h>, with b ← b + ν Wᵀ (<h> - λ), which leaves p(v, h) as it is (Montavon & Müller 2012; Melchior
+    et al. 2016); 0 sets both to zero. Grey pixels become binary at every step, by a `draw` or by a `threshold` of one
+    half; noise corrupts them before.
+
+    'Best' follows the pseudo-likelihood -Σ_i log p(v_i|others) of held-out images in nats, estimated from PROBES pixels
+    of each: p(v) itself has the unknown Z, and the loss, a difference of two energies that are both lowered, says
+    nothing of it. Raises ValueError for numbers out of range.
+    """
+
+    objective = "val/pseudo_nll"
+
+    def __init__(
+        self,
+        shape: Shape,
+        hidden: int,
+        *,
+        steps: int = 1,
+        persistent: int = 100,
+        centring: float = 0.01,
+        weight_decay: float = 0.0,
+        binarise: str = "draw",
+        sample_steps: int = 200,
+        temperatures: int = 1000,
+        noise: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        least = {"hidden": (hidden, 1), "steps": (steps, 1), "persistent": (persistent, 0)}
+        least |= {"sample_steps": (sample_steps, 1), "temperatures": (temperatures, 2)}
+        for name, (value, smallest) in least.items():
+            if value < smallest:
+                raise ValueError(f"{name} must be at least {smallest}, not {value}")
+        if not 0 <= centring <= 1:
+            raise ValueError(f"centring must lie in [0, 1], not {centring}")
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be a finite number ≥ 0, not {weight_decay}")
+        if binarise not in BINARISE:
+            raise ValueError(f"binarise must be {' or '.join(BINARISE)}, not '{binarise}'")
+        self.shape, self.code, self.steps, self.noise = tuple(shape), hidden, steps, noise
+        self.binarise, self.sample_steps, self.temperatures = binarise, sample_steps, temperatures
+        pixels = math.prod(shape)
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, hidden))
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.zeros_(self.hidden_bias)
+        self.visible_bias = nn.Parameter(torch.zeros(pixels))
+        self.is_centred = centring > 0
+        self.register_buffer("mean", torch.full((pixels,), 0.5))
+        self.register_buffer("visible_offset", torch.full((pixels,), 0.5 * self.is_centred))
+        self.register_buffer("hidden_offset", torch.full((hidden,), 0.5 * self.is_centred))
+        self.register_buffer("chains", nn.init.uniform_(torch.empty(persistent, pixels)).round())
+        self.register_buffer("centring", torch.tensor(float(centring)), persistent=False)
+        self.register_buffer("weight_decay", torch.tensor(float(weight_decay)), persistent=False)
+        self.known: tuple[Tensor, Partition] | None = None
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """W, [hidden, pixels]."""
+        return self.encoder[1].weight
+
+    @property
+    def hidden_bias(self) -> nn.Parameter:
+        """The hidden biases c, [hidden]."""
+        return self.encoder[1].bias
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Take μ from the mean of the training images, and b as the logit of it, so that without weights it is met."""
+        total, count = torch.zeros_like(self.mean), 0
+        for batch in batches:
+            total, count = total + self.expected(batch.x).flatten(1).sum(0), count + len(batch.x)
+        self.mean.copy_(total / count)
+        self.visible_bias.copy_(bias_of(self.mean))
+        if self.is_centred:
+            self.visible_offset.copy_(self.mean)
+
+    def expected(self, x: Tensor) -> Tensor:
+        """Return the mean of the binary pixels that stand for the grey ones."""
+        return (x >= 0.5).to(x) if self.binarise == "threshold" else x
+
+    def observe(self, x: Tensor, rng: Rng) -> Tensor:
+        """Return binary pixels of grey ones, by a draw or by a threshold."""
+        return self.expected(x) if self.binarise == "threshold" else rng.bernoulli(x)
+
+    def inputs(self, v: Tensor) -> Tensor:
+        """Return the logits c + W (v - μ) of the hidden units, [N, hidden], of pixels [N, …]."""
+        return self.encoder(v.flatten(1) - self.visible_offset).float()
+
+    def outputs(self, h: Tensor) -> Tensor:
+        """Return the logits b + Wᵀ (h - λ) of the pixels, [N, pixels], of hidden units [N, hidden]."""
+        return F.linear(h - self.hidden_offset, self.weight.T, self.visible_bias).float()
+
+    def biases(self) -> tuple[Tensor, Tensor]:
+        """Return the biases of pixels and hidden units that the same distribution has without offsets."""
+        return (
+            self.visible_bias - self.hidden_offset @ self.weight,
+            self.hidden_bias - self.weight @ self.visible_offset,
+        )
+
+    def free_energy(self, v: Tensor, inputs: Tensor) -> Tensor:
+        """Return F(v) = -v·(b - Wᵀ λ) - Σ_j log(1 + exp(c + W (v - μ))_j), [N], of pixels and their `inputs`."""
+        return -(v.flatten(1) * self.biases()[0]).sum(1) - F.softplus(inputs).sum(1)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """Return the free energies F(x) [N] of images, in nats up to log Z."""
+        return self.free_energy(x, self.inputs(x))
+
+    @torch.no_grad()
+    def gibbs(self, v: Tensor, steps: int, rng: Rng, temperature: float = 1.0) -> Tensor:
+        """Return the pixels [N, pixels] after `steps` times h ~ p(h|v), v ~ p(v|h), at a temperature of the energy."""
+        for _ in range(steps):
+            h = rng.bernoulli((self.inputs(v) / temperature).sigmoid())
+            v = rng.bernoulli((self.outputs(h) / temperature).sigmoid())
+        return v
+
+    def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
+        x = batch.x if self.noise is None else self.noise(batch.x, rng)
+        v = self.observe(x, rng).flatten(1)
+        v_k = self.gibbs(self.chains if len(self.chains) else v, self.steps, rng)
+        self.chains.copy_(v_k[: len(self.chains)])
+        inputs = self.inputs(v)
+        energies = self.free_energy(v, inputs).mean(), self.energy(v_k).mean()
+        metrics = {"energy": energies[0], "pseudo_nll": self.pseudo_nll(v, inputs, rng, 1)}
+        yield Loss(energies[0] - energies[1] + self.decay(), metrics=metrics)
+        if self.is_centred:
+            self.follow(inputs.detach().sigmoid().mean(0))
+
+    @torch.no_grad()
+    def follow(self, hidden_mean: Tensor) -> None:
+        """Move λ towards the mean activity [hidden], and b so that the distribution stays the same."""
+        change = self.centring * (hidden_mean - self.hidden_offset)
+        self.hidden_offset += change
+        self.visible_bias += change @ self.weight
+
+    def decay(self) -> Tensor:
+        """Return d/2 Σ W²."""
+        return 0.5 * self.weight_decay * self.weight.square().sum()
+
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        v = self.observe(batch.x, rng).flatten(1)
+        v_k = self.chains if len(self.chains) else self.gibbs(v, self.steps, rng)
+        inputs = self.inputs(v)
+        energy, pseudo_nll = self.free_energy(v, inputs).mean(), self.pseudo_nll(v, inputs, rng, PROBES)
+        loss = energy - self.energy(v_k).mean() + self.decay()
+        mse = F.mse_loss(self.reconstruct(batch.x), batch.x)
+        return {"pseudo_nll": pseudo_nll, "loss": loss, "energy": energy, "mse": mse}
+
+    @torch.no_grad()
+    def pseudo_nll(self, v: Tensor, inputs: Tensor, rng: Rng, probes: int) -> Tensor:
+        """Return the mean of -Σ_i log p(v_i|all other pixels) in nats, extrapolated from `probes` pixels of each image.
+
+        p(v_i|others) = s(F(v with pixel i flipped) - F(v)). Source: Besag 1975.
+        """
+        bias, before = self.biases()[0], F.softplus(inputs).sum(1)
+        terms = []
+        for i in (rng.uniform(probes, len(v)) * v.shape[1]).long():
+            flip = 1 - 2 * v.gather(1, i[:, None]).squeeze(1)
+            after = F.softplus(inputs + flip[:, None] * self.weight.T[i]).sum(1)
+            terms.append(F.softplus(flip * bias[i] + after - before))
+        return v.shape[1] * torch.stack(terms).mean()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return p(h = 1|v = x), [N, hidden]."""
+        return self.inputs(x).sigmoid()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return p(v = 1|h = z), [N, C, H, W]."""
+        return self.outputs(z).sigmoid().unflatten(1, self.shape)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return p(v = 1|h) at the means of p(h|v = x), [N, C, H, W]."""
+        return self.decode(self.encode(x))
+
+    def start(self, n: int, *, rng: Rng) -> Tensor:
+        """Return n images [n, C, H, W] of independent pixels, from black to white: 1 with a probability ~ U(0, 1)."""
+        return rng.bernoulli(rng.uniform(n, 1, 1, 1).expand(-1, *self.shape))
+
+    def walk(self, x: Tensor, rng: Rng) -> Tensor:
+        """Return the images [N, C, H, W] a step of Gibbs sampling later."""
+        return self.gibbs(x, 1, rng).view_as(x)
+
+    def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """Return p(v = 1|h) at the end of n chains of `sample_steps` steps of Gibbs sampling from `start`.
+
+        `temperature` T makes it p(v, h)^(1/T).
+        """
+        temperature = max(temperature, COLDEST)
+        v = self.gibbs(self.start(n, rng=rng), self.sample_steps - 1, rng, temperature)
+        h = rng.bernoulli((self.inputs(v) / temperature).sigmoid())
+        return (self.outputs(h) / temperature).sigmoid().unflatten(1, self.shape)
+
+    def log_partition(self, *, rng: Rng) -> list[Partition]:
+        """Return log Z exactly where a layer has few units, then by AIS and by reverse AIS at `temperatures` levels."""
+        return list(self.partitions(rng))
+
+    def partitions(self, rng: Rng) -> Iterator[Partition]:
+        """Yield log Z by each way; reverse AIS begins behind `temperatures` steps of Gibbs sampling from `start`."""
+        energy = (self.weight, *self.biases())
+        if is_enumerable(self.weight):
+            yield exact(*energy)
+        how = {"rng": rng, "base_bias": bias_of(self.mean), "betas": self.temperatures}
+        yield ais(*energy, **how)
+        states = self.gibbs(self.start(CHAINS, rng=rng), self.temperatures, rng)
+        yield reverse_ais(*energy, states, **how)
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
+        """Return -F(v) - log Z [N] of binary draws v of the images: 'exact' where log Z is, else an 'estimate' by AIS.
+
+        For the same weights log Z is found once, with the random numbers of the first call.
+        """
+        weights = torch.cat([part.flatten() for part in (self.weight, *self.biases())]).cpu()
+        if self.known is None or not torch.equal(self.known[0], weights):
+            self.known = weights, next(self.partitions(rng))
+        log_z = self.known[1]
+        kind = "exact" if log_z.kind == "exact" else "estimate"
+        return Score(-self.energy(self.observe(x, rng)) - log_z.value, kind, log_z.of)
