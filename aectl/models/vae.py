@@ -109,12 +109,12 @@ class VAE(Model):
         return {"nll": self.nll(self.decoder(z), x).mean(), "kl": kl}
 
     def nll(self, pixels: Tensor, x: Tensor) -> Tensor:
-        """Return -log p(x|z) [N] in nats, from the decoder's output."""
+        """Return -log p(x|z) [...] in nats, from the decoder's output and the images x, both [..., C, H, W]."""
         pixels = pixels.float()
         if self.likelihood == "bernoulli":
-            return F.binary_cross_entropy_with_logits(pixels, x, reduction="none").flatten(1).sum(1)
+            return F.binary_cross_entropy_with_logits(pixels, x, reduction="none").flatten(-3).sum(-1)
         error = 0.5 * ((x - pixels) / self.std).square() + math.log(self.std) + 0.5 * math.log(2 * math.pi)
-        return error.flatten(1).sum(1)
+        return error.flatten(-3).sum(-1)
 
     def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
         """Return the importance-weighted bound log 1/k Σ p(x, z_i) / q(z_i|x), [N] in nats, k = `samples` (100).
@@ -123,16 +123,25 @@ class VAE(Model):
         Bernoulli likelihood of grey pixels is told to be none.
         """
         x = self.observe(x, rng)
-        mu, logvar = self.posterior(x)
+        draw = self.log_weights(x, rng)
         total = torch.full((len(x),), -math.inf, device=x.device)
         k = samples or 100
         at_once = max(1, ROWS // len(x))
         for first in range(0, k, at_once):
-            noise = rng.normal(min(at_once, k - first), *mu.shape)
-            z = mu + (0.5 * logvar).exp() * noise
-            log_ratio = 0.5 * (noise.square() + logvar - z.square()).sum(-1)
-            nll = self.nll(self.decoder(z.flatten(0, 1)), x.repeat(len(z), 1, 1, 1)).view_as(log_ratio)
-            total = torch.logaddexp(total, (log_ratio - nll).logsumexp(0))
+            total = torch.logaddexp(total, draw(min(at_once, k - first)).logsumexp(0))
         binary = self.likelihood == "bernoulli" and bool(((x == 0) | (x == 1)).all())
         kind = "bound" if binary or self.likelihood == "gaussian" else "no likelihood"
         return Score(total - math.log(k), kind, "binary pixels" if binary else "grey pixels")
+
+    def log_weights(self, x: Tensor, rng: Rng) -> Callable[[int], Tensor]:
+        """Return a function that draws k codes z of each image and returns log p(x, z) / q(z|x), [k, N] in nats."""
+        mu, logvar = self.posterior(x)
+
+        def draw(k: int) -> Tensor:
+            noise = rng.normal(k, *mu.shape)
+            z = mu + (0.5 * logvar).exp() * noise
+            log_ratio = 0.5 * (noise.square() + logvar - z.square()).sum(-1)
+            pixels = self.decoder(z.flatten(0, 1)).unflatten(0, (k, len(x)))
+            return log_ratio - self.nll(pixels, x.expand_as(pixels))
+
+        return draw

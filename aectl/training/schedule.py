@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 
 
 class Constant:
@@ -41,3 +43,24 @@ class Cosine(Constant):
     def after(self, step: float, total: float) -> float:
         share = min(max(step / total, 0.0), 1.0) if total > 0 else 1.0
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class Steps(Constant):
+    """One factor on the optimizer's rate after another: factors_i for a share lengths_i / Σ lengths of the steps.
+
+    Raises ValueError unless there are as many factors ≥ 0 as lengths > 0, and warmup lies in [0, 1].
+    """
+
+    def __init__(self, factors: Sequence[float], lengths: Sequence[float], warmup: float = 0.0) -> None:
+        super().__init__(warmup)
+        if not factors or len(factors) != len(lengths):
+            raise ValueError(f"factors and lengths must be as many, not {len(factors)} and {len(lengths)}")
+        if min(factors) < 0 or min(lengths) <= 0:
+            raise ValueError(f"factors must be at least 0 and lengths greater than 0, not {factors} and {lengths}")
+        self.factors, self.ends = list(factors), list(accumulate(lengths))
+
+    def after(self, step: float, total: float) -> float:
+        # Multiplied out: a quotient might miss a border by its rounding.
+        place = step * self.ends[-1]
+        index = sum(place >= end * total for end in self.ends)
+        return self.factors[min(index, len(self.factors) - 1)]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from aectl.training.checkpoint import CheckpointError
 from aectl.training.device import Device
 from aectl.training.interruption import Interruption
 from aectl.training.meter import Meter
-from aectl.training.schedule import Constant, Cosine
+from aectl.training.schedule import Constant, Cosine, Steps
 
 
 def test_constant_warms_up_linearly_then_stays():
@@ -29,7 +30,32 @@ def test_cosine_warms_up_then_falls_to_its_floor():
     assert Cosine()(0, 100) == 1.0
 
 
-@pytest.mark.parametrize("make", [Constant, Cosine])
+def test_steps_hold_each_factor_for_its_share_of_the_run():
+    schedule = Steps([1, 0.5, 0.1], [1, 2, 7])
+    assert [schedule(i, 10) for i in range(12)] == [1, 0.5, 0.5, *[0.1] * 9]
+    counts = [schedule(i, 3280) for i in range(3280)]
+    assert [counts.count(factor) for factor in (1, 0.5, 0.1)] == [328, 656, 2296]
+    warming = Steps([1, 0.5], [1, 1], warmup=0.2)
+    assert [warming(i, 10) for i in range(10)] == pytest.approx([0.5, *[1] * 5, *[0.5] * 4])
+
+
+def test_the_published_schedule_has_eight_rates_for_powers_of_three_epochs():
+    lengths = [3**i for i in range(8)]
+    schedule = Steps([round(10 ** (1 - i / 7), 1) / 10 for i in range(8)], lengths)
+    steps_per_epoch = 5
+    found = [schedule(i, 3280 * steps_per_epoch) for i in range(3280 * steps_per_epoch)]
+    assert [found.count(factor) for factor in schedule.factors] == [5 * length for length in lengths]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("settings", [([], []), ([1], [1, 2]), ([-1, 1], [1, 1]), ([1, 0.1], [0, 1])])
+def test_steps_that_make_no_schedule_are_refused(settings):
+    with pytest.raises(ValueError, match="factors"):
+        Steps(*settings)
+
+
+@pytest.mark.parametrize("make", [Constant, Cosine, partial(Steps, [1], [1])])
 def test_shares_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="warmup"):
         make(warmup=1.5)
