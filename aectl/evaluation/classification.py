@@ -9,7 +9,7 @@ from aectl.evaluation.subject import Row, Rows, Subject, apply, mean_ci95
 
 
 def measure(subject: Subject) -> Rows:
-    """Return the accuracy on held-out images, in percent: the model's and logistic regression's on raw pixels.
+    """Return accuracy and error on held-out images, in percent: the model's and logistic regression's on raw pixels.
 
     Both are of the images whose class some training image has. Raises Unmeasured unless there are such, and training
     images of two classes.
@@ -17,9 +17,15 @@ def measure(subject: Subject) -> Rows:
     bench = subject.bench
     held_out = bench.held_out.take(nameable(bench))
     found = apply(subject.model.classify, held_out.pixels()).argmax(1)
-    return {"model": accuracy(found, held_out.labels), "logistic regression": linear_accuracy(bench)}
+    rows = {"model": accuracy(found, held_out.labels), "logistic regression": linear_accuracy(bench)}
+    return {name: row | error(row) for name, row in rows.items()}
 
 
 def accuracy(found: Tensor, labels: Tensor) -> Row:
     """Return the share of images, in percent, whose found class [N] is the label [N]."""
     return mean_ci95(100 * (found == labels).float(), "accuracy")
+
+
+def error(row: Row) -> Row:
+    """Return the other images, in percent: what the accuracy of a row leaves."""
+    return {"error": 100 - row["accuracy"], "error_ci95": row["accuracy_ci95"]}

@@ -35,13 +35,11 @@ class Classifier(Model):
         smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"a classifier needs images of at least 2 classes, not {classes}")
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing must lie in [0, 1), not {smoothing}")
         self.code, self.smoothing, self.noise = code, smoothing, noise
         self.encoder = encoder(shape=shape, code=code)
-        self.head = nn.Linear(code, classes)
+        self.head = class_layer(code, classes)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the features f(x), [N, code]."""
@@ -53,12 +51,25 @@ class Classifier(Model):
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         logits = self.classify(batch.x if self.noise is None else self.noise(batch.x, rng)).float()
-        loss = F.cross_entropy(logits, batch.y, ignore_index=-1, label_smoothing=self.smoothing)
+        loss = cross_entropy(logits, batch.y, self.smoothing)
         yield Loss(loss, metrics={"error": error(logits, batch.y)})
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         logits = self.classify(batch.x).float()
-        return {"loss": F.cross_entropy(logits, batch.y, ignore_index=-1), "error": error(logits, batch.y)}
+        return {"loss": cross_entropy(logits, batch.y), "error": error(logits, batch.y)}
+
+
+def class_layer(code: int, classes: int) -> nn.Linear:
+    """Return the layer from codes to logits; raises ValueError unless there are classes to tell apart."""
+    if classes < 2:
+        raise ValueError(f"a classifier needs images of at least 2 classes, not {classes}")
+    return nn.Linear(code, classes)
+
+
+def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return -log p(y|x) in nats, averaged over the images with a label, y ≥ 0; 0 if there are none."""
+    total = F.cross_entropy(logits, y, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    return total / (y >= 0).sum().clamp_min(1)
 
 
 def error(logits: Tensor, y: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,8 +29,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def activation_layer(name: str) -> nn.Module:
-    """Return the elementwise function s(·) called `name`; raises ValueError with the choices if there is none."""
+def activation_layer(name: str | nn.Module) -> nn.Module:
+    """Return the function s(·) called `name`, or given as a module; raises ValueError with the choices for no name."""
+    if isinstance(name, nn.Module):
+        return name
     if name not in ACTIVATIONS:
         raise ValueError(f"no activation called '{name}', choose from {', '.join(ACTIVATIONS)}")
     return LeakyReLU() if name == "leaky_relu" else ACTIVATIONS[name]()
@@ -40,6 +43,30 @@ class LeakyReLU(nn.LeakyReLU):
 
     def __init__(self) -> None:
         super().__init__(0.2)
+
+
+class TopK(nn.Module):
+    """Keeps the k largest units of each code and sets the others to 0; α k of them outside of training.
+
+    Gradients flow through the kept units alone. Raises ValueError unless 1 ≤ k and α ≥ 1 and, when called, if the
+    code has fewer than k units. Source: Makhzani & Frey 2013.
+    """
+
+    def __init__(self, k: int, alpha: float = 1.0) -> None:
+        super().__init__()
+        positive("k", k)
+        if not 1 <= alpha < math.inf:
+            raise ValueError(f"alpha must be a finite number ≥ 1, not {alpha}")
+        self.k, self.alpha = k, float(alpha)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return codes [N, code] with at most k units, or α k, that are not 0."""
+        width = h.shape[1]
+        if self.k > width:
+            raise ValueError(f"k must be at most the {width} units of the code, not {self.k}")
+        kept = self.k if self.training else min(round(self.alpha * self.k), width)
+        largest = h.topk(kept, sorted=False)
+        return torch.zeros_like(h).scatter(1, largest.indices, largest.values)
 
 
 def positive(name: str, values: int | Sequence[int]) -> None:
@@ -76,7 +103,7 @@ class DenseEncoder(Encoder):
         code: int,
         widths: Sequence[int] = (),
         activation: str = "relu",
-        code_activation: str = "identity",
+        code_activation: str | nn.Module = "identity",
         norm: str = "none",
     ) -> None:
         super().__init__()
@@ -120,7 +147,7 @@ class ConvEncoder(Encoder):
         code: int,
         channels: Sequence[int] = (32, 64),
         activation: str = "relu",
-        code_activation: str = "identity",
+        code_activation: str | nn.Module = "identity",
         norm: str = "none",
         pool: bool = True,
     ) -> None:

@@ -1,0 +1,77 @@
+"""A reconstruction coupled to another architecture: a classifier that also learns from images without a label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aectl.models.base import Batch, Loss, Stage
+from aectl.models.classifier import Classifier, cross_entropy, error
+from aectl.models.networks import Shape
+from aectl.rng import Rng
+
+
+class Coupled(Classifier):
+    """Learns the classes of images and to bring them back, from one code: min -log p(y|x̃) + λ ‖x - g(f(x̃))‖².
+
+    f is the encoder that both share, g the decoder followed by the sigmoid, x̃ = Ñ(x) the corruption, λ the `weight`.
+    The first term is a mean over the images with a label, as in `Classifier`, which this is with λ = 0, to the bit;
+    the second, summed over pixels, is a mean over all images, so that those without a label count too. Images are
+    [N, C, H, W], pixels in [0, 1]; codes [N, code].
+
+    Raises ValueError for a negative weight, and as `Classifier` does. Source: lecture, "Autoencoders"; Ranzato &
+    Szummer 2008.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        classes: int,
+        code: int,
+        encoder: Callable[..., nn.Module],
+        decoder: Callable[..., nn.Module],
+        *,
+        weight: float = 0.1,
+        noise: nn.Module | None = None,
+        smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(shape, classes, code, encoder, noise=noise, smoothing=smoothing)
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be a finite number ≥ 0, not {weight}")
+        # Behind the classifier's own parts, whose first weights are then the same draws.
+        self.decoder = decoder(shape=shape, code=code)
+        self.register_buffer("weight", torch.tensor(float(weight)), persistent=False)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the images g(z), [N, C, H, W] in [0, 1]."""
+        return self.decoder(z).sigmoid()
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return x̂ = g(f(x)), [N, C, H, W] in [0, 1]."""
+        return self.decode(self.encode(x))
+
+    def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
+        seen = batch.x if self.noise is None else self.noise(batch.x, rng)
+        terms = self.terms(batch, seen, self.smoothing)
+        yield Loss(terms.pop("loss"), metrics=terms)
+
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        terms = self.terms(batch, batch.x)
+        return {**terms, "mse": terms["reconstruction"] / batch.x[0].numel()}
+
+    def terms(self, batch: Batch, seen: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
+        """Return the loss, its two parts by name, and the error, of images that are seen as `seen`."""
+        h = self.encode(seen)
+        logits = self.head(h).float()
+        classification = cross_entropy(logits, batch.y, smoothing)
+        reconstruction = F.mse_loss(self.decode(h).float(), batch.x, reduction="sum") / len(batch.x)
+        return {
+            "loss": classification + self.weight * reconstruction,
+            "classification": classification,
+            "reconstruction": reconstruction,
+            "error": error(logits, batch.y),
+        }
