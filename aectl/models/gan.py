@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ LOSSES: dict[str, tuple[Callable[[Scores, Scores], Tensor], Callable[[Scores], T
     "wgan_gp": (wasserstein, lambda fake: -fake.mean(), 0.0),
 }
 """For each loss: the discriminator's cost, the generator's, and the score above which D calls an image real."""
+GOODFELLOWS = ("minimax", "nonsaturating")
+"""The two costs of the generator whose gradients are compared (Goodfellow et al. 2014, section 3)."""
 
 
 class GAN(Model):
@@ -58,8 +60,14 @@ class GAN(Model):
     Samples come from the mean of the generator's weights over its last steps, w̄ ← a w̄ + (1 - a) w with a = `averaging`
     (Yazıcı et al. 2019), which are sharper than those of any one step; 0 takes the last weights.
 
+    A `conditional` one (Mirza & Osindero 2014) is told the class: G sees its one-hot vector behind z, and D has a score
+    for each class, of which the one of the image's class counts (Mescheder et al. 2018): a vector beside the pixels
+    would multiply a dense layer's weights. It learns from labelled images alone. `gradient_norms` logs
+    `gradient_minimax` and `gradient_nonsaturating`, the norms of ∂cost/∂(weights of G) on the same batch: as D gets
+    sure of its fakes, D(G(z)) → 0, the first vanishes and the second does not. Neither weakens or strengthens a step.
+
     'Best' follows the energy distance between samples and held-out images, since neither cost tells how good the
-    samples are. Raises ValueError for an unknown loss or numbers out of range.
+    samples are. Raises ValueError for an unknown loss, numbers out of range, or classes of which there are none.
     """
 
     objective = "val/energy_distance"
@@ -75,6 +83,9 @@ class GAN(Model):
         gradient_penalty: float | None = None,
         discriminator_steps: int = 1,
         averaging: float = 0.999,
+        conditional: bool = False,
+        gradient_norms: bool = False,
+        classes: int = 0,
         noise: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -88,15 +99,33 @@ class GAN(Model):
             raise ValueError(f"discriminator_steps must be at least 1, not {discriminator_steps}")
         if not 0 <= averaging < 1:
             raise ValueError(f"averaging must lie in [0, 1), not {averaging}")
+        if conditional and not classes:
+            raise ValueError("conditional needs images that have classes")
         self.code, self.discriminator_steps, self.noise = code, discriminator_steps, noise
         self.discriminator_cost, self.generator_cost, self.threshold = LOSSES[loss]
-        self.generator = generator(shape=shape, code=code)
-        self.discriminator = discriminator(shape=shape, code=1)
+        self.conditional, self.gradient_norms = conditional, gradient_norms
+        self.generator = generator(shape=shape, code=code + classes if conditional else code)
+        self.discriminator = discriminator(shape=shape, code=classes if conditional else 1)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.register_buffer("averaging", torch.tensor(float(averaging)), persistent=False)
         self.register_buffer("followed", torch.zeros(()))
         self.has_gradient_penalty = gradient_penalty > 0
         self.register_buffer("gradient_penalty", torch.tensor(float(gradient_penalty)), persistent=False)
+        if conditional:
+            self.register_buffer("shares", torch.full((classes,), 1 / classes))
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Take the classes' shares from the training images; raises ValueError if a class is needed and none known."""
+        if not self.conditional:
+            return
+        y = torch.cat([batch.y for batch in batches])
+        counts = y[y >= 0].bincount(minlength=len(self.shares))
+        if not counts.any():
+            raise ValueError("model.conditional needs training images with labels, and there are none")
+        self.shares.copy_(counts / counts.sum())
+
+    def stages(self) -> Iterator[Stage]:
+        yield Stage(labelled=self.conditional)
 
     def groups(self, stage: Stage) -> dict[str, Group]:
         return {
@@ -104,31 +133,56 @@ class GAN(Model):
             "generator": Group(self.generator.parameters()),
         }
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the images G(z), [N, C, H, W]: in training of the generator itself, else of its average."""
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the images G(z), [N, C, H, W]: in training of the generator itself, else of its average.
+
+        A conditional one draws the classes y [N], or all of the commonest one.
+        """
+        if self.conditional:
+            y = self.shares.argmax().expand(len(z)) if y is None else y
+            z = torch.cat([z, F.one_hot(y, len(self.shares)).to(z)], 1)
         return (self.generator if self.training else self.average)(z).sigmoid()
 
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """Return G(z) for n draws z ~ N(0, temperature² I)."""
-        return self.decode(temperature * rng.normal(n, self.code))
+        """Return G(z) for n draws z ~ N(0, temperature² I); of the classes y [n], or of some in the data's shares."""
+        return self.decode(temperature * rng.normal(n, self.code), self.labels(n, y, rng))
 
-    def judge(self, x: Tensor, rng: Rng) -> Scores:
-        """Return the discriminator's scores [N] of images, corrupted where the run has noise."""
+    def labels(self, n: int, y: Tensor | None, rng: Rng) -> Tensor | None:
+        """Return the classes y [n], those missing (-1, or all) drawn in the data's shares; None unless conditional."""
+        if not self.conditional:
+            return None
+        edges = self.shares.cumsum(0)
+        drawn = torch.searchsorted(edges, rng.uniform(n) * edges[-1], right=True).clamp_max(len(edges) - 1)
+        return drawn if y is None else torch.where(y < 0, drawn, y)
+
+    def judge(self, x: Tensor, rng: Rng, y: Tensor | None = None) -> Scores:
+        """Return the discriminator's scores [N] of images, corrupted where the run has noise, as images of class y."""
         seen = x if self.noise is None else self.noise(x, rng)
-        return self.discriminator(seen).squeeze(1).float()
+        scores = self.discriminator(seen)
+        return (scores.squeeze(1) if y is None else scores.gather(1, y[:, None]).squeeze(1)).float()
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
-        x = batch.x
+        x, y = batch.x, self.labels(len(batch.x), batch.y, rng)
         for _ in range(self.discriminator_steps):
-            fake = self.sample(len(x), rng=rng)
-            real_score, fake_score = self.judge(x, rng), self.judge(fake.detach(), rng)
+            fake = self.decode(rng.normal(len(x), self.code), y)
+            real_score, fake_score = self.judge(x, rng, y), self.judge(fake.detach(), rng, y)
             cost = self.discriminator_cost(real_score, fake_score)
             if self.has_gradient_penalty:
-                cost = cost + self.gradient_penalty * self.slope_excess(x, fake.detach(), rng)
+                cost = cost + self.gradient_penalty * self.slope_excess(x, fake.detach(), rng, y)
             yield Loss(cost, "discriminator", self.accuracies(real_score, fake_score))
         # Here the discriminator has stepped: the generator answers to the new one.
-        yield Loss(self.generator_cost(self.judge(fake, rng)), "generator")
+        score = self.judge(fake, rng, y)
+        yield Loss(self.generator_cost(score), "generator", self.gradients(score) if self.gradient_norms else None)
         self.follow()
+
+    def gradients(self, fake: Scores) -> dict[str, Tensor]:
+        """Return ‖∂cost/∂(weights of G)‖ of both of Goodfellow's costs by name, from the scores of G's images."""
+        weights = list(self.generator.parameters())
+        found = {}
+        for name in GOODFELLOWS:
+            parts = torch.autograd.grad(LOSSES[name][1](fake), weights, retain_graph=True)
+            found[f"gradient_{name}"] = torch.cat([part.flatten() for part in parts]).norm()
+        return found
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -144,8 +198,9 @@ class GAN(Model):
             mean.copy_(present)
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        fake = self.sample(len(batch.x), rng=rng)
-        accuracies = self.accuracies(self.judge(batch.x, rng), self.judge(fake, rng))
+        y = self.labels(len(batch.x), batch.y, rng)
+        fake = self.decode(rng.normal(len(batch.x), self.code), y)
+        accuracies = self.accuracies(self.judge(batch.x, rng, y), self.judge(fake, rng, y))
         return {"energy_distance": energy_distance(batch.x, fake), **accuracies}
 
     def accuracies(self, real: Scores, fake: Scores) -> dict[str, Tensor]:
@@ -155,11 +210,11 @@ class GAN(Model):
             "accuracy_fake": (fake <= self.threshold).float().mean(),
         }
 
-    def slope_excess(self, real: Tensor, fake: Tensor, rng: Rng) -> Tensor:
+    def slope_excess(self, real: Tensor, fake: Tensor, rng: Rng, y: Tensor | None = None) -> Tensor:
         """Return E[(‖∇ D(x̂)‖ - 1)²] at random points x̂ between real and fake images (Gulrajani et al. 2017)."""
         share = rng.uniform(len(real), *[1] * (real.dim() - 1))
         between = (share * real + (1 - share) * fake).requires_grad_()
-        scores = self.judge(between, rng)
+        scores = self.judge(between, rng, y)
         (slope,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
         return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 

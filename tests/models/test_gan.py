@@ -2,13 +2,16 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
-from aectl.models.base import Stage
+from aectl.data.noise import Gaussian
+from aectl.models.base import Batch, Stage
 from aectl.models.gan import GAN, LOSSES, energy_distance
-from aectl.models.networks import DenseDecoder, DenseEncoder
+from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.rng import Rng
+from aectl.run import find
 
 SHAPE = (1, 8, 8)
 nets = (partial(DenseDecoder, widths=[16]), partial(DenseEncoder, widths=[16]))
@@ -68,6 +71,163 @@ def test_energy_distance_tells_one_law_from_two():
     assert float(energy_distance(x, far)) > 1
 
 
+def conditional(**settings):
+    torch.manual_seed(0)
+    return GAN(SHAPE, 3, *nets, **{"conditional": True, "classes": 4, **settings})
+
+
+def play(model, batch, steps, lr=0.01):
+    """Train for some steps; returns what was logged, the last of each name."""
+    groups = {name: list(group.params) for name, group in model.groups(Stage()).items()}
+    optimizers = {name: torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999)) for name, params in groups.items()}
+    rng, logged = Rng(0), {}
+    for _ in range(steps):
+        for loss in model.losses(batch, Stage(), rng):
+            optimizers[loss.group].zero_grad()
+            loss.value.backward(inputs=groups[loss.group])
+            optimizers[loss.group].step()
+            logged |= loss.metrics or {}
+    return logged
+
+
+def levels(n=128):
+    """Return images that are as grey as their class says: 0.1, 0.35, 0.6 or 0.85, and their classes."""
+    y = torch.arange(n) % 4
+    x = (0.1 + 0.25 * y)[:, None, None, None].expand(n, *SHAPE) + 0.02 * Rng(3).normal(n, *SHAPE)
+    return Batch(x.clamp(0, 1), y, torch.arange(n))
+
+
+def test_a_conditional_generator_draws_the_class_that_it_is_asked_for():
+    model = conditional(averaging=0.9)
+    play(model, levels(), 500)
+    model.eval()
+    asked = torch.arange(4).repeat(50)
+    grey = model.sample(200, rng=Rng(1), y=asked).flatten(1).mean(1).detach()
+    nearest = (grey[:, None] - torch.tensor([0.1, 0.35, 0.6, 0.85])).abs().argmin(1)
+    # By chance it would be a quarter.
+    assert float((nearest == asked).float().mean()) > 0.9
+
+
+def test_without_a_class_the_datas_shares_are_drawn_and_no_class_that_is_left_out():
+    model = conditional()
+    y = torch.tensor([0] * 60 + [2] * 20 + [-1] * 30)
+    model.prepare([Batch(torch.zeros(len(y), *SHAPE), y, y)])
+    assert torch.allclose(model.shares, torch.tensor([0.75, 0, 0.25, 0]))
+    drawn = model.labels(20_000, None, Rng(0)).bincount(minlength=4) / 20_000
+    assert torch.allclose(drawn, model.shares, atol=0.015)
+    assert drawn[1] == drawn[3] == 0
+    # What has a class keeps it; only the others are drawn.
+    some = model.labels(4, torch.tensor([3, -1, 1, -1]), Rng(0))
+    assert (some[0], some[2]) == (3, 1)
+    assert set(some[[1, 3]].tolist()) <= {0, 2}
+    z = Rng(1).normal(5, 3)
+    assert torch.equal(model.decode(z), model.decode(z, torch.zeros(5, dtype=torch.int64)))
+    assert model.sample(6, rng=Rng(2)).shape == (6, *SHAPE)
+
+
+def test_the_discriminator_judges_an_image_as_one_of_its_class():
+    model, batch = conditional(noise=Gaussian(0.1)), levels(8)
+    scores = model.discriminator(model.noise(batch.x, Rng(4)))
+    assert scores.shape == (8, 4)
+    assert torch.equal(model.judge(batch.x, Rng(4), batch.y), scores[torch.arange(8), batch.y])
+    first = next(model.losses(batch, Stage(), Rng(0)))
+    own = first.value.item()
+    other = next(model.losses(batch._replace(y=(batch.y + 1) % 4), Stage(), Rng(0))).value.item()
+    assert own != other
+
+
+def test_a_conditional_one_learns_from_labelled_images_alone():
+    model = conditional()
+    assert [stage.labelled for stage in model.stages()] == [True]
+    assert [stage.labelled for stage in GAN(SHAPE, 3, *nets).stages()] == [False]
+    unlabelled = Batch(torch.zeros(5, *SHAPE), torch.full((5,), -1), torch.arange(5))
+    with pytest.raises(ValueError, match="conditional needs training images with labels"):
+        model.prepare([unlabelled])
+    model.eval()
+    with torch.no_grad():
+        assert all(torch.isfinite(value) for value in model.validate(unlabelled, Rng(0)).values())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains_conditionally_with_convolutions_too(loss):
+    torch.manual_seed(0)
+    leaky = {"activation": "leaky_relu"}
+    conv = partial(ConvDecoder, channels=[3, 2], **leaky), partial(ConvEncoder, channels=[2, 3], pool=False, **leaky)
+    model = GAN(SHAPE, 3, *conv, loss=loss, conditional=True, classes=4)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    play(model, levels(32), 1)
+    # With as many fakes as images of each class, the slopes at the scores' own bias may cancel.
+    still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    assert still <= {"discriminator.head.0.bias"}
+
+
+def test_gradient_norms_are_those_of_backpropagation_and_of_the_slopes_by_hand():
+    model, batch = GAN(SHAPE, 3, *nets, gradient_norms=True), levels(32)
+    item = next(item for item in model.losses(batch, Stage(), Rng(0)) if item.group == "generator")
+    rng = Rng(0)
+    fake = model.decode(rng.normal(32, 3))
+    fake_score = model.judge(fake, rng)
+    # d/ds of ½ log(1 - s(s)) and of -log s(s), s the logistic function, averaged over the batch.
+    by_hand = {"minimax": -0.5 * fake_score.sigmoid() / 32, "nonsaturating": (fake_score.sigmoid() - 1) / 32}
+    for name, slopes in by_hand.items():
+        model.zero_grad()
+        fake_score.backward(slopes.detach(), retain_graph=True)
+        expected = torch.cat([p.grad.flatten() for p in model.generator.parameters()]).norm()
+        assert torch.allclose(item.metrics[f"gradient_{name}"], expected, rtol=1e-5)
+
+
+def test_a_sure_discriminator_leaves_minimax_no_gradient_and_the_other_one():
+    model, batch = GAN(SHAPE, 3, *nets, gradient_norms=True), levels(32)
+    with torch.no_grad():
+        model.discriminator.head[0].bias.fill_(-12.0)
+    item = next(item for item in model.losses(batch, Stage(), Rng(0)) if item.group == "generator")
+    assert item.metrics["gradient_minimax"] < 1e-4 * item.metrics["gradient_nonsaturating"]
+
+
+def test_looking_at_gradient_norms_changes_no_step():
+    weights = []
+    for looks in (False, True):
+        torch.manual_seed(0)
+        model = GAN(SHAPE, 3, partial(nets[0], norm="batch"), nets[1], noise=Gaussian(0.3), gradient_norms=looks)
+        logged = play(model, levels(32), 5)
+        assert ("gradient_minimax" in logged) == looks
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_class_is_drawn_on_the_command_line_and_a_resumed_run_is_the_whole_one(aectl):
+    import aectl as package
+
+    quick = ("dataset=digits", "device=cpu", "device.threads=1", "batch_size=256", "schedule=constant")
+    settings = ("model=gan", "model.conditional=true", "model.gradient_norms=true", "dataset.labels=700", *quick)
+    code, out, err = aectl("train", *settings, "epochs=2")
+    assert code == 0, out + err
+    whole = find("latest").absolute()
+    assert "train/gradient_minimax" in (whole / "metrics.csv").read_text()
+    draws = []
+    for label in (7, 2):
+        code, out, err = aectl("sample", "run=latest", "kind=prior", f"label={label}", "n=5", "device=cpu")
+        assert code == 0, out + err
+        draws.append(np.load(whole / "samples/prior.npz")["images"])
+    model = package.load(whole)
+    assert not np.array_equal(*draws)
+    assert model.conditional
+    aectl("train", *settings, "epochs=1")
+    code, out, err = aectl("train", "resume=latest", "epochs=2")
+    assert code == 0, out + err
+    resumed, straight = (package.load(run, "last").state_dict() for run in ("latest", whole))
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    code, out, err = aectl("sample", "run=latest", "n=5", "device=cpu")
+    assert code == 0, out + err
+
+
+def test_a_conditional_one_without_labels_is_refused_in_one_line(aectl):
+    code, _, err = aectl("train", "model=gan", "model.conditional=true", "dataset=digits", "dataset.labels=0")
+    assert code != 0
+    assert "labels, and there are none" in err
+    assert len(err.strip().splitlines()) <= 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -76,6 +236,7 @@ def test_energy_distance_tells_one_law_from_two():
         ({"discriminator_steps": 0}, "discriminator_steps"),
         ({"averaging": 1}, "averaging"),
         ({"code": 0}, "code must be at least 1"),
+        ({"conditional": True}, "conditional needs images that have classes"),
     ],
 )
 def test_what_cannot_work_is_refused(arguments, message):
