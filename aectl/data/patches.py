@@ -1,0 +1,80 @@
+"""Small binary patches cut from the images of another set: images with so few pixels that all can be gone through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from aectl.data.datasets import Dataset, Source, digits, fashion_mnist, mnist
+from aectl.rng import Rng
+
+SETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "mnist": mnist, "fashion_mnist": fashion_mnist}
+"""What patches can be cut from, by name."""
+
+
+@dataclass(frozen=True)
+class Patches(Dataset):
+    """Patches of the images that `read` gives, of `shape` (1, side, side); those of one image are in one split.
+
+    Of each image `per_image` places are drawn, uniformly and from `seed` alone; pixels are 1 from `threshold` on, else
+    0. Patches without a pixel of 1 are left out unless `blank`. Labels and positions are those of the images. Raises
+    ValueError if no patch is left of the training images.
+    """
+
+    per_image: int = 8
+    threshold: float = 0.5
+    blank: bool = False
+    seed: int = 0
+
+    def split(self, which: str, device: torch.device | str = "cpu") -> Source:
+        found = self.cut(super().split(which), Rng(self.seed).fork("patches", which))
+        if which == "train" and not len(found):
+            raise ValueError(f"threshold: no pixel of any patch reaches {self.threshold}")
+        return found.to(device)
+
+    def cut(self, source: Source, rng: Rng) -> Source:
+        """Return the patches of a source of grey images [N, 1, H, W], image by image."""
+        ink, side = source.pixels().squeeze(1) >= self.threshold, self.shape[-1]
+        windows = ink.unfold(1, side, 1).unfold(2, side, 1)
+        image = torch.arange(len(source)).repeat_interleave(self.per_image)
+        row, column = ((rng.uniform(len(image)) * size).long() for size in windows.shape[1:3])
+        patches = windows[image, row, column][:, None].byte()
+        whole = Source(patches, source.labels[image], source.index[image], 1.0, source.classes)
+        return whole if self.blank else whole.take(patches.flatten(1).any(1).nonzero().squeeze(1))
+
+
+def patches(
+    of: str = "digits",
+    side: int = 4,
+    per_image: int = 8,
+    threshold: float = 0.5,
+    blank: bool = False,
+    root: str | None = None,
+    valid: float | None = None,
+    seed: int = 0,
+    exclude: Sequence[int] = (),
+) -> Dataset:
+    """Return binary patches, `side` × `side` pixels, of `digits`, `mnist` or `fashion_mnist`; see `Patches`.
+
+    `valid` counts the images, not patches, whose patches are held out for validation, or is their share if < 1; None
+    takes as many as that set does by itself. `root` is the folder of the files of `mnist` and `fashion_mnist`. Raises
+    ValueError for an unknown set or an argument out of range and, at the first split, DataError without files.
+    """
+    if of not in SETS:
+        raise ValueError(f"of must be one of {', '.join(SETS)}, not '{of}'")
+    # The bundled set has no folder.
+    files = {} if of == "digits" else {"root": root}
+    held = {} if valid is None else {"valid": valid}
+    images = SETS[of](exclude=exclude, **files, **held)
+    largest = min(images.shape[1:])
+    if not 2 <= side <= largest:
+        raise ValueError(f"side must lie between 2 and the {largest} pixels of an image, not {side}")
+    if per_image < 1:
+        raise ValueError(f"per_image must be at least 1, not {per_image}")
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must lie in (0, 1], not {threshold}")
+    cut = {"per_image": per_image, "threshold": threshold, "blank": blank, "seed": seed}
+    shape = (1, side, side)
+    return Patches("patches", shape, images.classes, images.read, images.valid, exclude, **cut)
