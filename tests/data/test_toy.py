@@ -118,6 +118,7 @@ def test_the_seed_and_the_kind_decide_the_points_and_nothing_else_does():
     again, _ = whole("circle", seed=3, points=200)
     assert torch.equal(first, again)
     assert not torch.equal(first, whole("circle", seed=4, points=200)[0])
+    assert not torch.equal(labels, whole("spiral", seed=3, points=200)[1])
     wide, same_labels = whole("circle", seed=3, points=200, spread=0.03)
     assert torch.equal(labels, same_labels)
     exact, _ = whole("circle", seed=3, points=200, spread=0.0)

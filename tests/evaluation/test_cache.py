@@ -1,5 +1,6 @@
 """What is kept is computed once, whatever happens to it or beside it."""
 
+import json
 import math
 import threading
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 import torch
 
-from aectl.evaluation.cache import VERSION, Cache, folder_for
+from aectl.evaluation.cache import VERSION, Cache, folder_for, read_json
 
 
 class Counted:
@@ -27,6 +28,7 @@ def test_results_are_kept_and_found_again(tmp_path):
     for cache in (Cache(tmp_path / "new"), Cache(tmp_path / "new")):
         assert cache.numbers("x", numbers) == row
         found = cache.arrays("x", arrays)
+        assert found["m"].dtype == torch.float64
         assert torch.equal(found["m"], torch.eye(3, dtype=torch.float64))
         assert torch.equal(found["n"], torch.tensor([True, False]))
     assert (numbers.calls, arrays.calls) == (1, 1)
@@ -77,13 +79,19 @@ def test_a_computation_that_fails_leaves_nothing_behind(tmp_path):
     assert Cache(tmp_path).numbers("x", lambda: 1) == 1
 
 
-def test_a_write_that_breaks_off_keeps_what_was_there(tmp_path):
+def test_a_write_that_breaks_off_is_not_found(tmp_path):
+    def half(content, path):
+        path.write_text(json.dumps(content)[:5])
+        raise OSError("no space left")
+
     cache = Cache(tmp_path)
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        cache.numbers("x", lambda: {"a": 1, "b": object()})
+    with pytest.raises(OSError, match="no space left"):
+        cache.kept("x.json", lambda: 123456789, read_json, half)
     assert not (tmp_path / "x.json").exists()
-    assert cache.numbers("x", lambda: {"a": 2}) == {"a": 2}
-    assert [path.name for path in tmp_path.glob("*.json")] == ["x.json"]
+    assert cache.numbers("x", lambda: 2) == 2
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        cache.numbers("y", lambda: {"a": 1, "b": object()})
+    assert not (tmp_path / "y.json").exists()
 
 
 def test_those_who_ask_at_the_same_time_wait_for_one_computation(tmp_path):

@@ -139,7 +139,7 @@ def test_codes_are_in_their_own_scale():
 
 def test_images_without_a_label_are_left_out():
     known = bench()
-    images = torch.cat([torch.zeros(100, *SHAPE), known.held_out.images])
+    images = torch.cat([Rng(7).uniform(100, *SHAPE), known.held_out.images])
     labels = torch.cat([torch.full((100,), -1), known.held_out.labels])
     rows = clusters.measure(Subject(Times(), replace(known, held_out=source(images, labels))))
     assert {row["ari"] for row in rows.values()} == {1}

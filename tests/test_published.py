@@ -1,0 +1,65 @@
+"""The table of published rows: what experiments promise, and what their runs gave."""
+
+import json
+
+import pytest
+
+from published import table
+
+EXPERIMENT = """\
+# aectl train experiment=one
+# aectl eval run=latest split=train
+reference:
+  nll: {table: likelihood, measure: nll, value: 86.76, within: 1, source: "Burda et al. 2016"}
+  bound: {table: likelihood, measure: nll, at_most: 89.5}
+"""
+
+
+@pytest.fixture
+def configs(tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "one.yaml").write_text(EXPERIMENT)
+    (folder / "one_short.yaml").write_text(EXPERIMENT.replace(" split=train", ""))
+    (folder / "toy.yaml").write_text("epochs: 3\n")
+    return folder
+
+
+def finished(folder):
+    folder.mkdir(parents=True)
+    record = {"status": "done", "device": {"name": "cpu"}, "git": {"commit": "0123456789", "dirty": True}}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "metrics.csv").write_text("epoch,seconds\n1,90\n2,60\n")
+    row = {"ours": 87.0, "ours_ci95": 0.5, "reference": 86.76, "difference": 0.24, "bound": "± 1", "verdict": "PASS"}
+    (folder / "metrics.json").write_text(json.dumps({"train": {"published": {"nll": row}}}))
+
+
+def test_experiments_are_those_with_references_and_their_split(configs):
+    known = table.experiments(configs)
+    assert list(known) == ["one", "one_short"]
+    assert (known["one"].split, known["one_short"].split) == ("train", "test")
+    assert known["one"].tables == {"likelihood"}
+    assert table.is_full("one", known)
+    assert not table.is_full("one_short", known)
+
+
+def test_what_was_run_has_its_numbers_and_the_rest_is_not_run(configs, tmp_path):
+    finished(tmp_path / "runs/one")
+    rows = list(table.rows(table.experiments(configs), tmp_path / "runs"))
+    assert rows[0] == (
+        "one", "nll", "87.00 ± 0.50", "86.76", "0.2400", "± 1", "**PASS**", "cpu, 2.5, `0123456`+",
+    )  # fmt: skip
+    assert [row[6] for row in rows[1:]] == ["not run"] * 3
+    assert [row[3] for row in rows[1:]] == ["", "86.76", ""]
+
+
+def test_the_table_takes_the_place_between_its_marks(tmp_path):
+    page = tmp_path / "RESULTS.md"
+    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    table.write(page, iter([tuple("abcdefgh")]))
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| a | b | c | d | e | f | g | h |" in text
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="no place for the table"):
+        table.write(page, iter([]))
