@@ -1,6 +1,7 @@
 """Of samples it is counted which classes they reach, and how many lie where no data are."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ class Draws(Model):
         return self.points[:n]
 
 
+@cache
 def bench():
     data = toy("gaussians", points=6000, spread=0.02, valid=0, test=1000)
     return Benchmark(data.split("train"), data.split("test"))
