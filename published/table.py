@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from aectl.measures import written
 from aectl.run import RECORD, Run
@@ -35,11 +35,17 @@ def experiments(configs: Path) -> dict[str, Experiment]:
     """Return the experiments of a folder that have references, by name; a header that evals split=train is heeded."""
     found = {}
     for path in sorted(configs.glob("*.yaml")):
-        references = OmegaConf.to_container(OmegaConf.load(path)).get("reference")
-        if references:
-            split = "train" if "split=train" in path.read_text() else "test"
-            found[path.stem] = Experiment(references, split)
+        if promised := OmegaConf.to_container(references(path)):
+            found[path.stem] = Experiment(promised, "train" if "split=train" in path.read_text() else "test")
     return found
+
+
+def references(path: Path) -> DictConfig:
+    """Return the references of an experiment's file over those of the experiments that its defaults name."""
+    config = OmegaConf.load(path)
+    bases = [name for name in config.get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    inherited = [references(path.with_name(f"{name}.yaml")) for name in bases]
+    return OmegaConf.merge(*inherited, config.get("reference") or {})
 
 
 def is_full(name: str, known: Mapping[str, Experiment]) -> bool:
@@ -59,18 +65,32 @@ def rows(known: Mapping[str, Experiment], folder: Path) -> Iterator[tuple[str, .
         measured = run.metrics.get(one.split, {}).get("published") if status(run.folder) else None
         for label, reference in one.references.items():
             if measured and label in measured:
-                yield result(name, reference, measured[label], run)
+                yield result(name, label, measured[label], run)
             else:
                 value = reference.get("value")
-                yield name, reference["measure"], "", "" if value is None else f"{value:g}", "", "", "not run", ""
+                yield (
+                    name,
+                    told(label, reference["measure"]),
+                    "",
+                    "" if value is None else f"{value:g}",
+                    "",
+                    "",
+                    "not run",
+                    "",
+                )
 
 
-def result(name: str, reference: Mapping[str, Any], found: Mapping[str, Any], run: Run) -> tuple[str, ...]:
+def told(label: str, measure: str) -> str:
+    """Return which number it is: `ais: nll`."""
+    return measure if label == measure else f"{label}: {measure}"
+
+
+def result(name: str, label: str, found: Mapping[str, Any], run: Run) -> tuple[str, ...]:
     """Return the row of a measured number."""
     texts = {key: " ".join(written(found, key)).strip() for key in ("ours", "reference", "difference")}
     return (
         name,
-        reference["measure"],
+        told(label, found["measure"]),
         texts["ours"],
         texts["reference"] or "no reference",
         texts["difference"],

@@ -20,7 +20,7 @@ def configs(tmp_path):
     folder = tmp_path / "experiment"
     folder.mkdir()
     (folder / "one.yaml").write_text(EXPERIMENT)
-    (folder / "one_short.yaml").write_text(EXPERIMENT.replace(" split=train", ""))
+    (folder / "one_short.yaml").write_text("defaults: [one, _self_]\nreference:\n  bound: {at_most: 95}\n")
     (folder / "toy.yaml").write_text("epochs: 3\n")
     return folder
 
@@ -30,7 +30,15 @@ def finished(folder):
     record = {"status": "done", "device": {"name": "cpu"}, "git": {"commit": "0123456789", "dirty": True}}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "metrics.csv").write_text("epoch,seconds\n1,90\n2,60\n")
-    row = {"ours": 87.0, "ours_ci95": 0.5, "reference": 86.76, "difference": 0.24, "bound": "± 1", "verdict": "PASS"}
+    row = {
+        "measure": "nll",
+        "ours": 87.0,
+        "ours_ci95": 0.5,
+        "reference": 86.76,
+        "difference": 0.24,
+        "bound": "± 1",
+        "verdict": "PASS",
+    }
     (folder / "metrics.json").write_text(json.dumps({"train": {"published": {"nll": row}}}))
 
 
@@ -38,7 +46,8 @@ def test_experiments_are_those_with_references_and_their_split(configs):
     known = table.experiments(configs)
     assert list(known) == ["one", "one_short"]
     assert (known["one"].split, known["one_short"].split) == ("train", "test")
-    assert known["one"].tables == {"likelihood"}
+    assert known["one"].tables == known["one_short"].tables == {"likelihood"}
+    assert known["one_short"].references["bound"] == {"table": "likelihood", "measure": "nll", "at_most": 95}
     assert table.is_full("one", known)
     assert not table.is_full("one_short", known)
 
@@ -50,6 +59,7 @@ def test_what_was_run_has_its_numbers_and_the_rest_is_not_run(configs, tmp_path)
         "one", "nll", "87.00 ± 0.50", "86.76", "0.2400", "± 1", "**PASS**", "cpu, 2.5, `0123456`+",
     )  # fmt: skip
     assert [row[6] for row in rows[1:]] == ["not run"] * 3
+    assert [row[1] for row in rows] == ["nll", "bound: nll"] * 2
     assert [row[3] for row in rows[1:]] == ["", "86.76", ""]
 
 

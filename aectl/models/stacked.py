@@ -87,6 +87,23 @@ class RBMLayer(Layer):
         return (self.free_energy(seen) - self.free_energy(dreamt)).mean()
 
 
+class Finetuned(nn.Module):
+    """What fine-tuning adds to a layer of a stack: s((W + ΔW) h + b + Δb), with ΔW and Δb 0 to begin with.
+
+    A step of gradient descent on the difference is one on the weights; what was pretrained stays as it is.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros_like(layer.up.weight))
+        self.bias = nn.Parameter(torch.zeros_like(layer.up.bias))
+
+    def forward(self, h: Tensor, layer: Layer) -> Tensor:
+        """Return codes [N, outputs] in [0, 1] of codes [N, inputs], by the layer with what was added to it."""
+        up = layer.up
+        return F.linear(h, up.weight.detach() + self.weight, up.bias.detach() + self.bias).sigmoid()
+
+
 class Stacked(Model):
     """Learns its layers greedily, then the classes: min -log p(y|x), p = softmax(V h_L + c), h_k = s(W_k h_(k-1) + b_k)
     from h_0 = x.
@@ -97,9 +114,11 @@ class Stacked(Model):
     all layers, and with 0 epochs everywhere the model is a plain multilayer perceptron. To the noise a code is an
     image of one row.
 
-    The decoders are those of pretraining: after `finetune` the encoders have moved on, and a reconstruction shows how
-    far. Raises ValueError for sizes, epochs or rates out of range, lists of another length than `widths`, or fewer
-    than two classes. Source: Vincent et al. 2010, section 3.4; Bengio et al. 2007.
+    Fine-tuned encoders no longer fit the decoders. Therefore the model keeps both: it encodes, decodes and
+    reconstructs as pretrained, and classifies as fine-tuned.
+
+    Raises ValueError for sizes, epochs or rates out of range, lists of another length than `widths`, or fewer than two
+    classes. Source: Vincent et al. 2010, section 3.4; Bengio et al. 2007.
     """
 
     objective = "val/error"
@@ -125,25 +144,29 @@ class Stacked(Model):
         self.rates = dict(zip(self.names, each("pretrain_lr", pretrain_lr, len(widths)), strict=True))
         self.flatten = nn.Flatten()
         self.layers = nn.ModuleList(layer(inputs=a, outputs=b) for a, b in pairwise([math.prod(shape), *widths]))
+        self.finetuned = nn.ModuleList(Finetuned(one) for one in self.layers)
         self.head = class_layer(widths[-1], classes)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the codes h_L of the top layer, [N, code] in [0, 1]."""
+        """Return the codes h_L of the top layer as pretrained, [N, code] in [0, 1]."""
         return self.flatten(self.below(x, len(self.layers)))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return images [N, C, H, W] in [0, 1] of codes [N, code], down through the layers as pretrained."""
+        """Return images [N, C, H, W] in [0, 1] of codes [N, code], down through the layers."""
         for layer in reversed(self.layers):
             z = layer.decode(z)
         return z.view(-1, *self.shape)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return what the pretrained decoders make of the codes, [N, C, H, W] in [0, 1]."""
+        """Return images up and down again through the layers as pretrained, [N, C, H, W] in [0, 1]."""
         return self.decode(self.encode(x))
 
     def classify(self, x: Tensor) -> Tensor:
         """Return the logits of the classes, [N, classes], of images [N, C, H, W]."""
-        return self.head(self.encode(x))
+        h = self.flatten(x)
+        for layer, finetuned in zip(self.layers, self.finetuned, strict=True):
+            h = finetuned(h, layer)
+        return self.head(h)
 
     def below(self, x: Tensor, k: int) -> Tensor:
         """Return what layer k, from 0, has below it: the images x, or codes as images of one row, [N, 1, 1, width]."""
@@ -165,8 +188,7 @@ class Stacked(Model):
         if stage.name in self.names:
             layer = self.layers[self.names.index(stage.name)]
             return {"model": Group(layer.parameters(), {"lr": self.rates[stage.name]})}
-        encoders = (p for layer in self.layers for p in layer.up.parameters())
-        return {"model": Group([*encoders, *self.head.parameters()])}
+        return {"model": Group([*self.finetuned.parameters(), *self.head.parameters()])}
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         if stage.name in self.names:
@@ -187,7 +209,7 @@ class Stacked(Model):
         for k, layer in enumerate(self.layers, 1):
             metrics[f"reconstruction_{k}"] = layer.reconstruction(h, h)
             h = layer(h)
-        logits = self.head(h).float()
+        logits = self.classify(batch.x).float()
         return {"loss": cross_entropy(logits, batch.y), "error": error(logits, batch.y), **metrics}
 
 

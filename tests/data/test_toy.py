@@ -87,18 +87,6 @@ def test_classes_are_equal_parts_of_the_way(kind):
         assert float((torch.cdist(other, part).min(1).values < 1e-3).float().mean()) < 0.02
 
 
-def test_gaussians_lie_about_eight_points_of_the_circle_their_classes():
-    points, labels = whole("gaussians", points=4000, spread=0.02)
-    assert toy("gaussians").classes == 8
-    angle = torch.arange(8) * math.pi / 4
-    modes = 0.5 + 0.36 * torch.stack([angle.cos(), angle.sin()], 1)
-    off = points - modes[labels]
-    assert off.abs().max() < 5 * 0.02
-    assert torch.allclose(torch.cov(off.T), 0.02**2 * torch.eye(2), atol=3e-5)
-    assert labels.bincount().float().div(4000).sub(1 / 8).abs().max() < 0.025
-    assert torch.allclose(whole("gaussians", points=50, spread=0.0)[0].unique(dim=0), modes.unique(dim=0), atol=1e-6)
-
-
 def test_splits_have_their_sizes_share_nothing_and_are_all():
     data = toy(points=900, valid=100, test=0.2)
     parts = [data.split(name) for name in ("train", "valid", "test")]

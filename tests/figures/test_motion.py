@@ -93,6 +93,7 @@ def test_colours_stay_and_a_single_epoch_is_a_picture_that_stands(tmp_path):
     path = motion.animation(content, "vae", tmp_path / "training.gif")
     with Image.open(path) as image:
         assert getattr(image, "n_frames", 1) == 1
+        assert image.info["duration"] == 2500
         shown = np.asarray(image.convert("RGB"), dtype=int)
     assert np.abs(shown[32 + 20, 8 + 20] - 255 * np.array([1.0, 0.2, 0.1])).max() < 8
 

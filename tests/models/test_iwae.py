@@ -317,7 +317,9 @@ def test_every_row_of_the_table_is_what_its_name_says(row):
     assert model.code == 50
     assert config.dataset.valid == 400
     if short:
-        assert config.reference.nll.at_most > config.reference.nll.value
+        # The bound of the whole protocol does not hold for it; its own, where it has been measured, is above.
+        assert config.reference.nll.within is None
+        assert config.reference.nll.get("at_most", math.inf) > config.reference.nll.value
         assert config.epochs < 200
     else:
         assert (config.epochs, config.batch_size, config.optimizer.lr, config.optimizer.eps) == (3280, 20, 1e-3, 1e-4)

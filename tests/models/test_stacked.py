@@ -8,7 +8,7 @@ from torch import nn
 
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian, Jitter, Masking
-from aectl.models.base import Classifies, Decodes, Encodes, Reconstructs, Stage
+from aectl.models.base import Classifies, Decodes, Encodes, Loss, Model, Reconstructs
 from aectl.models.stacked import AutoencoderLayer, RBMLayer, Stacked
 from aectl.rng import Rng
 from aectl.training import checkpoint
@@ -80,6 +80,7 @@ def test_the_code_goes_up_through_all_layers_and_down_again(batch):
     code = (x @ one.up.weight.T + one.up.bias).sigmoid()
     code = (code @ two.up.weight.T + two.up.bias).sigmoid()
     assert torch.allclose(model.encode(batch.x), code, atol=1e-6)
+    # Before fine-tuning the classes are those of the code.
     assert torch.allclose(model.classify(batch.x), code @ model.head.weight.T + model.head.bias, atol=1e-6)
     down = (code @ two.down.weight.T + two.down.bias).sigmoid()
     down = (down @ one.down.weight.T + one.down.bias).sigmoid()
@@ -100,14 +101,21 @@ def test_each_stage_moves_its_layer_and_no_other_weights(make_trainer, kind):
 
     make_trainer(model, observers=[Watch()]).fit()
     of_layer = [{f"layers.{k}.{n}" for n in ("up.weight", "up.bias", "down.weight", "down.bias")} for k in (0, 1)]
-    # What is tied has two names.
-    encoders = {f"layers.{k}.up.{n}" for k in (0, 1) for n in ("weight", "bias")}
-    encoders |= set() if kind == "untied" else {"layers.0.down.weight", "layers.1.down.weight"}
-    assert moved == {
-        "layer_1": of_layer[0],
-        "layer_2": of_layer[1],
-        "finetune": {"head.weight", "head.bias"} | encoders,
-    }
+    added = {f"finetuned.{k}.{n}" for k in (0, 1) for n in ("weight", "bias")}
+    assert moved == {"layer_1": of_layer[0], "layer_2": of_layer[1], "finetune": added | {"head.weight", "head.bias"}}
+
+
+def test_fine_tuning_leaves_the_autoencoder_as_it_was_pretrained(make_trainer, batch):
+    model, pretrained = stacked(noise=Gaussian(0.3)), {}
+
+    class Watch(Observer):
+        def epoch_ended(self, trainer, epoch):
+            if epoch.stage == "layer_2":
+                pretrained.update(image=model.reconstruct(batch.x), logits=model.classify(batch.x))
+
+    make_trainer(model, observers=[Watch()]).fit()
+    assert torch.equal(model.reconstruct(batch.x), pretrained["image"])
+    assert not torch.equal(model.classify(batch.x), pretrained["logits"])
 
 
 def test_every_weight_that_a_stage_trains_gets_a_gradient_and_no_other(batch):
@@ -195,31 +203,30 @@ def test_pretraining_brings_codes_back_better(make_trainer, kind):
 
 
 def test_without_pretraining_it_is_a_multilayer_perceptron(make_trainer):
-    model, plain = stacked(pretrain_epochs=0), stacked(pretrain_epochs=0)
-    assert [stage.name for stage in model.stages()] == ["finetune"]
-    make_trainer(model, epochs=2).fit()
+    class Perceptron(Model):
+        """The same layers, trained in one stage."""
 
-    class Perceptron(Stacked):
-        def groups(self, stage):
-            return super().groups(Stage("finetune"))
+        objective = "val/error"
 
-        def stages(self):
-            yield Stage("fit")
+        def __init__(self, source):
+            super().__init__()
+            one, two = (layer.up for layer in source.layers)
+            self.classify = nn.Sequential(nn.Flatten(), one, nn.Sigmoid(), two, nn.Sigmoid(), source.head)
 
         def losses(self, batch, stage, rng):
-            for loss in super().losses(batch, stage, rng):
-                value = nn.functional.cross_entropy(self.mlp(batch.x), batch.y)
-                yield loss._replace(value=value)
+            yield Loss(nn.functional.cross_entropy(self.classify(batch.x), batch.y))
 
-        def mlp(self, x):
-            return nn.Sequential(
-                nn.Flatten(), self.layers[0].up, nn.Sigmoid(), self.layers[1].up, nn.Sigmoid(), self.head
-            )(x)
+        def validate(self, batch, rng):
+            return {"error": (self.classify(batch.x).argmax(1) != batch.y).float().mean()}
 
-    plain.__class__ = Perceptron
-    make_trainer(plain, epochs=2).fit()
-    for a, b in zip(model.state_dict().values(), plain.state_dict().values(), strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
+    model, plain = stacked(pretrain_epochs=0), Perceptron(stacked(pretrain_epochs=0))
+    assert [stage.name for stage in model.stages()] == ["finetune"]
+    for one in (model, plain):
+        trainer = make_trainer(one, epochs=4)
+        trainer.fit()
+    x = trainer.valid_source.pixels()
+    assert torch.allclose(model.classify(x), plain.classify(x), atol=1e-4)
+    assert model.classify(x).std(0).max() > 1e-2
 
 
 def test_each_layer_has_its_epochs_and_its_rate(make_trainer):
