@@ -22,7 +22,7 @@ QUICK = ("dataset=digits", "epochs=1", "device=cpu", "device.threads=1", "batch_
 SMALL = {
     "conv": ("model.encoder.channels=[2,3]", "model.decoder.channels=[3,2]"),
     "gan_conv": ("model.generator.channels=[3,2]", "model.discriminator.channels=[2,3]"),
-    "boltzmann": ("dataset=patches", "dataset.per_image=1", "dataset.blank=true"),
+    "boltzmann": ("dataset=patches", "dataset.side=3", "dataset.per_image=1", "dataset.blank=true"),
     **dict.fromkeys(("dbn", "dbm"), ("model.widths=[16,12]", "model.temperatures=50")),
     **dict.fromkeys(("stacked_ae", "stacked_dae", "stacked_rbm"), ("model.widths=[16,12]", "model.pretrain_epochs=1")),
 }

@@ -64,7 +64,8 @@ class GAN(Model):
     for each class, of which the one of the image's class counts (Mescheder et al. 2018): a vector beside the pixels
     would multiply a dense layer's weights. It learns from labelled images alone. `gradient_norms` logs
     `gradient_minimax` and `gradient_nonsaturating`, the norms of ∂cost/∂(weights of G) on the same batch: as D gets
-    sure of its fakes, D(G(z)) → 0, the first vanishes and the second does not. Neither weakens or strengthens a step.
+    sure of its fakes, D(G(z)) → 0, the first vanishes and the second does not. That takes half as long again as a step,
+    and changes none.
 
     'Best' follows the energy distance between samples and held-out images, since neither cost tells how good the
     samples are. Raises ValueError for an unknown loss, numbers out of range, or classes of which there are none.

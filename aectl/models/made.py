@@ -71,6 +71,7 @@ class FullyVisible(Model):
         yield Loss(self.nll(x, self.corrupt(x, rng), self.pick(1, rng)).mean())
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        """Return `loss`, the mean of -log p(x) in nats, and of several sets `one_set`, that of their -log p_m(x)."""
         parts = self.log_probs(self.observe(batch.x, rng))
         loss = -mixture(parts).mean()
         return {"loss": loss} if self.sets == 1 else {"loss": loss, "one_set": -parts.mean()}

@@ -68,10 +68,10 @@ def ais(
 
     The path is E_β = (1 - β) E_0 + β E for the inverse temperatures `betas` (increasing from 0 to 1; of a number, so
     many evenly spaced ones), E_0 having no weights and the biases `base_bias` [V] and `base_hidden_bias` [H], 0 unless
-    given: the nearer E_0 is to the data, the better, so that of pixels take `bias_of` their mean. The states are of v;
-    h is summed out of the weights, log w = Σ_k F_{k-1}(v_k) - F_k(v_k), whose layer should therefore be the larger one
-    or the one that matters less. The mean of the weights is unbiased for Z / Z_0, so that log Z is too low in the mean,
-    and log p(x) too high. Sources: Neal 2001; Salakhutdinov & Murray 2008.
+    given: the nearer E_0 is to the data, the better, so that of pixels take `bias_of` their mean. The states are of v,
+    h is summed out: log w = Σ_k F_{k-1}(v_k) - F_k(v_k), F_k the free energy at the k-th temperature. The mean of the
+    weights is unbiased for Z / Z_0, so that log Z is too low in the mean, and log p(x) too high. Sources: Neal 2001;
+    Salakhutdinov & Murray 2008.
     """
     path = Path.of(weights, visible_bias, hidden_bias, base_bias, base_hidden_bias)
     v = draw(path.base_bias.expand(chains, -1), rng)

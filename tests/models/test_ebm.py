@@ -234,6 +234,14 @@ def test_annealed_importance_sampling_finds_a_known_integral():
     assert found.ci95 < 0.03
 
 
+def test_the_weights_of_a_few_temperatures_are_right_in_the_mean():
+    model = model_of(Quadratic)
+    weights = model.anneal(40_000, 3, Rng(0))[1].double().exp()
+    error = 4 * float(weights.std()) / 200
+    assert error < 0.03 * float(weights.mean())
+    assert float(weights.mean()) == pytest.approx(math.exp(model.network.log_partition()), abs=error)
+
+
 @torch.no_grad()
 def test_walks_have_the_variances_of_all_pixels_and_samples_lie_in_the_plane():
     x = images_of()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -16,12 +17,12 @@ from aectl.rng import Rng
 SMALL = (1, 3, 3)
 NETS = {
     "fvsbn": lambda shape: MADE(shape, []),
-    "made": lambda shape: MADE(shape, [20]),
-    "made, no direct links": lambda shape: MADE(shape, [20], direct=False),
-    "made, deep": lambda shape: MADE(shape, [20, 30], activation="tanh"),
-    "made, random": lambda shape: MADE(shape, [20, 20], orderings="random", direct=False),
-    "made, masks": lambda shape: MADE(shape, [20, 20], masks=4),
-    "made, orders": lambda shape: MADE(shape, [20], masks=3, orderings="several"),
+    "made": lambda shape: MADE(shape, [60]),
+    "made, no direct links": lambda shape: MADE(shape, [60], direct=False),
+    "made, deep": lambda shape: MADE(shape, [60, 70], activation="tanh"),
+    "made, random": lambda shape: MADE(shape, [60, 60], orderings="random", direct=False),
+    "made, masks": lambda shape: MADE(shape, [60, 60], masks=4),
+    "made, orders": lambda shape: MADE(shape, [60], masks=3, orderings="several"),
     "fvsbn, orders": lambda shape: MADE(shape, [], masks=3, orderings="several"),
     "nade": lambda shape: NADE(shape, 20),
     "nade, relu": lambda shape: NADE(shape, 20, activation="relu", ordering="random"),
@@ -65,8 +66,8 @@ def test_a_logit_depends_on_the_pixels_before_it_alone(make):
         order = places(model, which).argsort()
         sorted_ = jacobian[order][:, order]
         assert torch.equal(sorted_, sorted_.tril(-1))
-        # A mask that cuts too much would pass as well: somewhere all earlier pixels must count.
-        assert (sorted_[-1, :-1] != 0).sum() >= 6
+        # A mask that cuts too much would pass as well: the last pixel sees all others.
+        assert (sorted_[-1, :-1] != 0).all()
 
 
 def test_pixels_behind_may_be_anything(make):
@@ -130,6 +131,17 @@ def test_drawing_pixel_by_pixel_with_whole_passes_gives_the_same_images(make):
         for pixel in places(model, which).argsort():
             x[:, pixel] = (thresholds[:, pixel] < model.logits(x, which)[:, pixel]).double()
         assert torch.equal(model.ancestral(thresholds, which), x)
+
+
+@torch.no_grad()
+def test_drawing_costs_a_few_passes_and_not_one_for_each_of_784_pixels():
+    model = MADE((1, 28, 28), [1000])
+    x = Rng(0).uniform(1000, 1, 28, 28).round()
+    began = time.process_time()
+    model.log_prob(x, rng=Rng(0))
+    between = time.process_time()
+    model.sample(1000, rng=Rng(0))
+    assert time.process_time() - between < 60 * (between - began)
 
 
 def test_at_temperature_zero_each_pixel_is_the_likelier_one(make):
