@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from published import table
@@ -29,25 +28,27 @@ def main(names: list[str]) -> int:
         print(f"no experiment with published numbers is called '{unknown[0]}'; there are {', '.join(experiments)}")
         return 2
     chosen = names or [name for name in experiments if not table.is_full(name, experiments)]
+    runs = [(name, variant) for name in chosen for variant in experiments[name].variants()]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        went_well = dict(zip(chosen, pool.map(partial(run, experiments=experiments), chosen), strict=True))
-    failed = [name for name, good in went_well.items() if not good]
+        went_well = list(pool.map(lambda one: run(*one, experiments[one[0]]), runs))
+    failed = [" ".join((name, *variant)) for (name, variant), good in zip(runs, went_well, strict=True) if not good]
     table.write(RESULTS, table.rows(experiments, FOLDER))
     print(f"wrote {RESULTS}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return int(bool(failed))
 
 
-def run(name: str, experiments: dict[str, table.Experiment]) -> bool:
-    """Train an experiment unless it is done, and evaluate it; returns whether both went well."""
-    folder, began = FOLDER / name, time.monotonic()
+def run(name: str, variant: tuple[str, ...], one: table.Experiment) -> bool:
+    """Train a run of an experiment unless it is done, and evaluate it; returns whether both went well."""
+    folder, began = table.folder_of(name, variant, FOLDER), time.monotonic()
+    where = f"'{folder}'"
     if table.status(folder) != "done":
-        begun = (f"resume={folder}",) if table.status(folder) else (f"experiment={name}", f"hydra.run.dir={folder}")
+        new = (f"experiment={name}", *variant, f"hydra.run.dir={where}")
+        begun = (f"resume={where}",) if table.status(folder) else new
         if not aectl(folder, "train", *begun, "device.threads=1"):
             return False
-    one = experiments[name]
     tables = ",".join(sorted(one.tables))
-    good = aectl(folder, "eval", f"run={folder}", f"split={one.split}", f"only=[{tables}]", "device.threads=1")
-    print(f"{name:36} {(time.monotonic() - began) / 60:5.1f} min", flush=True)
+    good = aectl(folder, "eval", f"run={where}", f"split={one.split}", f"only=[{tables}]", "device.threads=1")
+    print(f"{' '.join((name, *variant)):60} {(time.monotonic() - began) / 60:5.1f} min", flush=True)
     return good
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from scipy.stats import t
 
+from aectl.evaluation.published import compare
 from aectl.measures import written
 from aectl.run import RECORD, Run
 
@@ -20,32 +24,48 @@ HEAD = ("experiment", "measure", "ours", "published", "difference", "bound", "ve
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment that is held against published numbers: its references by name, and the split they are of."""
+    """An experiment that is held against published numbers: its references by name, and the split they are of.
+
+    `sweep` has the values of what `aectl train -m` sweeps, `hydra.sweeper.params` in the file; nothing for one run.
+    """
 
     references: Mapping[str, Any]
     split: str
+    sweep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def tables(self) -> set[str]:
         """The tables that have the numbers."""
         return {one["table"] for one in self.references.values()}
 
+    def variants(self) -> list[tuple[str, ...]]:
+        """Return the overrides of each run: one without any, or one for each combination of what is swept."""
+        choices = [[f"{key}={value}" for value in values] for key, values in self.sweep.items()]
+        return list(product(*choices))
+
 
 def experiments(configs: Path) -> dict[str, Experiment]:
     """Return the experiments of a folder that have references, by name; a header that evals split=train is heeded."""
     found = {}
     for path in sorted(configs.glob("*.yaml")):
-        if promised := OmegaConf.to_container(references(path)):
-            found[path.stem] = Experiment(promised, "train" if "split=train" in path.read_text() else "test")
+        config = merged(path)
+        if promised := OmegaConf.to_container(config.get("reference") or OmegaConf.create({})):
+            params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+            sweep = {key: tuple(str(values).replace(" ", "").split(",")) for key, values in params.items()}
+            found[path.stem] = Experiment(promised, "train" if "split=train" in path.read_text() else "test", sweep)
     return found
 
 
-def references(path: Path) -> DictConfig:
-    """Return the references of an experiment's file over those of the experiments that its defaults name."""
+def merged(path: Path) -> DictConfig:
+    """Return an experiment's file over those of the experiments that its defaults name."""
     config = OmegaConf.load(path)
     bases = [name for name in config.get("defaults", []) if isinstance(name, str) and name != "_self_"]
-    inherited = [references(path.with_name(f"{name}.yaml")) for name in bases]
-    return OmegaConf.merge(*inherited, config.get("reference") or {})
+    return OmegaConf.merge(*(merged(path.with_name(f"{name}.yaml")) for name in bases), config)
+
+
+def folder_of(name: str, variant: tuple[str, ...], folder: Path) -> Path:
+    """Return the folder of a run among those in `folder`."""
+    return folder / name / ",".join(variant) if variant else folder / name
 
 
 def is_full(name: str, known: Mapping[str, Experiment]) -> bool:
@@ -59,25 +79,41 @@ def status(folder: Path) -> str:
 
 
 def rows(known: Mapping[str, Experiment], folder: Path) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each reference of each experiment: measured where it was run, else marked "not run"."""
+    """Yield a row for each reference of each experiment's runs, and the mean of several seeds; else "not run"."""
     for name, one in known.items():
-        run = Run(folder / name)
-        measured = run.metrics.get(one.split, {}).get("published") if status(run.folder) else None
+        runs = {variant: Run(folder_of(name, variant, folder)) for variant in one.variants()}
         for label, reference in one.references.items():
-            if measured and label in measured:
-                yield result(name, label, measured[label], run)
-            else:
-                value = reference.get("value")
-                yield (
-                    name,
-                    told(label, reference["measure"]),
-                    "",
-                    "" if value is None else f"{value:g}",
-                    "",
-                    "",
-                    "not run",
-                    "",
-                )
+            found = {variant: measured(run, one.split).get(label) for variant, run in runs.items()}
+            if not any(found.values()):
+                yield unknown(name, label, reference)
+                continue
+            for variant, numbers in found.items():
+                title = " ".join((name, *variant))
+                yield result(title, label, numbers, runs[variant]) if numbers else unknown(title, label, reference)
+            known_ones = [numbers for numbers in found.values() if numbers]
+            if list(one.sweep) == ["seed"] and len(known_ones) > 1:
+                yield mean(name, label, known_ones, reference)
+
+
+def measured(run: Run, split: str) -> Mapping[str, Any]:
+    """Return the rows of a run's table of published numbers, nothing where it has none."""
+    return run.metrics.get(split, {}).get("published", {}) if status(run.folder) else {}
+
+
+def unknown(name: str, label: str, reference: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the row of a number that has not been measured."""
+    value = reference.get("value")
+    text = "" if value is None else value if isinstance(value, str) else f"{value:g}"
+    return (name, told(label, reference["measure"]), "", text, "", "", "not run", "")
+
+
+def mean(name: str, label: str, found: list[Mapping[str, Any]], reference: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the row of the mean over seeds, with the 95 % interval of Student's t over them."""
+    ours = [numbers["ours"] for numbers in found]
+    width = float(t.ppf(0.975, len(ours) - 1)) * stdev(ours) / len(ours) ** 0.5
+    tables = {reference["table"]: {reference.get("row") or "model": {reference["measure"]: fmean(ours)}}}
+    row = {**compare(tables, {label: reference})[label], "ours_ci95": width}
+    return (*result_texts(f"{name}, mean of {len(ours)} seeds", label, row), "")
 
 
 def told(label: str, measure: str) -> str:
@@ -87,6 +123,11 @@ def told(label: str, measure: str) -> str:
 
 def result(name: str, label: str, found: Mapping[str, Any], run: Run) -> tuple[str, ...]:
     """Return the row of a measured number."""
+    return (*result_texts(name, label, found), f"{run.record['device']['name']}, {minutes(run):.1f}, {commit(run)}")
+
+
+def result_texts(name: str, label: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the row of a measured number but for how it was run."""
     texts = {key: " ".join(written(found, key)).strip() for key in ("ours", "reference", "difference")}
     return (
         name,
@@ -96,7 +137,6 @@ def result(name: str, label: str, found: Mapping[str, Any], run: Run) -> tuple[s
         texts["difference"],
         str(found["bound"]),
         f"**{found['verdict']}**" if found["verdict"] in ("PASS", "FAIL") else str(found["verdict"]),
-        f"{run.record['device']['name']}, {minutes(run):.1f}, {commit(run)}",
     )
 
 

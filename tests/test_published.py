@@ -25,17 +25,17 @@ def configs(tmp_path):
     return folder
 
 
-def finished(folder):
+def finished(folder, nll=87.0):
     folder.mkdir(parents=True)
     record = {"status": "done", "device": {"name": "cpu"}, "git": {"commit": "0123456789", "dirty": True}}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "metrics.csv").write_text("epoch,seconds\n1,90\n2,60\n")
     row = {
         "measure": "nll",
-        "ours": 87.0,
+        "ours": nll,
         "ours_ci95": 0.5,
         "reference": 86.76,
-        "difference": 0.24,
+        "difference": nll - 86.76,
         "bound": "± 1",
         "verdict": "PASS",
     }
@@ -73,3 +73,45 @@ def test_the_table_takes_the_place_between_its_marks(tmp_path):
     page.write_text("no marks")
     with pytest.raises(ValueError, match="no place for the table"):
         table.write(page, iter([]))
+
+
+@pytest.fixture
+def swept(configs):
+    (configs / "seeds.yaml").write_text(
+        "# split=train\ndefaults: [one]\nhydra: {sweeper: {params: {seed: '0, 1, 2'}}}\n"
+    )
+    (configs / "grid.yaml").write_text(
+        "# split=train\ndefaults: [one]\nhydra: {sweeper: {params: {a: '1,2', b: 'x,y'}}}\n"
+    )
+    return table.experiments(configs)
+
+
+def test_what_is_swept_makes_runs_of_their_own(swept, tmp_path):
+    assert swept["one"].variants() == [()]
+    assert swept["seeds"].variants() == [("seed=0",), ("seed=1",), ("seed=2",)]
+    assert swept["grid"].variants() == [("a=1", "b=x"), ("a=1", "b=y"), ("a=2", "b=x"), ("a=2", "b=y")]
+    assert table.folder_of("one", (), tmp_path) == tmp_path / "one"
+    assert table.folder_of("grid", ("a=1", "b=x"), tmp_path) == tmp_path / "grid/a=1,b=x"
+
+
+def test_seeds_have_a_mean_with_students_interval(swept, tmp_path):
+    for seed, nll in enumerate((87.0, 87.2, 87.4)):
+        finished(tmp_path / f"runs/seeds/seed={seed}", nll)
+    rows = [row for row in table.rows(swept, tmp_path / "runs") if row[0].startswith("seeds")]
+    assert [row[0] for row in rows] == [
+        "seeds seed=0", "seeds seed=1", "seeds seed=2", "seeds, mean of 3 seeds", "seeds",
+    ]  # fmt: skip
+    # t for two degrees of freedom is 4.303, the standard error .2 / √3.
+    assert rows[3][1:] == ("nll", "87.20 ± 0.50", "86.76", "0.4400", "± 1", "**PASS**", "")
+    assert rows[4][6] == "not run"
+
+
+def test_a_grid_says_which_of_its_runs_are_missing(swept, tmp_path):
+    finished(tmp_path / "runs/grid/a=1,b=y")
+    rows = [row for row in table.rows(swept, tmp_path / "runs") if row[0].startswith("grid") and row[1] == "nll"]
+    assert [(row[0], row[6]) for row in rows] == [
+        ("grid a=1 b=x", "not run"),
+        ("grid a=1 b=y", "**PASS**"),
+        ("grid a=2 b=x", "not run"),
+        ("grid a=2 b=y", "not run"),
+    ]

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aectl.evaluation.subject import Row, Rows
+from aectl.measures import is_number
 
 KEYS = ("table", "row", "measure", "value", "within", "at_most", "at_least", "source")
-"""Of a reference: the measured number's place, the published one, the bound that is to hold, and who published it."""
+"""Of a reference: the measured number's place, the published one, the bound that is to hold, and who published it.
+
+In place of a number, a value or a bound may be the name of a row of the same table: a baseline to be held against.
+"""
 BOUNDS = ("within", "at_most", "at_least")
 
 
@@ -26,6 +30,11 @@ def check(references: Mapping[str, Any]) -> None:
             raise ValueError(f"reference.{name} must have one of {', '.join(BOUNDS)}, not several")
         if one.get("within") is not None and one.get("value") is None:
             raise ValueError(f"reference.{name}: without a value there is nothing to be within {one['within']} of")
+        for key in ("value", "at_most", "at_least"):
+            if not (one.get(key) is None or isinstance(one[key], str) or is_number(one[key])):
+                raise ValueError(f"reference.{name}.{key} must be a number or the name of a row, not {one[key]}")
+        if not (one.get("within") is None or is_number(one["within"])):
+            raise ValueError(f"reference.{name}.within must be a number, not {one['within']}")
 
 
 def compare(tables: Mapping[str, Rows], references: Mapping[str, Any]) -> Rows:
@@ -39,17 +48,17 @@ def compare(tables: Mapping[str, Rows], references: Mapping[str, Any]) -> Rows:
 
 def row(tables: Mapping[str, Rows], one: Mapping[str, Any]) -> Row:
     """Return the row of one reference."""
-    measured = tables.get(one["table"], {}).get(one.get("row") or "model", {})
-    ours, value = measured.get(one["measure"]), one.get("value")
-    found: Row = {"measure": one["measure"]}
+    rows, measure = tables.get(one["table"], {}), one["measure"]
+    measured = rows.get(one.get("row") or "model", {})
+    one = {key: number(rows, measure, told) if key in (*BOUNDS, "value") else told for key, told in one.items()}
+    ours, value = measured.get(measure), one.get("value")
+    found: Row = {"measure": measure}
     if ours is not None:
         found["ours"] = ours
-        found |= {
-            f"ours{end}": measured[one["measure"] + end] for end in ("_ci95", "_sd") if one["measure"] + end in measured
-        }
-    if value is not None:
+        found |= {f"ours{end}": measured[measure + end] for end in ("_ci95", "_sd") if measure + end in measured}
+    if is_number(value):
         found["reference"] = value
-    if ours is not None and value is not None:
+    if ours is not None and is_number(value):
         found["difference"] = ours - value
     found["bound"] = bound(one)
     found["verdict"] = verdict(ours, one)
@@ -57,15 +66,23 @@ def row(tables: Mapping[str, Rows], one: Mapping[str, Any]) -> Row:
     return found
 
 
+def number(rows: Rows, measure: str, told: float | str | None) -> float | str | None:
+    """Return the number that a row's name stands for; a number, or the name of what was not measured, as it is."""
+    return rows.get(told, {}).get(measure, told) if isinstance(told, str) else told
+
+
 def bound(one: Mapping[str, Any]) -> str:
     """Return in words what was agreed on."""
     signs = {"within": "± ", "at_most": "≤ ", "at_least": "≥ "}
-    return next((f"{signs[key]}{one[key]:g}" for key in BOUNDS if one.get(key) is not None), "none")
+    key = next((key for key in BOUNDS if one.get(key) is not None), None)
+    if key is None:
+        return "none"
+    return signs[key] + (f"{one[key]:g}" if is_number(one[key]) else one[key])
 
 
 def verdict(ours: float | None, one: Mapping[str, Any]) -> str:
     """Return PASS or FAIL, or why there is no verdict."""
-    if ours is None:
+    if ours is None or any(isinstance(one.get(key), str) for key in (*BOUNDS, "value")):
         return "not measured"
     tests: Iterable[tuple[str, bool]] = (
         ("within", abs(ours - (one.get("value") or 0.0)) <= (one.get("within") or 0.0)),

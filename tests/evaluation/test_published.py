@@ -25,6 +25,10 @@ def one(**more):
         (one(value=86.76), "no bound", "none"),
         (one(), "no reference", "none"),
         (one(row="nobody", at_most=1), "not measured", "≤ 1"),
+        (one(at_most="model, ELBO"), "PASS", "≤ 90"),
+        (one(at_least="model, ELBO"), "FAIL", "≥ 90"),
+        (one(value="model, ELBO", within=2), "FAIL", "± 2"),
+        (one(at_most="nobody"), "not measured", "≤ nobody"),
     ],
 )
 def test_the_verdict_is_by_the_bound(reference, verdict, bound):
@@ -54,8 +58,15 @@ def test_ours_comes_with_its_interval_and_the_difference():
         (one(within=1), "nothing to be within"),
         (one(value=1, within=1, at_most=3), "must have one of"),
         (one(valeu=1), "no key 'valeu'"),
+        (one(at_most=[1]), "must be a number or the name of a row"),
+        (one(value=1, within="model"), "must be a number, not model"),
     ],
 )
 def test_references_that_cannot_be_read_are_refused(reference, words):
     with pytest.raises(ValueError, match=words):
         check({"row": reference})
+
+
+def test_a_baseline_of_the_same_table_may_be_the_reference():
+    found = compare(TABLES, {"elbo": one(value="model, ELBO", at_most="model, ELBO")})["elbo"]
+    assert (found["reference"], found["difference"], found["bound"]) == (90.0, -3.0, "≤ 90")
