@@ -46,8 +46,7 @@ def run(name: str, variant: tuple[str, ...], one: table.Experiment) -> bool:
         begun = (f"resume={where}",) if table.status(folder) else new
         if not aectl(folder, "train", *begun, "device.threads=1"):
             return False
-    tables = ",".join(sorted(one.tables))
-    good = aectl(folder, "eval", f"run={where}", f"split={one.split}", f"only=[{tables}]", "device.threads=1")
+    good = aectl(folder, "eval", f"run={where}", *one.evaluation, "device.threads=1")
     print(f"{' '.join((name, *variant)):60} {(time.monotonic() - began) / 60:5.1f} min", flush=True)
     return good
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -19,24 +20,26 @@ from aectl.run import RECORD, Run
 
 BEGIN, END = "<!-- published: begin -->", "<!-- published: end -->"
 """Between these lines of docs/RESULTS.md stands the table."""
+EVALUATION = "# aectl eval run=latest"
 HEAD = ("experiment", "measure", "ours", "published", "difference", "bound", "verdict", "device, minutes, commit")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment that is held against published numbers: its references by name, and the split they are of.
+    """An experiment that is held against published numbers: its references by name.
 
-    `sweep` has the values of what `aectl train -m` sweeps, `hydra.sweeper.params` in the file; nothing for one run.
+    `evaluation` are the words behind `aectl eval run=latest` in the file's header, `sweep` the values of what
+    `aectl train -m` sweeps, `hydra.sweeper.params` in the file; nothing for one run.
     """
 
     references: Mapping[str, Any]
-    split: str
+    evaluation: tuple[str, ...] = ()
     sweep: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def tables(self) -> set[str]:
-        """The tables that have the numbers."""
-        return {one["table"] for one in self.references.values()}
+    def split(self) -> str:
+        """The images that the numbers are of."""
+        return next((word.removeprefix("split=") for word in self.evaluation if word.startswith("split=")), "test")
 
     def variants(self) -> list[tuple[str, ...]]:
         """Return the overrides of each run: one without any, or one for each combination of what is swept."""
@@ -45,15 +48,21 @@ class Experiment:
 
 
 def experiments(configs: Path) -> dict[str, Experiment]:
-    """Return the experiments of a folder that have references, by name; a header that evals split=train is heeded."""
+    """Return the experiments of a folder that have references, by name."""
     found = {}
     for path in sorted(configs.glob("*.yaml")):
         config = merged(path)
         if promised := OmegaConf.to_container(config.get("reference") or OmegaConf.create({})):
             params = OmegaConf.select(config, "hydra.sweeper.params") or {}
             sweep = {key: tuple(str(values).replace(" ", "").split(",")) for key, values in params.items()}
-            found[path.stem] = Experiment(promised, "train" if "split=train" in path.read_text() else "test", sweep)
+            found[path.stem] = Experiment(promised, evaluation(path), sweep)
     return found
+
+
+def evaluation(path: Path) -> tuple[str, ...]:
+    """Return the words behind `aectl eval run=latest` in an experiment's header; none without such a line."""
+    lines = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith(EVALUATION))
+    return tuple(shlex.split(next(lines, EVALUATION).removeprefix(EVALUATION)))
 
 
 def merged(path: Path) -> DictConfig:

@@ -8,7 +8,7 @@ from published import table
 
 EXPERIMENT = """\
 # aectl train experiment=one
-# aectl eval run=latest split=train
+# aectl eval run=latest split=train 'only=[likelihood]'
 reference:
   nll: {table: likelihood, measure: nll, value: 86.76, within: 1, source: "Burda et al. 2016"}
   bound: {table: likelihood, measure: nll, at_most: 89.5}
@@ -42,11 +42,11 @@ def finished(folder, nll=87.0):
     (folder / "metrics.json").write_text(json.dumps({"train": {"published": {"nll": row}}}))
 
 
-def test_experiments_are_those_with_references_and_their_split(configs):
+def test_experiments_are_those_with_references_and_are_evaluated_as_their_header_says(configs):
     known = table.experiments(configs)
     assert list(known) == ["one", "one_short"]
     assert (known["one"].split, known["one_short"].split) == ("train", "test")
-    assert known["one"].tables == known["one_short"].tables == {"likelihood"}
+    assert (known["one"].evaluation, known["one_short"].evaluation) == (("split=train", "only=[likelihood]"), ())
     assert known["one_short"].references["bound"] == {"table": "likelihood", "measure": "nll", "at_most": 95}
     assert table.is_full("one", known)
     assert not table.is_full("one_short", known)
@@ -78,10 +78,10 @@ def test_the_table_takes_the_place_between_its_marks(tmp_path):
 @pytest.fixture
 def swept(configs):
     (configs / "seeds.yaml").write_text(
-        "# split=train\ndefaults: [one]\nhydra: {sweeper: {params: {seed: '0, 1, 2'}}}\n"
+        "# aectl eval run=latest split=train\ndefaults: [one]\nhydra: {sweeper: {params: {seed: '0, 1, 2'}}}\n"
     )
     (configs / "grid.yaml").write_text(
-        "# split=train\ndefaults: [one]\nhydra: {sweeper: {params: {a: '1,2', b: 'x,y'}}}\n"
+        "# aectl eval run=latest split=train\ndefaults: [one]\nhydra: {sweeper: {params: {a: '1,2', b: 'x,y'}}}\n"
     )
     return table.experiments(configs)
 
