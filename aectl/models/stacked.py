@@ -24,7 +24,7 @@ FINETUNE = Stage("finetune", labelled=True)
 class Layer(nn.Module):
     """One layer of a stack: s(W h + b) upwards, s(W′ h + b′) downwards, s the sigmoid, W′ = Wᵀ if `tied`.
 
-    Weights are uniform on ±4 √(6 / (inputs + outputs)), as suits sigmoids (Glorot & Bengio 2010).
+    Weights start uniform on ±√(6 / (inputs + outputs)) (Glorot & Bengio 2010), biases at 0.
     """
 
     def __init__(self, inputs: int, outputs: int, tied: bool = True) -> None:
@@ -32,7 +32,7 @@ class Layer(nn.Module):
         self.up = nn.Linear(inputs, outputs)
         self.down = TiedLinear(self.up) if tied else nn.Linear(outputs, inputs)
         for parameter in self.parameters():
-            nn.init.xavier_uniform_(parameter, gain=4) if parameter.dim() == 2 else nn.init.zeros_(parameter)
+            nn.init.xavier_uniform_(parameter) if parameter.dim() == 2 else nn.init.zeros_(parameter)
 
     def forward(self, h: Tensor) -> Tensor:
         """Return codes [N, outputs] in [0, 1] of codes [N, inputs]."""
