@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from scipy.stats import t
 
-from aectl.evaluation.published import compare
 from aectl.measures import written
 from aectl.run import RECORD, Run
 
@@ -88,7 +87,7 @@ def status(folder: Path) -> str:
 
 
 def rows(known: Mapping[str, Experiment], folder: Path) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each reference of each experiment's runs, and the mean of several seeds; else "not run"."""
+    """Yield a row for each reference of each experiment's runs, and the means over seeds; else "not run"."""
     for name, one in known.items():
         runs = {variant: Run(folder_of(name, variant, folder)) for variant in one.variants()}
         for label, reference in one.references.items():
@@ -99,9 +98,17 @@ def rows(known: Mapping[str, Experiment], folder: Path) -> Iterator[tuple[str, .
             for variant, numbers in found.items():
                 title = " ".join((name, *variant))
                 yield result(title, label, numbers, runs[variant]) if numbers else unknown(title, label, reference)
-            known_ones = [numbers for numbers in found.values() if numbers]
-            if list(one.sweep) == ["seed"] and len(known_ones) > 1:
-                yield mean(name, label, known_ones, reference)
+            for others, group in over_seeds(found).items():
+                yield mean(" ".join((name, *others)), label, group)
+
+
+def over_seeds(found: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], list[Any]]:
+    """Return what was measured, by what runs differ in beside the seed, where there are several seeds."""
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for variant, numbers in found.items():
+        if numbers:
+            groups.setdefault(tuple(word for word in variant if not word.startswith("seed=")), []).append(numbers)
+    return {others: group for others, group in groups.items() if len(group) > 1}
 
 
 def measured(run: Run, split: str) -> Mapping[str, Any]:
@@ -116,13 +123,13 @@ def unknown(name: str, label: str, reference: Mapping[str, Any]) -> tuple[str, .
     return (name, told(label, reference["measure"]), "", text, "", "", "not run", "")
 
 
-def mean(name: str, label: str, found: list[Mapping[str, Any]], reference: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the row of the mean over seeds, with the 95 % interval of Student's t over them."""
-    ours = [numbers["ours"] for numbers in found]
-    width = float(t.ppf(0.975, len(ours) - 1)) * stdev(ours) / len(ours) ** 0.5
-    tables = {reference["table"]: {reference.get("row") or "model": {reference["measure"]: fmean(ours)}}}
-    row = {**compare(tables, {label: reference})[label], "ours_ci95": width}
-    return (*result_texts(f"{name}, mean of {len(ours)} seeds", label, row), "")
+def mean(name: str, label: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the row of the mean over seeds, with the 95 % interval of Student's t; verdicts are of single runs."""
+    several = {key: [one[key] for one in found] for key in ("ours", "reference", "difference") if key in found[0]}
+    width = float(t.ppf(0.975, len(found) - 1)) * stdev(several["ours"]) / len(found) ** 0.5
+    means = {key: fmean(values) for key, values in several.items()}
+    row = {**found[0], **means, "ours_ci95": width, "bound": "", "verdict": ""}
+    return (*result_texts(f"{name}, mean of {len(found)} seeds", label, row), "")
 
 
 def told(label: str, measure: str) -> str:
