@@ -78,8 +78,15 @@ class Run:
         """Write sections into metrics.json, leaving the others."""
         write_json(self.folder / "metrics.json", {**self.metrics, **sections})
 
-    def begin(self, config: DictConfig, choices: dict[str, str], overrides: list[str], device: dict[str, Any]) -> None:
-        """Write run.json for a run that starts, or goes on, now."""
+    def begin(
+        self,
+        config: DictConfig,
+        choices: dict[str, str],
+        overrides: list[str],
+        device: dict[str, Any],
+        goal: dict[str, Any],
+    ) -> None:
+        """Write run.json for a run that starts, or goes on, now; `goal` has the epochs and the objective."""
         resumed = (self.folder / RECORD).is_file()
         command = shlex.join(["aectl", "train", *overrides])
         started = {} if resumed else {"started": now(), "command": command, "overrides": overrides}
@@ -93,6 +100,7 @@ class Run:
             pid=os.getpid(),
             seed=config.seed,
             device=device,
+            goal=goal,
             versions=versions(),
             git=git_state(),
         )

@@ -71,15 +71,21 @@ def unknown_command(arguments: Sequence[str]) -> str:
 def run_command(command: str, arguments: Sequence[str]) -> None:
     """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job."""
     from aectl.cli import resume
-    from aectl.cli.launch import MULTIRUN, admit_new_keys, launch, quote_paths, split_flags
+    from aectl.cli.launch import MULTIRUN, admit_new_keys, launch, name_launchers_keys, quote_paths, split_flags
 
     name, overrides = command, list(arguments)
     try:
         flags, overrides = split_flags(arguments)
+        sweep = any(flag in MULTIRUN for flag in flags)
         if command == "train" and resume.asked(overrides):
-            name, overrides = "resume", resume.prepare(overrides, sweep=any(flag in MULTIRUN for flag in flags))
+            if sweep:
+                flags, overrides = resume.sweep(overrides)
+            else:
+                name, overrides = "resume", resume.prepare(overrides)
+        if command == "train":
+            overrides = name_launchers_keys(overrides, sweep)
         overrides = admit_new_keys(overrides)
-        if not any(flag in MULTIRUN for flag in flags):
+        if not sweep:
             overrides = quote_paths(overrides)
         launch(name, [*flags, *overrides], task(command))
     except BrokenPipeError:

@@ -14,6 +14,9 @@ from aectl.config.schema import SCHEMAS
 
 MULTIRUN = ("-m", "--multirun")
 
+# Keys that a sweep's launcher has.
+LAUNCHERS = ("jobs", "fail_fast")
+
 # Keys of eval and sample that name files, and may be several of them.
 PATHS = ("run", "images")
 
@@ -53,6 +56,17 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         elif name in OPTIONAL:
             flags.append(OPTIONAL[name])
     return flags, overrides
+
+
+def name_launchers_keys(overrides: Sequence[str], sweep: bool) -> list[str]:
+    """Return the overrides with `jobs=` and `fail_fast=` as keys of the launcher, whichever it is.
+
+    Raises ConfigError where there is no sweep that they could be of.
+    """
+    named = [f"hydra.launcher.{o}" if o.partition("=")[0] in LAUNCHERS else o for o in overrides]
+    if not sweep and (changed := [o for o, new in zip(overrides, named, strict=True) if o != new]):
+        raise ConfigError(f"{changed[0]} is for sweeps, which want the flag -m")
+    return named
 
 
 def admit_new_keys(overrides: Sequence[str]) -> list[str]:

@@ -9,8 +9,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from aectl.cli.launch import LAUNCHERS, split_flags
 from aectl.config import ConfigError
-from aectl.run import Run, find
+from aectl.run import OUTPUTS, Run, find
+from aectl.sweep.plan import PLAN, command
 
 KEYS = ("epochs", "max_time", "patience", "trust", "hydra.verbose")
 NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
@@ -22,14 +24,35 @@ def asked(overrides: Sequence[str]) -> bool:
     return any(key(o) == "resume" and value(o) != "null" for o in overrides)
 
 
-def prepare(overrides: Sequence[str], sweep: bool = False) -> list[str]:
+def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the flags and overrides that started a sweep, to be composed anew in its own folder.
+
+    Raises ConfigError if there is no such sweep, or if a key is typed that would make it another one.
+    """
+    name = [value(o) for o in overrides if key(o) == "resume"][-1]
+    others = [o for o in overrides if key(o) != "resume"]
+    for other in others:
+        if key(other) not in LAUNCHERS:
+            raise ConfigError(f"{key(other)} cannot change in a resumed sweep; {' and '.join(LAUNCHERS)} can")
+    folder = latest_sweep() if name == "latest" else Path(name).expanduser().absolute()
+    flags, words = split_flags(command(folder))
+    kept = [word for word in words if key(word).removeprefix("hydra.launcher.") not in map(key, others)]
+    return flags, [*kept, *others, f"hydra.sweep.dir='{folder}'"]
+
+
+def latest_sweep() -> Path:
+    """Return the folder of the sweep that was started last of those in outputs/; raises ConfigError without one."""
+    found = sorted(OUTPUTS.glob(f"**/{PLAN}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise ConfigError(f"no sweep in {OUTPUTS.absolute()} yet; aectl train -m makes one")
+    return found[-1].parent.absolute()
+
+
+def prepare(overrides: Sequence[str]) -> list[str]:
     """Store the run's config for conf/resume.yaml to take up; return the overrides without resume= itself.
 
-    Raises ConfigError if there is no such run, if it would be a sweep, or if a key is typed that would make it
-    another run.
+    Raises ConfigError if there is no such run, or if a key is typed that would make it another run.
     """
-    if sweep:
-        raise ConfigError("resume takes one run at a time, without -m")
     name = [value(o) for o in overrides if key(o) == "resume"][-1]
     others = [o for o in overrides if key(o) != "resume"]
     for other in others:

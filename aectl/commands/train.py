@@ -65,7 +65,8 @@ def train(config: DictConfig, run: Run) -> float:
             discard(run, hydra.output_subdir)
         raise
     choices = {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)}
-    run.begin(config, choices, list(hydra.overrides.task), trainer.device.describe())
+    goal = {"epochs": trainer.epochs, "objective": trainer.objective}
+    run.begin(config, choices, list(hydra.overrides.task), trainer.device.describe(), goal)
     try:
         with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:
             reason = trainer.fit(lambda: interruption.reason)

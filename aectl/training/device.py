@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from aectl.machine import usable_cores
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Where libraries of numbers look for how many threads they may have."""
 
@@ -81,8 +83,3 @@ def available() -> list[str]:
     found = ["cuda"] if torch.cuda.is_available() else []
     found += ["mps"] if torch.backends.mps.is_available() else []
     return [*found, "cpu"]
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from aectl.sweep.jobs import Job, differing, over_seeds, read_jobs
 from aectl.terminal import console
-
-
-@dataclass
-class Job:
-    """One run of a sweep, as its folder tells it."""
-
-    number: int
-    folder: Path
-    settings: dict[str, str]
-    status: str
-    error: str = ""
-    objective: dict[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
-
-    @property
-    def value(self) -> float:
-        """The objective, or nan."""
-        value = self.objective.get("value")
-        return math.nan if value is None else float(value)
-
-    @property
-    def metric(self) -> str:
-        """The name of what the job minimised."""
-        return self.objective.get("name") or ""
-
-    @property
-    def rank(self) -> tuple[bool, bool, str, float, int]:
-        """What to sort by: failed jobs last, before them those without an objective; each metric by itself."""
-        return (
-            self.status == "failed",
-            math.isnan(self.value),
-            self.metric,
-            0.0 if math.isnan(self.value) else self.value,
-            self.number,
-        )
 
 
 class SweepTable(Callback):
@@ -60,69 +23,20 @@ class SweepTable(Callback):
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir).absolute()
-        jobs = sorted(read_jobs(folder), key=lambda job: job.rank)
-        if not jobs:
-            return
-        varied = differing(jobs)
-        write_csv(folder / "sweep.csv", jobs, varied)
-        show(jobs, varied, folder)
-        if any(job.status == "failed" for job in jobs):
+        if not close(Path(config.hydra.sweep.dir).absolute()):
             # Hydra turns Exceptions of a callback into warnings.
             raise SystemExit(1)
 
 
-def read_jobs(folder: Path) -> list[Job]:
-    """Return the jobs of a sweep, those whose folders are named <number>-<slug>."""
-    numbered = [(path.name.partition("-")[0], path) for path in folder.iterdir() if path.is_dir()]
-    return [read_job(int(number), path) for number, path in sorted(numbered) if number.isdigit()]
-
-
-def read_job(number: int, folder: Path) -> Job:
-    """Return what a job's run.json says; one without a record, or that never ended, counts as failed."""
-    try:
-        record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
-        record = {"status": "failed", "error": "it left no record; see its train.log"}
-    if record.get("status") == "running":
-        record |= {"status": "failed", "error": "it ended without a word, as after being killed"}
-    overrides = record.get("overrides")
-    if overrides is None:
-        path = folder / ".hydra" / "overrides.yaml"
-        overrides = list(OmegaConf.load(path)) if path.is_file() else []
-    error = (str(record.get("error") or "").strip().splitlines() or [""])[-1]
-    objective, status = record.get("objective") or {}, record.get("status", "failed")
-    return Job(number, folder, settings(overrides), status, error, objective, seconds_of(record))
-
-
-def seconds_of(record: dict[str, Any]) -> float | None:
-    """Return how long a run took; None where its record does not tell."""
-    if record.get("seconds") is not None or not (record.get("started") and record.get("ended")):
-        return record.get("seconds")
-    return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
-
-
-def settings(overrides: Iterable[str]) -> dict[str, str]:
-    """Return the values of overrides by their keys."""
-    pairs = (override.lstrip("+~").partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs}
-
-
-def differing(jobs: Sequence[Job]) -> list[str]:
-    """Return the keys whose values are not the same in all jobs."""
-    keys = dict.fromkeys(key for job in jobs for key in job.settings)
-    return [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
-
-
-def over_seeds(jobs: Sequence[Job], varied: Sequence[str]) -> list[tuple[dict[str, str], list[float]]]:
-    """Return the finished jobs' objectives, grouped by what differs beside the seed, the best mean first."""
-    groups: dict[tuple[str, ...], list[float]] = {}
-    others = [key for key in varied if key != "seed"]
-    for job in jobs:
-        if job.status != "failed" and not math.isnan(job.value):
-            groups.setdefault(tuple(job.settings.get(key, "") for key in others), []).append(job.value)
-    named = [(dict(zip(others, values, strict=True)), objectives) for values, objectives in groups.items()]
-    return sorted(named, key=lambda group: statistics.fmean(group[1]))
+def close(folder: Path) -> bool:
+    """Print the table of a sweep's jobs and write sweep.csv; returns whether none has failed."""
+    jobs = sorted(read_jobs(folder), key=lambda job: job.rank)
+    if not jobs:
+        return True
+    varied = differing(jobs)
+    write_csv(folder / "sweep.csv", jobs, varied)
+    show(jobs, varied, folder)
+    return all(job.status != "failed" for job in jobs)
 
 
 def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:

@@ -1,0 +1,73 @@
+"""One job of a sweep, in a process of its own: the same as if its command had been typed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from aectl.run import Run
+from aectl.sweep.plan import Planned
+
+PATIENCE_SECONDS = 60.0
+"""How long a process that was told to stop may take to save its run."""
+
+
+def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()) -> str:
+    """Train a job's run, or go on with it from its checkpoint; returns the last line of its error, or nothing.
+
+    `flags` are Hydra's, `extra` overrides that are no part of what tells the job from others. Whatever happens leaves a
+    record in the job's folder.
+    """
+    from aectl.cli import run_command
+
+    wait_for(job)
+    words = command(job)
+    said = io.StringIO()
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(said):
+        with contextlib.suppress(SystemExit):
+            run_command("train", [*flags, *words, *extra])
+    if job.status in ("done", "interrupted"):
+        return ""
+    error = message(said.getvalue())
+    job.folder.mkdir(parents=True, exist_ok=True)
+    Run(job.folder).end("failed", error=error, overrides=list(job.overrides))
+    return error
+
+
+def command(job: Planned) -> list[str]:
+    """Return the words that train a job, in a folder that holds nothing else, or that go on with it."""
+    where = f"'{job.folder}'"
+    if job.can_go_on:
+        return [f"resume={where}"]
+    # What has no checkpoint has nothing to lose: it was cut short in its first epoch, or never began.
+    shutil.rmtree(job.folder, ignore_errors=True)
+    return [*job.overrides, f"hydra.run.dir={where}"]
+
+
+def wait_for(job: Planned) -> None:
+    """Wait for a process that still saves this run, as after a sweep was killed, but not forever."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while job.status == "running" and is_alive(Run(job.folder).record.get("pid")) and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def is_alive(pid: int | None) -> bool:
+    """Return whether there is a process of this number."""
+    if not pid or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def message(said: str) -> str:
+    """Return the error in what was said on stderr, in one line."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and "AECTL_DEBUG" not in line]
+    return " ".join(lines[-2:]).removeprefix("aectl: ") or "it ended without a word"

@@ -1,0 +1,132 @@
+"""Jobs beside each other on this machine, each place a process that takes one after the other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+from types import FrameType
+
+from aectl.sweep.plan import Planned
+
+TICK_SECONDS = 0.5
+
+Task = Callable[[Planned], str]
+"""Runs a job in a process of its own; returns the last line of its error, or nothing."""
+
+
+class Watcher:
+    """Is told what becomes of the jobs; does nothing by itself."""
+
+    def started(self, job: Planned) -> None:
+        """A job begins, or goes on."""
+
+    def ended(self, job: Planned, error: str) -> None:
+        """A job has ended; `error` is empty if it went well."""
+
+    def tick(self) -> None:
+        """Half a second has passed, or less."""
+
+
+class Places:
+    """As many processes as may run beside each other; a process that is killed takes only its own job with it.
+
+    Ctrl-C and SIGTERM stop all runs at their next step, from where they can go on; a second Ctrl-C kills them. Should
+    this process die, its places stop in the same way.
+    """
+
+    def __init__(self, number: int, task: Task, watcher: Watcher, fail_fast: bool = False) -> None:
+        self.task, self.watcher, self.fail_fast = task, watcher, fail_fast
+        self.free = [place() for _ in range(number)]
+        self.waiting: deque[Planned] = deque()
+        self.running: dict[Future[str], tuple[Planned, ProcessPoolExecutor]] = {}
+        self.signal: int | None = None
+
+    def carry_out(self, jobs: Sequence[Planned]) -> None:
+        """Run the jobs in their order; returns when all have ended, and raises KeyboardInterrupt if told to stop."""
+        self.waiting.extend(jobs)
+        with told_to_stop(self.stop):
+            while self.waiting or self.running:
+                self.fill()
+                done, _ = wait(self.running, TICK_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    self.clear(future)
+                self.watcher.tick()
+        for one in self.free:
+            one.shutdown()
+        if self.signal is not None:
+            raise KeyboardInterrupt
+
+    def fill(self) -> None:
+        """Give each free place the next job."""
+        while self.waiting and self.free:
+            job, where = self.waiting.popleft(), self.free.pop()
+            self.watcher.started(job)
+            self.running[where.submit(self.task, job)] = (job, where)
+
+    def clear(self, future: Future[str]) -> None:
+        """Take note of a job that has ended, and free its place."""
+        job, where = self.running.pop(future)
+        try:
+            error = future.result()
+        except BrokenProcessPool:
+            error, where = "its process was killed", place()
+        except Exception as unexpected:
+            error = f"{type(unexpected).__name__}: {unexpected}"
+        self.free.append(where)
+        self.watcher.ended(job, error)
+        if error and self.fail_fast:
+            self.stop(None)
+
+    def stop(self, number: int | None) -> None:
+        """Start no more jobs, and let those that run save where they are; told a second time, kill them."""
+        again, self.signal = self.signal is not None, number or self.signal
+        self.waiting.clear()
+        for child in active_children():
+            os.kill(child.pid, signal.SIGKILL if again else signal.SIGTERM)
+
+
+def place() -> ProcessPoolExecutor:
+    """Return a process that has not started yet; it inherits nothing but the environment."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=settle, initargs=(str(Path.cwd()),))
+
+
+def settle(folder: str) -> None:
+    """Begin a place: work in the given folder, hear no Ctrl-C of the terminal, stop when the parent is gone."""
+    os.chdir(folder)
+    if hasattr(os, "setsid"):
+        os.setsid()
+    parent = parent_process()
+
+    def follow() -> None:
+        parent.join()
+        # A run that trains takes the first one as a wish, and saves; what comes after it takes the next one as an end.
+        while True:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def told_to_stop(stop: Callable[[int], None]) -> Iterator[None]:
+    """Call `stop` with the signal on Ctrl-C and SIGTERM, where signals can be heard at all."""
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        stop(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, heard) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

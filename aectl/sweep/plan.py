@@ -1,0 +1,80 @@
+"""What a sweep is to run, in sweep.json: the words that started it, and its jobs with their folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aectl.config import ConfigError
+from aectl.config.schema import slug
+from aectl.run import RECORD, Run, write_json
+
+PLAN = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job before it runs: its number, the overrides that make it, and its folder."""
+
+    number: int
+    overrides: tuple[str, ...]
+    folder: Path
+
+    @property
+    def status(self) -> str:
+        """How the run in the folder stands: done, failed, interrupted or running; the empty text if there is none."""
+        return str(Run(self.folder).record.get("status", "")) if (self.folder / RECORD).is_file() else ""
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return bool(self.status) and Run(self.folder).checkpoint("last").is_file()
+
+
+def plan(folder: Path, jobs: Iterable[Sequence[str]], first: int = 0) -> list[Planned]:
+    """Return the jobs of a sweep in `folder`, numbered from `first`; each gets a folder of its own below."""
+    numbered = enumerate(jobs, first)
+    return [Planned(i, tuple(words), folder / f"{i}-{slug(words)}") for i, words in numbered]
+
+
+def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
+    """Write what is to be run into sweep.json, beside the jobs that stand there.
+
+    Raises ConfigError if a job of the same number stands there that is another one.
+    """
+    known = {job.number: job for job in read(folder)}
+    for job in jobs:
+        before = known.setdefault(job.number, job)
+        if before.overrides != job.overrides:
+            raise ConfigError(
+                f"job {job.number} of {folder} was {' '.join(before.overrides)}\n"
+                f"  and would now be {' '.join(job.overrides)}: what the sweep was started from has changed"
+            )
+    entries = [{"number": job.number, "overrides": list(job.overrides)} for job in known.values()]
+    write_json(folder / PLAN, {"format": 1, "command": list(words), "jobs": entries})
+
+
+def read(folder: Path) -> list[Planned]:
+    """Return the jobs that sweep.json lists; none if there is no such file."""
+    if not (folder / PLAN).is_file():
+        return []
+    return [plan(folder, [job["overrides"]], job["number"])[0] for job in content(folder)["jobs"]]
+
+
+def command(folder: Path) -> list[str]:
+    """Return the words that started the sweep in a folder; raises ConfigError if there is none."""
+    if not (folder / PLAN).is_file():
+        what = f"holds no {PLAN}" if folder.is_dir() else "does not exist"
+        raise ConfigError(f"'{folder}' is no sweep: the folder {what}")
+    return list(content(folder)["command"])
+
+
+def content(folder: Path) -> dict:
+    """Return what sweep.json holds; raises ConfigError if it cannot be read."""
+    try:
+        found = json.loads((folder / PLAN).read_text())
+        return {"command": [str(word) for word in found["command"]], "jobs": list(found["jobs"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / PLAN} cannot be read: {error}") from None

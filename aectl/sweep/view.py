@@ -1,0 +1,131 @@
+"""What one sees of a sweep while it runs: a table that moves on a terminal, elsewhere a line for each event."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aectl.run import Run
+from aectl.sweep.places import Watcher
+from aectl.sweep.plan import Planned
+from aectl.terminal import console, significant
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def view(jobs: Sequence[Planned]) -> Watcher:
+    """Return what shows the jobs here."""
+    return Live(jobs) if console().is_terminal else Lines(jobs)
+
+
+class Lines(Watcher):
+    """A line when a job begins and one when it ends, with what tells it from the others."""
+
+    def __init__(self, jobs: Sequence[Planned]) -> None:
+        self.names, self.total = names(jobs), len(jobs)
+        self.began: dict[int, float] = {}
+        self.count = 0
+        self.out = console()
+
+    def started(self, job: Planned) -> None:
+        self.began[job.number] = time.monotonic()
+        self.say(f"{'goes on' if job.can_go_on else 'begins'}   {self.title(job)}")
+
+    def ended(self, job: Planned, error: str) -> None:
+        self.count += 1
+        seconds = time.monotonic() - self.began[job.number]
+        said = f"failed    {self.title(job)}  {error}" if error else f"{job.status:9} {self.title(job)}  {reached(job)}"
+        self.say(f"{said}  {seconds:.1f} s  [{self.count}/{self.total}]")
+
+    def title(self, job: Planned) -> str:
+        """Return a job's number and its settings."""
+        return f"{job.number}  {self.names[job.number]}".rstrip()
+
+    def say(self, text: str) -> None:
+        """Print a line, whole however long it is."""
+        self.out.print(text, soft_wrap=True)
+
+
+class Live(Lines):
+    """The jobs that run, in place: epoch, objective, time left; above them a line for each that has ended."""
+
+    def __init__(self, jobs: Sequence[Planned]) -> None:
+        from rich.live import Live as Moving
+
+        super().__init__(jobs)
+        self.running: dict[int, Planned] = {}
+        self.moving = Moving(console=self.out, transient=True, auto_refresh=False)
+
+    def started(self, job: Planned) -> None:
+        self.began[job.number] = time.monotonic()
+        self.running[job.number] = job
+        self.moving.start()
+
+    def ended(self, job: Planned, error: str) -> None:
+        del self.running[job.number]
+        super().ended(job, error)
+        if not self.running:
+            self.moving.stop()
+
+    def tick(self) -> None:
+        if self.running:
+            self.moving.update(self.table(), refresh=True)
+
+    def table(self) -> Table:
+        """Return the jobs that run now, and how many are to come."""
+        from rich.table import Table
+
+        table = Table("job", "", "epoch", "objective", "left", box=None, pad_edge=False)
+        for job in self.running.values():
+            table.add_row(str(job.number), self.names[job.number], *progress(job, self.began[job.number]))
+        table.caption = f"{self.count} of {self.total} ended"
+        return table
+
+
+def names(jobs: Sequence[Planned]) -> dict[int, str]:
+    """Return, by number, the overrides in which a job differs from others; all of them if it is alone."""
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
+    return {job.number: " ".join(word for word in job.overrides if word not in common) for job in jobs}
+
+
+def reached(job: Planned) -> str:
+    """Return the objective that a job has come to, and in which epoch."""
+    objective = Run(job.folder).record.get("objective") or {}
+    if objective.get("value") is None:
+        return ""
+    return f"{objective['name']} {significant(objective['value'])} (epoch {objective['epoch']})"
+
+
+def progress(job: Planned, began: float) -> tuple[str, str, str]:
+    """Return epochs, objective and time left of a job that runs, as far as it has written them."""
+    goal, rows = goal_of(job), epochs(job)
+    if not goal or not rows:
+        return ("–", "", "")
+    done, total = int(rows[-1]["epoch"]), int(goal["epochs"])
+    value = rows[-1].get(goal["objective"]) or ""
+    seconds = sum(float(row["seconds"]) for row in rows) / len(rows) * (total - done)
+    return (f"{done}/{total}", f"{goal['objective']} {significant(float(value))}" if value else "", duration(seconds))
+
+
+def goal_of(job: Planned) -> Mapping[str, Any]:
+    """Return the epochs that a job is to train and the metric that it follows; nothing before it has begun."""
+    return Run(job.folder).record.get("goal") or {} if job.status else {}
+
+
+def epochs(job: Planned) -> list[dict[str, str]]:
+    """Return the whole rows of a job's metrics.csv."""
+    path = job.folder / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def duration(seconds: float) -> str:
+    """Return a time as 12 s, 3 min or 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
