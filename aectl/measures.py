@@ -67,8 +67,11 @@ BETTER = {
 
 ARROWS = {"lower": "↓", "higher": "↑", "": ""}
 
-CONDITIONS = {"likelihood": ("samples", "images"), "chains": ("chains", "draws", "burn_in", "thinning")}
+CONDITIONS = {"likelihood": ("images",), "chains": ("chains", "draws", "burn_in", "thinning")}
 """Numbers that say how others were measured, by table. Texts always do."""
+
+ALIKE = {"exact": "exact or bound", "bound": "exact or bound"}
+"""Texts that stand for another one in comparing: what a bound on -log p(x) says is reached at least."""
 
 MEANING = {
     "noises/*": "PSNR of the restored images under this noise, in dB",
@@ -216,9 +219,10 @@ def cell(value: Any, width: float | None, count: bool) -> tuple[str, str]:
 
 
 def conditions(table: str, row: Row) -> tuple[tuple[str, Any], ...]:
-    """Return how a row was measured: rows that differ in it are not compared, such as a bound and an exact value."""
+    """Return how a row was measured: rows that differ in it are not compared, such as a bound and an estimate."""
     named = CONDITIONS.get(table, ())
-    return tuple(sorted((k, v) for k, v in row.items() if isinstance(v, str) or k in named))
+    told = {key: ALIKE.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
+    return tuple(sorted((k, v) for k, v in told.items() if isinstance(v, str) or k in named))
 
 
 def best(table: str, rows: Rows, measure: str) -> set[str]:

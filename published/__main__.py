@@ -8,6 +8,7 @@ What is in outputs/published/ already is not trained again, and what was begun t
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -42,9 +43,12 @@ def run(name: str, variant: tuple[str, ...], one: table.Experiment) -> bool:
     folder, began = table.folder_of(name, variant, FOLDER), time.monotonic()
     where = f"'{folder}'"
     if table.status(folder) != "done":
-        new = (f"experiment={name}", *variant, f"hydra.run.dir={where}")
-        begun = (f"resume={where}",) if table.status(folder) else new
-        if not aectl(folder, "train", *begun, "device.threads=1"):
+        words = [f"resume={where}"]
+        if not (folder / "checkpoints" / "last.pt").is_file():
+            # Cut short before its first checkpoint, it has nothing to go on from.
+            shutil.rmtree(folder, ignore_errors=True)
+            words = [f"experiment={name}", *variant, f"hydra.run.dir={where}"]
+        if not aectl(folder, "train", *words, "device.threads=1"):
             return False
     good = aectl(folder, "eval", f"run={where}", *one.evaluation, "device.threads=1")
     print(f"{' '.join((name, *variant)):60} {(time.monotonic() - began) / 60:5.1f} min", flush=True)

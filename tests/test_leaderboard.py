@@ -68,7 +68,7 @@ def test_settings_of_the_machine_are_no_name(tmp_path):
     assert only_board(*runs).varied == []
 
 
-def test_a_bound_is_not_ranked_against_an_exact_likelihood(tmp_path):
+def test_bounds_and_exact_likelihoods_are_ranked_together_and_estimates_apart(tmp_path):
     def nll(value, kind, **how):
         return {"likelihood": {"model": {"nll": value, "kind": kind, "binarisation": "dynamic", **how}}}
 
@@ -76,12 +76,13 @@ def test_a_bound_is_not_ranked_against_an_exact_likelihood(tmp_path):
         write_run(tmp_path, "exact", choices={"model": "made"}, **nll(80.0, "exact")),
         write_run(tmp_path, "bound", choices={"model": "vae"}, **nll(90.0, "bound", samples=1000)),
         write_run(tmp_path, "better", choices={"model": "iwae"}, **nll(85.0, "bound", samples=1000)),
-        write_run(tmp_path, "loose", choices={"model": "elbo"}, **nll(70.0, "bound", samples=1)),
+        write_run(tmp_path, "loose", choices={"model": "elbo"}, **nll(95.0, "bound", samples=1)),
+        write_run(tmp_path, "guess", choices={"model": "rbm"}, **nll(70.0, "AIS estimate")),
     ]
     (table,) = only_board(*runs).tables
     assert table.mixed
-    assert table.best["nll"] == {"3 iwae"}
-    assert names(table) == ["1 made", "3 iwae", "2 vae", "4 elbo"]
+    assert table.best["nll"] == {"1 made"}
+    assert names(table) == ["1 made", "3 iwae", "2 vae", "4 elbo", "5 rbm"]
     assert {"kind", "binarisation", "samples"} <= set(table.columns)
 
 

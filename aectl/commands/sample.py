@@ -72,7 +72,8 @@ def check_label(label: int | None, opened: Opened, name: str) -> None:
     if label is None:
         return
     if not is_conditional(opened.model):
-        raise ConfigError(refusal(name, "sample a class", "it knows none", is_conditional))
+        lacks = "it was told none, as one trained with model.conditional=true would be"
+        raise ConfigError(refusal(name, "sample a class", lacks, is_conditional))
     classes = opened.dataset.classes
     if label >= classes:
         raise ConfigError(f"label must be one of the {classes} classes, counted from 0, not {label}")

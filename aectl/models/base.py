@@ -54,6 +54,13 @@ class Stage:
     labelled: bool = False
 
 
+class Mean(NamedTuple):
+    """A metric that is a mean over `count` of a batch's images, such as those with a label; of none it says nothing."""
+
+    value: Tensor
+    count: int
+
+
 class Model(nn.Module):
     """Base of all models: the four methods that the trainer calls.
 
@@ -88,8 +95,8 @@ class Model(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no losses")
 
-    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        """Return metrics of a held-out batch, each a mean over it; steps nothing and changes nothing."""
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
+        """Return metrics of a held-out batch, each a mean over it or over some of it; changes nothing."""
         raise NotImplementedError(f"{type(self).__name__} defines no validate")
 
 

@@ -56,7 +56,7 @@ class Boltzmann(Model):
         if units > ENUMERABLE:
             raise ValueError(
                 f"{pixels} pixels and {hidden} hidden units are too many to enumerate: at most {ENUMERABLE} units in "
-                "all, as with dataset=patches"
+                "all, as with dataset=patches dataset.side=4"
             )
         self.shape, self.pixels, self.hidden, self.units = tuple(shape), pixels, hidden, units
         self.gradient, self.steps, self.settle, self.noise = gradient, steps, settle, noise

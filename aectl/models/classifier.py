@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aectl.models.base import Batch, Loss, Model, Stage
+from aectl.models.base import Batch, Loss, Mean, Model, Stage
 from aectl.models.networks import Shape
 from aectl.rng import Rng
 
@@ -54,9 +54,10 @@ class Classifier(Model):
         loss = cross_entropy(logits, batch.y, self.smoothing)
         yield Loss(loss, metrics={"error": error(logits, batch.y)})
 
-    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
         logits = self.classify(batch.x).float()
-        return {"loss": cross_entropy(logits, batch.y), "error": error(logits, batch.y)}
+        measured = {"loss": cross_entropy(logits, batch.y), "error": error(logits, batch.y)}
+        return {name: of_labelled(value, batch.y) for name, value in measured.items()}
 
 
 def class_layer(code: int, classes: int) -> nn.Linear:
@@ -73,6 +74,11 @@ def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def error(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the share of images, y ≥ 0, whose largest logit is not their class."""
+    """Return the share of images with a label, y ≥ 0, whose largest logit is not their class; 0 if there are none."""
     labelled = y >= 0
     return ((logits.argmax(1) != y) & labelled).float().sum() / labelled.sum().clamp_min(1)
+
+
+def of_labelled(value: Tensor, y: Tensor) -> Mean:
+    """Return a mean over a batch's images with a label as one of so many images."""
+    return Mean(value, int((y >= 0).sum()))

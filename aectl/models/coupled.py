@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aectl.models.base import Batch, Loss, Stage
-from aectl.models.classifier import Classifier, cross_entropy, error
+from aectl.models.base import Batch, Loss, Mean, Stage
+from aectl.models.classifier import Classifier, cross_entropy, error, of_labelled
 from aectl.models.networks import Shape
 from aectl.rng import Rng
 
@@ -19,9 +19,10 @@ class Coupled(Classifier):
     """Learns the classes of images and to bring them back, from one code: min -log p(y|x̃) + λ ‖x - g(f(x̃))‖².
 
     f is the encoder that both share, g the decoder followed by the sigmoid, x̃ = Ñ(x) the corruption, λ the `weight`.
-    The first term is a mean over the images with a label, as in `Classifier`, which this is with λ = 0, to the bit;
-    the second, summed over pixels, is a mean over all images, so that those without a label count too. Images are
-    [N, C, H, W], pixels in [0, 1]; codes [N, code].
+    The first term is a mean over a batch's images with a label, as in `Classifier`, which this is with λ = 0, to the
+    bit; the second, summed over pixels, is a mean over all images, so that those without a label count too. A batch
+    without labels has no first term: where a share s of the images has one, it counts in 1 - (1 - s)^N of the steps,
+    so that λ weighs more the fewer labels there are. Images are [N, C, H, W], pixels in [0, 1]; codes [N, code].
 
     Raises ValueError for a negative weight, and as `Classifier` does. Source: lecture, "Autoencoders"; Ranzato &
     Szummer 2008.
@@ -45,6 +46,8 @@ class Coupled(Classifier):
         # Behind the classifier's own parts, whose first weights are then the same draws.
         self.decoder = decoder(shape=shape, code=code)
         self.register_buffer("weight", torch.tensor(float(weight)), persistent=False)
+        # Gradients of 0 would still count where a norm is taken; without any the decoder is as if it were not there.
+        self.is_coupled = weight > 0
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the images g(z), [N, C, H, W] in [0, 1]."""
@@ -59,9 +62,10 @@ class Coupled(Classifier):
         terms = self.terms(batch, seen, self.smoothing)
         yield Loss(terms.pop("loss"), metrics=terms)
 
-    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
         terms = self.terms(batch, batch.x)
-        return {**terms, "mse": terms["reconstruction"] / batch.x[0].numel()}
+        named = {name: of_labelled(terms[name], batch.y) for name in ("classification", "error")}
+        return {**terms, **named, "mse": terms["reconstruction"] / batch.x[0].numel()}
 
     def terms(self, batch: Batch, seen: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
         """Return the loss, its two parts by name, and the error, of images that are seen as `seen`."""
@@ -70,7 +74,7 @@ class Coupled(Classifier):
         classification = cross_entropy(logits, batch.y, smoothing)
         reconstruction = F.mse_loss(self.decode(h).float(), batch.x, reduction="sum") / len(batch.x)
         return {
-            "loss": classification + self.weight * reconstruction,
+            "loss": classification + self.weight * reconstruction if self.is_coupled else classification,
             "classification": classification,
             "reconstruction": reconstruction,
             "error": error(logits, batch.y),

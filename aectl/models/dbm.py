@@ -176,7 +176,7 @@ class DBM(Model):
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Return p(v = 1|h) at the end of n chains of `sample_steps` steps of Gibbs sampling of all units.
 
-        They start with independent units, as `RBM.start` has them; `temperature` T makes it p(v, h, g)^(1/T).
+        They start at independent pixels of the training images' means; `temperature` T makes it p(v, h, g)^(1/T).
         """
         return self.images(self.machine.sample(n, rng=rng, temperature=temperature))
 

@@ -169,7 +169,7 @@ class DBN(Model):
     def energy(self, x: Tensor) -> Tensor:
         """Return -E_q[log p(x, h) + log Z - log q(h|x)], [N] in nats, as the mean of `draws` draws.
 
-        Their random numbers are the same at every call, so that an image has one energy.
+        Their random numbers are the same at every call, so that the same batch has the same energies.
         """
         rng, total = Rng(0, x.device), torch.zeros(len(x), device=x.device)
         for _ in range(self.draws):

@@ -74,13 +74,14 @@ class EBM(Model):
     ) -> None:
         super().__init__()
         pixels = math.prod(shape)
-        least = {"noise_ratio": noise_ratio, "sample_steps": sample_steps, "components": components or pixels}
+        components = pixels if components is None else components
+        least = {"noise_ratio": noise_ratio, "sample_steps": sample_steps, "components": components}
         for name, value in least.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if not 0 < step_size < math.inf:
             raise ValueError(f"step_size must be a finite number > 0, not {step_size}")
-        self.shape, self.components = tuple(shape), min(components or pixels, pixels)
+        self.shape, self.components = tuple(shape), min(components, pixels)
         self.noise_ratio, self.sample_steps, self.noise = noise_ratio, sample_steps, noise
         self.network = network(shape=(1, 1, self.components), code=1)
         self.register_buffer("mean", torch.zeros(pixels))

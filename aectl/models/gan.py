@@ -45,8 +45,12 @@ LOSSES: dict[str, tuple[Callable[[Scores, Scores], Tensor], Callable[[Scores], T
     "wgan_gp": (wasserstein, lambda fake: -fake.mean(), 0.0),
 }
 """For each loss: the discriminator's cost, the generator's, and the score above which D calls an image real."""
-GOODFELLOWS = ("minimax", "nonsaturating")
-"""The two costs of the generator whose gradients are compared (Goodfellow et al. 2014, section 3)."""
+GOODFELLOWS: dict[str, Callable[[Scores], Tensor]] = {
+    "minimax": lambda fake: -F.softplus(fake).mean(),
+    "nonsaturating": lambda fake: F.softplus(-fake).mean(),
+}
+"""The two costs of the generator whose gradients are compared, E[log(1 - D)] and -E[log D], both without a factor:
+their gradients are equal where D = ½ (Goodfellow et al. 2014, section 3)."""
 
 
 class GAN(Model):
@@ -145,7 +149,12 @@ class GAN(Model):
         return (self.generator if self.training else self.average)(z).sigmoid()
 
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """Return G(z) for n draws z ~ N(0, temperature² I); of the classes y [n], or of some in the data's shares."""
+        """Return G(z) for n draws z ~ N(0, temperature² I); of the classes y [n], or of some in the data's shares.
+
+        Raises ValueError for a class that no training image was of.
+        """
+        if self.conditional and y is not None and (self.shares[y[y >= 0]] == 0).any():
+            raise ValueError("no training image was of that class")
         return self.decode(temperature * rng.normal(n, self.code), self.labels(n, y, rng))
 
     def labels(self, n: int, y: Tensor | None, rng: Rng) -> Tensor | None:
@@ -180,8 +189,8 @@ class GAN(Model):
         """Return ‖∂cost/∂(weights of G)‖ of both of Goodfellow's costs by name, from the scores of G's images."""
         weights = list(self.generator.parameters())
         found = {}
-        for name in GOODFELLOWS:
-            parts = torch.autograd.grad(LOSSES[name][1](fake), weights, retain_graph=True)
+        for name, cost in GOODFELLOWS.items():
+            parts = torch.autograd.grad(cost(fake), weights, retain_graph=True)
             found[f"gradient_{name}"] = torch.cat([part.flatten() for part in parts]).norm()
         return found
 

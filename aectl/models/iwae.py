@@ -61,7 +61,9 @@ class IWAE(VAE):
             raise ValueError(f"samples must be at least 1, not {samples}")
         if warm_up < 0:
             raise ValueError(f"warm_up is a number of steps and must be at least 0, not {warm_up}")
-        if not codes or len(widths) != len(codes) - 1:
+        if not codes:
+            raise ValueError("codes must have one size at least")
+        if len(widths) != len(codes) - 1:
             raise ValueError(f"widths must be a list for each code above the first, not {len(widths)} of {len(codes)}")
         super().__init__(shape, codes[0], encoder, decoder, binarise=binarise, noise=noise)
         self.code, self.samples, self.bound, self.warm_up = codes[-1], samples, bound, warm_up

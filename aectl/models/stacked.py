@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aectl.models.base import Batch, Group, Loss, Model, Stage
-from aectl.models.classifier import class_layer, cross_entropy, error
+from aectl.models.base import Batch, Group, Loss, Mean, Model, Stage
+from aectl.models.classifier import class_layer, cross_entropy, error, of_labelled
 from aectl.models.networks import Shape, TiedLinear, positive
 from aectl.rng import Rng
 
@@ -204,13 +204,14 @@ class Stacked(Model):
             seen = self.corrupt(clean, rng)
         return self.layers[k].loss(self.flatten(clean), self.flatten(seen), rng)
 
-    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
         metrics, h = {}, self.flatten(batch.x)
         for k, layer in enumerate(self.layers, 1):
             metrics[f"reconstruction_{k}"] = layer.reconstruction(h, h)
             h = layer(h)
         logits = self.classify(batch.x).float()
-        return {"loss": cross_entropy(logits, batch.y), "error": error(logits, batch.y), **metrics}
+        measured = {"loss": cross_entropy(logits, batch.y), "error": error(logits, batch.y)}
+        return {**{name: of_labelled(value, batch.y) for name, value in measured.items()}, **metrics}
 
 
 def each(name: str, value: float | Sequence[float], layers: int) -> list[float]:

@@ -139,7 +139,11 @@ class Trainer:
     def judge(self, metrics: dict[str, float]) -> bool:
         """Return whether this epoch is the best so far; raises NotFinite or ValueError for an unusable objective."""
         if self.objective not in metrics:
-            raise ValueError(f"objective: no metric called '{self.objective}', choose from {', '.join(metrics)}")
+            # One of val/ was there before training began: since then no image has counted for it.
+            lacking = f"no metric called '{self.objective}'"
+            if self.objective.startswith("val/"):
+                lacking = f"{self.objective} needs validation images with labels, and there are none"
+            raise ValueError(f"objective: {lacking}, choose from {', '.join(metrics)}")
         value = metrics[self.objective]
         if value != value or value in (float("inf"), float("-inf")):
             raise NotFinite(f"{self.objective} is {value} after epoch {self.epoch}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from aectl.data.datasets import Source
-from aectl.models.base import Batch, Model
+from aectl.models.base import Batch, Mean, Model
 from aectl.rng import Rng
 
 BATCH = 500
@@ -22,12 +22,18 @@ def batches(source: Source, size: int = BATCH) -> Iterator[Batch]:
 
 @torch.no_grad()
 def validate(model: Model, source: Source, rng: Rng) -> dict[str, float]:
-    """Return the mean over `source` of each metric of `model.validate`, in evaluation mode."""
+    """Return the mean over `source` of each metric of `model.validate`, in evaluation mode.
+
+    A mean over some of the images counts for as many; one over none at all is left out.
+    """
     was_training = model.training
     model.eval()
     sums: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
     for batch in batches(source):
-        for name, value in model.validate(batch, rng).items():
-            sums[name] = sums.get(name, 0.0) + value.detach().float() * len(batch.x)
+        for name, found in model.validate(batch, rng).items():
+            value, count = found if isinstance(found, Mean) else (found, len(batch.x))
+            sums[name] = sums.get(name, 0.0) + value.detach().float() * count
+            counts[name] = counts.get(name, 0) + count
     model.train(was_training)
-    return {name: float(total) / len(source) for name, total in sums.items()}
+    return {name: float(total) / counts[name] for name, total in sums.items() if counts[name]}

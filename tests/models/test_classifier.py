@@ -5,11 +5,13 @@ from functools import partial
 import pytest
 import torch
 
+from aectl.data.datasets import Source
 from aectl.data.noise import Jitter
 from aectl.models.base import Batch, Classifies, Encodes
 from aectl.models.classifier import Classifier, error
-from aectl.models.networks import ConvEncoder
+from aectl.models.networks import ConvEncoder, DenseEncoder
 from aectl.rng import Rng
+from aectl.training.validation import validate
 
 
 def classifier(**settings):
@@ -37,7 +39,7 @@ def test_it_learns_two_plain_classes():
             optimizer.zero_grad()
             loss.value.backward()
             optimizer.step()
-    assert float(model.validate(batch, Rng(0))["error"]) == 0
+    assert float(model.validate(batch, Rng(0))["error"].value) == 0
 
 
 def test_images_without_a_label_do_not_count():
@@ -71,3 +73,15 @@ def test_jitter_mirrors_and_leaves_alone_what_it_is_told_to():
     assert torch.equal(Jitter(1, 0.5)(x, Rng(1)), Jitter(1, 0.5)(x, Rng(1)))
     with pytest.raises(ValueError, match="shift must be at least 0"):
         Jitter(shift=-1)
+
+
+def test_the_error_is_that_of_labelled_images_and_there_is_none_without():
+    """Batches of 500 with 1, 0 and 3 labels: each label counts once."""
+    model = Classifier((1, 2, 2), 2, 2, partial(DenseEncoder, widths=[]))
+    images = torch.zeros(1200, 1, 2, 2, dtype=torch.uint8)
+    labels = torch.full((1200,), -1)
+    guess = int(model.classify(torch.zeros(1, 1, 2, 2)).argmax())
+    labels[[3, 1001, 1002, 1003]] = torch.tensor([guess, guess, 1 - guess, 1 - guess])
+    source = Source(images, labels, torch.arange(1200), scale=1 / 255, classes=2)
+    assert validate(model, source, Rng(0))["error"] == 0.5
+    assert validate(model, source.take(torch.arange(500, 1000)), Rng(0)) == {}

@@ -29,12 +29,19 @@ def coupled(weight=0.1, encoder=ENCODERS["dense"], **settings):
     return Coupled(SHAPE, 10, 5, encoder, decoder, weight=weight, **settings)
 
 
-def trained(model, folder, labels=96, epochs=3, rate=0.01):
+def trained(model, folder, labels=96, epochs=3, rate=0.01, **more):
     images = torch.randint(0, 256, (128, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     whole = Source(images, torch.arange(128) % 10, torch.arange(128), scale=1 / 255, classes=10)
     train, valid = whole.take(torch.arange(96)), whole.take(torch.arange(96, 128))
     train.labels[labels:] = -1
-    settings = {"schedule": Cosine(), "device": Device("cpu", threads=1), "epochs": epochs, "batch_size": 16, "seed": 1}
+    settings = {
+        "schedule": Cosine(),
+        "device": Device("cpu", threads=1),
+        "epochs": epochs,
+        "batch_size": 16,
+        "seed": 1,
+        **more,
+    }
     trainer = Trainer(model, train, valid, partial(torch.optim.Adam, lr=rate), folder=folder, **settings)
     assert trainer.fit() is None
     return trainer.model
@@ -56,16 +63,18 @@ def test_it_encodes_decodes_and_classifies(batch):
 
 
 @pytest.mark.parametrize("labels", [96, 9])
+@pytest.mark.parametrize("grad_clip", [None, 0.1])
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_with_weight_0_it_is_the_classifier_to_the_bit(tmp_path, encoder, labels):
+def test_with_weight_0_it_is_the_classifier_to_the_bit(tmp_path, encoder, grad_clip, labels):
+    how = {"labels": labels, "grad_clip": grad_clip}
     settings = {"noise": Gaussian(0.3), "smoothing": 0.1}
     torch.manual_seed(0)
-    plain = trained(Classifier(SHAPE, 10, 5, ENCODERS[encoder], **settings), tmp_path / "plain", labels)
-    own = trained(coupled(0.0, ENCODERS[encoder], **settings), tmp_path / "coupled", labels).state_dict()
+    plain = trained(Classifier(SHAPE, 10, 5, ENCODERS[encoder], **settings), tmp_path / "plain", **how)
+    own = trained(coupled(0.0, ENCODERS[encoder], **settings), tmp_path / "coupled", **how).state_dict()
     assert {name for name in own if name not in plain.state_dict()} == {n for n in own if n.startswith("decoder.")}
     assert all(torch.equal(value, own[name]) for name, value in plain.state_dict().items())
     # With a weight it is not.
-    other = trained(coupled(0.1, ENCODERS[encoder], **settings), tmp_path / "other", labels).state_dict()
+    other = trained(coupled(0.1, ENCODERS[encoder], **settings), tmp_path / "other", **how).state_dict()
     assert not torch.equal(other["head.weight"], own["head.weight"])
 
 
@@ -121,7 +130,7 @@ def test_validation_is_of_clean_images_and_changes_nothing(batch):
     model = coupled(0.3, noise=Gaussian(0.5), smoothing=0.1).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     metrics = model.validate(batch, Rng(0))
-    assert torch.equal(metrics["error"], (model.classify(batch.x).argmax(1) != batch.y).float().mean())
+    assert torch.equal(metrics["error"].value, (model.classify(batch.x).argmax(1) != batch.y).float().mean())
     assert torch.allclose(metrics["mse"], (model.reconstruct(batch.x) - batch.x).square().mean())
     expected = torch.nn.functional.cross_entropy(model.classify(batch.x), batch.y)
     assert torch.allclose(metrics["loss"], expected + 0.3 * 64 * metrics["mse"], rtol=1e-5)

@@ -167,8 +167,8 @@ def test_gradient_norms_are_those_of_backpropagation_and_of_the_slopes_by_hand()
     rng = Rng(0)
     fake = model.decode(rng.normal(32, 3))
     fake_score = model.judge(fake, rng)
-    # d/ds of ½ log(1 - s(s)) and of -log s(s), s the logistic function, averaged over the batch.
-    by_hand = {"minimax": -0.5 * fake_score.sigmoid() / 32, "nonsaturating": (fake_score.sigmoid() - 1) / 32}
+    # d/ds of log(1 - s(s)) and of -log s(s), s the logistic function, averaged over the batch.
+    by_hand = {"minimax": -fake_score.sigmoid() / 32, "nonsaturating": (fake_score.sigmoid() - 1) / 32}
     for name, slopes in by_hand.items():
         model.zero_grad()
         fake_score.backward(slopes.detach(), retain_graph=True)

@@ -287,7 +287,7 @@ def test_dense_layers_start_with_the_spread_of_glorot_and_bengio():
         ({"bound": "elbo"}, "bound must be vae or iwae"),
         ({"samples": 0}, "samples"),
         ({"warm_up": -1}, "warm_up"),
-        ({"codes": []}, "widths"),
+        ({"codes": []}, "codes"),
         ({"codes": [3, 2]}, "widths must be a list for each code above the first, not 0 of 2"),
         ({"codes": [0]}, "code"),
         ({"codes": [3, 0], "widths": [[4]]}, "code"),

@@ -8,7 +8,7 @@ from torch import nn
 
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian, Jitter, Masking
-from aectl.models.base import Classifies, Decodes, Encodes, Loss, Model, Reconstructs
+from aectl.models.base import Classifies, Decodes, Encodes, Loss, Mean, Model, Reconstructs
 from aectl.models.stacked import AutoencoderLayer, RBMLayer, Stacked
 from aectl.rng import Rng
 from aectl.training import checkpoint
@@ -287,7 +287,8 @@ def test_all_draws_are_the_rngs_and_validation_changes_nothing(batch, kind):
     with torch.no_grad():
         metrics = model.validate(batch, Rng(0))
     assert model.objective.removeprefix("val/") in metrics
-    assert all(value.dim() == 0 and torch.isfinite(value) for value in metrics.values())
+    values = [found.value if isinstance(found, Mean) else found for found in metrics.values()]
+    assert all(value.dim() == 0 and torch.isfinite(value) for value in values)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
