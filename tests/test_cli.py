@@ -115,7 +115,12 @@ def test_version(aectl):
         (["train", "resume="], "'' is no run: the folder holds no run.json"),
         (["train", "init_from="], "init_from is empty"),
         (["train", "resume=nowhere"], "'nowhere' is no run: the folder does not exist"),
-        (["train", "-m", "resume=latest"], "resume takes one run at a time, without -m"),
+        (["train", "-m", "resume=latest"], "no sweep in "),
+        (["train", "-m", "resume=nowhere"], "'nowhere' is no sweep: the folder does not exist"),
+        (["train", "-m", "resume=nowhere", "seed=3"], "seed cannot change in a resumed sweep; jobs and fail_fast can"),
+        (["train", "jobs=2"], "jobs=2 is for sweeps, which want the flag -m"),
+        (["train", "-m", "seed=1,2", "jobs=0"], "jobs must be at least 1, not 0"),
+        (["train", "-m", "seed=1,2", "jobs=some"], "jobs"),
     ],
 )
 def test_bad_input_is_told_in_a_line_or_two(aectl, calls, arguments, message):
@@ -211,7 +216,7 @@ def test_new_keys_are_admitted_below_a_typed_target_alone():
 
 
 def test_a_sweep_ends_in_a_table(aectl, calls):
-    code, out, err = aectl("train", "model=vae", "seed=2,1", "-m", "dataset=digits")
+    code, out, err = aectl("train", "model=vae", "seed=2,1", "-m", "dataset=digits", "hydra/launcher=basic")
     assert (code, err) == (0, "")
     assert [path.name for path in runs()] == ["0-vae-seed_2-digits", "1-vae-seed_1-digits"]
     assert ["*", "1", "1", "1", "1", "done"] in [line.split() for line in out.splitlines()]
@@ -226,7 +231,7 @@ def test_a_sweep_with_a_failed_run_ends_in_code_1_after_the_table(aectl, calls):
             (folder / "train.log").unlink()
 
     calls.then(fail)
-    code, out, _ = aectl("train", "-m", "seed=1,2")
+    code, out, _ = aectl("train", "-m", "seed=1,2", "hydra/launcher=basic")
     assert code == 1
     assert "1 of 2 runs failed" in out
     assert "boom" in out

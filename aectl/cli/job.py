@@ -7,8 +7,9 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from aectl.run import Run
 from aectl.sweep.plan import Planned
@@ -28,15 +29,21 @@ def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()
     wait_for(job)
     words = command(job)
     said = io.StringIO()
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(said):
-        with contextlib.suppress(SystemExit):
-            run_command("train", [*flags, *words, *extra])
+    with contextlib.suppress(SystemExit), silence(said):
+        run_command("train", [*flags, *words, *extra])
     if job.status in ("done", "interrupted"):
         return ""
     error = message(said.getvalue())
     job.folder.mkdir(parents=True, exist_ok=True)
-    Run(job.folder).end("failed", error=error, overrides=list(job.overrides))
+    Run(job.folder).end("failed", error=error, overrides=[*job.overrides, *extra])
     return error
+
+
+@contextlib.contextmanager
+def silence(said: TextIO) -> Iterator[None]:
+    """Let nothing through to the terminal, where other jobs speak; what goes to stderr is kept in `said`."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(said):
+        yield
 
 
 def command(job: Planned) -> list[str]:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -40,29 +39,14 @@ class Interrupted(SystemExit):
 
 
 def run(config: DictConfig) -> float:
-    """Train, and return the objective; in a sweep a failure is recorded and the others go on."""
+    """Train by `config` in Hydra's output folder, and return the objective; what cannot begin leaves nothing behind."""
     hydra = HydraConfig.get()
-    folder = Run(Path(hydra.runtime.output_dir))
-    try:
-        return train(config, folder)
-    except Exception as error:
-        if hydra.mode != RunMode.MULTIRUN:
-            raise
-        log.error("failed: %s", next(iter(str(error).splitlines()), type(error).__name__))
-        logging.getLogger("aectl.traceback").error("aectl train failed", exc_info=error)
-        folder.end("failed", error=str(error), overrides=list(hydra.overrides.task))
-        return math.nan
-
-
-def train(config: DictConfig, run: Run) -> float:
-    """Train by `config` in the folder of `run`; what cannot begin leaves nothing behind, but for a sweep's table."""
-    hydra = HydraConfig.get()
+    run = Run(Path(hydra.runtime.output_dir))
     try:
         lock = claim(config, run)
         trainer = prepare(config, run)
     except BaseException:
-        if hydra.mode != RunMode.MULTIRUN:
-            discard(run, hydra.output_subdir)
+        discard(run, hydra.output_subdir)
         raise
     choices = {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)}
     goal = {"epochs": trainer.epochs, "objective": trainer.objective}
@@ -190,8 +174,6 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     log.info("%s parameters, %d epochs", f"{parameter_count(trainer.model.parameters()):,}", trainer.epoch)
     log.info("best %s %s (epoch %d)", trainer.objective, significant(value), trainer.best_epoch)
     log.info("run  %s", folder)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return value
     log.info("next aectl eval run=%s", folder)
     log.info("     aectl sample run=%s", folder)
     # The folder above: of a folder that is itself the run, the HParams page shows no metrics.

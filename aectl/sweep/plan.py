@@ -10,6 +10,7 @@ from pathlib import Path
 from aectl.config import ConfigError
 from aectl.config.schema import slug
 from aectl.run import RECORD, Run, write_json
+from aectl.terminal import shown
 
 PLAN = "sweep.json"
 
@@ -67,7 +68,7 @@ def command(folder: Path) -> list[str]:
     """Return the words that started the sweep in a folder; raises ConfigError if there is none."""
     if not (folder / PLAN).is_file():
         what = f"holds no {PLAN}" if folder.is_dir() else "does not exist"
-        raise ConfigError(f"'{folder}' is no sweep: the folder {what}")
+        raise ConfigError(f"'{shown(folder)}' is no sweep: the folder {what}")
     return list(content(folder)["command"])
 
 

@@ -1,1 +1,1 @@
-"""What aectl adds to Hydra: launchers and sweepers. Hydra imports all of it at every start, so it imports nothing heavy."""
+"""What aectl adds to Hydra. All of it is imported at every start, so that it imports nothing heavy itself."""

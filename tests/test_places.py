@@ -1,0 +1,115 @@
+"""Jobs beside each other: every one has its turn, whatever befalls the others."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from aectl.config import ConfigError
+from aectl.sweep.places import Places, Watcher
+from aectl.sweep.plan import command, note, plan, read
+
+
+class Diary(Watcher):
+    def __init__(self, when=None):
+        self.lines, self.when = [], when or {}
+
+    def started(self, job):
+        self.lines.append(f"{job.number} begins")
+
+    def ended(self, job, error):
+        self.lines.append(f"{job.number} {error or 'ends'}")
+
+    def tick(self):
+        if self.lines and (action := self.when.pop(self.lines[-1], None)):
+            action()
+
+
+def work(job):
+    """What a job's only override says: wait, fail, or be killed; leaves its process's number and folder."""
+    what = job.overrides[0]
+    (job.folder.parent / f"{job.number}.pid").write_text(f"{os.getpid()} {Path.cwd()}")
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "raise":
+        raise RuntimeError("unforeseen")
+    if what == "wait":
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        stop.wait(60)
+        (job.folder.parent / f"{job.number}.saved").touch()
+    return "boom" if what == "fail" else ""
+
+
+def carry_out(folder, kinds, number=2, diary=None, **settings):
+    diary = diary or Diary()
+    jobs = plan(folder, [[kind] for kind in kinds])
+    try:
+        Places(number, work, diary, **settings).carry_out(jobs)
+    except KeyboardInterrupt:
+        diary.lines.append("interrupted")
+    return diary.lines
+
+
+def pids(folder):
+    return [path.read_text().split(" ", 1) for path in sorted(folder.glob("*.pid"))]
+
+
+def test_as_many_processes_as_places_do_all_jobs_in_their_order(tmp_path):
+    lines = carry_out(tmp_path, ["do"] * 5)
+    assert [line for line in lines if "begins" in line] == [f"{i} begins" for i in range(5)]
+    assert sorted(line for line in lines if "ends" in line) == [f"{i} ends" for i in range(5)]
+    assert len({pid for pid, _ in pids(tmp_path)} - {str(os.getpid())}) == 2
+    assert {folder for _, folder in pids(tmp_path)} == {str(Path.cwd())}
+
+
+def test_failures_and_killed_processes_take_no_other_job_with_them(tmp_path):
+    lines = carry_out(tmp_path, ["fail", "kill", "raise", "do", "do"])
+    assert {"0 boom", "1 its process was killed", "2 RuntimeError: unforeseen", "3 ends", "4 ends"} <= set(lines)
+
+
+def test_fail_fast_stops_the_others_where_they_can_save(tmp_path):
+    lines = carry_out(tmp_path, ["wait", "fail", "do"], fail_fast=True)
+    assert "1 boom" in lines and "0 ends" in lines
+    assert not [line for line in lines if line.startswith("2")]
+    assert (tmp_path / "0.saved").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_runs_save_and_starts_no_more(tmp_path, number):
+    diary = Diary({"1 begins": lambda: (wait_for(tmp_path / "1.pid"), os.kill(os.getpid(), number))})
+    lines = carry_out(tmp_path, ["wait", "wait", "do"], diary=diary)
+    assert sorted(lines) == ["0 begins", "0 ends", "1 begins", "1 ends", "interrupted"]
+    assert (tmp_path / "0.saved").exists() and (tmp_path / "1.saved").exists()
+
+
+def wait_for(path):
+    end = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.2)
+
+
+def test_the_plan_is_kept_and_another_one_refused(tmp_path):
+    jobs = plan(tmp_path, [["model=vae", "seed=0"], ["model=vae", "seed=1"]])
+    assert [job.folder.name for job in jobs] == ["0-vae-seed_0", "1-vae-seed_1"]
+    note(tmp_path, ["-m", "model=vae", "seed=0,1"], jobs)
+    assert read(tmp_path) == jobs
+    assert command(tmp_path) == ["-m", "model=vae", "seed=0,1"]
+    # A sweeper that goes on adds jobs; one that means others under the same numbers is refused.
+    more = plan(tmp_path, [["model=vae", "seed=2"]], first=2)
+    note(tmp_path, ["-m"], more)
+    assert read(tmp_path) == [*jobs, *more]
+    with pytest.raises(ConfigError, match=r"job 1 of .* was model=vae seed=1"):
+        note(tmp_path, ["-m"], plan(tmp_path, [["seed=7"]], first=1))
+
+
+def test_a_damaged_plan_is_told(tmp_path):
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"sweep.json cannot be read"):
+        command(tmp_path)
+    with pytest.raises(ConfigError, match="is no sweep: the folder does not exist"):
+        command(tmp_path / "nowhere")

@@ -1,0 +1,96 @@
+"""Whole sweeps as one types them: beside each other, killed in the middle, and gone on with."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+QUICK = ("dataset=digits", "device=cpu", "model.encoder.widths=[64,32]", "model.decoder.widths=[32,64]", "model.code=8")
+
+
+def begin(*words):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "aectl", "train", "-m", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def type_in(*words):
+    process = begin(*words)
+    said = process.communicate(timeout=300)[0]
+    return process.returncode, said
+
+
+def sweep_folder():
+    (folder,) = Path("outputs/multirun").iterdir()
+    return folder
+
+
+def jobs(folder):
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def record(job):
+    return json.loads((job / "run.json").read_text())
+
+
+def rows(job):
+    """Return metrics.csv without what depends on the clock."""
+    with (job / "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def wait_until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_jobs_run_beside_each_other_and_a_failed_one_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = type_in(*QUICK[:2], "model.code=4,0,8", "epochs=2", "jobs=2")
+    assert code == 1, said
+    lines = said.splitlines()
+    assert lines[0] == "3 jobs; 2 at a time"
+    (failed,) = [line for line in lines if line.startswith("failed")]
+    assert "1  model.code=0  model: code must be at least 1, not 0" in failed
+    assert lines.index(failed) < next(i for i, line in enumerate(lines) if "of 3 runs failed" in line)
+    states = [record(job)["status"] for job in jobs(sweep_folder())]
+    assert states == ["done", "failed", "done"]
+    assert [record(job)["overrides"][-1] for job in jobs(sweep_folder())] == [f"device.threads={share()}"] * 3
+
+
+def share():
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = (*QUICK, "seed=0,1,2", "epochs=12", "jobs=2", "device.threads=1")
+    whole = tmp_path / "whole"
+    code, said = type_in(*words, f"hydra.sweep.dir={whole}")
+    assert code == 0, said
+
+    cut = tmp_path / "cut"
+    process = begin(*words, f"hydra.sweep.dir={cut}")
+    wait_until(lambda: len(list(cut.glob("*/checkpoints/last.pt"))) == 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    before = {job.name: record(job) for job in jobs(cut) if (job / "run.json").is_file()}
+    code, said = type_in(f"resume={cut}")
+    assert code == 0, said
+    assert "goes on   0  seed=0" in said
+    for one, other in zip(jobs(whole), jobs(cut), strict=True):
+        assert one.name == other.name
+        assert rows(one) == rows(other)
+        assert record(other)["status"] == "done"
+    # Resumed once more, there is nothing to do, and nothing is touched.
+    after = {job.name: (job / "metrics.csv").stat().st_mtime_ns for job in jobs(cut)}
+    code, said = type_in(f"resume={cut}")
+    assert code == 0 and "3 jobs, 3 of them done already" in said
+    assert after == {job.name: (job / "metrics.csv").stat().st_mtime_ns for job in jobs(cut)}
+    assert before
