@@ -41,7 +41,11 @@ def work(job):
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         stop.wait(60)
         (job.folder.parent / f"{job.number}.saved").touch()
-    return "boom" if what == "fail" else ""
+    if what == "fail":
+        # Not before the first job has begun in earnest.
+        wait_for(job.folder.parent / "0.pid")
+        return "boom"
+    return ""
 
 
 def carry_out(folder, kinds, number=2, diary=None, **settings):

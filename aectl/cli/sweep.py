@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.cli.job import carry_out
+from aectl.cli import job
 from aectl.cli.launch import MULTIRUN, split_flags
 from aectl.config import ConfigError
 from aectl.machine import accelerated, usable_cores
 from aectl.run import Run
-from aectl.sweep.places import Places
+from aectl.sweep.places import Places, Task
 from aectl.sweep.plan import Planned, note, plan
 from aectl.sweep.table import close
-from aectl.sweep.view import view
+from aectl.sweep.view import view, what_differs
 from aectl.terminal import console, shown
 
 OWN = ("hydra.sweep.", "hydra.launcher.", "hydra.sweeper.", "hydra/launcher", "hydra/sweeper")
@@ -29,39 +29,53 @@ OWN = ("hydra.sweep.", "hydra.launcher.", "hydra.sweeper.", "hydra/launcher", "h
 def launch(
     config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int, places: int | None, fail_fast: bool
 ) -> list[JobReturn]:
-    """Run what is not done yet of a sweep's jobs; stopped from outside, says how to go on and leaves by SystemExit."""
-    if places is not None and places < 1:
-        raise ConfigError(f"jobs must be at least 1, not {places}")
-    setup_globals()
-    folder = Path(str(config.hydra.sweep.dir)).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    """Run what is not done yet of a sweep's jobs, beside each other; see `carry_out` for what stops it."""
+    folder = folder_of(config)
     jobs = plan(folder, job_overrides, first)
-    flags, words = typed()
-    note(folder, [*flags, *words], jobs)
+    note(folder, typed(), jobs)
     left = [job for job in jobs if job.status != "done"]
-    number = max(1, min(places or default_places(config), len(left)))
-    extra = [*hydra_words(config), *share(number, job_overrides)]
-    task = partial(carry_out, flags=[flag for flag in flags if flag not in MULTIRUN], extra=extra)
-    greet(len(jobs), len(left), number)
+    number = places_for(config, places, len(left))
+    done = f", {len(jobs) - len(left)} of them done already" if len(left) < len(jobs) else ""
+    console().print(f"{len(jobs)} jobs{done}; {number} at a time")
+    task = task_of(config, number, [word for words in job_overrides for word in words])
+    carry_out(folder, left, Places(number, task, view(len(left), what_differs(jobs)), fail_fast))
+    return [returned(job) for job in jobs]
+
+
+def carry_out(folder: Path, jobs: Iterable[Planned], places: Places) -> None:
+    """Run the jobs; told to stop from outside, say how to go on and leave by SystemExit."""
+    setup_globals()
     try:
-        Places(number, task, view(left), fail_fast).carry_out(left)
+        places.carry_out(jobs)
     except KeyboardInterrupt:
         close(folder)
         console().print(f"stopped; go on with\n  aectl train -m resume={shown(folder)}", soft_wrap=True)
         raise SystemExit(130) from None
-    return [returned(job) for job in jobs]
 
 
-def greet(jobs: int, left: int, places: int) -> None:
-    """Say what is going to happen."""
-    done = f", {jobs - left} of them done already" if left < jobs else ""
-    console().print(f"{jobs} jobs{done}; {places} at a time")
+def folder_of(config: DictConfig) -> Path:
+    """Return the sweep's folder, which is made if there is none."""
+    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def typed() -> tuple[list[str], list[str]]:
-    """Return Hydra's flags and the overrides that started the sweep, without the folder that a resume adds."""
-    flags, overrides = split_flags(sys.argv[1:])
-    return flags, [word for word in overrides if not word.startswith("hydra.sweep.dir=")]
+def places_for(config: DictConfig, places: int | None, jobs: int) -> int:
+    """Return how many of the jobs run at a time, as many as the user says or the machine has cores for."""
+    if places is not None and places < 1:
+        raise ConfigError(f"jobs must be at least 1, not {places}")
+    return max(1, min(places or default_places(config), jobs))
+
+
+def task_of(config: DictConfig, places: int, words: Sequence[str]) -> Task:
+    """Return what runs a job, with the flags and the settings of Hydra that were typed, and its share of the cores."""
+    flags = [flag for flag in split_flags(typed())[0] if flag not in MULTIRUN]
+    return partial(job.carry_out, flags=flags, extra=[*hydra_words(config), *share(places, words)])
+
+
+def typed() -> list[str]:
+    """Return the words that started the sweep, without the folder that a resume adds."""
+    return [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
 
 
 def hydra_words(config: DictConfig) -> list[str]:
@@ -70,9 +84,9 @@ def hydra_words(config: DictConfig) -> list[str]:
     return [word for word in words if not word.lstrip("+~").startswith((*OWN, "hydra.mode="))]
 
 
-def share(places: int, job_overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Return each job's share of the cores, unless the user has said how many threads it gets."""
-    told = any(word.startswith("device.threads=") for words in job_overrides for word in words)
+def share(places: int, words: Sequence[str]) -> list[str]:
+    """Return each job's share of the cores, unless the user has said among `words` how many threads it gets."""
+    told = any(word.startswith("device.threads=") for word in words)
     return [] if told or places == 1 else [f"device.threads={max(1, usable_cores() // places)}"]
 
 
@@ -81,9 +95,9 @@ def default_places(config: DictConfig) -> int:
     return usable_cores() if config.hydra.runtime.choices.get("device") == "cpu" or not accelerated() else 1
 
 
-def returned(job: Planned) -> JobReturn:
+def returned(done: Planned) -> JobReturn:
     """Return for Hydra's sweepers what a job came to."""
-    value = (Run(job.folder).record.get("objective") or {}).get("value") if job.status else None
-    answer = JobReturn(overrides=list(job.overrides), status=JobStatus.COMPLETED)
+    value = (Run(done.folder).record.get("objective") or {}).get("value") if done.status else None
+    answer = JobReturn(overrides=list(done.overrides), status=JobStatus.COMPLETED)
     answer.return_value = math.nan if value is None else value
     return answer

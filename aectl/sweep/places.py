@@ -6,11 +6,11 @@ import os
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from types import FrameType
@@ -46,16 +46,18 @@ class Places:
     def __init__(self, number: int, task: Task, watcher: Watcher, fail_fast: bool = False) -> None:
         self.task, self.watcher, self.fail_fast = task, watcher, fail_fast
         self.free = [place() for _ in range(number)]
-        self.waiting: deque[Planned] = deque()
+        self.waiting: Iterator[Planned] = iter(())
         self.running: dict[Future[str], tuple[Planned, ProcessPoolExecutor]] = {}
         self.signal: int | None = None
 
-    def carry_out(self, jobs: Sequence[Planned]) -> None:
-        """Run the jobs in their order; returns when all have ended, and raises KeyboardInterrupt if told to stop."""
-        self.waiting.extend(jobs)
+    def carry_out(self, jobs: Iterable[Planned]) -> None:
+        """Run the jobs in their order, each thought of when there is a place for it.
+
+        Returns when all have ended, and raises KeyboardInterrupt if told to stop.
+        """
+        self.waiting = iter(jobs)
         with told_to_stop(self.stop):
-            while self.waiting or self.running:
-                self.fill()
+            while self.fill() or self.running:
                 done, _ = wait(self.running, TICK_SECONDS, FIRST_COMPLETED)
                 for future in done:
                     self.clear(future)
@@ -65,12 +67,16 @@ class Places:
         if self.signal is not None:
             raise KeyboardInterrupt
 
-    def fill(self) -> None:
-        """Give each free place the next job."""
-        while self.waiting and self.free:
-            job, where = self.waiting.popleft(), self.free.pop()
-            self.watcher.started(job)
-            self.running[where.submit(self.task, job)] = (job, where)
+    def fill(self) -> bool:
+        """Give each free place the next job; returns whether any began."""
+        began = [self.begin(job) for _ in range(len(self.free)) for job in islice(self.waiting, 1)]
+        return bool(began)
+
+    def begin(self, job: Planned) -> None:
+        """Give a free place this job."""
+        where = self.free.pop()
+        self.watcher.started(job)
+        self.running[where.submit(self.task, job)] = (job, where)
 
     def clear(self, future: Future[str]) -> None:
         """Take note of a job that has ended, and free its place."""
@@ -89,7 +95,7 @@ class Places:
     def stop(self, number: int | None) -> None:
         """Start no more jobs, and let those that run save where they are; told a second time, kill them."""
         again, self.signal = self.signal is not None, number or self.signal
-        self.waiting.clear()
+        self.waiting = iter(())
         for child in active_children():
             os.kill(child.pid, signal.SIGKILL if again else signal.SIGTERM)
 

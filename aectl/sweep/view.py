@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aectl.run import Run
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def view(jobs: Sequence[Planned]) -> Watcher:
-    """Return what shows the jobs here."""
-    return Live(jobs) if console().is_terminal else Lines(jobs)
+def view(total: int, name: Callable[[Planned], str]) -> Watcher:
+    """Return what shows here how `total` jobs fare, each by its name."""
+    return Live(total, name) if console().is_terminal else Lines(total, name)
 
 
 class Lines(Watcher):
     """A line when a job begins and one when it ends, with what tells it from the others."""
 
-    def __init__(self, jobs: Sequence[Planned]) -> None:
-        self.names, self.total = names(jobs), len(jobs)
+    def __init__(self, total: int, name: Callable[[Planned], str]) -> None:
+        self.total, self.name = total, name
         self.began: dict[int, float] = {}
         self.count = 0
         self.out = console()
@@ -42,7 +42,7 @@ class Lines(Watcher):
 
     def title(self, job: Planned) -> str:
         """Return a job's number and its settings."""
-        return f"{job.number}  {self.names[job.number]}".rstrip()
+        return f"{job.number}  {self.name(job)}".rstrip()
 
     def say(self, text: str) -> None:
         """Print a line, whole however long it is."""
@@ -52,10 +52,10 @@ class Lines(Watcher):
 class Live(Lines):
     """The jobs that run, in place: epoch, objective, time left; above them a line for each that has ended."""
 
-    def __init__(self, jobs: Sequence[Planned]) -> None:
+    def __init__(self, total: int, name: Callable[[Planned], str]) -> None:
         from rich.live import Live as Moving
 
-        super().__init__(jobs)
+        super().__init__(total, name)
         self.running: dict[int, Planned] = {}
         self.moving = Moving(console=self.out, transient=True, auto_refresh=False)
 
@@ -80,15 +80,15 @@ class Live(Lines):
 
         table = Table("job", "", "epoch", "objective", "left", box=None, pad_edge=False)
         for job in self.running.values():
-            table.add_row(str(job.number), self.names[job.number], *progress(job, self.began[job.number]))
+            table.add_row(str(job.number), self.name(job), *progress(job))
         table.caption = f"{self.count} of {self.total} ended"
         return table
 
 
-def names(jobs: Sequence[Planned]) -> dict[int, str]:
-    """Return, by number, the overrides in which a job differs from others; all of them if it is alone."""
+def what_differs(jobs: Sequence[Planned]) -> Callable[[Planned], str]:
+    """Return what names a job by the overrides in which it differs from others; by all of them if it is alone."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
-    return {job.number: " ".join(word for word in job.overrides if word not in common) for job in jobs}
+    return lambda job: " ".join(word for word in job.overrides if word not in common)
 
 
 def reached(job: Planned) -> str:
@@ -99,7 +99,7 @@ def reached(job: Planned) -> str:
     return f"{objective['name']} {significant(objective['value'])} (epoch {objective['epoch']})"
 
 
-def progress(job: Planned, began: float) -> tuple[str, str, str]:
+def progress(job: Planned) -> tuple[str, str, str]:
     """Return epochs, objective and time left of a job that runs, as far as it has written them."""
     goal, rows = goal_of(job), epochs(job)
     if not goal or not rows:
