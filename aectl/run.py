@@ -141,6 +141,17 @@ def every(root: Path = OUTPUTS) -> Iterable[Path]:
     yield from sorted(path.parent for path in root.glob(f"**/{RECORD}"))
 
 
+def is_alive(pid: int | None) -> bool:
+    """Return whether there is a process of this number."""
+    if not pid or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON aside and rename, so that a reader never sees half of it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from aectl.run import Run
+from aectl.run import Run, is_alive
 from aectl.sweep.plan import Planned
 
 PATIENCE_SECONDS = 60.0
@@ -61,17 +61,6 @@ def wait_for(job: Planned) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while job.status == "running" and is_alive(Run(job.folder).record.get("pid")) and time.monotonic() < end:
         time.sleep(0.1)
-
-
-def is_alive(pid: int | None) -> bool:
-    """Return whether there is a process of this number."""
-    if not pid or pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
 
 
 def message(said: str) -> str:

@@ -14,8 +14,13 @@ from aectl.config.schema import SCHEMAS
 
 MULTIRUN = ("-m", "--multirun")
 
-# Keys that a sweep's launcher has.
-LAUNCHERS = ("jobs", "fail_fast")
+# Keys that a sweep's launcher or sweeper has, and where.
+LAUNCHERS = {
+    "jobs": "hydra.launcher.jobs",
+    "fail_fast": "hydra.launcher.fail_fast",
+    "trials": "hydra.sweeper.trials",
+    "storage": "hydra.sweeper.storage",
+}
 
 # Keys of eval and sample that name files, and may be several of them.
 PATHS = ("run", "images")
@@ -59,11 +64,12 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def name_launchers_keys(overrides: Sequence[str], sweep: bool) -> list[str]:
-    """Return the overrides with `jobs=` and `fail_fast=` as keys of the launcher, whichever it is.
+    """Return the overrides with `jobs=` and the like as keys of the launcher or sweeper, whichever it is.
 
     Raises ConfigError where there is no sweep that they could be of.
     """
-    named = [f"hydra.launcher.{o}" if o.partition("=")[0] in LAUNCHERS else o for o in overrides]
+    split = [o.partition("=") for o in overrides]
+    named = [f"{LAUNCHERS[key]}={value}" if key in LAUNCHERS else key + sign + value for key, sign, value in split]
     if not sweep and (changed := [o for o, new in zip(overrides, named, strict=True) if o != new]):
         raise ConfigError(f"{changed[0]} is for sweeps, which want the flag -m")
     return named

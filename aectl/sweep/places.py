@@ -36,6 +36,25 @@ class Watcher:
         """Half a second has passed, or less."""
 
 
+class Both(Watcher):
+    """Tells two watchers, the first one first."""
+
+    def __init__(self, first: Watcher, second: Watcher) -> None:
+        self.watchers = (first, second)
+
+    def started(self, job: Planned) -> None:
+        for one in self.watchers:
+            one.started(job)
+
+    def ended(self, job: Planned, error: str) -> None:
+        for one in self.watchers:
+            one.ended(job, error)
+
+    def tick(self) -> None:
+        for one in self.watchers:
+            one.tick()
+
+
 class Places:
     """As many processes as may run beside each other; a process that is killed takes only its own job with it.
 

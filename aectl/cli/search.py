@@ -1,0 +1,45 @@
+"""aectl train -m sweep=search: the best of what is left open, found by Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from aectl.cli import sweep
+from aectl.config import ConfigError
+from aectl.sweep.drawings import draw
+from aectl.sweep.places import Both, Places
+from aectl.sweep.space import Space
+from aectl.sweep.study import Search, open_study
+from aectl.sweep.view import view
+from aectl.terminal import console
+
+
+def launch(
+    config: DictConfig,
+    arguments: Sequence[str],
+    *,
+    trials: int,
+    storage: str | None,
+    study: str,
+    seed: int,
+    prune: int | None,
+    params: Mapping[str, Any],
+) -> None:
+    """Search until the study has as many trials as `trials`, and draw how it went."""
+    if trials < 1:
+        raise ConfigError(f"trials must be at least 1, not {trials}")
+    space, folder = Space(arguments, OmegaConf.to_container(OmegaConf.create(dict(params)))), sweep.folder_of(config)
+    found = open_study(folder, storage, study, seed, prune)
+    left = trials - len(found.get_trials(deepcopy=False))
+    launcher = config.hydra.launcher
+    number = sweep.places_for(config, launcher.get("jobs"), trials)
+    search = Search(found, space, folder, sweep.typed(), trials)
+    known = f", {trials - left} of them known already" if left < trials else ""
+    console().print(f"{trials} trials{known}; {number} at a time")
+    watcher = Both(search, view(trials, lambda job: " ".join(job.overrides[len(space.fixed) :])))
+    task = sweep.task_of(config, number, arguments)
+    sweep.carry_out(folder, search.jobs(), Places(number, task, watcher, launcher.get("fail_fast", False)))
+    draw(found, folder / "figures")
