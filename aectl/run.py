@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -98,6 +99,7 @@ class Run:
             error=None,
             ended=None,
             pid=os.getpid(),
+            host=socket.gethostname(),
             seed=config.seed,
             device=device,
             goal=goal,
@@ -141,9 +143,9 @@ def every(root: Path = OUTPUTS) -> Iterable[Path]:
     yield from sorted(path.parent for path in root.glob(f"**/{RECORD}"))
 
 
-def is_alive(pid: int | None) -> bool:
-    """Return whether there is a process of this number."""
-    if not pid or pid == os.getpid():
+def is_alive(pid: int | None, host: str | None = None) -> bool:
+    """Return whether there is another process of this number on this machine; of other machines nothing is known."""
+    if not pid or pid == os.getpid() or host not in (None, socket.gethostname()):
         return False
     try:
         os.kill(pid, 0)

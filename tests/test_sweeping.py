@@ -55,7 +55,7 @@ def test_jobs_run_beside_each_other_and_a_failed_one_is_told_at_once(tmp_path, m
     code, said = type_in(*QUICK[:2], "model.code=4,0,8", "epochs=2", "jobs=2")
     assert code == 1, said
     lines = said.splitlines()
-    assert lines[0] == "3 jobs; 2 at a time"
+    assert lines[0] == "3 jobs"
     (failed,) = [line for line in lines if line.startswith("failed")]
     assert "1  model.code=0  model: code must be at least 1, not 0" in failed
     assert lines.index(failed) < next(i for i, line in enumerate(lines) if "of 3 runs failed" in line)

@@ -59,7 +59,10 @@ def command(job: Planned) -> list[str]:
 def wait_for(job: Planned) -> None:
     """Wait for a process that still saves this run, as after a sweep was killed, but not forever."""
     end = time.monotonic() + PATIENCE_SECONDS
-    while job.status == "running" and is_alive(Run(job.folder).record.get("pid")) and time.monotonic() < end:
+    while job.status == "running" and time.monotonic() < end:
+        record = Run(job.folder).record
+        if not is_alive(record.get("pid"), record.get("host")):
+            return
         time.sleep(0.1)
 
 

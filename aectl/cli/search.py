@@ -40,6 +40,6 @@ def launch(
     known = f", {trials - left} of them known already" if left < trials else ""
     console().print(f"{trials} trials{known}; {number} at a time")
     watcher = Both(search, view(trials, lambda job: " ".join(job.overrides[len(space.fixed) :])))
-    task = sweep.task_of(config, number, arguments)
+    task = sweep.task_of(config, sweep.threads_for(number), arguments)
     sweep.carry_out(folder, search.jobs(), Places(number, task, watcher, launcher.get("fail_fast", False)))
     draw(found, folder / "figures")

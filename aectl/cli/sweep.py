@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf
@@ -16,11 +17,19 @@ from aectl.cli.launch import MULTIRUN, split_flags
 from aectl.config import ConfigError
 from aectl.machine import accelerated, usable_cores
 from aectl.run import Run
-from aectl.sweep.places import Places, Task
+from aectl.sweep.places import Places, Task, Watcher
 from aectl.sweep.plan import Planned, note, plan
 from aectl.sweep.table import close
 from aectl.sweep.view import view, what_differs
 from aectl.terminal import console, shown
+
+
+class Where(Protocol):
+    """Something that runs jobs."""
+
+    def carry_out(self, jobs: Iterable[Planned]) -> None:
+        """Run them; raises KeyboardInterrupt if told to stop."""
+
 
 OWN = ("hydra.sweep.", "hydra.launcher.", "hydra.sweeper.", "hydra/launcher", "hydra/sweeper")
 """Overrides that are the sweep's, not its jobs'."""
@@ -29,24 +38,36 @@ OWN = ("hydra.sweep.", "hydra.launcher.", "hydra.sweeper.", "hydra/launcher", "h
 def launch(
     config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int, places: int | None, fail_fast: bool
 ) -> list[JobReturn]:
-    """Run what is not done yet of a sweep's jobs, beside each other; see `carry_out` for what stops it."""
+    """Run what is not done yet of a sweep's jobs, beside each other on this machine."""
+    number = places_for(config, places, len(job_overrides))
+    return run(config, job_overrides, first, partial(Places, number, fail_fast=fail_fast), threads_for(number))
+
+
+def run(
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    where: Callable[[Task, Watcher], Where],
+    threads: int | None,
+) -> list[JobReturn]:
+    """Run what is not done yet of a sweep's jobs, where it is said; see `carry_out` for what stops it."""
     folder = folder_of(config)
     jobs = plan(folder, job_overrides, first)
     note(folder, typed(), jobs)
     left = [job for job in jobs if job.status != "done"]
-    number = places_for(config, places, len(left))
+    task = task_of(config, threads, [word for words in job_overrides for word in words])
+    carrier = where(task, view(len(left), what_differs(jobs)))
     done = f", {len(jobs) - len(left)} of them done already" if len(left) < len(jobs) else ""
-    console().print(f"{len(jobs)} jobs{done}; {number} at a time")
-    task = task_of(config, number, [word for words in job_overrides for word in words])
-    carry_out(folder, left, Places(number, task, view(len(left), what_differs(jobs)), fail_fast))
+    console().print(f"{len(jobs)} jobs{done}")
+    carry_out(folder, left, carrier)
     return [returned(job) for job in jobs]
 
 
-def carry_out(folder: Path, jobs: Iterable[Planned], places: Places) -> None:
+def carry_out(folder: Path, jobs: Iterable[Planned], where: Where) -> None:
     """Run the jobs; told to stop from outside, say how to go on and leave by SystemExit."""
     setup_globals()
     try:
-        places.carry_out(jobs)
+        where.carry_out(jobs)
     except KeyboardInterrupt:
         close(folder)
         console().print(f"stopped; go on with\n  aectl train -m resume={shown(folder)}", soft_wrap=True)
@@ -67,10 +88,20 @@ def places_for(config: DictConfig, places: int | None, jobs: int) -> int:
     return max(1, min(places or default_places(config), jobs))
 
 
-def task_of(config: DictConfig, places: int, words: Sequence[str]) -> Task:
-    """Return what runs a job, with the flags and the settings of Hydra that were typed, and its share of the cores."""
+def threads_for(places: int) -> int | None:
+    """Return each place's share of the cores; None where one has them all."""
+    return None if places == 1 else max(1, usable_cores() // places)
+
+
+def task_of(config: DictConfig, threads: int | None, words: Sequence[str]) -> Task:
+    """Return what runs a job, with the flags and the settings of Hydra that were typed, on so many threads.
+
+    None leaves it to the job, and so do `words` among which the user has said it.
+    """
+    told = threads is None or any(word.startswith("device.threads=") for word in words)
+    share = [] if told else [f"device.threads={threads}"]
     flags = [flag for flag in split_flags(typed())[0] if flag not in MULTIRUN]
-    return partial(job.carry_out, flags=flags, extra=[*hydra_words(config), *share(places, words)])
+    return partial(job.carry_out, flags=flags, extra=[*hydra_words(config), *share])
 
 
 def typed() -> list[str]:
@@ -82,12 +113,6 @@ def hydra_words(config: DictConfig) -> list[str]:
     """Return the overrides of Hydra's own keys that each job needs too."""
     words = OmegaConf.to_container(config.hydra.overrides.hydra)
     return [word for word in words if not word.lstrip("+~").startswith((*OWN, "hydra.mode="))]
-
-
-def share(places: int, words: Sequence[str]) -> list[str]:
-    """Return each job's share of the cores, unless the user has said among `words` how many threads it gets."""
-    told = any(word.startswith("device.threads=") for word in words)
-    return [] if told or places == 1 else [f"device.threads={max(1, usable_cores() // places)}"]
 
 
 def default_places(config: DictConfig) -> int:

@@ -1,0 +1,75 @@
+"""Jobs on other machines, for which this one stands in: submitit's local queue, and a Ray cluster of two nodes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_sweeping import QUICK, begin, jobs, record, rows, sweep_folder, type_in, wait_until
+
+
+def test_an_array_of_slurm_trains_all_and_lists_what_failed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("submitit")
+    code, said = type_in("sweep=slurm", "hydra.launcher.cluster=local", *QUICK[:-1], "model.code=8,0", "epochs=2")
+    assert code == 1, said
+    assert "failed    1  model.code=0  model: code must be at least 1, not 0" in said
+    assert [record(job)["status"] for job in jobs(sweep_folder()) if job.name[0] != "."] == ["done", "failed"]
+    assert all("device.threads=4" in record(job)["overrides"] for job in jobs(sweep_folder()) if job.name[0] != ".")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"), [("slurm", "aectl: slurm: Could not detect"), ("ray", "aectl: ray: Could not find any")]
+)
+def test_without_a_cluster_it_is_said_in_a_line(tmp_path, monkeypatch, sweep, message):
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip({"slurm": "submitit"}.get(sweep, sweep))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    code, said = type_in(f"sweep={sweep}", *QUICK, "seed=0,1")
+    assert code == 2
+    assert said.startswith(message) and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("sweep", "module"), [("slurm", "submitit"), ("ray", "ray"), ("search", "optuna")])
+def test_a_missing_engine_is_named_with_its_extra(tmp_path, monkeypatch, sweep, module):
+    monkeypatch.chdir(tmp_path)
+    extra = {"search": "optuna"}.get(sweep, sweep)
+    (tmp_path / "shadow" / module).mkdir(parents=True)
+    (tmp_path / "shadow" / module / "__init__.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(tmp_path / "shadow"), str(Path(__file__).parents[1])])
+    command = [sys.executable, "-m", "aectl", "train", "-m", f"sweep={sweep}", *QUICK, "seed=0,1"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [done.stderr.strip()]
+    assert f"pip install 'aectl[{extra}]'" in done.stderr
+
+
+@pytest.fixture
+def ray_cluster(tmp_path):
+    """Start a head and a worker with one core each; yield the address and a function that kills the worker."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    worker = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    yield cluster.address, lambda: cluster.remove_node(worker, allow_graceful=False)
+    cluster.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_ray_cluster_that_loses_a_machine_ends_the_sweep_whole(tmp_path, monkeypatch, ray_cluster):
+    monkeypatch.chdir(tmp_path)
+    address, kill = ray_cluster
+    words = (*QUICK, "seed=0,1,2,3", "epochs=12")
+    process = begin("sweep=ray", f"hydra.launcher.address='{address}'", *words)
+    wait_until(lambda: len(list(tmp_path.glob("outputs/multirun/*/*/checkpoints/last.pt"))) == 2)
+    kill()
+    said = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, said
+    folder = sweep_folder()
+    assert [record(job)["status"] for job in jobs(folder)] == ["done"] * 4
+    assert all(len(rows(job)) == 12 for job in jobs(folder))
+    # One of them was cut short with the machine, and went on elsewhere.
+    assert any("resumed" in record(job) for job in jobs(folder))
