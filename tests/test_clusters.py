@@ -46,13 +46,17 @@ def test_a_missing_engine_is_named_with_its_extra(tmp_path, monkeypatch, sweep, 
 
 
 @pytest.fixture
-def ray_cluster(tmp_path):
+def ray_cluster(monkeypatch):
     """Start a head and a worker with one core each; yield the address and a function that kills the worker."""
+    # So that Ray keeps to the loopback, read when it is imported.
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    worker = cluster.add_node(num_cpus=1)
+    here = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args={**here, "include_dashboard": False})
+    worker = cluster.add_node(**here)
     cluster.wait_for_nodes()
     yield cluster.address, lambda: cluster.remove_node(worker, allow_graceful=False)
     cluster.shutdown()
