@@ -117,7 +117,7 @@ def test_version(aectl):
         (["train", "resume=nowhere"], "'nowhere' is no run: the folder does not exist"),
         (["train", "-m", "resume=latest"], "no sweep in "),
         (["train", "-m", "resume=nowhere"], "'nowhere' is no sweep: the folder does not exist"),
-        (["train", "-m", "resume=nowhere", "seed=3"], "seed cannot change in a resumed sweep; jobs and fail_fast can"),
+        (["train", "-m", "resume=nowhere", "seed=3"], "seed cannot change in a resumed sweep; jobs, fail_fast"),
         (["train", "jobs=2"], "jobs=2 is for sweeps, which want the flag -m"),
         (["train", "-m", "seed=1,2", "jobs=0"], "jobs must be at least 1, not 0"),
         (["train", "-m", "seed=1,2", "jobs=some"], "jobs"),

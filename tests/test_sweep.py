@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from aectl.sweep import SweepTable, read_jobs
+from aectl.sweep.table import interval, p_value
 
 
 def write_job(folder, number, overrides, value=None, **record):
@@ -43,14 +44,16 @@ def test_seeds_are_grouped_too(tmp_path, capsys):
     for number, (code, seed, value) in enumerate([(2, 0, 1.0), (2, 1, 3.0), (8, 0, 0.5), (8, 1, 0.5)]):
         write_job(tmp_path, number, [f"model.code={code}", f"seed={seed}"], value)
     table = [line.split() for line in close(tmp_path, capsys).splitlines()]
-    assert ["model.code", "mean", "val/loss", "±", "std", "seeds"] in table
-    assert table.index(["8", "0.5", "0", "2"]) < table.index(["2", "2", "1.4", "2"])
+    assert ["model.code", "mean", "val/loss", "±", "std", "95", "%", "seeds", "p"] in table
+    assert table.index(["8", "0.5", "0", "0.5", "…", "0.5", "2"]) < table.index(
+        ["2", "2", "1.4", "1", "…", "3", "2", "-"]
+    )
 
 
 def test_a_single_setting_over_seeds(tmp_path, capsys):
     for seed in range(3):
         write_job(tmp_path, seed, [f"seed={seed}"], float(seed))
-    assert ["1", "1", "3"] in [line.split() for line in close(tmp_path, capsys).splitlines()]
+    assert ["1", "1", "0", "…", "2", "3"] in [line.split() for line in close(tmp_path, capsys).splitlines()]
 
 
 def test_failures_come_last_are_listed_and_end_in_code_1(tmp_path, capsys):
@@ -98,3 +101,26 @@ def test_unlike_objectives_are_ranked_apart(tmp_path, capsys):
     lines = close(tmp_path, capsys).splitlines()
     assert len([line for line in lines if line.startswith("*")]) == 2
     assert any("val/loss 9" in line for line in lines)
+
+
+def test_figures_and_a_page_show_what_was_swept(tmp_path, capsys):
+    for number, (code, rate, value) in enumerate([(2, 0.001, 3.0), (8, 0.01, 1.0), (32, 0.1, 2.0)]):
+        write_job(tmp_path, number, [f"model.code={code}", f"optimizer.lr={rate}", "noise=none"], value)
+        rows = "".join(f"{epoch},{value + 1 / epoch}\n" for epoch in (1, 2, 3))
+        (tmp_path / f"{number}-job" / "metrics.csv").write_text(f"epoch,val/loss\n{rows}")
+    close(tmp_path, capsys)
+    names = {path.stem for path in (tmp_path / "figures").iterdir()}
+    assert names == {"curves", "parameters", "parallel"}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png") == 3
+    assert "optimizer.lr" in page and "0.01" in page
+
+
+def test_intervals_and_p_values_over_seeds():
+    assert interval([1.0]) == "-"
+    low, high = map(float, interval([1.0, 2.0, 3.0, 4.0, 5.0]).split(" … "))
+    assert 1 < low < 2.5 < 3.5 < high < 5
+    assert p_value([1.0], [2.0, 3.0]) == "-"
+    assert p_value([1.0, 1.0], [2.0, 2.0]) == "-"
+    # Means 2 and 12 with standard errors of 1 / √3 each: t = 12.2 at 4 degrees of freedom.
+    assert float(p_value([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])) == pytest.approx(0.00026, rel=0.05)

@@ -23,6 +23,7 @@ EXAMPLES = {
         ("a first look, nothing to download", "aectl train dataset=digits epochs=5"),
         ("a denoising autoencoder", "aectl train model=dae noise=gaussian noise.std=0.5"),
         ("a sweep: nine runs and their table", "aectl train -m model=vae model.code=2,8,32 seed=0,1,2"),
+        ("a search among settings", "aectl train -m sweep=search_vae trials=20 epochs=5"),
         ("go on with a run, here for longer", "aectl train resume=latest epochs=50"),
         ("one's own class", "aectl train model=custom model._target_=my_module.MyModel model.width=64"),
     ),
@@ -57,8 +58,9 @@ choices (group=option), the default ones first
 examples
 {examples}
 
-sweeps      give a key several values, separated by commas, and add -m: one run for each combination,
-            a table at the end, and the same in sweep.csv. model.code=range(2,10,2) counts.
+sweeps      give a key several values, separated by commas, and add -m: one run for each combination, side by
+            side on the cores (jobs=2 says how many, fail_fast=true stops at a failure), a table at the end.
+            aectl train -m resume=SWEEP goes on with what is not done; sweep=search lets Optuna choose values.
 resume      Ctrl-C stops a run so that it can go on: aectl train resume=RUN. RUN is its folder, or latest.
 look        aectl train --cfg job shows the config that a command would use, without running it.
             tensorboard --logdir outputs draws the curves of all runs.

@@ -33,7 +33,7 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     others = [o for o in overrides if key(o) != "resume"]
     for other in others:
         if key(other) not in LAUNCHERS:
-            raise ConfigError(f"{key(other)} cannot change in a resumed sweep; {' and '.join(LAUNCHERS)} can")
+            raise ConfigError(f"{key(other)} cannot change in a resumed sweep; {', '.join(LAUNCHERS)} can")
     folder = latest_sweep() if name == "latest" else Path(name).expanduser().absolute()
     flags, words = split_flags(command(folder))
     kept = [word for word in words if key(word).removeprefix("hydra.launcher.") not in map(key, others)]

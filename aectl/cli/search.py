@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.cli import sweep
 from aectl.config import ConfigError
-from aectl.sweep.drawings import draw
+from aectl.sweep.drawings import draw_study
 from aectl.sweep.places import Both, Places
 from aectl.sweep.space import Space
 from aectl.sweep.study import Search, open_study
@@ -42,4 +42,4 @@ def launch(
     watcher = Both(search, view(trials, lambda job: " ".join(job.overrides[len(space.fixed) :])))
     task = sweep.task_of(config, sweep.threads_for(number), arguments)
     sweep.carry_out(folder, search.jobs(), Places(number, task, watcher, launcher.get("fail_fast", False)))
-    draw(found, folder / "figures")
+    draw_study(found, folder / "figures")

@@ -24,6 +24,11 @@ CAPTIONS = {
     "code_histogram": "How often codes take each value.",
     "unit_activity": "How often each unit of the code is active.",
     "code_scatter": "Codes of held-out images, coloured by class.",
+    "curves": "The objective of each run over its epochs; the best run is the darkest.",
+    "parameters": "The objective against each setting that was swept.",
+    "parallel": "Each run's way through its settings to its objective; the best run is the darkest.",
+    "history": "How the best value fell from trial to trial.",
+    "importances": "Which settings the objective hangs on, by fANOVA.",
     "learning_curves": "Losses and metrics over the epochs of training.",
     "anomalies_*": "How well the model's scores tell held-out images from {}.",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import statistics
@@ -70,6 +71,15 @@ def read_job(number: int, folder: Path) -> Job:
     error = (str(record.get("error") or "").strip().splitlines() or [""])[-1]
     objective, status = record.get("objective") or {}, record.get("status", "failed")
     return Job(number, folder, settings(overrides), status, error, objective, seconds_of(record))
+
+
+def epochs(folder: Path) -> list[dict[str, str]]:
+    """Return the whole rows of a run's metrics.csv; none if there is no such file."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def seconds_of(record: dict[str, Any]) -> float | None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from aectl.config import ConfigError
 from aectl.run import Run, is_alive
+from aectl.sweep.jobs import epochs
 from aectl.sweep.places import Watcher
 from aectl.sweep.plan import Planned, note, plan
 from aectl.sweep.space import Space
-from aectl.sweep.view import epochs, goal_of
+from aectl.sweep.view import goal_of
 
 if TYPE_CHECKING:
     import optuna
@@ -102,7 +103,7 @@ class Search(Watcher):
     def report(self, trial: optuna.Trial, job: Planned) -> None:
         """Tell the study the objective after each epoch that it has not heard of."""
         metric = goal_of(job).get("objective")
-        for row in epochs(job):
+        for row in epochs(job.folder):
             epoch, value = int(row["epoch"]), row.get(metric or "")
             if value and epoch > self.reported.get(job.number, 0):
                 trial.report(float(value), epoch)

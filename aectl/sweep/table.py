@@ -12,8 +12,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from aectl import page
 from aectl.sweep.jobs import Job, differing, over_seeds, read_jobs
-from aectl.terminal import console
+from aectl.terminal import console, shown
 
 
 class SweepTable(Callback):
@@ -36,7 +37,36 @@ def close(folder: Path) -> bool:
     varied = differing(jobs)
     write_csv(folder / "sweep.csv", jobs, varied)
     show(jobs, varied, folder)
+    report(folder, jobs, varied)
     return all(job.status != "failed" for job in jobs)
+
+
+def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
+    """Draw the sweep's figures, and write its report.html; where there are fewer than two ends, there is nothing."""
+    if sum(not math.isnan(job.value) for job in jobs) < 2:
+        return
+    from aectl.sweep import drawings
+
+    drawings.draw(jobs, varied, folder / "figures")
+    rows = {f"job {job.number}": {**{k: job.settings.get(k, "") for k in varied}, **outcome(job)} for job in jobs}
+    figures = sorted((folder / "figures").glob("*.png"))
+    section = {"titles": {"sweep": "the runs, best first"}, "sweep": rows}
+    command = f"aectl train -m resume={shown(folder)}"
+    page.write(
+        folder / "report.html",
+        title=f"sweep {folder.name}",
+        command=command,
+        config_yaml="",
+        record={},
+        section=section,
+        figures=figures,
+    )
+
+
+def outcome(job: Job) -> dict[str, Any]:
+    """Return what a job came to, for the page."""
+    value = {} if math.isnan(job.value) else {job.metric: job.value, "epoch": job.objective.get("epoch", "")}
+    return {**value, "status": job.status}
 
 
 def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
@@ -66,6 +96,8 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
         out.print()
         out.print(table_of_seeds(groups, name_of(jobs)))
+        if len(groups) > 1:
+            out.print("p: how probable a difference as large from the best would be without one (Welch's test)")
     failures = [job for job in jobs if job.status == "failed"]
     if failures:
         out.print(f"\n{len(failures)} of {len(jobs)} runs failed:", style="bold red")
@@ -95,16 +127,37 @@ def table_of_jobs(jobs: Sequence[Job], varied: Sequence[str]) -> Any:
 
 
 def table_of_seeds(groups: Sequence[tuple[dict[str, str], list[float]]], name: str) -> Any:
-    """Return the printable table of means and standard deviations over seeds."""
+    """Return the printable table of means over seeds: standard deviation, bootstrap interval, p against the best."""
     from rich.table import Table
 
     table = Table(*groups[0][0], box=None, pad_edge=False)
-    for heading in (f"mean {name}", "± std", "seeds"):
+    for heading in (f"mean {name}", "± std", "95 %", "seeds", "p"):
         table.add_column(heading, justify="right")
+    best = groups[0][1]
     for group, values in groups:
         spread = f"{statistics.stdev(values):.2g}" if len(values) > 1 else "-"
-        table.add_row(*group.values(), number(statistics.fmean(values)), spread, str(len(values)))
+        p = "" if values is best else p_value(best, values)
+        table.add_row(*group.values(), number(statistics.fmean(values)), spread, interval(values), str(len(values)), p)
     return table
+
+
+def interval(values: Sequence[float]) -> str:
+    """Return the 95 % percentile bootstrap interval of the mean, the same at every call."""
+    if len(values) < 2:
+        return "-"
+    from scipy.stats import bootstrap
+
+    found = bootstrap((values,), statistics.fmean, vectorized=False, method="percentile", rng=0).confidence_interval
+    return f"{number(found.low)} … {number(found.high)}"
+
+
+def p_value(best: Sequence[float], values: Sequence[float]) -> str:
+    """Return the probability, by Welch's test, of such a difference where there is none; a dash where seeds cannot tell."""
+    if min(len(best), len(values)) < 2 or 0 in (statistics.stdev(best), statistics.stdev(values)):
+        return "-"
+    from scipy.stats import ttest_ind
+
+    return f"{ttest_ind(best, values, equal_var=False).pvalue:.2g}"
 
 
 def number(value: float) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aectl.run import Run
+from aectl.sweep.jobs import epochs
 from aectl.sweep.places import Watcher
 from aectl.sweep.plan import Planned
 from aectl.terminal import console, significant
@@ -101,7 +101,7 @@ def reached(job: Planned) -> str:
 
 def progress(job: Planned) -> tuple[str, str, str]:
     """Return epochs, objective and time left of a job that runs, as far as it has written them."""
-    goal, rows = goal_of(job), epochs(job)
+    goal, rows = goal_of(job), epochs(job.folder)
     if not goal or not rows:
         return ("–", "", "")
     done, total = int(rows[-1]["epoch"]), int(goal["epochs"])
@@ -113,15 +113,6 @@ def progress(job: Planned) -> tuple[str, str, str]:
 def goal_of(job: Planned) -> Mapping[str, Any]:
     """Return the epochs that a job is to train and the metric that it follows; nothing before it has begun."""
     return Run(job.folder).record.get("goal") or {} if job.status else {}
-
-
-def epochs(job: Planned) -> list[dict[str, str]]:
-    """Return the whole rows of a job's metrics.csv."""
-    path = job.folder / "metrics.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def duration(seconds: float) -> str:
