@@ -152,7 +152,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 def p_value(best: Sequence[float], values: Sequence[float]) -> str:
-    """Return the probability, by Welch's test, of such a difference where there is none; a dash where seeds cannot tell."""
+    """Return Welch's probability of such a difference where there is none; a dash where seeds cannot tell."""
     if min(len(best), len(values)) < 2 or 0 in (statistics.stdev(best), statistics.stdev(values)):
         return "-"
     from scipy.stats import ttest_ind
