@@ -20,7 +20,9 @@ def test_the_wheel_trains_from_another_folder(tmp_path):
     work.mkdir()
     # A copy, so that the build leaves nothing in the checkout.
     listed = run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).split()
-    for name in [n for n in listed if n.startswith(("aectl/", "conf/", "pyproject", "README", "LICENSE"))]:
+    for name in [
+        n for n in listed if n.startswith(("aectl/", "hydra_plugins/", "conf/", "pyproject", "README", "LICENSE"))
+    ]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
     pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
@@ -30,6 +32,7 @@ def test_the_wheel_trains_from_another_folder(tmp_path):
     assert {f"aectl/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")} <= names
     kept = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("aectl/**/*") if p.is_file() and p.suffix != ".pyc"}
     assert kept <= names
+    assert {"hydra_plugins/aectl/local.py", "hydra_plugins/aectl/search.py"} <= names
     run(*pip, "install", "--no-deps", "--target", str(site), str(wheel), cwd=tmp_path)
     settings = ("model=vae", "dataset=digits", "epochs=1", "device=cpu", "device.threads=1")
     out = run(sys.executable, "-m", "aectl", "train", *settings, cwd=work, PYTHONPATH=str(site))

@@ -6,11 +6,11 @@ import sys
 
 import optuna
 import pytest
-from test_sweeping import QUICK, begin, jobs, record, sweep_folder, type_in, wait_until
 
 from aectl.config import ConfigError
 from aectl.sweep.space import Space
 from aectl.sweep.study import Search, open_study
+from tests.typed import QUICK, begin, jobs, record, sweep_folder, type_in, wait_until
 
 LR = "optimizer.lr=tag(log,interval(0.001,0.1))"
 
