@@ -36,7 +36,7 @@ SECTION = {
         "PCA-32": {"mse": 0.01683, "mse_ci95": 0.0002, "psnr": 17.74},
         "mean image": {"mse": 0.0672, "psnr": 11.73},
     },
-    "likelihood": {"model": {"nll": 95.5, "kind": "bound"}, "<i>exact</i>": {"nll": 80.0, "kind": "exact"}},
+    "likelihood": {"model": {"nll": 95.5, "kind": "bound"}, "<i>AIS</i>": {"nll": 80.0, "kind": "estimate"}},
     "probes": {"model": {"linear_10": 60.0, "linear_10_sd": 4.0}},
     "missing": {"distances": "no judge for <b>digits</b>"},
     "titles": {"reconstruction": "reconstruction", "likelihood": "likelihood, nats per image"},
@@ -123,7 +123,7 @@ def test_tables_are_complete(parsed):
         ["PCA-32", "0.01683", "± 0.00020", "17.74"],
         ["mean image", "0.06720", "", "11.73"],
     ]
-    assert likelihood == [["row", "nll ↓", "kind"], ["dae", "95.50", "bound"], ["<i>exact</i>", "80.00", "exact"]]
+    assert likelihood == [["row", "nll ↓", "kind"], ["dae", "95.50", "bound"], ["<i>AIS</i>", "80.00", "estimate"]]
     assert probes[1] == ["dae", "60.0", "± 4.0"]
     assert "a standard deviation for linear_10" in parsed.text
 

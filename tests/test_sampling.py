@@ -309,7 +309,7 @@ def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("label=3",), "model 'undercomplete' cannot sample a class: it knows none"),
+        (("label=3",), "model 'undercomplete' cannot sample a class: it was told none"),
         (("label=-1",), "label must be at least 0, not -1"),
         (("kind=chain",), "was trained without noise (noise=gaussian). Models that can: boltzmann, conv, coupled, dae"),
         (("kind=chian",), "no pictures called 'chian', did you mean 'chain'?"),

@@ -30,7 +30,7 @@ def figures(model: Model, source: Source, request: Request) -> Iterator[tuple[st
     if isinstance(model, Samples):
         drawn = draws.prior(model, request)["images"]
         panels = {"data": source.pixels(), "samples": drawn}
-        yield "samples", field.points(panels, f"{len(drawn):,} samples from the prior")
+        yield "samples", field.points(panels, f"{len(drawn):,} samples of the model")
     if paths.has_paths(model):
         ends = "the codes of two points" if isinstance(model, Encodes) else "two draws from the prior"
         ways = paths.interpolation(model, request)["images"]

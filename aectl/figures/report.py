@@ -55,7 +55,7 @@ def image_figures(model: Model, source: Source, request: Request) -> Iterator[tu
         yield "reconstructions", images.reconstructions(x, noisy, xhat, "Reconstructions")
     if isinstance(model, Samples):
         drawn = draws.prior(model, request)["images"]
-        yield "samples", images.image_grid(drawn, SAMPLES_SIDE, f"{len(drawn)} samples from the prior")
+        yield "samples", images.image_grid(drawn, SAMPLES_SIDE, f"{len(drawn)} samples of the model")
     if paths.has_paths(model):
         ends = "the codes of two images" if isinstance(model, Encodes) else "two draws from the prior"
         ways = paths.interpolation(model, request)["images"]

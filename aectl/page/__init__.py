@@ -17,7 +17,7 @@ from aectl.page.facts import facts, subtitle
 
 CAPTIONS = {
     "reconstructions": "Held-out images, as the model saw them, and what it made of them.",
-    "samples": "Images drawn from the prior.",
+    "samples": "Images drawn from the model.",
     "interpolations": "Images decoded on the way from one code to another.",
     "filters": "Weights of the first layer, an image for each unit.",
     "latent_grid": "Images decoded over a grid of codes.",

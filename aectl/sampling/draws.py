@@ -22,7 +22,7 @@ WIDEST = 64
 
 
 def prior(model: Samples, request: Request) -> Arrays:
-    """Draw images from the prior, of one class if the request names one: `images` [n, C, H, W]."""
+    """Draw images from the model, of one class if the request names one: `images` [n, C, H, W]."""
     rng = request.rng.fork("prior")
     y = {} if request.label is None else {"y": request.labels()}
     return {"images": model.sample(request.n, rng=rng, temperature=request.temperature, **y)}

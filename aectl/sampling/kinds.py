@@ -33,7 +33,7 @@ def prior_title(model: Model, request: Request) -> str:
     """Return what samples are, with their class and temperature if these are no matter of course."""
     kind = "" if request.label is None else f" of class {request.label}"
     at = "" if request.temperature == 1 else f" at temperature {request.temperature:g}"
-    return f"Samples{kind} from the prior{at}"
+    return f"Samples{kind} of the model{at}"
 
 
 def interpolation_title(model: Model, request: Request) -> str:
