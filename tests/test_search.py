@@ -114,4 +114,4 @@ def test_a_killed_search_goes_on_and_a_crash_ends_no_study(tmp_path, monkeypatch
         assert (trial.params["model.code"] == "0") == (trial.state.name == "FAIL")
         if trial.value is not None:
             assert trial.value == found[trial.number]["objective"]["value"]
-    assert {path.name for path in (folder / "figures").iterdir()} == {"history.png", "importances.png"}
+    assert {"history.png", "importances.png"} <= {path.name for path in (folder / "figures").iterdir()}
