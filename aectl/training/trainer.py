@@ -143,6 +143,8 @@ class Trainer:
             lacking = f"no metric called '{self.objective}'"
             if self.objective.startswith("val/"):
                 lacking = f"{self.objective} needs validation images with labels, and there are none"
+            elif not len(self.valid_source):
+                lacking = "this model's own needs validation images, and none are held out (dataset.valid=0)"
             raise ValueError(f"objective: {lacking}, choose from {', '.join(metrics)}")
         value = metrics[self.objective]
         if value != value or value in (float("inf"), float("-inf")):
