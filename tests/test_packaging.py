@@ -40,3 +40,12 @@ def test_the_wheel_trains_from_another_folder(tmp_path):
     where = run(sys.executable, "-c", "import aectl; print(aectl.__file__)", cwd=work, PYTHONPATH=str(site))
     assert where.startswith(str(site))
     assert list(work.glob("outputs/digits/vae/*/run.json"))
+
+
+def test_an_installed_aectl_finds_its_launchers(tmp_path):
+    """An editable install must show Hydra the plugins as well, without the checkout on the path."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    for name in ("local", "slurm", "ray"):
+        command = [sys.executable, "-m", "aectl", "train", f"sweep={name}", "--cfg", "hydra", "-p", "hydra.launcher"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert "hydra_plugins.aectl." in done.stdout, done.stderr
