@@ -114,6 +114,7 @@ def test_figures_and_a_page_show_what_was_swept(tmp_path, capsys):
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png") == 3
     assert "optimizer.lr" in page and "0.01" in page
+    assert "3 runs" in page and "checkpoint" not in page
 
 
 def test_intervals_and_p_values_over_seeds():

@@ -10,7 +10,9 @@ from aectl.terminal import significant
 
 
 def subtitle(section: Mapping[str, Any]) -> str:
-    """Return on what was evaluated: `10,000 test images, checkpoint best of epoch 12`."""
+    """Return what was evaluated: `10,000 test images, checkpoint best of epoch 12`, or what the section says."""
+    if "about" in section:
+        return str(section["about"])
     images, split = section.get("images"), section.get("split", "")
     counted = f"{images:,} {split} images".replace("  ", " ") if isinstance(images, int) else f"{split} images"
     after = f", after epoch {section['epoch']}" if "epoch" in section else ""

@@ -160,9 +160,9 @@ def draw_study(study: optuna.Study, folder: Path) -> None:
     for name, picture in pictures.items():
         if len(done) < 2 or (name == "importances" and len({trial.value for trial in done}) < 2):
             continue
-        with warnings.catch_warnings():
-            # Optuna calls its matplotlib pictures experimental.
+        # Optuna calls its pictures experimental, and leaves its style to all that are drawn later.
+        with warnings.catch_warnings(), matplotlib.rc_context():
             warnings.simplefilter("ignore")
             axes = picture(study)
-        axes.figure.set_size_inches(8, 5)
-        save(axes.figure, folder / f"{name}.png")
+            axes.figure.set_size_inches(8, 5)
+            save(axes.figure, folder / f"{name}.png")

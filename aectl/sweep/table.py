@@ -50,7 +50,7 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     drawings.draw(jobs, varied, folder / "figures")
     rows = {f"job {job.number}": {**{k: job.settings.get(k, "") for k in varied}, **outcome(job)} for job in jobs}
     figures = sorted((folder / "figures").glob("*.png"))
-    section = {"titles": {"sweep": "the runs, best first"}, "sweep": rows}
+    section = {"about": f"{len(jobs)} runs", "titles": {"sweep": "the runs, best first"}, "sweep": rows}
     command = f"aectl train -m resume={shown(folder)}"
     page.write(
         folder / "report.html",
