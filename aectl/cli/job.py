@@ -27,10 +27,10 @@ def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()
     from aectl.cli import run_command
 
     wait_for(job)
-    words = command(job)
+    words = command(job, extra)
     said = io.StringIO()
     with contextlib.suppress(SystemExit), silence(said):
-        run_command("train", [*flags, *words, *extra])
+        run_command("train", [*flags, *words])
     if job.status in ("done", "interrupted"):
         return ""
     error = message(said.getvalue())
@@ -46,14 +46,15 @@ def silence(said: TextIO) -> Iterator[None]:
         yield
 
 
-def command(job: Planned) -> list[str]:
+def command(job: Planned, extra: Sequence[str]) -> list[str]:
     """Return the words that train a job, in a folder that holds nothing else, or that go on with it."""
     where = f"'{job.folder}'"
     if job.can_go_on:
-        return [f"resume={where}"]
+        # The run has its threads already: with others its sums would differ.
+        return [f"resume={where}", *(word for word in extra if not word.startswith("device.threads="))]
     # What has no checkpoint has nothing to lose: it was cut short in its first epoch, or never began.
     shutil.rmtree(job.folder, ignore_errors=True)
-    return [*job.overrides, f"hydra.run.dir={where}"]
+    return [*job.overrides, *extra, f"hydra.run.dir={where}"]
 
 
 def wait_for(job: Planned) -> None:

@@ -36,7 +36,8 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
             raise ConfigError(f"{key(other)} cannot change in a resumed sweep; {', '.join(LAUNCHERS)} can")
     folder = latest_sweep() if name == "latest" else Path(name).expanduser().absolute()
     flags, words = split_flags(command(folder))
-    kept = [word for word in words if key(word).removeprefix("hydra.launcher.") not in map(key, others)]
+    changed = {LAUNCHERS[key(other)] for other in others}
+    kept = [word for word in words if key(word) not in changed]
     return flags, [*kept, *others, f"hydra.sweep.dir='{folder}'"]
 
 

@@ -67,7 +67,6 @@ class Search(Watcher):
         self.running: dict[int, tuple[optuna.Trial, Planned]] = {}
         self.reported: dict[int, int] = {}
         self.pruned: set[int] = set()
-        self.stopped = False
 
     def jobs(self) -> Iterator[Planned]:
         """Yield jobs until the study has as many trials as it is to have, here and on other machines."""
