@@ -1,9 +1,10 @@
-"""make published: train and evaluate the experiments that have published numbers, and write them into docs/RESULTS.md.
+"""make published: train and evaluate the experiments that have published numbers, and write docs/RESULTS.md's table.
 
     python -m published                      # all that a 2-core machine can: the short ones, and those that are short
     python -m published burda_vae_1l_k1      # or those that are named, such as a full one on a GPU
 
-What is in outputs/published/ already is not trained again, and what was begun there goes on.
+What is in outputs/published/ already is not trained again, and what was begun there goes on. What the runs came to is
+kept in docs/published.json: rows of runs that are not there any more stay in the table.
 """
 
 from __future__ import annotations
@@ -15,34 +16,37 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from published import table
+from published import results, table
+from published.experiments import Experiment, experiments, folder_of, is_full
 
-FOLDER, RESULTS, CONFIGS = Path("outputs/published"), Path("docs/RESULTS.md"), Path("conf/experiment")
+FOLDER, CONFIGS = Path("outputs/published"), Path("conf/experiment")
+PAGE, NUMBERS = Path("docs/RESULTS.md"), Path("docs/published.json")
 AT_A_TIME = 2
 """Experiments beside each other, each on one thread."""
 
 
 def main(names: list[str]) -> int:
     """Run the named experiments, or all short ones; returns the process's exit code."""
-    experiments = table.experiments(CONFIGS)
-    if unknown := [name for name in names if name not in experiments]:
-        print(f"no experiment with published numbers is called '{unknown[0]}'; there are {', '.join(experiments)}")
+    known = experiments(CONFIGS)
+    if unknown := [name for name in names if name not in known]:
+        print(f"no experiment with published numbers is called '{unknown[0]}'; there are {', '.join(known)}")
         return 2
-    chosen = names or [name for name in experiments if not table.is_full(name, experiments)]
-    runs = [(name, variant) for name in chosen for variant in experiments[name].variants()]
+    chosen = names or [name for name in known if not is_full(name, known)]
+    runs = [(name, variant) for name in chosen for variant in known[name].variants()]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        went_well = list(pool.map(lambda one: run(*one, experiments[one[0]]), runs))
-    failed = [" ".join((name, *variant)) for (name, variant), good in zip(runs, went_well, strict=True) if not good]
-    table.write(RESULTS, table.rows(experiments, FOLDER))
-    print(f"wrote {RESULTS}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+        went_well = list(pool.map(lambda one: run(*one, known[one[0]]), runs))
+    failed = [results.title(*one) for one, good in zip(runs, went_well, strict=True) if not good]
+    results.write(NUMBERS, {**results.read(NUMBERS), **results.gathered(known, FOLDER)})
+    table.write(PAGE, table.rows(known, results.read(NUMBERS)))
+    print(f"wrote {PAGE}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return int(bool(failed))
 
 
-def run(name: str, variant: tuple[str, ...], one: table.Experiment) -> bool:
+def run(name: str, variant: tuple[str, ...], one: Experiment) -> bool:
     """Train a run of an experiment unless it is done, and evaluate it; returns whether both went well."""
-    folder, began = table.folder_of(name, variant, FOLDER), time.monotonic()
+    folder, began = folder_of(name, variant, FOLDER), time.monotonic()
     where = f"'{folder}'"
-    if table.status(folder) != "done":
+    if results.status(folder) != "done":
         words = [f"resume={where}"]
         if not (folder / "checkpoints" / "last.pt").is_file():
             # Cut short before its first checkpoint, it has nothing to go on from.
@@ -51,7 +55,7 @@ def run(name: str, variant: tuple[str, ...], one: table.Experiment) -> bool:
         if not aectl(folder, "train", *words, "device.threads=1"):
             return False
     good = aectl(folder, "eval", f"run={where}", *one.evaluation, "device.threads=1")
-    print(f"{' '.join((name, *variant)):60} {(time.monotonic() - began) / 60:5.1f} min", flush=True)
+    print(f"{results.title(name, variant):60} {(time.monotonic() - began) / 60:5.1f} min", flush=True)
     return good
 
 

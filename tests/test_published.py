@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from published import table
+from published import results, table
+from published.experiments import experiments, folder_of, is_full
 
 EXPERIMENT = """\
 # aectl train experiment=one
@@ -42,21 +43,25 @@ def finished(folder, nll=87.0, split="train"):
     (folder / "metrics.json").write_text(json.dumps({split: {"published": {"nll": row}}}))
 
 
+def rows_of(known, folder):
+    return table.rows(known, results.gathered(known, folder))
+
+
 def test_experiments_are_those_with_references_and_are_evaluated_as_their_header_says(configs):
-    known = table.experiments(configs)
+    known = experiments(configs)
     assert list(known) == ["one", "one_short"]
     assert (known["one"].split, known["one_short"].split) == ("train", "test")
     assert (known["one"].evaluation, known["one_short"].evaluation) == (("split=train", "only=[likelihood]"), ())
     assert known["one_short"].references["bound"] == {"table": "likelihood", "measure": "nll", "at_most": 95}
-    assert table.is_full("one", known)
-    assert not table.is_full("one_short", known)
+    assert is_full("one", known)
+    assert not is_full("one_short", known)
 
 
 def test_what_was_run_has_its_numbers_and_the_rest_is_not_run(configs, tmp_path):
     finished(tmp_path / "runs/one")
-    rows = list(table.rows(table.experiments(configs), tmp_path / "runs"))
+    rows = list(rows_of(experiments(configs), tmp_path / "runs"))
     assert rows[0] == (
-        "one", "nll", "87.00 ± 0.50", "86.76", "0.2400", "± 1", "**PASS**", "cpu, 2.5, `0123456`+",
+        "one", "nll", "87.00 ± 0.50", "86.76", "0.2400", "± 1", "**PASS**", "cpu, 2.5, `0123456+`",
     )  # fmt: skip
     assert [row[6] for row in rows[1:]] == ["not run"] * 3
     assert [row[1] for row in rows] == ["nll", "bound: nll"] * 2
@@ -83,21 +88,21 @@ def swept(configs):
     (configs / "grid.yaml").write_text(
         "# aectl eval run=latest split=train\ndefaults: [one]\nhydra: {sweeper: {params: {a: '1,2', b: 'x,y'}}}\n"
     )
-    return table.experiments(configs)
+    return experiments(configs)
 
 
 def test_what_is_swept_makes_runs_of_their_own(swept, tmp_path):
     assert swept["one"].variants() == [()]
     assert swept["seeds"].variants() == [("seed=0",), ("seed=1",), ("seed=2",)]
     assert swept["grid"].variants() == [("a=1", "b=x"), ("a=1", "b=y"), ("a=2", "b=x"), ("a=2", "b=y")]
-    assert table.folder_of("one", (), tmp_path) == tmp_path / "one"
-    assert table.folder_of("grid", ("a=1", "b=x"), tmp_path) == tmp_path / "grid/a=1,b=x"
+    assert folder_of("one", (), tmp_path) == tmp_path / "one"
+    assert folder_of("grid", ("a=1", "b=x"), tmp_path) == tmp_path / "grid/a=1,b=x"
 
 
 def test_seeds_have_a_mean_with_students_interval(swept, tmp_path):
     for seed, nll in enumerate((87.0, 87.2, 87.4)):
         finished(tmp_path / f"runs/seeds/seed={seed}", nll)
-    rows = [row for row in table.rows(swept, tmp_path / "runs") if row[0].startswith("seeds")]
+    rows = [row for row in rows_of(swept, tmp_path / "runs") if row[0].startswith("seeds")]
     assert [row[0] for row in rows] == [
         "seeds seed=0", "seeds seed=1", "seeds seed=2", "seeds, mean of 3 seeds", "seeds",
     ]  # fmt: skip
@@ -108,7 +113,7 @@ def test_seeds_have_a_mean_with_students_interval(swept, tmp_path):
 
 def test_a_grid_says_which_of_its_runs_are_missing(swept, tmp_path):
     finished(tmp_path / "runs/grid/a=1,b=y")
-    rows = [row for row in table.rows(swept, tmp_path / "runs") if row[0].startswith("grid") and row[1] == "nll"]
+    rows = [row for row in rows_of(swept, tmp_path / "runs") if row[0].startswith("grid") and row[1] == "nll"]
     assert [(row[0], row[6]) for row in rows] == [
         ("grid a=1 b=x", "not run"),
         ("grid a=1 b=y", "**PASS**"),
@@ -121,6 +126,16 @@ def test_seeds_of_the_same_settings_have_their_mean(configs, tmp_path):
     (configs / "both.yaml").write_text("defaults: [one]\nhydra: {sweeper: {params: {a: '1,2', seed: '0,1'}}}\n")
     for variant, nll in {"a=1,seed=0": 1.0, "a=1,seed=1": 3.0, "a=2,seed=0": 5.0}.items():
         finished(tmp_path / "runs/both" / variant, nll, split="test")
-    rows = [row for row in table.rows(table.experiments(configs), tmp_path / "runs") if row[0].startswith("both a=")]
+    rows = [row for row in rows_of(experiments(configs), tmp_path / "runs") if row[0].startswith("both a=")]
     # t for one degree of freedom is 12.706, the standard error 1.
     assert [row[:3] for row in rows if "mean" in row[0]] == [("both a=1, mean of 2 seeds", "nll", "2 ± 13")]
+
+
+def test_results_outlive_the_folders_of_their_runs(configs, tmp_path):
+    known, kept = experiments(configs), tmp_path / "published.json"
+    finished(tmp_path / "runs/one")
+    before = results.gathered(known, tmp_path / "runs")
+    results.write(kept, before)
+    assert results.read(kept) == before and before["one"]["minutes"] == 2.5
+    assert list(table.rows(known, results.read(kept))) == list(rows_of(known, tmp_path / "runs"))
+    assert results.read(tmp_path / "none.json") == results.gathered(known, tmp_path / "elsewhere") == {}
