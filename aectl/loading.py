@@ -105,6 +105,8 @@ def open_run(config: DictConfig) -> Opened:
     """Open the run that a command's config names, on the command's device; warns if the run is unfinished."""
     run = Run(find(config.run))
     check_signature(config.device, "device")
+    if (config.device.get("count") or 1) > 1:
+        raise ConfigError(f"device.count={config.device.count} is for aectl train")
     device = build(config.device, "device")
     device.apply()
     model, state = load_run(run, config.checkpoint, device.torch, trusted(config))

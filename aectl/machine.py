@@ -15,3 +15,13 @@ def usable_cores() -> int:
 def accelerated() -> bool:
     """Return whether there is an accelerator that `device=auto` would take: CUDA or MPS."""
     return Path("/proc/driver/nvidia/version").exists() or sys.platform == "darwin"
+
+
+def started_together() -> int:
+    """Return how many processes torchrun, or a run of several, has started together; 0 for one that came alone."""
+    return int(os.environ.get("WORLD_SIZE", 0))
+
+
+def is_follower() -> bool:
+    """Return whether this process was started to train what another one leads."""
+    return started_together() > 1 and int(os.environ.get("RANK", 0)) > 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,26 +14,47 @@ class Rng:
     """A seeded source of random tensors on one device.
 
     One seam for all randomness is what makes a resumed run equal to an uninterrupted one: the state below is all
-    there is to save. Tensors have the batch as their first dimension.
+    there is to save. And it makes processes that share a batch equal to one process: the `part`-th of `parts` draws
+    what all of them need, and returns its own. The batch is the tensor's first dimension, or the one called `batch`;
+    what does not belong to images of the batch is drawn from `whole`.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, seed: int, device: torch.device | str = "cpu", part: int = 0, parts: int = 1) -> None:
         self.seed = int(seed)
         self.device = torch.device(device)
+        self.part, self.parts = part, parts
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
 
     def fork(self, *names: str | int) -> Rng:
         """Return a new source that depends on this one's seed and on `names` alone, not on what was drawn before."""
         digest = hashlib.sha256(repr((self.seed, *names)).encode()).digest()
-        return Rng(int.from_bytes(digest[:7], "big"), self.device)
+        return Rng(int.from_bytes(digest[:7], "big"), self.device, self.part, self.parts)
 
-    def normal(self, *shape: int) -> Tensor:
+    @property
+    def whole(self) -> Rng:
+        """The same source, for tensors that are no process's part of something: all draw the same."""
+        if self.parts == 1:
+            return self
+        other = copy.copy(self)
+        other.part, other.parts = 0, 1
+        return other
+
+    def normal(self, *shape: int, batch: int = 0) -> Tensor:
         """Draw standard normal numbers, N(0, 1)."""
-        return torch.randn(shape, generator=self.generator, device=self.device)
+        return self.draw(torch.randn, shape, batch)
 
-    def uniform(self, *shape: int) -> Tensor:
+    def uniform(self, *shape: int, batch: int = 0) -> Tensor:
         """Draw numbers uniform on [0, 1)."""
-        return torch.rand(shape, generator=self.generator, device=self.device)
+        return self.draw(torch.rand, shape, batch)
+
+    def draw(self, function: Callable[..., Tensor], shape: tuple[int, ...], batch: int) -> Tensor:
+        """Return this process's part of what `function` draws for all of them."""
+        if self.parts == 1:
+            return function(shape, generator=self.generator, device=self.device)
+        sizes = list(shape)
+        sizes[batch] *= self.parts
+        drawn = function(sizes, generator=self.generator, device=self.device)
+        return drawn.narrow(batch, self.part * shape[batch], shape[batch])
 
     def bernoulli(self, probability: Tensor) -> Tensor:
         """Draw 1 with the given probabilities, else 0; same shape as `probability`."""

@@ -13,6 +13,7 @@ ROOT = Path(aectl.__file__).parent
 
 LAYERS = {
     "rng": 0,
+    "parallel": 0,
     "terminal": 0,
     "machine": 0,
     "measures": 1,
@@ -36,8 +37,8 @@ LAYERS = {
 }
 """A room may import itself and rooms of a lower number, and a neighbour only as named below."""
 
-NEIGHBOURS = {("data", "models")}
-"""Data come as a Batch, which is what a model is given."""
+NEIGHBOURS = {("data", "models"), ("parallel", "machine")}
+"""Data come as a Batch, which is what a model is given; what started processes together is told by their machine."""
 
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p.relative_to(ROOT).parts[0] not in ("__init__.py", "__main__.py"))
 

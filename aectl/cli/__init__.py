@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from aectl.machine import is_follower, started_together
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -72,11 +74,16 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
     """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job."""
     from aectl.cli import resume
     from aectl.cli.launch import MULTIRUN, admit_new_keys, launch, name_launchers_keys, quote_paths, split_flags
+    from aectl.config import ConfigError
 
+    if is_follower():
+        return follow(command)
     name, overrides = command, list(arguments)
     try:
         flags, overrides = split_flags(arguments)
         sweep = any(flag in MULTIRUN for flag in flags)
+        if sweep and started_together() > 1:
+            raise ConfigError("torchrun trains one run at a time; in a sweep, device.count= shares each run's batches")
         if command == "train" and resume.asked(overrides):
             if sweep:
                 flags, overrides = resume.sweep(overrides)
@@ -92,6 +99,18 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
         raise
     except Exception as error:
         report(error, name, overrides)
+
+
+def follow(command: str) -> None:
+    """Train what the process leads that was started together with this one; the errors are told by that one."""
+    if command != "train":
+        return
+    try:
+        importlib.import_module("aectl.commands.follow").run()
+    except Exception:
+        if os.environ.get("AECTL_DEBUG", "") not in ("", "0"):
+            raise
+        raise SystemExit(1) from None
 
 
 def task(command: str) -> Callable[[DictConfig], float | None]:

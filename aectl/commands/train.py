@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,22 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from aectl import parallel
 from aectl.config import ConfigError, build, check_signature, check_trusted
 from aectl.config.schema import check_ranges, seconds
+from aectl.data.datasets import Source
 from aectl.evaluation import published
 from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
+from aectl.machine import started_together
+from aectl.parallel.group import lead
 from aectl.run import Run, find
 from aectl.terminal import significant
 from aectl.training import checkpoint
 from aectl.training.board import TensorBoard
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.interruption import Interruption
-from aectl.training.observers import Console, CsvLog
+from aectl.training.observers import Console, CsvLog, Observer
 from aectl.training.trainer import Trainer, parameter_count
 from aectl.training.validation import batches
 
@@ -40,14 +46,21 @@ class Interrupted(SystemExit):
 
 def run(config: DictConfig) -> float:
     """Train by `config` in Hydra's output folder, and return the objective; what cannot begin leaves nothing behind."""
+    run = Run(Path(HydraConfig.get().runtime.output_dir))
+    with beginning(run):
+        check(config)
+        processes = processes_of(config)
+    words = {"config": OmegaConf.to_container(config, resolve=True), "folder": str(run.folder)}
+    with lead(processes, json.dumps(words)):
+        return train(config, run)
+
+
+def train(config: DictConfig, run: Run) -> float:
+    """Train in a run's folder, and return the objective."""
     hydra = HydraConfig.get()
-    run = Run(Path(hydra.runtime.output_dir))
-    try:
+    with beginning(run):
         lock = claim(config, run)
         trainer = prepare(config, run)
-    except BaseException:
-        discard(run, hydra.output_subdir)
-        raise
     choices = {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)}
     goal = {"epochs": trainer.epochs, "objective": trainer.objective}
     run.begin(config, choices, list(hydra.overrides.task), trainer.device.describe(), goal)
@@ -60,6 +73,24 @@ def run(config: DictConfig) -> float:
     finally:
         lock.release()
     return conclude(trainer, run, reason)
+
+
+@contextlib.contextmanager
+def beginning(run: Run) -> Iterator[None]:
+    """Leave nothing behind of a run that does not get beyond what is within."""
+    try:
+        yield
+    except BaseException:
+        discard(run, HydraConfig.get().output_subdir)
+        raise
+
+
+def processes_of(config: DictConfig) -> int:
+    """Return how many processes share each batch; raises ConfigError if torchrun and the config disagree."""
+    told, started = config.device.get("count"), started_together()
+    if started > 1 and told not in (None, started):
+        raise ConfigError(f"device.count={told}, but torchrun has started {started} processes")
+    return started or told or 1
 
 
 def claim(config: DictConfig, run: Run) -> FileLock:
@@ -76,7 +107,6 @@ def claim(config: DictConfig, run: Run) -> FileLock:
 
 def prepare(config: DictConfig, run: Run) -> Trainer:
     """Build everything that a run needs; raises ValueErrors of the config and its parts before anything is written."""
-    check(config)
     device = build(config.device, "device")
     device.apply()
     dataset = build(config.dataset, "dataset")
@@ -89,8 +119,6 @@ def prepare(config: DictConfig, run: Run) -> Trainer:
     elif not config.resume:
         model.prepare(batches(train_source))
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
-    board = TensorBoard(run.folder, flatten(config), lambda trained: pictures(trained, valid_source or train_source))
-    observers = (CsvLog(run.folder / "metrics.csv"), board, Console())
     trainer = Trainer(
         model,
         train_source,
@@ -100,12 +128,18 @@ def prepare(config: DictConfig, run: Run) -> Trainer:
         device=device,
         folder=run.folder / "checkpoints",
         facts=facts,
-        observers=observers,
+        observers=observers(config, run, valid_source or train_source) if parallel.rank() == 0 else (),
         **settings,
     )
     if config.resume:
         resume(trainer, run, config)
     return trainer
+
+
+def observers(config: DictConfig, run: Run, source: Source) -> tuple[Observer, ...]:
+    """Return what writes the run's numbers, its pictures of a source and its lines on the terminal."""
+    board = TensorBoard(run.folder, flatten(config), lambda trained: pictures(trained, source))
+    return (CsvLog(run.folder / "metrics.csv"), board, Console())
 
 
 def optimizer(config: DictConfig) -> Callable[..., Optimizer]:
@@ -182,7 +216,7 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
 
 
 def discard(run: Run, output_subdir: str | None) -> None:
-    """Remove what a start that never began left in its folder, and the folders that are empty then; nothing else."""
+    """Remove what a start that never began left in its folder, and folders that are empty then, but not the present."""
     begun = (run.folder / "run.json").is_file()
     if output_subdir and not (begun and output_subdir == ".hydra"):
         shutil.rmtree(run.folder / output_subdir, ignore_errors=True)
@@ -190,8 +224,9 @@ def discard(run: Run, output_subdir: str | None) -> None:
         return
     for name in ("train.log", ".lock"):
         (run.folder / name).unlink(missing_ok=True)
+    here = Path.cwd()
     for folder in [run.folder, *list(run.folder.parents)[:2]]:
-        if any(folder.iterdir()):
+        if folder in (here, *here.parents) or any(folder.iterdir()):
             return
         folder.rmdir()
 

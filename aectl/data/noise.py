@@ -90,7 +90,7 @@ class Jitter(Noise):
     def forward(self, x: Tensor, rng: Rng) -> Tensor:
         n, _, height, width = x.shape
         x = torch.where((rng.uniform(n) < self.p)[:, None, None, None], x.flip(-1), x)
-        offsets = (rng.uniform(2, n) * (2 * self.shift + 1)).long()
+        offsets = (rng.uniform(2, n, batch=1) * (2 * self.shift + 1)).long()
         rows = offsets[0, :, None] + torch.arange(height, device=x.device)
         columns = offsets[1, :, None] + torch.arange(width, device=x.device)
         padded = functional.pad(x, (self.shift,) * 4)

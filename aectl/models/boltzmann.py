@@ -13,6 +13,7 @@ from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
 from aectl.models.networks import Shape
 from aectl.models.partition import ENUMERABLE, bias_of, states
 from aectl.models.rbm import COLDEST
+from aectl.parallel import average
 from aectl.rng import Rng
 
 GRADIENTS = ("exact", "gibbs")
@@ -123,7 +124,7 @@ class Boltzmann(Model):
         values = self.both(self.observe(x, rng).flatten(1), rng)
         weights = (self.weight, self.bias)
         gradients = {
-            name: torch.cat([part.flatten() for part in torch.autograd.grad(value, weights, retain_graph=True)])
+            name: average(torch.cat([g.flatten() for g in torch.autograd.grad(value, weights, retain_graph=True)]))
             for name, value in values.items()
         }
         metrics = {f"gradient_{name}": gradient.norm() for name, gradient in gradients.items()}
@@ -135,7 +136,7 @@ class Boltzmann(Model):
 
         Moves the chains. The second scalar is no likelihood, nor does it come down.
         """
-        self.chains.copy_(self.gibbs(self.chains, self.steps, rng, range(self.units)))
+        self.chains.copy_(self.gibbs(self.chains, self.steps, rng.whole, range(self.units)))
         gibbs = self.energies(self.clamped(v, rng)).mean() - self.energies(self.chains).mean()
         return {"exact": self.energy(v).mean() + self.log_z(), "gibbs": gibbs}
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Mean, Model, Stage
 from aectl.models.networks import Shape
+from aectl.parallel import average, count
 from aectl.rng import Rng
 
 
@@ -70,13 +71,18 @@ def class_layer(code: int, classes: int) -> nn.Linear:
 def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return -log p(y|x) in nats, averaged over the images with a label, y ≥ 0; 0 if there are none."""
     total = F.cross_entropy(logits, y, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
-    return total / (y >= 0).sum().clamp_min(1)
+    return total / labelled_count(y)
 
 
 def error(logits: Tensor, y: Tensor) -> Tensor:
     """Return the share of images with a label, y ≥ 0, whose largest logit is not their class; 0 if there are none."""
     labelled = y >= 0
-    return ((logits.argmax(1) != y) & labelled).float().sum() / labelled.sum().clamp_min(1)
+    return ((logits.argmax(1) != y) & labelled).float().sum() / labelled_count(y)
+
+
+def labelled_count(y: Tensor) -> Tensor:
+    """Return how many images have a label, y ≥ 0, of those that share a batch the mean over processes; never 0."""
+    return average((y >= 0).sum().float()).clamp_min(1 / count())
 
 
 def of_labelled(value: Tensor, y: Tensor) -> Mean:

@@ -13,6 +13,7 @@ from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
 from aectl.models.dbn import FOLLOW, as_bounds, importance_bound, log_bernoulli
 from aectl.models.networks import Shape, positive
 from aectl.models.rbm import BINARISE, RBM
+from aectl.parallel import average
 from aectl.rng import Rng
 
 PROBES, SWEEPS = 3, 3
@@ -122,7 +123,7 @@ class DBM(Model):
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         machine = self.machine
         data = self.infer(self.observe(batch.x if self.noise is None else self.noise(batch.x, rng), rng))
-        machine.chains.copy_(machine.gibbs(machine.chains, machine.steps, rng))
+        machine.chains.copy_(machine.gibbs(machine.chains, machine.steps, rng.whole))
         value = machine.energy(data).mean() - machine.energy(machine.chains).mean()
         yield Loss(value + machine.decay(), metrics={"energy": self.bound(data).detach().mean()})
         self.follow(data)
@@ -130,10 +131,11 @@ class DBM(Model):
     @torch.no_grad()
     def follow(self, data: Tensor) -> None:
         """Move the offsets of h and g towards their means over [v, μ], and biases so that p(v, h, g) stays the same."""
-        machine, mean = self.machine, data[:, self.pixels :].mean(0)
+        machine, mean = self.machine, average(data[:, self.pixels :].mean(0))
         machine.mean[self.pixels :].lerp_(mean, FOLLOW)
         if machine.is_centred:
-            hidden_mean, offset = machine.inputs(data).sigmoid().mean(0), machine.visible_offset[self.pixels :]
+            hidden_mean = average(machine.inputs(data).sigmoid().mean(0))
+            offset = machine.visible_offset[self.pixels :]
             change = machine.centring * (mean - offset)
             offset += change
             machine.hidden_bias.add_(self.links @ change)
@@ -155,7 +157,7 @@ class DBM(Model):
         """
         v, mean = data[:, : self.pixels], data[:, self.pixels :]
         terms = []
-        for i in (rng.uniform(probes, len(v)) * self.pixels).long():
+        for i in (rng.uniform(probes, len(v), batch=1) * self.pixels).long():
             flipped = v.scatter(1, i[:, None], 1 - v.gather(1, i[:, None]))
             terms.append(F.softplus(energy - self.bound(self.infer(flipped, mean, SWEEPS))))
         return self.pixels * torch.stack(terms).mean()

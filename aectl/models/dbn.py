@@ -14,6 +14,7 @@ from aectl.models.base import Batch, Group, Loss, Model, Partition, Score, Stage
 from aectl.models.networks import Shape, positive
 from aectl.models.partition import bias_of
 from aectl.models.rbm import RBM
+from aectl.parallel import average
 from aectl.rng import Rng
 
 FOLLOW = 0.01
@@ -112,7 +113,7 @@ class DBN(Model):
     def hand_over(self, k: int, below: Tensor) -> None:
         """Let RBM k + 1 begin with the mean of what RBM k makes of its data: biases that meet it, and the centre."""
         layer, above = self.layers[k], self.layers[k + 1]
-        above.mean.lerp_(layer.encode(layer.expected(below)).mean(0), FOLLOW)
+        above.mean.lerp_(average(layer.encode(layer.expected(below)).mean(0)), FOLLOW)
         above.visible_bias.copy_(bias_of(above.mean))
         if above.is_centred:
             above.visible_offset.copy_(above.mean)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from aectl.models.base import Batch, Group, Loss, Model, Stage
 from aectl.models.networks import Shape
+from aectl.parallel import average
 from aectl.rng import Rng
 
 Scores = Tensor
@@ -191,7 +192,7 @@ class GAN(Model):
         found = {}
         for name, cost in GOODFELLOWS.items():
             parts = torch.autograd.grad(cost(fake), weights, retain_graph=True)
-            found[f"gradient_{name}"] = torch.cat([part.flatten() for part in parts]).norm()
+            found[f"gradient_{name}"] = average(torch.cat([part.flatten() for part in parts])).norm()
         return found
 
     @torch.no_grad()

@@ -158,7 +158,7 @@ class IWAE(VAE):
         codes, log_q, log_p = [], [], []
         for up in (None, *self.up):
             mu, logvar = lowest if up is None else parameters(up, codes[-1])
-            noise = rng.normal(k, len(x), mu.shape[-1])
+            noise = rng.normal(k, len(x), mu.shape[-1], batch=1)
             codes.append(mu + (0.5 * logvar).exp() * noise)
             log_q.append(-0.5 * (noise.square() + logvar).sum(-1))
         for (z, above), down in zip(pairwise(codes), self.down, strict=True):

@@ -68,7 +68,7 @@ class FullyVisible(Model):
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         x = self.observe(batch.x, rng)
-        yield Loss(self.nll(x, self.corrupt(x, rng), self.pick(1, rng)).mean())
+        yield Loss(self.nll(x, self.corrupt(x, rng), self.pick(1, rng.whole)).mean())
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """Return `loss`, the mean of -log p(x) in nats, and of several sets `one_set`, that of their -log p_m(x)."""

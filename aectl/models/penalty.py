@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from aectl.parallel import average
+
 
 class Penalty(nn.Module):
     """Base of all penalties: called with codes [N, code], it returns a scalar to add to the loss.
@@ -51,7 +53,7 @@ class KL(Penalty):
 
     def forward(self, h: Tensor) -> Tensor:
         # A mean of exactly 0 or 1 would make the divergence infinite.
-        mean = h.flatten(1).mean(0).clamp(1e-6, 1 - 1e-6)
+        mean = average(h.flatten(1).mean(0)).clamp(1e-6, 1 - 1e-6)
         rho = self.rho
         divergence = rho * torch.log(rho / mean) + (1 - rho) * torch.log((1 - rho) / (1 - mean))
         return self.weight * divergence.sum()

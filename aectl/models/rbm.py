@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
 from aectl.models.networks import Shape
 from aectl.models.partition import CHAINS, ais, bias_of, exact, is_enumerable, reverse_ais
+from aectl.parallel import average
 from aectl.rng import Rng
 
 BINARISE = ("draw", "threshold")
@@ -148,14 +149,17 @@ class RBM(Model):
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         x = batch.x if self.noise is None else self.noise(batch.x, rng)
         v = self.observe(x, rng).flatten(1)
-        v_k = self.gibbs(self.chains if len(self.chains) else v, self.steps, rng)
-        self.chains.copy_(v_k[: len(self.chains)])
+        if len(self.chains):
+            v_k = self.gibbs(self.chains, self.steps, rng.whole)
+            self.chains.copy_(v_k)
+        else:
+            v_k = self.gibbs(v, self.steps, rng)
         inputs = self.inputs(v)
         energies = self.free_energy(v, inputs).mean(), self.energy(v_k).mean()
         metrics = {"energy": energies[0], "pseudo_nll": self.pseudo_nll(v, inputs, rng, 1)}
         yield Loss(energies[0] - energies[1] + self.decay(), metrics=metrics)
         if self.is_centred:
-            self.follow(inputs.detach().sigmoid().mean(0))
+            self.follow(average(inputs.detach().sigmoid().mean(0)))
 
     @torch.no_grad()
     def follow(self, hidden_mean: Tensor) -> None:
@@ -185,7 +189,7 @@ class RBM(Model):
         """
         bias, before = self.biases()[0], F.softplus(inputs).sum(1)
         terms = []
-        for i in (rng.uniform(probes, len(v)) * v.shape[1]).long():
+        for i in (rng.uniform(probes, len(v), batch=1) * v.shape[1]).long():
             flip = 1 - 2 * v.gather(1, i[:, None]).squeeze(1)
             after = F.softplus(inputs + flip[:, None] * self.weight.T[i]).sum(1)
             terms.append(F.softplus(flip * bias[i] + after - before))

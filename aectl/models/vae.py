@@ -138,7 +138,7 @@ class VAE(Model):
         mu, logvar = self.posterior(x)
 
         def draw(k: int) -> Tensor:
-            noise = rng.normal(k, *mu.shape)
+            noise = rng.normal(k, *mu.shape, batch=1)
             z = mu + (0.5 * logvar).exp() * noise
             log_ratio = 0.5 * (noise.square() + logvar - z.square()).sum(-1)
             pixels = self.decoder(z.flatten(0, 1)).unflatten(0, (k, len(x)))

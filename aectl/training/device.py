@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from aectl import parallel
 from aectl.machine import usable_cores
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -18,24 +19,34 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class Device:
     """A device with precision, threads and determinism; `apply()` makes the process use them.
 
-    `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use. Raises
-    ValueError for a device this machine lacks, an unknown precision or fewer than one thread.
+    `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use, and its share
+    of them where `count` processes train together, each on a GPU of its own if there are GPUs. Raises ValueError for a
+    device this machine lacks, an unknown precision or fewer than one thread or process.
     """
 
     def __init__(
-        self, name: str = "auto", precision: str = "fp32", threads: int | None = None, deterministic: bool = False
+        self,
+        name: str = "auto",
+        precision: str = "fp32",
+        threads: int | None = None,
+        deterministic: bool = False,
+        count: int | None = None,
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, not '{precision}'")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
-        self.torch = torch.device(choose(name))
+        if count is not None and count < 1:
+            raise ValueError(f"count must be at least 1, not {count}")
+        self.torch = own(torch.device(choose(name)))
         self.precision = precision
-        self.threads = threads or usable_cores()
+        self.threads = threads or max(1, usable_cores() // parallel.local_count())
         self.deterministic = deterministic
 
     def apply(self) -> None:
-        """Set the process's threads and its choice of algorithms."""
+        """Set the process's GPU, its threads and its choice of algorithms."""
+        if self.torch.type == "cuda":
+            torch.cuda.set_device(self.torch)
         # Weights of pixels that are always black shrink to denormal numbers, on which a CPU is many times slower.
         # Before the threads are made: they inherit it.
         torch.set_flush_denormal(True)
@@ -65,6 +76,7 @@ class Device:
             "precision": self.precision,
             "threads": self.threads,
             "deterministic": self.deterministic,
+            "processes": parallel.count(),
         }
 
 
@@ -76,6 +88,15 @@ def choose(name: str) -> str:
     if name.split(":")[0] not in present:
         raise ValueError(f"no device '{name}' on this machine, choose from auto, {', '.join(present)}")
     return name
+
+
+def own(device: torch.device) -> torch.device:
+    """Return the GPU of this process among those that train together; raises ValueError if there are too few."""
+    if device.type != "cuda" or parallel.count() == 1:
+        return device
+    if parallel.local_count() > torch.cuda.device_count():
+        raise ValueError(f"this machine has {torch.cuda.device_count()} GPUs, not {parallel.local_count()}")
+    return torch.device("cuda", parallel.local_rank())
 
 
 def available() -> list[str]:

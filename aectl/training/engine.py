@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from aectl.models.base import Batch, Model, Stage
+from aectl.parallel import average_gradients
 from aectl.rng import Rng
 from aectl.training.device import Device
 
@@ -54,6 +55,7 @@ class Engine:
             optimizer = self.optimizers[loss.group]
             optimizer.zero_grad()
             loss.value.backward(inputs=params)
+            average_gradients(params)
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(params, self.grad_clip)
             optimizer.step()

@@ -7,14 +7,15 @@ import threading
 import time
 from types import FrameType, TracebackType
 
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+REASONS = (*SIGNALS, "max_time")
+
 
 class Interruption:
     """Context in which Ctrl-C, SIGTERM and SIGUSR1, and a limit in seconds, are remembered instead of acted on.
 
     `reason` then says which it was; a second Ctrl-C acts at once, for those in a hurry.
     """
-
-    NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
     def __init__(self, max_seconds: float | None = None) -> None:
         self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
@@ -38,7 +39,7 @@ class Interruption:
         self.before = {}
         # Python takes signals in the main thread alone; a run in another one goes without.
         if threading.current_thread() is threading.main_thread():
-            numbers = [getattr(signal, name) for name in self.NAMES if hasattr(signal, name)]
+            numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
             self.before = {number: signal.signal(number, self.remember) for number in numbers}
         return self
 

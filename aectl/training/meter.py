@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aectl.parallel import average, count, largest
+
 
 class Meter:
     """Sums named scalars over steps, and remembers the first step at which one of them was not finite."""
@@ -39,6 +41,16 @@ class Meter:
         self.bad_terms = torch.where(first, bad, self.bad_terms)
         self.sums = self.sums + values
         self.steps += 1
+
+    def join(self) -> None:
+        """Make these the means over the processes that share a batch, and the first bad step that of any of them."""
+        if count() == 1:
+            return
+        self.sums = average(self.sums)
+        own = torch.where(self.bad_step < 0, self.steps, self.bad_step)
+        first = largest(-own).neg()
+        self.bad_terms = largest((self.bad_terms & (own == first)).int()).bool()
+        self.bad_step = torch.where(first < self.steps, first, -1)
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name over the steps."""

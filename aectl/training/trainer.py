@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from aectl import parallel
 from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
+from aectl.parallel import normalisation
 from aectl.rng import Rng
 from aectl.training import checkpoint
 from aectl.training.device import Device
 from aectl.training.engine import Engine
+from aectl.training.interruption import REASONS
 from aectl.training.meter import Meter
 from aectl.training.observers import Epoch, Observer
 from aectl.training.validation import validate
@@ -57,11 +60,13 @@ class Trainer:
         observers: Sequence[Observer] = (),
         facts: dict[str, Any] | None = None,
     ) -> None:
-        self.model, self.train_source, self.valid_source = model.to(device.torch), train, valid
+        parallel.match(model.to(device.torch))
+        normalisation.share(model)
+        self.model, self.train_source, self.valid_source = model, train, valid
         self.optimizer, self.schedule, self.device, self.folder = optimizer, schedule, device, folder
         self.largest_batch, self.patience, self.grad_clip = batch_size, patience, grad_clip
         self.observers, self.facts = observers, facts or {}
-        self.rng = Rng(seed, device.torch).fork("training")
+        self.rng = Rng(seed, device.torch, parallel.rank(), parallel.count()).fork("training")
         self.order, self.held_out = Rng(seed).fork("order"), Rng(seed, device.torch).fork("validation")
         self.plan = [(stage, stage.epochs or epochs) for stage in model.stages()]
         self.epochs = sum(length for _, length in self.plan)
@@ -99,10 +104,10 @@ class Trainer:
         order = self.order.fork(self.epoch).permutation(len(self.examples)).to(self.device.torch)
         batches = order.split(self.batch_size)
         while self.step < self.steps_per_epoch:
-            if reason := should_stop():
+            if reason := parallel.agreed(should_stop(), REASONS):
                 self.seconds = time.monotonic() - started
                 return reason
-            self.run_step(batches[self.step])
+            self.run_step(parallel.part(batches[self.step]))
         self.check_finite()
         self.epoch += 1
         self.account(started)
@@ -174,7 +179,8 @@ class Trainer:
         return is_last and self.patience is not None and self.epoch - self.best_epoch >= self.patience
 
     def check_finite(self) -> None:
-        """Raise NotFinite, naming the step and the term, if a loss of this epoch was not finite."""
+        """Raise NotFinite, naming the step and the term, if a loss of this epoch was not finite in any process."""
+        self.meter.join()
         if bad := self.meter.first_bad():
             step, name = bad
             raise NotFinite(f"{name} is not finite at step {step + 1} of epoch {self.epoch + 1} ({self.stage.name})")
@@ -207,6 +213,8 @@ class Trainer:
         if self.batch_size > len(self.examples):
             count = len(self.examples)
             raise ValueError(f"batch_size must be at most the {count} training images, not {self.batch_size}")
+        if self.batch_size % parallel.count():
+            raise ValueError(f"batch_size: {parallel.count()} processes cannot share {self.batch_size} images evenly")
         self.steps_per_epoch = len(self.examples) // self.batch_size
         self.engine = Engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
 
@@ -216,7 +224,12 @@ class Trainer:
             getattr(observer, event)(self)
 
     def save(self, name: str) -> None:
-        """Write the checkpoint `name`; 'best' holds what evaluation needs, 'last' what a resume needs besides."""
+        """Write the checkpoint `name`; 'best' holds what evaluation needs, 'last' what a resume needs besides.
+
+        Of several processes the first one writes it.
+        """
+        if parallel.rank() > 0:
+            return
         state = {"model": self.model.state_dict(), "epoch": self.epoch, **self.facts}
         if name == "last":
             state |= {

@@ -11,7 +11,7 @@ from aectl.terminal import significant
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.device import Device
-from aectl.training.interruption import Interruption
+from aectl.training.interruption import SIGNALS, Interruption
 from aectl.training.meter import Meter
 from aectl.training.schedule import Constant, Cosine, Steps
 
@@ -118,7 +118,7 @@ def test_devices_refuse_what_they_cannot_do(arguments, message):
         Device("cpu", **arguments)
 
 
-@pytest.mark.parametrize("name", Interruption.NAMES)
+@pytest.mark.parametrize("name", SIGNALS)
 def test_signals_are_remembered_and_handlers_put_back(name):
     number = getattr(signal, name)
     before = signal.getsignal(number)

@@ -1,0 +1,28 @@
+"""What a process does that trains together with another one, and is told by it what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from aectl.commands.train import prepare
+from aectl.config.schema import seconds
+from aectl.parallel.group import follow
+from aectl.run import Run
+from aectl.training.interruption import Interruption
+
+
+def run() -> None:
+    """Train the leader's run beside it; whatever goes wrong here, the leader hears of."""
+    with follow() as words:
+        told = json.loads(words)
+        # As for the leader, one's own modules come last.
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)
+        config = OmegaConf.create(told["config"])
+        trainer = prepare(config, Run(Path(told["folder"])))
+        with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:
+            trainer.fit(lambda: interruption.reason)
