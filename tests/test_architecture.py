@@ -17,6 +17,7 @@ LAYERS = {
     "terminal": 0,
     "machine": 0,
     "measures": 1,
+    "seeds": 0,
     "models": 1,
     "data": 1,
     "config": 1,

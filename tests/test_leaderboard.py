@@ -156,6 +156,48 @@ def test_seeds_have_means_and_standard_deviations(tmp_path):
     assert written(mean.row, "nmi") == ("0.20", "± 0.14")
 
 
+def seeded(tmp_path, **errors):
+    return [
+        write_run(
+            tmp_path,
+            f"{noise}{seed}",
+            [f"seed={seed}", f"noise={noise}"],
+            f"seed: {seed}",
+            choices={"noise": noise},
+            reconstruction=reconstruction(mse),
+        )
+        for noise, values in errors.items()
+        for seed, mse in enumerate(values)
+    ]
+
+
+def test_with_seeds_settings_are_ranked_and_not_single_runs(tmp_path, capsys):
+    runs = seeded(tmp_path, none=[0.02, 0.06, 0.04], masking=[0.03, 0.035, 0.034], gaussian=[0.9, 0.91, 0.92])
+    (table,) = only_board(*runs).tables
+    kinds = [line.kind for line in table.lines]
+    assert kinds == ["mean"] * 3 + ["run"] * 9
+    # The best single run is of other settings than the best mean.
+    assert table.lines[3].name == "1 no noise seed=0"
+    assert table.best["mse"] == {"mean of 3 seeds: masking"}
+    assert not any(table.is_best(line, "mse") for line in table.lines[3:])
+    # Means .033 and .04 with standard errors .0015 and .0115: t = .6 at about 2 degrees of freedom.
+    assert table.verdict.startswith("By mse, mean of 3 seeds: masking is not significantly better")
+    assert table.verdict.endswith("than mean of 3 seeds: no noise (p = 0.61).")
+    leaderboard.show(leaderboard.boards(runs))
+    assert "not significantly better" in capsys.readouterr().out
+    leaderboard.write(tmp_path, leaderboard.boards(runs))
+    assert "not significantly better" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_what_seeds_can_tell_and_what_they_cannot(tmp_path):
+    (table,) = only_board(*seeded(tmp_path / "sure", none=[0.1, 0.11, 0.12], masking=[0.3, 0.31, 0.32])).tables
+    assert "significantly better than the others" in table.verdict and "not" not in table.verdict
+    (table,) = only_board(*seeded(tmp_path / "equal", none=[0.1, 0.1], masking=[0.3, 0.3])).tables
+    assert table.verdict.endswith("than mean of 2 seeds: masking.")
+    (table,) = only_board(*seeded(tmp_path / "alone", none=[0.1, 0.2])).tables
+    assert table.verdict == ""
+
+
 def test_data_sets_have_boards_of_their_own(tmp_path):
     runs = [
         write_run(tmp_path, name, choices={"dataset": name}, reconstruction=reconstruction(mse))

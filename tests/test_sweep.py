@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from aectl.sweep import SweepTable, read_jobs
-from aectl.sweep.table import interval, p_value
+from aectl.sweep.table import probability, spread
 
 
 def write_job(folder, number, overrides, value=None, **record):
@@ -118,10 +118,10 @@ def test_figures_and_a_page_show_what_was_swept(tmp_path, capsys):
 
 
 def test_intervals_and_p_values_over_seeds():
-    assert interval([1.0]) == "-"
-    low, high = map(float, interval([1.0, 2.0, 3.0, 4.0, 5.0]).split(" … "))
+    assert spread([1.0]) == "-"
+    low, high = map(float, spread([1.0, 2.0, 3.0, 4.0, 5.0]).split(" … "))
     assert 1 < low < 2.5 < 3.5 < high < 5
-    assert p_value([1.0], [2.0, 3.0]) == "-"
-    assert p_value([1.0, 1.0], [2.0, 2.0]) == "-"
+    assert probability([1.0], [2.0, 3.0]) == "-"
+    assert probability([1.0, 1.0], [2.0, 2.0]) == "-"
     # Means 2 and 12 with standard errors of 1 / √3 each: t = 12.2 at 4 degrees of freedom.
-    assert float(p_value([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])) == pytest.approx(0.00026, rel=0.05)
+    assert float(probability([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])) == pytest.approx(0.00026, rel=0.05)

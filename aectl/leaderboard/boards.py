@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from aectl.leaderboard.entries import Entry, differing, named, read, worded
 from aectl.measures import MODEL, Row, Rows, best, better, columns, conditions, is_models, is_number, is_spread
+from aectl.seeds import SURE, p_value
 
 Kind = Literal["run", "mean", "baseline"]
 
@@ -39,22 +40,28 @@ WIDEST = 36
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table: a run's, a mean over seeds, or a baseline's."""
+    """A row of a table: a run's, a mean over seeds, with the rows that it is `of`, or a baseline's."""
 
     kind: Kind
     name: str
     row: Row
+    of: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """One ability: its measures and rows, best first, and the names of the rows that are best in each measure."""
+    """One ability: its measures and rows, best first, and the names of the rows that are best in each measure.
+
+    Where seeds were varied the means over them come first, they alone are the best, and `verdict` says of the first
+    measure from which of the others the best mean differs.
+    """
 
     name: str
     title: str
     columns: list[str]
     lines: list[Line]
     best: dict[str, set[str]]
+    verdict: str = ""
 
     def is_best(self, line: Line, measure: str) -> bool:
         """Return whether a run, or a mean over seeds, is the best of its kind in a measure."""
@@ -109,11 +116,11 @@ class Board:
             runs, means, others = (ranked(name, lines, leading) for lines in (runs, means, others))
         tops = {}
         for measure in shown:
-            ranks = [best(name, {line.name: line.row for line in lines}, measure) for lines in (runs, means)]
-            tops[measure] = set().union(*ranks)
+            tops[measure] = best(name, {line.name: line.row for line in means or runs}, measure)
         titles = [entry.section.get("titles", {}).get(name) for entry in self.entries]
         title = next((title for title in titles if title), name)
-        return Table(name, title, shown, [*runs, *means, *others], tops)
+        verdict = told_by_seeds(name, means, leading) if leading else ""
+        return Table(name, title, shown, [*means, *runs, *others], tops, verdict)
 
     def lines_of(self, entry: Entry, table: str) -> list[Line]:
         """Return a run's rows in a table; those beside the first are named after it: `2 vae, likelihood`."""
@@ -185,9 +192,28 @@ def over_seeds(board: Board, table: str) -> list[Line]:
             name = f"mean of runs {', '.join(str(entry.number) for entry in group)}"
         tables = [rows_of(entry, table) for entry in group]
         for row in dict.fromkeys(row for rows in tables for row in rows if is_models(row)):
-            mean = mean_of([rows.get(row, {}) for rows in tables])
-            lines += [Line("mean", name + row.removeprefix(MODEL), mean)] if mean else []
+            of = tuple(rows.get(row, {}) for rows in tables)
+            mean = mean_of(of)
+            lines += [Line("mean", name + row.removeprefix(MODEL), mean, of)] if mean else []
     return lines
+
+
+def told_by_seeds(table: str, means: Sequence[Line], measure: str) -> str:
+    """Return from which means, best first, the best one differs in a measure, as far as their seeds can tell."""
+    alike = [line for line in means if is_number(line.row.get(measure))]
+    alike = [line for line in alike if conditions(table, line.row) == conditions(table, alike[0].row)]
+    if len(alike) < 2:
+        return ""
+    first, *others = alike
+    open_questions = []
+    for line in others:
+        p = p_value([row[measure] for row in first.of], [row[measure] for row in line.of])
+        if p is None or p >= SURE:
+            open_questions.append(line.name if p is None else f"{line.name} (p = {p:.2g})")
+    best_one = f"By {measure}, {first.name} is"
+    if not open_questions:
+        return f"{best_one} significantly better than the others (Welch's test over seeds, p < {SURE})."
+    return f"{best_one} not significantly better (Welch's test over seeds) than {', '.join(open_questions)}."
 
 
 def mean_of(rows: Sequence[Row]) -> Row:

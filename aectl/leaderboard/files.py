@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aectl.leaderboard.boards import Board, Table
-from aectl.leaderboard.show import MIXED, columns_of, heading, legend
+from aectl.leaderboard.show import columns_of, heading, legend, notes
 from aectl.measures import MODEL, is_models
 from aectl.terminal import shown
 
@@ -66,11 +66,10 @@ def markdown_of(board: Board) -> list[str]:
         lines += ["", f"### {escaped(table.title[:1].upper() + table.title[1:])}", ""]
         names = ["", *[escaped(heading(table, measure)) for measure in table.columns]]
         lines += grid(names, markdown_rows(table), right=range(1, len(names)))
-        lines += ["", MIXED] if table.mixed else []
-    note = (
-        "Bold: the best run, or mean over seeds. Italic: baselines. ±: half of the 95 % confidence interval; of a mean"
-    )
-    return [*lines, "", f"{note} over seeds, the standard deviation.", ""]
+        lines += [line for note in notes(table) for line in ("", escaped(note))]
+    best = "Bold: the best run, or of means over seeds the best one. Italic: baselines."
+    spread = "±: half of the 95 % confidence interval; of a mean over seeds, the standard deviation."
+    return [*lines, "", f"{best} {spread}", ""]
 
 
 def markdown_rows(table: Table) -> Iterator[list[str]]:

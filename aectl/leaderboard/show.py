@@ -33,11 +33,16 @@ def show(boards: Sequence[Board]) -> None:
             for title, part in printable(table, width):
                 out.print(f"\n{title}", style="bold")
                 out.print(part)
-            if table.mixed:
-                out.print(MIXED, style="dim")
+            for note in notes(table):
+                out.print(note, style="dim", soft_wrap=True)
     if boards:
-        out.print("\nBold: the best run, or mean over seeds. ±: half of the 95 % confidence interval; of a mean over")
-        out.print("seeds, the standard deviation.")
+        out.print("\nBold: the best run, or of means over seeds the best one. ±: half of the 95 % confidence interval;")
+        out.print("of a mean over seeds, the standard deviation.")
+
+
+def notes(table: Table) -> list[str]:
+    """Return what is to be said below a table."""
+    return [*([MIXED] if table.mixed else []), *([table.verdict] if table.verdict else [])]
 
 
 def legend(board: Board) -> tuple[list[str], list[list[str]]]:

@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from aectl import page
+from aectl.seeds import interval, p_value
 from aectl.sweep.jobs import Job, differing, over_seeds, read_jobs
 from aectl.terminal import console, shown
 
@@ -135,29 +136,22 @@ def table_of_seeds(groups: Sequence[tuple[dict[str, str], list[float]]], name: s
         table.add_column(heading, justify="right")
     best = groups[0][1]
     for group, values in groups:
-        spread = f"{statistics.stdev(values):.2g}" if len(values) > 1 else "-"
-        p = "" if values is best else p_value(best, values)
-        table.add_row(*group.values(), number(statistics.fmean(values)), spread, interval(values), str(len(values)), p)
+        mean, deviation = number(statistics.fmean(values)), f"{statistics.stdev(values):.2g}" if values[1:] else "-"
+        p = "" if values is best else probability(best, values)
+        table.add_row(*group.values(), mean, deviation, spread(values), str(len(values)), p)
     return table
 
 
-def interval(values: Sequence[float]) -> str:
-    """Return the 95 % percentile bootstrap interval of the mean, the same at every call."""
-    if len(values) < 2:
-        return "-"
-    from scipy.stats import bootstrap
-
-    found = bootstrap((values,), statistics.fmean, vectorized=False, method="percentile", rng=0).confidence_interval
-    return f"{number(found.low)} … {number(found.high)}"
+def spread(values: Sequence[float]) -> str:
+    """Return the 95 % bootstrap interval of the mean over seeds; a dash of one seed."""
+    found = interval(values)
+    return "-" if found is None else f"{number(found[0])} … {number(found[1])}"
 
 
-def p_value(best: Sequence[float], values: Sequence[float]) -> str:
-    """Return Welch's probability of such a difference where there is none; a dash where seeds cannot tell."""
-    if min(len(best), len(values)) < 2 or 0 in (statistics.stdev(best), statistics.stdev(values)):
-        return "-"
-    from scipy.stats import ttest_ind
-
-    return f"{ttest_ind(best, values, equal_var=False).pvalue:.2g}"
+def probability(best: Sequence[float], values: Sequence[float]) -> str:
+    """Return how probable such a difference would be where there is none; a dash where seeds cannot tell."""
+    p = p_value(best, values)
+    return "-" if p is None else f"{p:.2g}"
 
 
 def number(value: float) -> str:
