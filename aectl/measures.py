@@ -74,6 +74,8 @@ ALIKE = {"exact": "exact or bound", "bound": "exact or bound"}
 """Texts that stand for another one in comparing: what a bound on -log p(x) says is reached at least."""
 
 MEANING = {
+    "seeds/95 %": "bootstrap interval of the mean over seeds",
+    "seeds/p": "how probable a difference from the best as large as this one would be without one (Welch's test)",
     "noises/*": "PSNR of the restored images under this noise, in dB",
     "mse": "mean squared error per pixel",
     "psnr": "peak signal-to-noise ratio of the mean squared error, in dB",

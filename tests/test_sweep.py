@@ -5,6 +5,8 @@ import json
 
 import pytest
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from aectl.sweep import SweepTable, read_jobs
 from aectl.sweep.table import probability, spread
@@ -125,3 +127,22 @@ def test_intervals_and_p_values_over_seeds():
     assert probability([1.0, 1.0], [2.0, 2.0]) == "-"
     # Means 2 and 12 with standard errors of 1 / √3 each: t = 12.2 at 4 degrees of freedom.
     assert float(probability([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])) == pytest.approx(0.00026, rel=0.05)
+
+
+def test_what_seeds_come_to_stands_on_tensorboards_page(tmp_path, capsys):
+    for number, (code, seed, value) in enumerate([(4, 0, 1.0), (4, 1, 3.0), (8, 0, 5.0)]):
+        write_job(tmp_path, number, [f"model.code={code}", f"seed={seed}"], value)
+    close(tmp_path, capsys)
+    # Of a setting with a single seed there is no mean.
+    (folder,) = (tmp_path / "seeds").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    found = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    assert found["seeds/mean"] == 2 and found["seeds/std"] == pytest.approx(2**0.5)
+    assert found["seeds/low"] == 1 and found["seeds/high"] == 3
+    begins = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(begins).session_start_info.hparams
+    assert (hparams["model.code"].number_value, hparams["seeds"].number_value) == (4, 2)
+    close(tmp_path, capsys)
+    assert len(list(folder.iterdir())) == 1
+    page = (tmp_path / "report.html").read_text()
+    assert "Means over seeds" in page and "1 … 3" in page and "the other rows are baselines" not in page

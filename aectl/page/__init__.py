@@ -113,6 +113,7 @@ def write(
         facts=facts(record, section),
         commands=list(dict.fromkeys(filter(None, (record.get("command"), command)))),
         tables=shown,
+        of_a_run=any(is_model for table in shown for _, is_model, _ in table.rows),
         meanings=glossary(shown),
         deviations=deviations(section),
         missing=section.get("missing") or {},

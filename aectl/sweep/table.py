@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from aectl import page
 from aectl.seeds import interval, p_value
+from aectl.sweep import board
 from aectl.sweep.jobs import Job, differing, over_seeds, read_jobs
 from aectl.terminal import console, shown
 
@@ -39,6 +40,7 @@ def close(folder: Path) -> bool:
     write_csv(folder / "sweep.csv", jobs, varied)
     show(jobs, varied, folder)
     report(folder, jobs, varied)
+    board.write(folder, jobs, varied)
     return all(job.status != "failed" for job in jobs)
 
 
@@ -51,7 +53,9 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     drawings.draw(jobs, varied, folder / "figures")
     rows = {f"job {job.number}": {**{k: job.settings.get(k, "") for k in varied}, **outcome(job)} for job in jobs}
     figures = sorted((folder / "figures").glob("*.png"))
-    section = {"about": f"{len(jobs)} runs", "titles": {"sweep": "the runs, best first"}, "sweep": rows}
+    titles = {"seeds": "means over seeds, best first", "sweep": "the runs, best first"}
+    means = {f"setting {i}": row for i, row in enumerate(means_of(jobs, varied), 1)} if "seed" in varied else {}
+    section = {"about": f"{len(jobs)} runs", "titles": titles, "seeds": means, "sweep": rows}
     command = f"aectl train -m resume={shown(folder)}"
     page.write(
         folder / "report.html",
@@ -62,6 +66,18 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
         section=section,
         figures=figures,
     )
+
+
+def means_of(jobs: Sequence[Job], varied: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what each setting came to over its seeds, the best first, for the page."""
+    groups = over_seeds(jobs, varied)
+    rows = []
+    for settings, values in groups:
+        deviation = {f"{name_of(jobs)}_sd": statistics.stdev(values)} if len(values) > 1 else {}
+        p = "" if values is groups[0][1] else probability(groups[0][1], values)
+        mean = {name_of(jobs): statistics.fmean(values), **deviation, "95 %": spread(values)}
+        rows.append({**settings, **mean, "seeds": len(values), "p": p})
+    return rows
 
 
 def outcome(job: Job) -> dict[str, Any]:

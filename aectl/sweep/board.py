@@ -1,0 +1,44 @@
+"""What a sweep's seeds come to on TensorBoard's HParams page: a row for each setting, beside those of its runs."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from aectl.config.schema import slug
+from aectl.run import Run
+from aectl.seeds import interval
+from aectl.sweep.jobs import Job, over_seeds
+
+FOLDER = "seeds"
+"""Below the sweep's folder, where the event files lie."""
+
+
+def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
+    """Write mean, standard deviation and bootstrap interval of the objective, of each setting with several seeds."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    groups = [(settings, values) for settings, values in over_seeds(jobs, varied) if len(values) > 1]
+    if "seed" not in varied or not groups:
+        return
+    # Imported here: a sweep without seeds need not wait for torch.
+    from torch.utils.tensorboard import SummaryWriter
+
+    from aectl.training.board import sessions
+
+    choices = Run(jobs[0].folder).record.get("choices") or {}
+    for settings, values in groups:
+        low, high = interval(values) or (values[0], values[0])
+        numbers = {"mean": statistics.fmean(values), "std": statistics.stdev(values), "low": low, "high": high}
+        name = slug(f"{key}={value}" for key, value in settings.items()) or "all"
+        # Numbers as numbers, as the runs have them, or the page takes all for texts.
+        swept = {key: yaml.safe_load(value) for key, value in settings.items()}
+        begins, ends = sessions({**choices, **swept, "seeds": len(values)})
+        with SummaryWriter(str(folder / FOLDER / name)) as writer:
+            writer.file_writer.add_summary(begins)
+            for what, value in numbers.items():
+                writer.add_scalar(f"seeds/{what}", value, 0)
+            writer.file_writer.add_summary(ends)
