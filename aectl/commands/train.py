@@ -36,8 +36,12 @@ from aectl.training.interruption import Interruption
 from aectl.training.observers import Console, CsvLog, Observer
 from aectl.training.trainer import Trainer, parameter_count
 from aectl.training.validation import batches
+from aectl.training.work import multiplications
 
 log = logging.getLogger("aectl")
+
+FEW = 8
+"""Images that it is tried on how much a step computes."""
 
 
 class Interrupted(SystemExit):
@@ -118,6 +122,8 @@ def prepare(config: DictConfig, run: Run) -> Trainer:
         set_weights(model, read_checkpoint(source, "best", "cpu")["model"], source.checkpoint("best"))
     elif not config.resume:
         model.prepare(batches(train_source))
+    few = train_source.batch(torch.arange(min(FEW, len(train_source)), device=device.torch))
+    device.suit(multiplications(model, few) * config.batch_size)
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
     trainer = Trainer(
         model,

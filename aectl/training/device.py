@@ -16,12 +16,17 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Where libraries of numbers look for how many threads they may have."""
 
 
+SMALL = 2e7
+"""Multiplications in the layers of a model, for one batch forwards, below which a second thread gains nothing."""
+
+
 class Device:
     """A device with precision, threads and determinism; `apply()` makes the process use them.
 
-    `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use, and its share
-    of them where `count` processes train together, each on a GPU of its own if there are GPUs. Raises ValueError for a
-    device this machine lacks, an unknown precision or fewer than one thread or process.
+    `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use, one alone for
+    what is too `small` to be shared, and a share of them where `count` processes train together, each on a GPU of its
+    own if there are GPUs. Raises ValueError for a device this machine lacks, an unknown precision or fewer than one
+    thread or process.
     """
 
     def __init__(
@@ -40,8 +45,15 @@ class Device:
             raise ValueError(f"count must be at least 1, not {count}")
         self.torch = own(torch.device(choose(name)))
         self.precision = precision
+        self.threads_are_told = threads is not None
         self.threads = threads or max(1, usable_cores() // parallel.local_count())
         self.deterministic = deterministic
+
+    def suit(self, multiplications: float) -> None:
+        """Take one thread for steps of so few multiplications that several would mostly wait for one another."""
+        if not self.threads_are_told and multiplications < SMALL:
+            self.threads = 1
+            self.apply()
 
     def apply(self) -> None:
         """Set the process's GPU, its threads and its choice of algorithms."""

@@ -1,0 +1,38 @@
+"""How much a step computes: of too little, several threads would mostly wait for one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from aectl.models.base import Batch, Model
+from aectl.rng import Rng
+
+
+@torch.no_grad()
+def multiplications(model: Model, batch: Batch) -> float:
+    """Return how many multiplications by a weight the model's validation of a batch takes, for each of its images.
+
+    Dense and convolutional layers are counted as they are used; at least each weight is taken once.
+    """
+    total = 0
+
+    def add(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        nonlocal total
+        seen = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
+        total += layer.weight[0].numel() * seen.numel()
+
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, _ConvNd))]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    was_training = model.training
+    model.eval()
+    try:
+        model.validate(batch, Rng(0, batch.x.device))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return max(total / len(batch.x), sum(parameter.numel() for parameter in model.parameters()))
