@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from omegaconf import OmegaConf
 
 import aectl as package
 from aectl.config import conf_dir
@@ -464,6 +465,29 @@ def test_a_yaml_of_ones_own_is_found_by_config_dir(aectl, tmp_path):
     code, out, err = aectl("train", "--config-dir", "mine", "model=blurred", *QUICK)
     assert code == 0, out + err
     assert package.load("latest", trust="my_yaml_module").net[1].out_features == 5
+
+
+def test_a_run_killed_behind_its_last_checkpoint_is_brought_to_its_end(aectl):
+    aectl("train", "model=dae", *QUICK)
+    run, before = only_run(), timeless(only_run())
+    Run(run).update(status="running", objective=None)
+    code, out, err = aectl("train", f"resume={run}")
+    assert code == 0, out + err
+    assert Run(run).record["status"] == "done" and Run(run).record["objective"]["value"] is not None
+    assert timeless(run) == before
+    code, _, err = aectl("train", f"resume={run}")
+    assert code == 2 and "has trained its" in err
+
+
+def test_other_epochs_that_would_move_a_run_into_another_stage_are_refused(aectl):
+    words = ("model=stacked_ae", "model.widths=[8,8]", *[q for q in QUICK if not q.startswith(("epochs", "model"))])
+    aectl("train", *words, "model.pretrain_epochs=2", "epochs=1")
+    run = only_run()
+    config = Run(run).config()
+    config.model.pretrain_epochs = 4
+    (run / ".hydra/config.yaml").write_text(OmegaConf.to_yaml(config))
+    code, _, err = aectl("train", f"resume={run}")
+    assert code == 2 and err.strip().endswith("the run was in stage 'finetune', not in 'layer_2'"), err
 
 
 def test_a_refused_resume_leaves_no_config_behind(aectl):

@@ -126,12 +126,13 @@ def test_stopped_together_and_resumed_it_is_as_if_nothing_had_happened(tmp_path,
 
 def test_when_one_is_gone_the_others_end_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ("train", *QUICK, "epochs=100000", "device.count=2")
-    for name, victim in (("follower", lambda pid: children(pid)[0]), ("leader", lambda pid: pid)):
-        process = begin(*words, f"hydra.run.dir={name}")
+    words = ("train", *QUICK, "epochs=100000")
+    # Of four processes the last one waits for the dead one, not for the leader.
+    for name, count, victim in (("follower", 4, lambda pid: children(pid)[0]), ("leader", 2, lambda pid: pid)):
+        process = begin(*words, f"device.count={count}", f"hydra.run.dir={name}")
         wait_until(lambda at=name: Path(at, "metrics.csv").exists())
         family = [process.pid, *children(process.pid)]
-        assert len(family) == 2
+        assert len(family) == count
         os.kill(victim(process.pid), signal.SIGKILL)
         code, said = end(process)
         assert code == (2 if name == "follower" else -signal.SIGKILL)
@@ -139,6 +140,7 @@ def test_when_one_is_gone_the_others_end_too(tmp_path, monkeypatch):
         if name == "follower":
             assert "process 1 has ended early, with code -9" in said and "Traceback" not in said, said
             assert record(Path(name))["status"] == "failed"
+            assert record(Path(name))["error"] == "process 1 has ended early, with code -9"
 
 
 def test_what_cannot_be_shared_is_refused(tmp_path, monkeypatch):

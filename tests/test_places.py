@@ -4,11 +4,13 @@ import os
 import signal
 import threading
 import time
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 
 from aectl.config import ConfigError
+from aectl.sweep import read_jobs
 from aectl.sweep.places import Places, Watcher
 from aectl.sweep.plan import command, note, plan, read
 
@@ -73,6 +75,19 @@ def test_as_many_processes_as_places_do_all_jobs_in_their_order(tmp_path):
 def test_failures_and_killed_processes_take_no_other_job_with_them(tmp_path):
     lines = carry_out(tmp_path, ["fail", "kill", "raise", "do", "do"])
     assert {"0 boom", "1 its process was killed", "2 RuntimeError: unforeseen", "3 ends", "4 ends"} <= set(lines)
+    # One that left no record counts as failed all the same.
+    failed = {job.number: job.error for job in read_jobs(tmp_path) if job.status == "failed"}
+    assert failed == {0: "boom", 1: "its process was killed", 2: "RuntimeError: unforeseen"}
+
+
+def test_a_place_that_is_killed_while_it_waits_is_replaced(tmp_path):
+    def kill_the_idle():
+        (idle,) = (child for child in active_children() if str(child.pid) == pids(tmp_path)[0][0])
+        idle.kill()
+        idle.join()
+
+    diary = Diary({"0 ends": kill_the_idle})
+    assert carry_out(tmp_path, ["do", "do"], number=1, diary=diary)[-1] == "1 ends"
 
 
 def test_fail_fast_stops_the_others_where_they_can_save(tmp_path):

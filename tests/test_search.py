@@ -1,8 +1,9 @@
 """A search: the space that overrides leave open, and a study that outlives its process, bad trials and crashes."""
 
 import json
-import subprocess
-import sys
+import os
+import time
+from multiprocessing import get_context
 
 import optuna
 import pytest
@@ -52,7 +53,14 @@ def test_what_is_typed_goes_before_the_ready_made_space():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["a=1"], "nothing to search for"), (["a=range(0.1,1,0.1)"], "cannot search in a=range")]
+    ("words", "message"),
+    [
+        (["a=1"], "nothing to search for"),
+        (["a=range(0.1,1,0.1)"], "cannot search in a=range"),
+        (["a=range(9,2)"], "a=range.9,2.: the range holds no number"),
+        (["a=interval(2,1)"], "a=interval.2,1.: the ends must rise"),
+        (["a=tag(log,interval(0,1))"], "the ends must rise, from above 0"),
+    ],
 )
 def test_what_cannot_be_searched_is_told(words, message):
     with pytest.raises(ConfigError, match=message):
@@ -76,14 +84,20 @@ def test_a_run_that_is_worse_than_the_others_at_the_same_epoch_is_stopped(tmp_pa
         write(job, [value + 2, value + 1], status="done", objective={"name": "val/loss", "value": value, "epoch": 2})
         search.ended(job, "")
     job = next(coming)
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    sleeper = get_context("spawn").Process(target=time.sleep, args=(60,))
+    sleeper.start()
     try:
         write(job, [3.1], pid=sleeper.pid)
         search.tick()
-        assert sleeper.poll() is None
+        assert sleeper.is_alive()
+        # Of a trial that goes on the record has a process of before, whose number may be another one's now.
+        write(job, [3.1, 9.0], pid=os.getppid())
+        search.tick()
+        assert not search.pruned
         write(job, [3.1, 9.0], pid=sleeper.pid)
         search.tick()
-        assert sleeper.wait(10) == -15
+        sleeper.join(10)
+        assert sleeper.exitcode == -15
     finally:
         sleeper.kill()
     search.ended(job, "")
@@ -91,6 +105,29 @@ def test_a_run_that_is_worse_than_the_others_at_the_same_epoch_is_stopped(tmp_pa
     assert states == ["COMPLETE"] * 4 + ["PRUNED"]
     assert record(job.folder)["status"] == "pruned"
     assert list(coming) == []
+
+
+def test_what_is_gone_on_with_draws_other_numbers(tmp_path):
+    space, drawn = Space(["a=interval(0,1)"], {}), []
+    for _ in range(3):
+        search = Search(open_study(tmp_path, None, "aectl", 0, None), space, tmp_path, ["-m"], 9)
+        job = next(search.jobs())
+        write(job, [1.0], status="done", objective={"name": "val/loss", "value": 1.0, "epoch": 1})
+        search.ended(job, "")
+        drawn += job.overrides
+    assert len(set(drawn)) == 3
+
+
+def test_a_killed_trial_is_no_failed_one(tmp_path):
+    study = open_study(tmp_path, None, "aectl", 0, None)
+    search = Search(study, Space([LR], {}), tmp_path, ["-m"], 2)
+    coming = search.jobs()
+    killed, failed = next(coming), next(coming)
+    write(killed, [1.0])
+    write(failed, [1.0], status="failed")
+    for job in (killed, failed):
+        search.ended(job, "its process was killed")
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL"]
 
 
 def test_a_killed_search_goes_on_and_a_crash_ends_no_study(tmp_path, monkeypatch):

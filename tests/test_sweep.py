@@ -129,6 +129,28 @@ def test_intervals_and_p_values_over_seeds():
     assert float(probability([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])) == pytest.approx(0.00026, rel=0.05)
 
 
+def test_settings_that_are_lists_and_small_numbers(tmp_path, capsys):
+    for number, (widths, lr, seed) in enumerate([("[8]", "1e-4", 0), ("[8]", "1e-4", 1), ("[9]", "1e-3", 0)]):
+        write_job(tmp_path, number, [f"model.widths={widths}", f"optimizer.lr={lr}", f"seed={seed}"], 1.0 + number)
+    close(tmp_path, capsys)
+    (folder,) = (tmp_path / "seeds").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    begins = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(begins).session_start_info.hparams
+    assert (hparams["model.widths"].string_value, hparams["optimizer.lr"].number_value) == ("[8]", 1e-4)
+
+
+def test_failed_jobs_decide_the_exit_code_even_if_nothing_can_be_drawn(tmp_path, capsys, monkeypatch):
+    write_job(tmp_path, 0, ["seed=0"], 1.0)
+    write_job(tmp_path, 1, ["seed=1"], 2.0)
+    write_job(tmp_path, 2, ["seed=2"], status="failed", error="boom")
+    monkeypatch.setattr("aectl.sweep.table.report", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit) as ended:
+        close(tmp_path, capsys)
+    assert ended.value.code == 1
+    assert "pages are incomplete: ZeroDivisionError" in capsys.readouterr().out
+
+
 def test_what_seeds_come_to_stands_on_tensorboards_page(tmp_path, capsys):
     for number, (code, seed, value) in enumerate([(4, 0, 1.0), (4, 1, 3.0), (8, 0, 5.0)]):
         write_job(tmp_path, number, [f"model.code={code}", f"seed={seed}"], value)

@@ -77,7 +77,7 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
     from aectl.config import ConfigError
 
     if is_follower():
-        return follow(command)
+        return follow(command, arguments)
     name, overrides = command, list(arguments)
     try:
         flags, overrides = split_flags(arguments)
@@ -101,9 +101,12 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
         report(error, name, overrides)
 
 
-def follow(command: str) -> None:
-    """Train what the process leads that was started together with this one; the errors are told by that one."""
-    if command != "train":
+def follow(command: str, arguments: Sequence[str]) -> None:
+    """Train what the process leads that was started together with this one; the errors are told by that one.
+
+    Other commands, and flags that only ask for something, are the leader's alone.
+    """
+    if command != "train" or any(word.startswith("-") for word in arguments):
         return
     try:
         importlib.import_module("aectl.commands.follow").run()

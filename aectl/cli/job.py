@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from aectl.cli.resume import may_change
 from aectl.run import Run, is_alive
 from aectl.sweep.plan import Planned
 
@@ -26,7 +27,8 @@ def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()
     """
     from aectl.cli import run_command
 
-    wait_for(job)
+    if (pid := wait_for(job)) is not None:
+        return f"process {pid} still trains it"
     words = command(job, extra)
     said = io.StringIO()
     with contextlib.suppress(SystemExit), silence(said):
@@ -51,20 +53,24 @@ def command(job: Planned, extra: Sequence[str]) -> list[str]:
     where = f"'{job.folder}'"
     if job.can_go_on:
         # The run has its threads already: with others its sums would differ.
-        return [f"resume={where}", *(word for word in extra if not word.startswith("device.threads="))]
+        kept = [word for word in extra if may_change(word) and not word.startswith("device.threads=")]
+        return [f"resume={where}", *kept]
     # What has no checkpoint has nothing to lose: it was cut short in its first epoch, or never began.
     shutil.rmtree(job.folder, ignore_errors=True)
     return [*job.overrides, *extra, f"hydra.run.dir={where}"]
 
 
-def wait_for(job: Planned) -> None:
-    """Wait for a process that still saves this run, as after a sweep was killed, but not forever."""
+def wait_for(job: Planned) -> int | None:
+    """Wait for a process that still saves this run, as after a sweep was killed; returns it if it goes on for long."""
     end = time.monotonic() + PATIENCE_SECONDS
-    while job.status == "running" and time.monotonic() < end:
+    while job.status == "running":
         record = Run(job.folder).record
         if not is_alive(record.get("pid"), record.get("host")):
-            return
+            return None
+        if time.monotonic() > end:
+            return record["pid"]
         time.sleep(0.1)
+    return None
 
 
 def message(said: str) -> str:

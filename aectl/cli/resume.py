@@ -57,7 +57,7 @@ def prepare(overrides: Sequence[str]) -> list[str]:
     name = [value(o) for o in overrides if key(o) == "resume"][-1]
     others = [o for o in overrides if key(o) != "resume"]
     for other in others:
-        if key(other) not in KEYS and not key(other).startswith(NODES):
+        if not may_change(other):
             raise ConfigError(
                 f"{key(other)} cannot change in a resumed run; epochs, max_time, patience, trust and device.* can\n"
                 f"  a new run from its weights: aectl train … init_from={name} {other}"
@@ -65,6 +65,11 @@ def prepare(overrides: Sequence[str]) -> list[str]:
     run = Run(find(name).absolute())
     ConfigStore.instance().store(name="resumed_run", node=stored_config(run))
     return others
+
+
+def may_change(override: str) -> bool:
+    """Return whether an override may stand beside resume=."""
+    return key(override) in KEYS or key(override).startswith(NODES)
 
 
 def stored_config(run: Run) -> DictConfig:

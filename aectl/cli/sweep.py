@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from filelock import FileLock, Timeout
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,15 +54,30 @@ def run(
 ) -> list[JobReturn]:
     """Run what is not done yet of a sweep's jobs, where it is said; see `carry_out` for what stops it."""
     folder = folder_of(config)
-    jobs = plan(folder, job_overrides, first)
-    note(folder, typed(), jobs)
-    left = [job for job in jobs if job.status != "done"]
-    task = task_of(config, threads, [word for words in job_overrides for word in words])
-    carrier = where(task, view(len(left), what_differs(jobs)))
-    done = f", {len(jobs) - len(left)} of them done already" if len(left) < len(jobs) else ""
-    console().print(f"{len(jobs)} jobs{done}")
-    carry_out(folder, left, carrier)
+    with alone(folder):
+        jobs = plan(folder, job_overrides, first)
+        note(folder, typed(), jobs)
+        left = [job for job in jobs if job.status != "done"]
+        task = task_of(config, threads, [word for words in job_overrides for word in words])
+        carrier = where(task, view(len(left), what_differs(jobs)))
+        done = f", {len(jobs) - len(left)} of them done already" if len(left) < len(jobs) else ""
+        console().print(f"{len(jobs)} jobs{done}")
+        carry_out(folder, left, carrier)
     return [returned(job) for job in jobs]
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep others off the sweep within; raises ConfigError if another process is at it."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"another process is at work on the sweep {shown(folder)}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def carry_out(folder: Path, jobs: Iterable[Planned], where: Where) -> None:
@@ -116,8 +133,9 @@ def hydra_words(config: DictConfig) -> list[str]:
 
 
 def default_places(config: DictConfig) -> int:
-    """Return how many jobs run at a time: one for each core, but one alone where an accelerator does the work."""
-    return usable_cores() if config.hydra.runtime.choices.get("device") == "cpu" or not accelerated() else 1
+    """Return how many jobs run at a time: one for each core, or for as many as it has processes; one on a GPU."""
+    alone = accelerated() and config.hydra.runtime.choices.get("device") != "cpu"
+    return 1 if alone else max(1, usable_cores() // (OmegaConf.select(config, "device.count") or 1))
 
 
 def returned(done: Planned) -> JobReturn:

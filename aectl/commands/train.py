@@ -26,15 +26,16 @@ from aectl.evaluation import published
 from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
 from aectl.machine import started_together
+from aectl.parallel import Lost
 from aectl.parallel.group import lead
-from aectl.run import Run, find
+from aectl.run import RECORD, Run, find
 from aectl.terminal import significant
 from aectl.training import checkpoint
 from aectl.training.board import TensorBoard
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.interruption import Interruption
 from aectl.training.observers import Console, CsvLog, Observer
-from aectl.training.trainer import Trainer, parameter_count
+from aectl.training.trainer import StageChanged, Trainer, parameter_count
 from aectl.training.validation import batches
 from aectl.training.work import multiplications
 
@@ -42,6 +43,10 @@ log = logging.getLogger("aectl")
 
 FEW = 8
 """Images that it is tried on how much a step computes."""
+
+
+class Busy(ConfigError):
+    """A run that another process trains: nothing in its folder may be touched."""
 
 
 class Interrupted(SystemExit):
@@ -55,8 +60,13 @@ def run(config: DictConfig) -> float:
         check(config)
         processes = processes_of(config)
     words = {"config": OmegaConf.to_container(config, resolve=True), "folder": str(run.folder)}
-    with lead(processes, json.dumps(words)):
-        return train(config, run)
+    try:
+        with lead(processes, json.dumps(words)):
+            return train(config, run)
+    except Lost as error:
+        if (run.folder / RECORD).is_file():
+            run.update(error=str(error))
+        raise
 
 
 def train(config: DictConfig, run: Run) -> float:
@@ -84,8 +94,12 @@ def beginning(run: Run) -> Iterator[None]:
     """Leave nothing behind of a run that does not get beyond what is within."""
     try:
         yield
-    except BaseException:
-        discard(run, HydraConfig.get().output_subdir)
+    except BaseException as error:
+        subdir = HydraConfig.get().output_subdir
+        if not isinstance(error, Busy):
+            discard(run, subdir)
+        elif subdir and subdir != ".hydra":
+            shutil.rmtree(run.folder / subdir, ignore_errors=True)
         raise
 
 
@@ -94,7 +108,7 @@ def processes_of(config: DictConfig) -> int:
     told, started = config.device.get("count"), started_together()
     if started > 1 and told not in (None, started):
         raise ConfigError(f"device.count={told}, but torchrun has started {started} processes")
-    return started or told or 1
+    return started if started > 1 else told or 1
 
 
 def claim(config: DictConfig, run: Run) -> FileLock:
@@ -105,7 +119,8 @@ def claim(config: DictConfig, run: Run) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"{run.folder} is being trained by process {run.record.get('pid')}") from None
+        pid = run.record.get("pid") if (run.folder / RECORD).is_file() else "that has only begun"
+        raise Busy(f"{run.folder} is being trained by process {pid}") from None
     return lock
 
 
@@ -122,6 +137,7 @@ def prepare(config: DictConfig, run: Run) -> Trainer:
         set_weights(model, read_checkpoint(source, "best", "cpu")["model"], source.checkpoint("best"))
     elif not config.resume:
         model.prepare(batches(train_source))
+    parallel.meet()
     few = train_source.batch(torch.arange(min(FEW, len(train_source)), device=device.torch))
     device.suit(multiplications(model, few) * config.batch_size)
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
@@ -169,20 +185,26 @@ def check(config: DictConfig) -> None:
 
 
 def resume(trainer: Trainer, run: Run, config: DictConfig) -> None:
-    """Bring the trainer to where the run stopped; raises ConfigError if there is nothing left to train."""
+    """Bring the trainer to where the run stopped; raises ConfigError if there is nothing left to do.
+
+    A run that was killed between its last checkpoint and its record has only its end left to write.
+    """
     state = checkpoint.load(run.checkpoint("last"), trainer.device.torch)
     try:
         trainer.restore(state)
+    except StageChanged as error:
+        raise ConfigError(f"epochs: {error}") from error
     except (KeyError, RuntimeError, ValueError) as error:
         path = run.checkpoint("last")
         raise CheckpointError(
             f"{path} does not fit this run, its data or this device ({type(error).__name__})"
         ) from error
-    if trainer.has_stalled() and trainer.epoch < trainer.epochs:
+    is_told = run.record.get("status") == "done"
+    if is_told and trainer.has_stalled() and trainer.epoch < trainer.epochs:
         raise ConfigError(f"{run.folder} stopped early after {trainer.epoch} epochs; a larger patience= lets it go on")
-    if trainer.epoch >= trainer.epochs:
+    if is_told and trainer.epoch >= trainer.epochs:
         raise ConfigError(
-            f"{run.folder} has trained its {trainer.epoch} epochs; epochs={2 * trainer.epoch} would extend it"
+            f"{run.folder} has trained its {trainer.epoch} epochs; epochs={2 * config.epochs} would extend it"
         )
     if state["epochs"] != trainer.epochs and trainer.schedule_changes(state["epochs"]):
         log.warning(

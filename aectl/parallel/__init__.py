@@ -105,6 +105,28 @@ def part(whole: Tensor) -> Tensor:
 
 def match(model: nn.Module) -> None:
     """Give all processes the leader's weights."""
-    if count() > 1:
+    if count() == 1:
+        return
+    try:
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach(), 0)
+    except RuntimeError as error:
+        raise Lost(f"another process has ended ({str(error).splitlines()[0]})") from error
+
+
+def meet() -> None:
+    """Wait until all processes have come this far; raises Lost if one of them never will.
+
+    By way of the CPU, since GPUs wait without end for one that is gone.
+    """
+    if count() > 1:
+        reduce(torch.zeros(1))
+
+
+def leaders(numbers: dict[str, float]) -> dict[str, float]:
+    """Return the leader's numbers, on which alone what comes next is decided: the others' may be rounded otherwise."""
+    if count() == 1:
+        return numbers
+    values = torch.tensor([*numbers.values()] if rank() == 0 else [0.0] * len(numbers), dtype=torch.float64)
+    reduce(values)
+    return dict(zip(numbers, values.tolist(), strict=True))

@@ -8,15 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
+import aectl
 from aectl.machine import started_together
 from aectl.parallel import Lost
 
 WORDS, HERE, ERROR = "aectl/words", "aectl/here/", "aectl/error/"
 """Keys of the store: what the leader says, which followers have come, and what has gone wrong with them."""
+GRACE_SECONDS = 3.0
+"""Time for a process to end by itself, and for the leader to say what is wrong before its followers are gone."""
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0", "MASTER_ADDR": "127.0.0.1"}
 """Processes of one machine need no network."""
 
@@ -46,15 +50,16 @@ def lead(processes: int, words: str) -> Iterator[None]:
         raise Lost(told(store, processes) or which(followers) or str(error)) from error
     finally:
         leave()
-        for follower in followers:
-            follower.terminate()
-            follower.wait()
+        end(followers)
 
 
 def start(number: int, processes: int, port: int) -> subprocess.Popen[bytes]:
     """Start a process on this machine that follows this one."""
     place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     place |= {**LOOPBACK, "MASTER_PORT": port}
+    # The same aectl, wherever this one was found; and no module of one's own in the place of an installed one.
+    root = str(Path(aectl.__file__).parents[1])
+    place |= {"PYTHONPATH": os.pathsep.join((root, os.environ.get("PYTHONPATH", ""))), "PYTHONSAFEPATH": 1}
     environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
     return subprocess.Popen([sys.executable, "-m", "aectl", "train"], env=environment, stdin=subprocess.DEVNULL)
 
@@ -66,6 +71,18 @@ def wait(store: dist.Store, followers: Sequence[subprocess.Popen[bytes]]) -> Non
             if any(follower.poll() is not None for follower in followers):
                 raise Lost("a process has ended before training began")
             time.sleep(0.05)
+
+
+def end(followers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End the processes that were started here, which write nothing; one that waits for a dead one hears no SIGTERM."""
+    for follower in followers:
+        follower.terminate()
+    for follower in followers:
+        try:
+            follower.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            follower.kill()
+            follower.wait()
 
 
 def which(followers: Sequence[subprocess.Popen[bytes]]) -> str:
@@ -93,10 +110,11 @@ def follow() -> Iterator[str]:
     try:
         dist.init_process_group(backend(), store=store, rank=number, world_size=processes)
         yield words
-    except Lost:
-        raise
     except Exception as error:
-        store.set(f"{ERROR}{number}", f"{type(error).__name__}: {error}")
+        if not isinstance(error, Lost):
+            store.set(f"{ERROR}{number}", f"{type(error).__name__}: {error}")
+        # Were this one the first to end, torchrun would stop the leader before it has told what is wrong.
+        time.sleep(GRACE_SECONDS)
         raise
     finally:
         leave()

@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from aectl.config.schema import slug
 from aectl.run import Run
 from aectl.seeds import interval
@@ -35,10 +33,18 @@ def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
         numbers = {"mean": statistics.fmean(values), "std": statistics.stdev(values), "low": low, "high": high}
         name = slug(f"{key}={value}" for key, value in settings.items()) or "all"
         # Numbers as numbers, as the runs have them, or the page takes all for texts.
-        swept = {key: yaml.safe_load(value) for key, value in settings.items()}
+        swept = {key: number_or_text(value) for key, value in settings.items()}
         begins, ends = sessions({**choices, **swept, "seeds": len(values)})
         with SummaryWriter(str(folder / FOLDER / name)) as writer:
             writer.file_writer.add_summary(begins)
             for what, value in numbers.items():
                 writer.add_scalar(f"seeds/{what}", value, 0)
             writer.file_writer.add_summary(ends)
+
+
+def number_or_text(value: str) -> float | str:
+    """Return a setting as the number that it is, or as it was typed."""
+    try:
+        return float(value)
+    except ValueError:
+        return value

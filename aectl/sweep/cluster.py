@@ -14,6 +14,8 @@ from aectl.sweep.places import Task, Watcher, told_to_stop
 from aectl.sweep.plan import Planned
 
 TICK_SECONDS = 0.5
+RETRIES = 5
+"""Times that a Ray job begins again after its process, or its machine, was lost."""
 
 
 class Handle(Protocol):
@@ -69,6 +71,8 @@ class Cluster:
             return
         del self.handles[job.number]
         error = outcome(handle)
+        if error and not self.stopped:
+            job.fail(error)
         self.watcher.ended(job, error)
         if error and self.fail_fast:
             self.take_back()
@@ -151,7 +155,7 @@ class Ray:
             raise ConfigError(f"ray: {str(error).splitlines()[0]}") from error
 
     def hand_in(self, task: Task, jobs: list[Planned]) -> list[Handle]:
-        remote = self.ray.remote(lambda job: task(job)).options(max_retries=-1, **self.resources)
+        remote = self.ray.remote(lambda job: task(job)).options(max_retries=RETRIES, **self.resources)
         return [Reference(self.ray, remote.remote(job)) for job in jobs]
 
 

@@ -95,7 +95,16 @@ class Places:
         """Give a free place this job."""
         where = self.free.pop()
         self.watcher.started(job)
-        self.running[where.submit(self.task, job)] = (job, where)
+        try:
+            future = where.submit(self.task, job)
+        except BrokenProcessPool:
+            # Killed while it had nothing to do.
+            where = place()
+            future = where.submit(self.task, job)
+        self.running[future] = (job, where)
+        if self.signal is not None:
+            # Told to stop in the meantime.
+            tell(signal.SIGTERM)
 
     def clear(self, future: Future[str]) -> None:
         """Take note of a job that has ended, and free its place."""
@@ -107,6 +116,8 @@ class Places:
         except Exception as unexpected:
             error = f"{type(unexpected).__name__}: {unexpected}"
         self.free.append(where)
+        if error and self.signal is None:
+            job.fail(error)
         self.watcher.ended(job, error)
         if error and self.fail_fast:
             self.stop(None)
@@ -115,8 +126,13 @@ class Places:
         """Start no more jobs, and let those that run save where they are; told a second time, kill them."""
         again, self.signal = self.signal is not None, number or self.signal
         self.waiting = iter(())
-        for child in active_children():
-            os.kill(child.pid, signal.SIGKILL if again else signal.SIGTERM)
+        tell(signal.SIGKILL if again else signal.SIGTERM)
+
+
+def tell(number: int) -> None:
+    """Send a signal to all places."""
+    for child in active_children():
+        os.kill(child.pid, number)
 
 
 def place() -> ProcessPoolExecutor:

@@ -33,6 +33,12 @@ class Planned:
         """Whether there is a checkpoint to go on from."""
         return bool(self.status) and Run(self.folder).checkpoint("last").is_file()
 
+    def fail(self, error: str) -> None:
+        """Leave a record of why the job failed, if it did not come so far as to leave one itself."""
+        if not self.status:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Run(self.folder).end("failed", error=error, overrides=list(self.overrides))
+
 
 def plan(folder: Path, jobs: Iterable[Sequence[str]], first: int = 0) -> list[Planned]:
     """Return the jobs of a sweep in `folder`, numbered from `first`; each gets a folder of its own below."""

@@ -51,9 +51,13 @@ def draw_of(key: str, override: Override) -> Draw:
         return lambda trial: trial.suggest_categorical(name, choices)
     is_log = "log" in getattr(value, "tags", ())
     if override.is_interval_sweep():
+        if not (value.start < value.end and (value.start > 0 or not is_log)):
+            raise ConfigError(f"{override.input_line}: the ends must rise{', from above 0' if is_log else ''}")
         kind = "suggest_int" if all(isinstance(end, int) for end in (value.start, value.end)) else "suggest_float"
         return lambda trial: getattr(trial, kind)(name, value.start, value.end, log=is_log)
     if override.is_range_sweep() and all(isinstance(one, int) for one in (value.start, value.stop, value.step)):
-        last = range(value.start, value.stop, value.step)[-1]
-        return lambda trial: trial.suggest_int(name, value.start, last, step=value.step)
+        numbers = range(value.start, value.stop, value.step)
+        if not numbers:
+            raise ConfigError(f"{override.input_line}: the range holds no number")
+        return lambda trial: trial.suggest_int(name, numbers[0], numbers[-1], step=value.step)
     raise ConfigError(f"cannot search in {override.input_line}: choices, interval(a,b) and range(a,b) of whole numbers")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import zlib
 from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +37,23 @@ def open_study(folder: Path, storage: str | None, name: str, seed: int, prune: i
         raise ConfigError("a search needs Optuna: pip install 'aectl[optuna]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return optuna.create_study(
+        study = optuna.create_study(
             storage=storage_of(folder, storage),
             study_name=name,
-            sampler=optuna.samplers.TPESampler(seed=seed),
             pruner=optuna.pruners.NopPruner() if prune is None else optuna.pruners.MedianPruner(prune),
             load_if_exists=True,
         )
+        study.sampler = optuna.samplers.TPESampler(seed=seed_of(study, seed, storage))
+        return study
     except Exception as error:
         raise ConfigError(f"storage: {str(error).splitlines()[0]}") from error
+
+
+def seed_of(study: optuna.Study, seed: int, storage: str | None) -> int:
+    """Return the seed of what is drawn from here on, other numbers than those of before or of another machine."""
+    known = len(study.get_trials(deepcopy=False))
+    where = "" if storage is None else socket.gethostname()
+    return zlib.crc32(repr((seed, known, where)).encode()) if known or where else seed
 
 
 def storage_of(folder: Path, storage: str | None) -> Any:
@@ -111,7 +121,8 @@ class Search(Watcher):
     def give_up(self, job: Planned) -> None:
         """Let a hopeless run stop at its next step."""
         pid = Run(job.folder).record.get("pid") if job.status == "running" else None
-        if pid:
+        # Of a run that goes on, the record has its former process until it has begun.
+        if pid in {child.pid for child in active_children()}:
             self.pruned.add(job.number)
             os.kill(pid, signal.SIGTERM)
 
@@ -124,7 +135,7 @@ class Search(Watcher):
         if job.number in self.pruned:
             Run(job.folder).update(status="pruned")
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        elif error or (value is None and job.status == "done"):
+        elif job.status == "failed" or (value is None and job.status == "done"):
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         elif job.status == "done":
             self.study.tell(trial, value)

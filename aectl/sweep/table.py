@@ -26,22 +26,26 @@ class SweepTable(Callback):
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if not close(Path(config.hydra.sweep.dir).absolute()):
+        folder = Path(config.hydra.sweep.dir).absolute()
+        try:
+            close(folder)
+        except Exception as error:
+            console().print(f"the sweep's table or pages are incomplete: {type(error).__name__}: {error}")
+        if any(job.status == "failed" for job in read_jobs(folder)):
             # Hydra turns Exceptions of a callback into warnings.
             raise SystemExit(1)
 
 
-def close(folder: Path) -> bool:
-    """Print the table of a sweep's jobs and write sweep.csv; returns whether none has failed."""
+def close(folder: Path) -> None:
+    """Print the table of a sweep's jobs, and write sweep.csv, the page and what TensorBoard shows of seeds."""
     jobs = sorted(read_jobs(folder), key=lambda job: job.rank)
     if not jobs:
-        return True
+        return
     varied = differing(jobs)
     write_csv(folder / "sweep.csv", jobs, varied)
     show(jobs, varied, folder)
     report(folder, jobs, varied)
     board.write(folder, jobs, varied)
-    return all(job.status != "failed" for job in jobs)
 
 
 def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:

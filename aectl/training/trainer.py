@@ -30,6 +30,10 @@ GRADIENT_NORM_EVERY = 10
 """Steps between two looks at the gradient's norm, which costs a pass over all parameters."""
 
 
+class StageChanged(ValueError):
+    """A checkpoint of another stage than its epoch would have now."""
+
+
 class NotFinite(ArithmeticError):
     """A loss, or the objective, became infinite or not a number."""
 
@@ -70,8 +74,8 @@ class Trainer:
         self.order, self.held_out = Rng(seed).fork("order"), Rng(seed, device.torch).fork("validation")
         self.plan = [(stage, stage.epochs or epochs) for stage in model.stages()]
         self.epochs = sum(length for _, length in self.plan)
-        for stage in (stage for stage, _ in self.plan if stage.labelled and not len(train.labelled())):
-            raise ValueError(f"dataset: stage '{stage.name}' needs training images with labels, and there are none")
+        for stage, _ in self.plan:
+            check_batches(stage, len(train.labelled() if stage.labelled else train), batch_size)
         self.objective = objective or default_objective(model, len(valid))
         self.check_objective()
         self.epoch, self.step, self.seconds = 0, 0, 0.0
@@ -130,6 +134,7 @@ class Trainer:
             held_out = validate(self.model, self.valid_source, self.held_out.fork("noise"))
             metrics |= {f"val/{name}": value for name, value in held_out.items()}
         metrics |= {"lr": self.learning_rate(), "seconds": time.monotonic() - started}
+        metrics = parallel.leaders(metrics)
         is_best = self.judge(metrics)
         self.metrics, self.step, self.seconds = metrics, 0, 0.0
         self.meter.reset()
@@ -205,16 +210,11 @@ class Trainer:
             self.begin_stage(stage, first, end)
 
     def begin_stage(self, stage: Stage, first: int, end: int) -> None:
-        """Make ready for a stage: its images, and fresh optimizers; raises ValueError if there are too few images."""
+        """Make ready for a stage: its images, and fresh optimizers."""
         self.stage, self.stage_start, self.stage_end = stage, first, end
         self.examples = self.train_source.labelled() if stage.labelled else self.train_source
         # Of the few labelled images of a stage all make a batch; otherwise that would be a mistyped size.
         self.batch_size = min(self.largest_batch, len(self.examples)) if stage.labelled else self.largest_batch
-        if self.batch_size > len(self.examples):
-            count = len(self.examples)
-            raise ValueError(f"batch_size must be at most the {count} training images, not {self.batch_size}")
-        if self.batch_size % parallel.count():
-            raise ValueError(f"batch_size: {parallel.count()} processes cannot share {self.batch_size} images evenly")
         self.steps_per_epoch = len(self.examples) // self.batch_size
         self.engine = Engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
 
@@ -255,6 +255,10 @@ class Trainer:
         for epoch in (max(self.epoch - 1, 0), self.epoch):
             if self.stage_at(epoch)[0].name == state["stage"]:
                 self.begin_stage(*self.stage_at(epoch))
+                break
+        else:
+            now = self.stage_at(self.epoch)[0].name
+            raise StageChanged(f"after epoch {self.epoch} the run was in stage '{state['stage']}', not in '{now}'")
         self.engine.restore(state["optimizers"])
         self.rng.restore(state["rng"])
         self.meter.restore(state["meter"])
@@ -268,6 +272,16 @@ class Trainer:
         old_total = (epochs_before - self.stage_start) * self.steps_per_epoch
         new_total = (self.stage_end - self.stage_start) * self.steps_per_epoch
         return any(self.schedule(i, old_total) != self.schedule(i, new_total) for i in range(done))
+
+
+def check_batches(stage: Stage, images: int, batch_size: int) -> None:
+    """Raise ValueError if a stage has no images, too few for a batch, or a batch that processes cannot share."""
+    if stage.labelled and not images:
+        raise ValueError(f"dataset: stage '{stage.name}' needs training images with labels, and there are none")
+    if not stage.labelled and batch_size > images:
+        raise ValueError(f"batch_size must be at most the {images} training images, not {batch_size}")
+    if (batch := min(batch_size, images)) % parallel.count():
+        raise ValueError(f"batch_size: {parallel.count()} processes cannot share {batch} images evenly")
 
 
 def default_objective(model: Model, valid: int) -> str:
