@@ -18,9 +18,11 @@ from pathlib import Path
 
 from published import results, table
 from published.experiments import Experiment, experiments, folder_of, is_full
+from published.figures import draw_few_labels
 
 FOLDER, CONFIGS = Path("outputs/published"), Path("conf/experiment")
 PAGE, NUMBERS = Path("docs/RESULTS.md"), Path("docs/published.json")
+PICTURE = Path("docs/images/few_labels.png")
 AT_A_TIME = 2
 """Experiments beside each other, each on one thread."""
 
@@ -38,6 +40,7 @@ def main(names: list[str]) -> int:
     failed = [results.title(*one) for one, good in zip(runs, went_well, strict=True) if not good]
     results.write(NUMBERS, {**results.read(NUMBERS), **results.gathered(known, FOLDER)})
     table.write(PAGE, table.rows(known, results.read(NUMBERS)))
+    draw_few_labels(results.read(NUMBERS), PICTURE)
     print(f"wrote {PAGE}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return int(bool(failed))
 

@@ -6,6 +6,7 @@ import pytest
 
 from published import results, table
 from published.experiments import experiments, folder_of, is_full
+from published.figures import draw_few_labels, few_labels
 
 EXPERIMENT = """\
 # aectl train experiment=one
@@ -139,3 +140,23 @@ def test_results_outlive_the_folders_of_their_runs(configs, tmp_path):
     assert results.read(kept) == before and before["one"]["minutes"] == 2.5
     assert list(table.rows(known, results.read(kept))) == list(rows_of(known, tmp_path / "runs"))
     assert results.read(tmp_path / "none.json") == results.gathered(known, tmp_path / "elsewhere") == {}
+
+
+def test_the_curve_over_labels_is_that_of_the_results(tmp_path):
+    def run(error, baseline):
+        return {"numbers": {"error": {"ours": error, "reference": baseline}}}
+
+    found = {
+        "vincent_labels_100 model.pretrain_epochs=0 seed=0": run(27.0, 32.0),
+        "vincent_labels_100 model.pretrain_epochs=8 seed=0": run(20.0, 32.0),
+        "vincent_labels_100 model.pretrain_epochs=8 seed=1": run(18.0, 32.0),
+        "vincent_labels_10k model.pretrain_epochs=8 seed=0": run(4.0, 11.0),
+    }
+    assert few_labels(found) == {
+        "pretrained on all images": {100: [20.0, 18.0], 10_000: [4.0]},
+        "not pretrained": {100: [27.0]},
+        "logistic regression": {100: [32.0] * 3, 10_000: [11.0]},
+    }
+    draw_few_labels(found, tmp_path / "curve.png")
+    draw_few_labels({}, tmp_path / "none.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]

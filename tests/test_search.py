@@ -133,7 +133,7 @@ def test_a_killed_trial_is_no_failed_one(tmp_path):
 def test_a_killed_search_goes_on_and_a_crash_ends_no_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     storage = "journal.log"
-    words = ["sweep=search", *QUICK[:-1], "model.code=choice(8,0)", LR, "trials=7", "epochs=12", "jobs=2"]
+    words = ["sweep=optuna", *QUICK[:-1], "model.code=choice(8,0)", LR, "trials=7", "epochs=12", "jobs=2"]
     process = begin(*words, f"storage={storage}")
     wait_until(lambda: len(list(tmp_path.glob("outputs/multirun/*/*/checkpoints/last.pt"))) == 2)
     process.kill()

@@ -1,4 +1,4 @@
-"""aectl train -m sweep=search: the best of what is left open, found by Optuna."""
+"""aectl train -m sweep=optuna: the best of what is left open, found by Optuna."""
 
 from __future__ import annotations
 
