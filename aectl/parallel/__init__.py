@@ -82,20 +82,13 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def largest(x: Tensor) -> Tensor:
-    """Return the largest of each number over the processes."""
-    found = x.clone()
-    if count() > 1:
-        reduce(found, "MAX")
-    return found
-
-
 def agreed(reason: str | None, reasons: Sequence[str]) -> str | None:
     """Return the reason that one of the processes has, or None if none has: all of them get the same answer."""
     if count() == 1:
         return reason
-    number = int(largest(torch.tensor(0 if reason is None else 1 + reasons.index(reason))))
-    return reasons[number - 1] if number else None
+    number = torch.tensor(0 if reason is None else 1 + reasons.index(reason))
+    reduce(number, "MAX")
+    return reasons[int(number) - 1] if number else None
 
 
 def part(whole: Tensor) -> Tensor:
