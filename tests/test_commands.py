@@ -14,6 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from omegaconf import OmegaConf
+from PIL import Image
 
 import aectl as package
 from aectl.config import conf_dir
@@ -494,3 +495,19 @@ def test_a_refused_resume_leaves_no_config_behind(aectl):
     aectl("train", "model=dae", *QUICK)
     assert aectl("train", "resume=latest", "epochs=0")[0] == 2
     assert not list(only_run().glob(".hydra.*"))
+
+
+@pytest.mark.parametrize("model", ["undercomplete", "gan_conv", "vae", "rbm", "stacked_dae"])
+def test_colour_images_of_ones_own_train_and_evaluate(aectl, tmp_path, model):
+    for number in range(60):
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
+    words = ("dataset=folder", "dataset.root=photos", "dataset.size=8", "dataset.channels=3", "batch_size=16")
+    code, out, err = aectl("train", f"model={model}", *words, "epochs=1", "device=cpu", "device.threads=1")
+    assert code == 0, out + err
+    assert package.dataset("latest").shape == (3, 8, 8)
+    code, out, err = aectl("eval", "run=latest", "only=[reconstruction,samples]")
+    assert code == 0, out + err
+    code, out, err = aectl("sample", "run=latest", "n=4")
+    assert code == 0 or "cannot" in err, out + err

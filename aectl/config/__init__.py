@@ -20,7 +20,7 @@ from aectl.config.locate import locate
 OURS = ("aectl", "torch.nn", "torch.optim")
 """Modules whose classes the config of any run may name."""
 
-DATASETS = ("aectl.data.datasets", "aectl.data.patches", "aectl.data.toy")
+DATASETS = ("aectl.data.datasets", "aectl.data.folder", "aectl.data.patches", "aectl.data.toy")
 """The modules whose functions it may name too; others of ours run commands or fetch files."""
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")

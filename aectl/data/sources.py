@@ -66,9 +66,14 @@ DIGESTS = {
 
 
 def raw_folder(name: str, root: str | Path | None) -> Path:
-    """Return the set's folder below `root`, else below $AECTL_DATA, else below the user's cache."""
-    chosen = root or os.environ.get("AECTL_DATA") or Path(platformdirs.user_cache_dir("aectl", False), "data")
-    return Path(chosen).expanduser().absolute() / FOLDERS[name] / "raw"
+    """Return the set's folder below `root`, else below the folder of all data."""
+    return (Path(root).expanduser().absolute() if root else data_folder()) / FOLDERS[name] / "raw"
+
+
+def data_folder() -> Path:
+    """Return $AECTL_DATA, else a folder in the user's cache."""
+    chosen = os.environ.get("AECTL_DATA") or Path(platformdirs.user_cache_dir("aectl", False), "data")
+    return Path(chosen).expanduser().absolute()
 
 
 def read(name: str, files: Sequence[str], root: str | Path | None = None) -> dict[str, bytes]:
