@@ -16,8 +16,10 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Where libraries of numbers look for how many threads they may have."""
 
 
-SMALL = 2e7
-"""Multiplications in the layers of a model, for one batch forwards, below which a second thread gains nothing."""
+SMALL = 5e6
+"""Multiplications in the layers of a model, for one batch forwards, below which a second thread gains nothing.
+
+Measured on two cores: at 6e5 (64-32-8 on digits) one thread takes 0.72 ms a step and two 0.76, at 6e6 1.3 and 1.6."""
 
 
 class Device:

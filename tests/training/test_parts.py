@@ -6,7 +6,10 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
+from aectl.machine import usable_cores
+from aectl.models.base import Batch, Model
 from aectl.terminal import significant
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
@@ -14,6 +17,7 @@ from aectl.training.device import Device
 from aectl.training.interruption import SIGNALS, Interruption
 from aectl.training.meter import Meter
 from aectl.training.schedule import Constant, Cosine, Steps
+from aectl.training.work import multiplications
 
 
 def test_constant_warms_up_linearly_then_stays():
@@ -142,3 +146,35 @@ def test_time_runs_out():
 )
 def test_numbers_are_shown_in_four_significant_digits(value, text):
     assert significant(value) == text
+
+
+def test_a_step_too_small_to_be_shared_gets_one_thread_unless_told():
+    for told, work, threads in ((None, 1e3, 1), (None, 1e9, usable_cores()), (3, 1e3, 3)):
+        device = Device("cpu", threads=told)
+        device.suit(work)
+        assert device.threads == threads
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "count"),
+    [
+        (nn.Linear(6, 5), 6 * 5),
+        (nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, (1, 2)), nn.Flatten()), 4 * 2 * 2 * 2),
+        (nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.ConvTranspose2d(1, 4, 1), nn.Flatten()), 4 * 6),
+    ],
+)
+def test_multiplications_are_counted_for_each_image(layer, count):
+    class Net(Model):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def validate(self, batch, rng):
+            assert not self.training
+            return {"loss": self.layer(batch.x).sum()}
+
+    model = Net().train()
+    batch = Batch(torch.zeros(7, 6), torch.zeros(7), torch.arange(7))
+    assert multiplications(model, batch) == max(count, sum(p.numel() for p in model.parameters()))
+    assert model.training and not layer._forward_hooks
