@@ -35,6 +35,7 @@ from aectl.training.board import TensorBoard
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.interruption import Interruption
 from aectl.training.observers import Console, CsvLog, Observer
+from aectl.training.optimizers import without_compiler
 from aectl.training.trainer import StageChanged, Trainer, parameter_count
 from aectl.training.validation import batches
 from aectl.training.work import multiplications
@@ -166,6 +167,7 @@ def observers(config: DictConfig, run: Run, source: Source) -> tuple[Observer, .
 
 def optimizer(config: DictConfig) -> Callable[..., Optimizer]:
     """Return what makes optimizers, tried out on one weight; raises ConfigError if it refuses its settings."""
+    without_compiler()
     make = build(config.optimizer, "optimizer")
     try:
         make([Parameter(torch.zeros(1))])

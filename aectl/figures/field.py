@@ -35,11 +35,6 @@ LENGTHS = ListedColormap(colormaps["viridis"](np.linspace(0.85, 0.0, 256)))
 """Colours of arrows: viridis without its yellow end, which is lost on white; the longest are the darkest."""
 
 
-def is_planar(shape: tuple[int, int, int]) -> bool:
-    """Return whether images of `shape` (C, H, W) are points of the plane: two values in all."""
-    return math.prod(shape) == 2
-
-
 def displacements(model: Reconstructs, grid: Tensor) -> Tensor:
     """Return g(f(x)) - x, [N, 2], of points that come as images [N, C, H, W] of two values.
 

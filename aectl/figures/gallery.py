@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.figures import field, images, motion, plane
+from aectl.figures import images, motion, plane, probes
 
 SHOWN = 20
 """Reconstructions in a figure: a longer row could not be read."""
@@ -17,7 +17,7 @@ SHOWN = 20
 
 def figure(kind: str, arrays: dict[str, Tensor], source: Source, title: str) -> Figure:
     """Return the figure of what was made as `kind` of the images of `source`: sheets of images, or points if planar."""
-    if kind in plane.FIGURES and field.is_planar(source.shape):
+    if kind in plane.FIGURES and probes.is_planar(source.shape):
         return plane.FIGURES[kind](arrays, source, title)
     return FIGURES[kind](arrays, title)
 

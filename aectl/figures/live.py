@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from aectl.data.datasets import Source
-from aectl.data.torchvision_shim import torchvision
-from aectl.figures import field, probes
+from aectl.figures import probes
 from aectl.models.base import Model, Reconstructs, Samples
 from aectl.rng import Rng
 from aectl.sampling import Request, paths
@@ -28,11 +28,14 @@ def pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tensor]:
     where the model moves points, and `sample_points`. Leaves the model as it was.
     """
     with probes.at_rest(model):
-        return planar(model, source, seed) if field.is_planar(source.shape) else of_images(model, source, seed)
+        return planar(model, source, seed) if probes.is_planar(source.shape) else of_images(model, source, seed)
 
 
 def planar(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
     """Return pictures of a model of points in the plane by name."""
+    # Imported here: matplotlib, which only points need, takes as long as all else that training starts with.
+    from aectl.figures import field
+
     drawn: dict[str, Tensor] = {}
     if isinstance(model, Reconstructs):
         drawn["field"] = field.rendered(field.vector_field(model, source, "g(f(x)) - x"), DPI)
@@ -64,9 +67,16 @@ def of_images(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
-    """Return images [N, C, H, W] as one [C, H′, W′] in rows of `columns`, on the CPU, cut to [0, 1] and enlarged."""
+    """Return images [N, C, H, W] as one [C, H′, W′] in rows of `columns`, on the CPU, cut to [0, 1] and enlarged.
+
+    As torchvision's make_grid with white lines, but torchvision's import, with that of torch's compiler, takes longer
+    than a small run.
+    """
     factor = max(1, round(TILE / images.shape[-1]))
     pixels = images.detach().float().clamp(0, 1).cpu()
-    sheet = torchvision().utils.make_grid(pixels, nrow=columns, padding=1, pad_value=1.0)
-    # make_grid gives grey images three equal channels; one is a third of the work behind.
-    return sheet[: images.shape[1]].repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    tiles = functional.pad(pixels, (1, 0, 1, 0), value=1.0)
+    columns = min(columns, len(tiles))
+    blank = tiles.new_ones(-len(tiles) % columns, *tiles.shape[1:])
+    rows = torch.cat([tiles, blank]).unflatten(0, (-1, columns)).permute(2, 0, 3, 1, 4)
+    sheet = functional.pad(rows.flatten(3).flatten(1, 2), (0, 1, 0, 1), value=1.0)
+    return sheet.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

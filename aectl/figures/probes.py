@@ -6,6 +6,7 @@ draws from the run's own random numbers. Wrap calls in `at_rest`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -87,3 +88,8 @@ def filter_tiles(model: nn.Module, shape: tuple[int, int, int], n: int = 100) ->
     weights = layer.weight.detach()[:n].float().cpu()
     largest = weights.abs().amax(1, keepdim=True).clamp_min(1e-12)
     return (0.5 + 0.5 * weights / largest).view(-1, *shape)
+
+
+def is_planar(shape: tuple[int, int, int]) -> bool:
+    """Return whether images of `shape` (C, H, W) are points of the plane: two values in all."""
+    return math.prod(shape) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from aectl.data.datasets import Source
-from aectl.figures import codes, field, images, plane, probes
+from aectl.figures import codes, images, plane, probes
 from aectl.figures.curves import learning_curves
 from aectl.figures.style import save
 from aectl.models.base import Encodes, Model, Reconstructs, Samples
@@ -38,7 +38,7 @@ def draw(model: Model, source: Source, folder: Path, seed: int = 0, *, metrics_c
 def figures(model: Model, source: Source, seed: int) -> Iterator[tuple[str, Figure]]:
     """Yield the figures by name, one at a time: of planar data as points, of others as images."""
     rng = Rng(seed, source.images.device)
-    if field.is_planar(source.shape):
+    if probes.is_planar(source.shape):
         yield from plane.figures(model, source, Request(POINTS, rng, 1.0, source))
     else:
         yield from image_figures(model, source, Request(SAMPLES_SIDE**2, rng, 1.0, source))

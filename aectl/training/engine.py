@@ -12,6 +12,7 @@ from aectl.models.base import Batch, Model, Stage
 from aectl.parallel import average_gradients
 from aectl.rng import Rng
 from aectl.training.device import Device
+from aectl.training.optimizers import step_of, without_compiler
 
 
 class Engine:
@@ -28,11 +29,14 @@ class Engine:
         self.model, self.stage, self.device, self.grad_clip = model, stage, device, grad_clip
         self.params: dict[str, list[nn.Parameter]] = {}
         self.optimizers: dict[str, Optimizer] = {}
+        self.steps: dict[str, Callable[[], object]] = {}
+        without_compiler()
         for name, group in model.groups(stage).items():
             self.params[name] = [p for p in group.params if p.requires_grad]
             if not self.params[name]:
                 raise ValueError(f"model: the group '{name}' has no weights to train")
             self.optimizers[name] = optimizer(self.params[name], **group.overrides)
+            self.steps[name] = step_of(self.optimizers[name])
         self.rates = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
 
     def scale_rates(self, factor: float) -> None:
@@ -52,13 +56,13 @@ class Engine:
             if loss is None:
                 return scalars
             params = self.params[loss.group]
-            optimizer = self.optimizers[loss.group]
-            optimizer.zero_grad()
+            for parameter in params:
+                parameter.grad = None
             loss.value.backward(inputs=params)
             average_gradients(params)
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(params, self.grad_clip)
-            optimizer.step()
+            self.steps[loss.group]()
             scalars["loss" if len(self.params) == 1 else f"loss_{loss.group}"] = loss.value
             scalars.update(loss.metrics or {})
 

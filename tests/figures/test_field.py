@@ -12,7 +12,7 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 
 from aectl.data.datasets import Source
-from aectl.figures import field, style
+from aectl.figures import field, probes, style
 from aectl.figures.style import save
 from aectl.models.base import Model
 from aectl.rng import Rng
@@ -48,10 +48,10 @@ def scattered(axes):
 
 
 def test_two_values_are_a_point_and_more_are_not():
-    assert field.is_planar((1, 1, 2))
-    assert field.is_planar((1, 2, 1))
-    assert not field.is_planar((1, 2, 2))
-    assert not field.is_planar((1, 1, 1))
+    assert probes.is_planar((1, 1, 2))
+    assert probes.is_planar((1, 2, 1))
+    assert not probes.is_planar((1, 2, 2))
+    assert not probes.is_planar((1, 1, 1))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2), (1, 2, 1)])

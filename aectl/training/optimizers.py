@@ -1,0 +1,38 @@
+"""torch's optimizers without torch's compiler.
+
+Their methods are wrapped to be left alone by it, and import it to say so: more than a second at the first step of each
+process, and a part of every step, for what nothing here uses. What they compute is the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch.optim import Optimizer
+
+WRAPPED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+"""Methods of every optimizer that ask the compiler to leave them alone."""
+
+
+def without_compiler() -> None:
+    """Let optimizers be made, saved and restored without importing the compiler; where torch has changed, nothing."""
+    for name in WRAPPED:
+        method = getattr(getattr(Optimizer, name), "__wrapped__", None)
+        # Under this name torch keeps what the compiler has made of a method: here, the method.
+        if method is not None and not hasattr(method, "__dynamo_disable"):
+            setattr(method, "__dynamo_disable", method)
+
+
+def step_of(optimizer: Optimizer) -> Callable[[], object]:
+    """Return what steps an optimizer: of torch's own its bare step, which runs no hooks, of any other its step."""
+    if not type(optimizer).__module__.startswith("torch.optim."):
+        return optimizer.step
+    bare = inspect.unwrap(type(optimizer).step)
+
+    def step() -> object:
+        with torch.no_grad():
+            return bare(optimizer)
+
+    return step
