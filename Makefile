@@ -7,7 +7,7 @@ ARGS   ?= model=dae noise=gaussian
 PORT   ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format figures judges published board clean distclean
+.PHONY: help setup train test lint format figures judges published bench board clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ judges: $(VENV)/.installed ## train the classifiers that samples are judged by, 
 
 published: $(VENV)/.installed ## run the experiments that have published numbers, and write docs/RESULTS.md's table
 	@OMP_NUM_THREADS=1 $(BIN)/python -m published $(ONLY)
+
+bench: $(VENV)/.installed ## time the same networks trained by aectl and by others, and write docs/BENCHMARKS.md
+	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		torch torchvision pythae lightning
+	@$(BIN)/python -m tests.benchmarks .venv-bench/bin/python
 
 board: $(VENV)/.installed ## open TensorBoard on all runs; PORT=6007 takes another port
 	@$(BIN)/tensorboard --logdir outputs --port $(PORT)

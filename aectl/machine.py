@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import sys
 from pathlib import Path
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Numbers of mallopt's parameters, from malloc.h."""
+KEPT_BYTES = 2**30
 
 
 def usable_cores() -> int:
@@ -15,6 +21,18 @@ def usable_cores() -> int:
 def accelerated() -> bool:
     """Return whether there is an accelerator that `device=auto` would take: CUDA or MPS."""
     return Path("/proc/driver/nvidia/version").exists() or sys.platform == "darwin"
+
+
+def keep_memory() -> None:
+    """Let the process keep memory that it frees, where the C library is GNU's; elsewhere nothing happens.
+
+    A step frees as much as the next one asks for. Given back in between, it comes back page by page, which takes a
+    tenth of a step of a small net.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        library = ctypes.CDLL(None)
+        for parameter in (TRIM_THRESHOLD, MMAP_THRESHOLD):
+            library.mallopt(parameter, KEPT_BYTES)
 
 
 def started_together() -> int:

@@ -10,7 +10,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from aectl import parallel
-from aectl.machine import usable_cores
+from aectl.machine import keep_memory, usable_cores
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Where libraries of numbers look for how many threads they may have."""
@@ -64,6 +64,7 @@ class Device:
         # Weights of pixels that are always black shrink to denormal numbers, on which a CPU is many times slower.
         # Before the threads are made: they inherit it.
         torch.set_flush_denormal(True)
+        keep_memory()
         torch.set_num_threads(self.threads)
         # NumPy and scikit-learn have threads of their own; libraries that are loaded later read the environment.
         os.environ |= dict.fromkeys(THREADS, str(self.threads))

@@ -1,0 +1,126 @@
+"""make bench: the same networks trained by aectl and by others, in turn, and docs/BENCHMARKS.md written of it.
+
+python -m tests.benchmarks PYTHON      # PYTHON has torch, torchvision, pythae and lightning
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from aectl.data import sources
+from aectl.machine import usable_cores
+from tests.benchmarks import bound, ours
+
+REPEATS, EPOCHS, IMAGES, BATCH = 3, 3, 60_000, 128
+"""Each contender has its turn so many times; the first of its epochs, in which memory is fetched, does not count."""
+PAGE, NUMBERS = Path("docs/BENCHMARKS.md"), Path("docs/benchmarks.json")
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+PEERS = {"vae": ("tutorial", "lightning", "pythae"), "dense": ("tutorial",), "conv": ("tutorial",)}
+TITLES = {
+    "vae": "VAE 784-400-20, batch 128",
+    "dense": "autoencoder 784-1000-500-250-30, batch 128",
+    "conv": "`model=conv`, batch 128",
+}
+WIDTHS = (784, 1000, 500, 250, 30, 250, 500, 1000, 784)
+LAYERS = {
+    "vae": ((784, 400), (400, 40), (20, 400), (400, 784)),
+    "dense": tuple(pairwise(WIDTHS)),
+}
+HEADINGS = (
+    "s an epoch (least … most)",
+    "images/s",
+    "aectl is faster by",
+    "of the matmul bound",
+    "loss",
+    "start-up, s",
+    "peak, MiB",
+)
+NAMES = {"aectl": "aectl", "tutorial": "tutorial loop", "lightning": "Lightning", "pythae": "pythae"}
+
+
+def main(python: str) -> int:
+    """Measure, and write page and numbers; returns the process's exit code."""
+    torch.set_num_threads(usable_cores())
+    folder = sources.raw_folder("MNIST", None).parents[1]
+    found = {network: compare(network, python, str(folder)) for network in PEERS}
+    NUMBERS.write_text(json.dumps({"machine": machine(), "networks": found}, indent=1) + "\n")
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    table = "\n".join(page(found))
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+    print(table)
+    return 0
+
+
+def compare(network: str, python: str, folder: str) -> dict[str, Any]:
+    """Return what each contender came to, by name, and the bound of the products in seconds an epoch."""
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ("aectl", *PEERS[network])}
+    bounds = []
+    for _ in range(REPEATS):
+        if network in LAYERS:
+            bounds.append(bound.seconds_of_step(LAYERS[network], BATCH) * (IMAGES // BATCH))
+        for name, done in turns.items():
+            done.append(ours.train(network, EPOCHS) if name == "aectl" else peer(python, name, network, folder))
+            print(network, name, [round(seconds, 2) for seconds in done[-1]["seconds"]], flush=True)
+    return {"bound": median(bounds) if bounds else None, "contenders": {n: summary(t) for n, t in turns.items()}}
+
+
+def peer(python: str, name: str, network: str, folder: str) -> dict[str, Any]:
+    """Return what a peer came to."""
+    script = Path(__file__).with_name("peers.py")
+    command = [python, "-W", "ignore", str(script), name, network, folder, str(EPOCHS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
+
+
+def summary(turns: list[dict[str, Any]]) -> dict[str, float]:
+    """Return medians over the turns, and the shortest and longest epoch."""
+    seconds = [second for turn in turns for second in turn["seconds"][1:]]
+    others = {key: median(turn[key] for turn in turns) for key in ("loss", "startup", "memory")}
+    return {"seconds": median(seconds), "least": min(seconds), "most": max(seconds), **others}
+
+
+def page(found: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the page: the machine, and a table for each network."""
+    yield machine() + "."
+    for network, one in found.items():
+        yield f"\n### {TITLES[network]}\n"
+        yield f"| | {' | '.join(HEADINGS)} |"
+        yield f"|---|{'---|' * len(HEADINGS)}"
+        own = one["contenders"]["aectl"]["seconds"]
+        for name, row in one["contenders"].items():
+            share = f"{one['bound'] / row['seconds']:.0%}" if one["bound"] else ""
+            cells = [
+                NAMES[name],
+                f"{row['seconds']:.2f} ({row['least']:.2f} … {row['most']:.2f})",
+                f"{IMAGES / row['seconds']:,.0f}",
+                f"{row['seconds'] / own:.1f}×",
+                share,
+                f"{row['loss']:.2f}",
+                f"{row['startup']:.1f}",
+                f"{row['memory']:.0f}",
+            ]
+            yield f"| {' | '.join(cells)} |"
+
+
+def machine() -> str:
+    """Return what was measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+    return f"{usable_cores()} cores of {model}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,27 @@
+"""What `make bench` counts and writes; what it measures is for a quiet machine."""
+
+from tests.benchmarks import __main__ as bench
+from tests.benchmarks.bound import products
+
+
+def test_the_products_of_a_step_are_those_of_backpropagation():
+    found = products(((784, 400), (400, 40)), batch=128)
+    assert found == [
+        (128, 784, 400),
+        (400, 128, 784),
+        (128, 400, 40),
+        (40, 128, 400),
+        (128, 40, 400),
+    ]
+    assert sum(m * k * n for m, k, n in found) == 128 * (2 * 784 * 400 + 3 * 400 * 40)
+
+
+def test_a_table_compares_medians_with_aectl_and_with_the_bound():
+    turns = [{"seconds": [9.0, 2.0, 2.2], "loss": 110.0, "startup": 4.0, "memory": 500.0} for _ in range(3)]
+    ours = bench.summary(turns)
+    assert (ours["seconds"], ours["least"], ours["most"]) == (2.1, 2.0, 2.2)
+    peer = {**ours, "seconds": 6.3, "least": 6.0, "most": 7.0}
+    found = {"vae": {"bound": 1.05, "contenders": {"aectl": ours, "tutorial": peer}}}
+    lines = list(bench.page(found))
+    assert lines[-2] == "| aectl | 2.10 (2.00 … 2.20) | 28,571 | 1.0× | 50% | 110.00 | 4.0 | 500 |"
+    assert lines[-1] == "| tutorial loop | 6.30 (6.00 … 7.00) | 9,524 | 3.0× | 17% | 110.00 | 4.0 | 500 |"
