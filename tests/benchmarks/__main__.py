@@ -51,7 +51,7 @@ NAMES = {"aectl": "aectl", "tutorial": "tutorial loop", "lightning": "Lightning"
 def main(python: str) -> int:
     """Measure, and write page and numbers; returns the process's exit code."""
     torch.set_num_threads(usable_cores())
-    folder = sources.raw_folder("MNIST", None).parents[1]
+    folder = sources.data_folder()
     found = {network: compare(network, python, str(folder)) for network in PEERS}
     NUMBERS.write_text(json.dumps({"machine": machine(), "networks": found}, indent=1) + "\n")
     text = PAGE.read_text(encoding="utf-8")

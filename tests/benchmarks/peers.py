@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import resource
+import runpy
 import sys
 import tempfile
 import time
@@ -21,8 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from torchvision import transforms
-from torchvision.datasets import MNIST
+
+# A file that stands alone: torchvision is imported also where its wheel and torch's do not match.
+SHIM = Path(__file__).parents[2] / "aectl" / "data" / "torchvision_shim.py"
+runpy.run_path(str(SHIM))["torchvision"]()
+from torchvision import transforms  # noqa: E402
+from torchvision.datasets import MNIST  # noqa: E402
 
 BATCH, RATE = 128, 1e-3
 Terms = Callable[[Tensor], Tensor]
