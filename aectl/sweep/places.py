@@ -67,6 +67,7 @@ class Places:
         self.free = [place() for _ in range(number)]
         self.waiting: Iterator[Planned] = iter(())
         self.running: dict[Future[str], tuple[Planned, ProcessPoolExecutor]] = {}
+        self.again: set[int] = set()
         self.signal: int | None = None
 
     def carry_out(self, jobs: Iterable[Planned]) -> None:
@@ -113,6 +114,11 @@ class Places:
             error = future.result()
         except BrokenProcessPool:
             error, where = "its process was killed", place()
+            if not job.status and job.number not in self.again and self.signal is None:
+                # Without a record it had not begun: the process may have been killed while it waited.
+                self.again.add(job.number)
+                self.running[where.submit(self.task, job)] = (job, where)
+                return
         except Exception as unexpected:
             error = f"{type(unexpected).__name__}: {unexpected}"
         self.free.append(where)
