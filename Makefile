@@ -69,4 +69,4 @@ clean: ## remove caches and builds
 	find aectl tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too; runs in outputs/ stay
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-bench

@@ -137,16 +137,17 @@ def test_the_matrix_of_noises_is_train_noise_by_test_noise(tmp_path):
     assert table.best["gaussian_1"] == {"2 gaussian std=1.0"}
 
 
+def of_seed(folder, noise, seed, **tables):
+    """Write a run of a noise and a seed."""
+    choices = {"noise": noise}
+    return write_run(
+        folder, f"{noise}{seed}", [f"seed={seed}", f"noise={noise}"], f"seed: {seed}", choices=choices, **tables
+    )
+
+
 def test_seeds_have_means_and_standard_deviations(tmp_path):
     runs = [
-        write_run(
-            tmp_path,
-            f"{noise}{seed}",
-            [f"seed={seed}", f"noise={noise}"],
-            f"seed: {seed}",
-            choices={"noise": noise},
-            clusters={"model": {"nmi": nmi, "nmi_ci95": 0.5}},
-        )
+        of_seed(tmp_path, noise, seed, clusters={"model": {"nmi": nmi, "nmi_ci95": 0.5}})
         for noise, seed, nmi in [("none", 0, 0.1), ("none", 1, 0.3), ("masking", 0, 0.9)]
     ]
     (table,) = only_board(*runs).tables
@@ -156,16 +157,9 @@ def test_seeds_have_means_and_standard_deviations(tmp_path):
     assert written(mean.row, "nmi") == ("0.20", "± 0.14")
 
 
-def seeded(tmp_path, **errors):
+def seeded(folder, **errors):
     return [
-        write_run(
-            tmp_path,
-            f"{noise}{seed}",
-            [f"seed={seed}", f"noise={noise}"],
-            f"seed: {seed}",
-            choices={"noise": noise},
-            reconstruction=reconstruction(mse),
-        )
+        of_seed(folder, noise, seed, reconstruction=reconstruction(mse))
         for noise, values in errors.items()
         for seed, mse in enumerate(values)
     ]

@@ -21,14 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-# A file that stands alone: torchvision is imported also where its wheel and torch's do not match.
 SHIM = Path(__file__).parents[2] / "aectl" / "data" / "torchvision_shim.py"
-runpy.run_path(str(SHIM))["torchvision"]()
-from torchvision import transforms  # noqa: E402
-from torchvision.datasets import MNIST  # noqa: E402
-
+"""A file that stands alone: by it torchvision is imported also where its wheel and torch's do not match."""
 BATCH, RATE = 128, 1e-3
 Terms = Callable[[Tensor], Tensor]
 
@@ -111,8 +107,11 @@ def started() -> float:
     return float(boot.split()[1]) + ticks / 100
 
 
-def images(folder: str) -> MNIST:
-    """Return the data set as tutorials do: decoded, and turned into a tensor, image by image."""
+def images(folder: str) -> Dataset:
+    """Return MNIST as tutorials do: decoded, and turned into a tensor, image by image."""
+    from torchvision import transforms
+    from torchvision.datasets import MNIST
+
     return MNIST(folder, train=True, transform=transforms.ToTensor())
 
 
@@ -229,6 +228,8 @@ watch = Stopwatch()
 
 def main(peer: str, network: str, folder: str, epochs: str) -> None:
     """Train, and print what came of it."""
+    # Before the peers, which import torchvision too.
+    runpy.run_path(str(SHIM))["torchvision"]()
     torch.manual_seed(0)
     *_, loss = PEERS[peer](network, folder, int(epochs))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
