@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from aectl.commands.train import prepare
+from aectl.commands.prepare import prepare
 from aectl.config.schema import seconds
 from aectl.parallel.group import follow
 from aectl.run import Run

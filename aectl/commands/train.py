@@ -7,47 +7,29 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from torch.nn import Parameter
-from torch.optim import Optimizer
 
-from aectl import parallel
-from aectl.config import ConfigError, build, check_signature, check_trusted
-from aectl.config.schema import check_ranges, seconds
-from aectl.data.datasets import Source
-from aectl.evaluation import published
-from aectl.figures.live import pictures
-from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
+from aectl.commands.prepare import Busy, Sources, check, claim, discard, prepare, read
+from aectl.config import ConfigError
+from aectl.config.schema import seconds
+from aectl.loading import PARTS
 from aectl.machine import started_together
 from aectl.parallel import Lost
 from aectl.parallel.group import lead
-from aectl.run import RECORD, Run, find
+from aectl.run import RECORD, Run
 from aectl.terminal import significant
-from aectl.training import checkpoint
-from aectl.training.board import TensorBoard
-from aectl.training.checkpoint import CheckpointError
 from aectl.training.interruption import Interruption
-from aectl.training.observers import Console, CsvLog, Observer
-from aectl.training.optimizers import without_compiler
-from aectl.training.trainer import StageChanged, Trainer, parameter_count
-from aectl.training.validation import batches
-from aectl.training.work import multiplications
+from aectl.training.trainer import Trainer
+from aectl.training.work import parameter_count
 
 log = logging.getLogger("aectl")
-
-FEW = 8
-"""Images that it is tried on how much a step computes."""
-
-
-class Busy(ConfigError):
-    """A run that another process trains: nothing in its folder may be touched."""
 
 
 class Interrupted(SystemExit):
@@ -72,22 +54,60 @@ def run(config: DictConfig) -> float:
 
 def train(config: DictConfig, run: Run) -> float:
     """Train in a run's folder, and return the objective."""
+    begun = begin(config, run)
+    begun.start()
+    with begun.ending(), Interruption(begun.max_seconds) as interruption:
+        reason = begun.trainer.fit(lambda: interruption.reason)
+    return conclude(begun.trainer, run, reason)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that is ready to train: all is built, its folder is locked, nothing is written yet."""
+
+    run: Run
+    trainer: Trainer
+    lock: FileLock
+    max_seconds: float | None
+    record: Mapping[str, Any]
+    output_subdir: str | None
+
+    def start(self) -> None:
+        """Write the record of a run that starts, or goes on, now."""
+        self.run.begin(**self.record)
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Train within: the folder is free afterwards, and an error is in the record."""
+        try:
+            yield
+        except BaseException as error:
+            self.run.end("failed", error=str(error) or type(error).__name__)
+            raise
+        finally:
+            self.lock.release()
+
+    def give_up(self) -> None:
+        """Leave nothing behind of a run that shall not start now."""
+        self.lock.release()
+        discard(self.run, self.output_subdir)
+
+
+def begin(config: DictConfig, run: Run, sources: Sources = read) -> Begun:
+    """Make ready what a run needs; what cannot begin leaves nothing behind."""
     hydra = HydraConfig.get()
     with beginning(run):
         lock = claim(config, run)
-        trainer = prepare(config, run)
-    choices = {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)}
-    goal = {"epochs": trainer.epochs, "objective": trainer.objective}
-    run.begin(config, choices, list(hydra.overrides.task), trainer.device.describe(), goal)
-    try:
-        with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:
-            reason = trainer.fit(lambda: interruption.reason)
-    except BaseException as error:
-        run.end("failed", error=str(error) or type(error).__name__)
-        raise
-    finally:
-        lock.release()
-    return conclude(trainer, run, reason)
+        trainer = prepare(config, run, sources)
+    record = {
+        "config": config,
+        "choices": {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)},
+        "overrides": list(hydra.overrides.task),
+        "device": trainer.device.describe(),
+        "goal": {"epochs": trainer.epochs, "objective": trainer.objective},
+    }
+    limit = seconds(config.max_time) if config.max_time else None
+    return Begun(run, trainer, lock, limit, record, hydra.output_subdir)
 
 
 @contextlib.contextmanager
@@ -110,111 +130,6 @@ def processes_of(config: DictConfig) -> int:
     if started > 1 and told not in (None, started):
         raise ConfigError(f"device.count={told}, but torchrun has started {started} processes")
     return started if started > 1 else told or 1
-
-
-def claim(config: DictConfig, run: Run) -> FileLock:
-    """Return the lock of the run's folder, held; raises ConfigError if it is another run's or being trained."""
-    if (run.folder / "run.json").is_file() and not config.resume:
-        raise ConfigError(f"{run.folder} holds a run already; aectl train resume={run.folder} goes on with it")
-    lock = FileLock(run.folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        pid = run.record.get("pid") if (run.folder / RECORD).is_file() else "that has only begun"
-        raise Busy(f"{run.folder} is being trained by process {pid}") from None
-    return lock
-
-
-def prepare(config: DictConfig, run: Run) -> Trainer:
-    """Build everything that a run needs; raises ValueErrors of the config and its parts before anything is written."""
-    device = build(config.device, "device")
-    device.apply()
-    dataset = build(config.dataset, "dataset")
-    facts = {"shape": list(dataset.shape), "classes": dataset.classes}
-    train_source, valid_source = dataset.split("train", device.torch), dataset.split("valid", device.torch)
-    model = build_model(config, facts, config.seed).to(device.torch)
-    if config.init_from and not config.resume:
-        source = Run(find(config.init_from))
-        set_weights(model, read_checkpoint(source, "best", "cpu")["model"], source.checkpoint("best"))
-    elif not config.resume:
-        model.prepare(batches(train_source))
-    parallel.meet()
-    few = train_source.batch(torch.arange(min(FEW, len(train_source)), device=device.torch))
-    device.suit(multiplications(model, few) * config.batch_size)
-    settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
-    trainer = Trainer(
-        model,
-        train_source,
-        valid_source,
-        optimizer(config),
-        schedule=build(config.schedule, "schedule"),
-        device=device,
-        folder=run.folder / "checkpoints",
-        facts=facts,
-        observers=observers(config, run, valid_source or train_source) if parallel.rank() == 0 else (),
-        **settings,
-    )
-    if config.resume:
-        resume(trainer, run, config)
-    return trainer
-
-
-def observers(config: DictConfig, run: Run, source: Source) -> tuple[Observer, ...]:
-    """Return what writes the run's numbers, its pictures of a source and its lines on the terminal."""
-    board = TensorBoard(run.folder, flatten(config), lambda trained: pictures(trained, source))
-    return (CsvLog(run.folder / "metrics.csv"), board, Console())
-
-
-def optimizer(config: DictConfig) -> Callable[..., Optimizer]:
-    """Return what makes optimizers, tried out on one weight; raises ConfigError if it refuses its settings."""
-    without_compiler()
-    make = build(config.optimizer, "optimizer")
-    try:
-        make([Parameter(torch.zeros(1))])
-    except ValueError as error:
-        raise ConfigError(f"optimizer: {error}") from error
-    return make
-
-
-def check(config: DictConfig) -> None:
-    """Raise ConfigError for ranges, names and types that cannot work, before anything is built."""
-    check_ranges(config)
-    published.check(OmegaConf.to_container(config.get("reference") or OmegaConf.create({}), resolve=True))
-    if config.resume:
-        check_trusted(config, trusted(config))
-    for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
-        check_signature(config.get(group), group)
-
-
-def resume(trainer: Trainer, run: Run, config: DictConfig) -> None:
-    """Bring the trainer to where the run stopped; raises ConfigError if there is nothing left to do.
-
-    A run that was killed between its last checkpoint and its record has only its end left to write.
-    """
-    state = checkpoint.load(run.checkpoint("last"), trainer.device.torch)
-    try:
-        trainer.restore(state)
-    except StageChanged as error:
-        raise ConfigError(f"epochs: {error}") from error
-    except (KeyError, RuntimeError, ValueError) as error:
-        path = run.checkpoint("last")
-        raise CheckpointError(
-            f"{path} does not fit this run, its data or this device ({type(error).__name__})"
-        ) from error
-    is_told = run.record.get("status") == "done"
-    if is_told and trainer.has_stalled() and trainer.epoch < trainer.epochs:
-        raise ConfigError(f"{run.folder} stopped early after {trainer.epoch} epochs; a larger patience= lets it go on")
-    if is_told and trainer.epoch >= trainer.epochs:
-        raise ConfigError(
-            f"{run.folder} has trained its {trainer.epoch} epochs; epochs={2 * config.epochs} would extend it"
-        )
-    if state["epochs"] != trainer.epochs and trainer.schedule_changes(state["epochs"]):
-        log.warning(
-            "the schedule depends on the number of epochs: with %d instead of %d the learning rate jumps, and the "
-            "result is not that of %d epochs in one go",
-            *(trainer.epochs, state["epochs"], trainer.epochs),
-        )
-    log.info("resuming after %d of %d epochs", trainer.epoch, trainer.epochs)
 
 
 def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
@@ -243,33 +158,3 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     # The folder above: of a folder that is itself the run, the HParams page shows no metrics.
     log.info("     tensorboard --logdir %s", folder.parent)
     return value
-
-
-def discard(run: Run, output_subdir: str | None) -> None:
-    """Remove what a start that never began left in its folder, and folders that are empty then, but not the present."""
-    begun = (run.folder / "run.json").is_file()
-    if output_subdir and not (begun and output_subdir == ".hydra"):
-        shutil.rmtree(run.folder / output_subdir, ignore_errors=True)
-    if begun or not run.folder.is_dir():
-        return
-    for name in ("train.log", ".lock"):
-        (run.folder / name).unlink(missing_ok=True)
-    here = Path.cwd()
-    for folder in [run.folder, *list(run.folder.parents)[:2]]:
-        if folder in (here, *here.parents) or any(folder.iterdir()):
-            return
-        folder.rmdir()
-
-
-def flatten(config: DictConfig) -> dict[str, Any]:
-    """Return the config's leaves by dotted key, for HParams."""
-
-    def leaves(node: Any, path: str) -> dict[str, Any]:
-        if isinstance(node, dict):
-            return {k: v for key, value in node.items() for k, v in leaves(value, f"{path}{key}.").items()}
-        return {path[:-1]: node if isinstance(node, (bool, int, float, str)) else str(node)}
-
-    plain = OmegaConf.to_container(config, resolve=True)
-    choices = HydraConfig.get().runtime.choices
-    names = {group: str(choices.get(group)) for group in ("model", "dataset", *PARTS)}
-    return {**names, **leaves(plain, "")}

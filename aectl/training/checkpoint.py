@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 FORMAT = 1
 
@@ -31,6 +32,14 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by name, those that are slices of larger ones copied: a file would hold the whole."""
+    return {
+        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+        for name, tensor in tensors.items()
+    }
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -60,11 +60,15 @@ class Engine:
                 parameter.grad = None
             loss.value.backward(inputs=params)
             average_gradients(params)
-            if self.grad_clip is not None:
-                nn.utils.clip_grad_norm_(params, self.grad_clip)
-            self.steps[loss.group]()
+            self.descend(loss.group)
             scalars["loss" if len(self.params) == 1 else f"loss_{loss.group}"] = loss.value
             scalars.update(loss.metrics or {})
+
+    def descend(self, group: str) -> None:
+        """Move a group's parameters by the gradients that they have."""
+        if self.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.params[group], self.grad_clip)
+        self.steps[group]()
 
     def gradient_norm(self) -> Tensor:
         """Return the Euclidean norm of the gradients that the last step left, over all groups."""

@@ -5,8 +5,9 @@ It knows neither kinds of models nor configuration files; what is written or sho
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ from aectl.training.engine import Engine
 from aectl.training.interruption import REASONS
 from aectl.training.meter import Meter
 from aectl.training.observers import Epoch, Observer
+from aectl.training.stages import check_batches, stage_at
 from aectl.training.validation import validate
 
 GRADIENT_NORM_EVERY = 10
 """Steps between two looks at the gradient's norm, which costs a pass over all parameters."""
+
+
+Course = Generator[torch.Tensor, Mapping[str, torch.Tensor], str | None]
+"""Yields the positions of a step's images [n], receives the step's scalars, and returns why training stopped."""
 
 
 class StageChanged(ValueError):
@@ -82,17 +88,30 @@ class Trainer:
         self.best_epoch, self.best_value = 0, float("inf")
         self.metrics: dict[str, float] = {}
         self.meter, self.norms = Meter(device.torch), Meter(device.torch)
-        self.begin_stage(*self.stage_at(0))
+        self.begin_stage(*stage_at(self.plan, 0))
 
     def fit(self, should_stop: Callable[[], str | None] = lambda: None) -> str | None:
         """Train to the end, or until `should_stop` gives a reason; returns that reason, or None at the end.
 
         Raises NotFinite if a loss is; the last good checkpoint is then left as it was.
         """
+        with contextlib.closing(self.course(should_stop)) as course:
+            try:
+                indices = next(course)
+                while True:
+                    indices = course.send(self.engine.step(self.examples.batch(indices), self.rng))
+            except StopIteration as end:
+                return end.value
+
+    def course(self, should_stop: Callable[[], str | None]) -> Course:
+        """Yield where the images of each step are and receive its scalars, all else being done here; returns as `fit`.
+
+        Whoever drives it takes the steps by `engine`: so several runs can take theirs together.
+        """
         self.notify("started")
         try:
             while self.epoch < self.epochs and not self.has_stalled():
-                if reason := self.run_epoch(should_stop):
+                if reason := (yield from self.run_epoch(should_stop)):
                     self.check_finite()
                     self.save("last")
                     return reason
@@ -100,7 +119,7 @@ class Trainer:
         finally:
             self.notify("finished")
 
-    def run_epoch(self, should_stop: Callable[[], str | None]) -> str | None:
+    def run_epoch(self, should_stop: Callable[[], str | None]) -> Course:
         """Run what is left of the present epoch and account for it; returns the reason if told to stop within."""
         self.enter_stage()
         self.model.train()
@@ -111,17 +130,21 @@ class Trainer:
             if reason := parallel.agreed(should_stop(), REASONS):
                 self.seconds = time.monotonic() - started
                 return reason
-            self.run_step(parallel.part(batches[self.step]))
+            self.scale_rates()
+            self.take_in((yield parallel.part(batches[self.step])))
         self.check_finite()
         self.epoch += 1
         self.account(started)
         return None
 
-    def run_step(self, indices: torch.Tensor) -> None:
-        """Run one step on the images at `indices`."""
+    def scale_rates(self) -> None:
+        """Set the learning rates of the step to come."""
         done = (self.epoch - self.stage_start) * self.steps_per_epoch + self.step
         self.engine.scale_rates(self.schedule(done, (self.stage_end - self.stage_start) * self.steps_per_epoch))
-        self.meter.add(self.engine.step(self.examples.batch(indices), self.rng))
+
+    def take_in(self, scalars: Mapping[str, torch.Tensor]) -> None:
+        """Note what a step has come to."""
+        self.meter.add(scalars)
         if self.step % GRADIENT_NORM_EVERY == 0:
             self.norms.add({"gradient_norm": self.engine.gradient_norm()})
         self.step += 1
@@ -194,18 +217,9 @@ class Trainer:
         """Return the learning rate of the last step, of the first group if there are several."""
         return next(iter(self.engine.optimizers.values())).param_groups[0]["lr"]
 
-    def stage_at(self, epoch: int) -> tuple[Stage, int, int]:
-        """Return the stage of the given epoch (from 0) with its first and past-the-last epoch."""
-        first = 0
-        for stage, length in self.plan[:-1]:
-            if epoch < first + length:
-                return stage, first, first + length
-            first += length
-        return self.plan[-1][0], first, self.epochs
-
     def enter_stage(self) -> None:
         """Make new optimizers if the present epoch opens another stage."""
-        stage, first, end = self.stage_at(self.epoch)
+        stage, first, end = stage_at(self.plan, self.epoch)
         if first != self.stage_start:
             self.begin_stage(stage, first, end)
 
@@ -230,7 +244,7 @@ class Trainer:
         """
         if parallel.rank() > 0:
             return
-        state = {"model": self.model.state_dict(), "epoch": self.epoch, **self.facts}
+        state = {"model": checkpoint.own(self.model.state_dict()), "epoch": self.epoch, **self.facts}
         if name == "last":
             state |= {
                 "step": self.step,
@@ -253,11 +267,11 @@ class Trainer:
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         # At the border of two stages the checkpoint may be of either.
         for epoch in (max(self.epoch - 1, 0), self.epoch):
-            if self.stage_at(epoch)[0].name == state["stage"]:
-                self.begin_stage(*self.stage_at(epoch))
+            if stage_at(self.plan, epoch)[0].name == state["stage"]:
+                self.begin_stage(*stage_at(self.plan, epoch))
                 break
         else:
-            now = self.stage_at(self.epoch)[0].name
+            now = stage_at(self.plan, self.epoch)[0].name
             raise StageChanged(f"after epoch {self.epoch} the run was in stage '{state['stage']}', not in '{now}'")
         self.engine.restore(state["optimizers"])
         self.rng.restore(state["rng"])
@@ -274,21 +288,6 @@ class Trainer:
         return any(self.schedule(i, old_total) != self.schedule(i, new_total) for i in range(done))
 
 
-def check_batches(stage: Stage, images: int, batch_size: int) -> None:
-    """Raise ValueError if a stage has no images, too few for a batch, or a batch that processes cannot share."""
-    if stage.labelled and not images:
-        raise ValueError(f"dataset: stage '{stage.name}' needs training images with labels, and there are none")
-    if not stage.labelled and batch_size > images:
-        raise ValueError(f"batch_size must be at most the {images} training images, not {batch_size}")
-    if (batch := min(batch_size, images)) % parallel.count():
-        raise ValueError(f"batch_size: {parallel.count()} processes cannot share {batch} images evenly")
-
-
 def default_objective(model: Model, valid: int) -> str:
     """Return the model's own objective, taken on the training images where none are held out."""
     return model.objective if valid else model.objective.replace("val/", "train/", 1)
-
-
-def parameter_count(parameters: Iterable[torch.nn.Parameter]) -> int:
-    """Return the number of trainable numbers."""
-    return sum(p.numel() for p in parameters if p.requires_grad)

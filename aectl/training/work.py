@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -36,3 +37,8 @@ def multiplications(model: Model, batch: Batch) -> float:
         for hook in hooks:
             hook.remove()
     return max(total / len(batch.x), sum(parameter.numel() for parameter in model.parameters()))
+
+
+def parameter_count(parameters: Iterable[nn.Parameter]) -> int:
+    """Return the number of trainable numbers."""
+    return sum(p.numel() for p in parameters if p.requires_grad)
