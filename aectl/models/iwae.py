@@ -120,8 +120,8 @@ class IWAE(VAE):
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         nll, kl = self.draw(batch.x, rng)
         weight = (self.steps / self.warm_up).clamp(max=1) if self.warm_up else 1.0
-        yield Loss(-self.bound_of(-nll - weight * kl.sum(0)).mean(), metrics=means(nll, kl))
         self.steps.add_(1)
+        yield Loss(-self.bound_of(-nll - weight * kl.sum(0)).mean(), metrics=means(nll, kl))
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         nll, kl = self.draw(batch.x, rng)
