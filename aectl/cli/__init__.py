@@ -15,6 +15,8 @@ from aectl.machine import is_follower, started_together
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    Function = Callable[["DictConfig"], float | None]
+
 COMMANDS = ("train", "eval", "sample")
 HELP = ("-h", "--help", "help")
 
@@ -70,8 +72,11 @@ def unknown_command(arguments: Sequence[str]) -> str:
     return f"no command '{word}', {hint}\n  aectl --help explains them"
 
 
-def run_command(command: str, arguments: Sequence[str]) -> None:
-    """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job."""
+def run_command(command: str, arguments: Sequence[str], function: Function | None = None) -> None:
+    """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job.
+
+    The task is the command's, or `function` in its place.
+    """
     from aectl.cli import resume
     from aectl.cli.launch import MULTIRUN, admit_new_keys, launch, name_launchers_keys, quote_paths, split_flags
     from aectl.config import ConfigError
@@ -94,7 +99,7 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
         overrides = admit_new_keys(overrides)
         if not sweep:
             overrides = quote_paths(overrides)
-        launch(name, [*flags, *overrides], task(command))
+        launch(name, [*flags, *overrides], task(command, function))
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -116,7 +121,7 @@ def follow(command: str, arguments: Sequence[str]) -> None:
         raise SystemExit(1) from None
 
 
-def task(command: str) -> Callable[[DictConfig], float | None]:
+def task(command: str, function: Function | None = None) -> Function:
     """Return what Hydra calls with a composed config: the command's `run`, its errors told in a line or two."""
 
     def run(config: DictConfig) -> float | None:
@@ -126,7 +131,7 @@ def task(command: str) -> Callable[[DictConfig], float | None]:
         if (folder := HydraConfig.get().runtime.cwd) not in sys.path:
             sys.path.append(folder)
         try:
-            return importlib.import_module(f"aectl.commands.{command}").run(config)
+            return (function or importlib.import_module(f"aectl.commands.{command}").run)(config)
         except Exception as error:
             return fail(error, command)
 

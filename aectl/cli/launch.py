@@ -18,6 +18,7 @@ MULTIRUN = ("-m", "--multirun")
 LAUNCHERS = {
     "jobs": "hydra.launcher.jobs",
     "fail_fast": "hydra.launcher.fail_fast",
+    "together": "hydra.launcher.together",
     "trials": "hydra.sweeper.trials",
     "storage": "hydra.sweeper.storage",
 }

@@ -50,10 +50,12 @@ class Device:
         self.threads_are_told = threads is not None
         self.threads = threads or max(1, usable_cores() // parallel.local_count())
         self.deterministic = deterministic
+        self.is_small = False
 
     def suit(self, multiplications: float) -> None:
         """Take one thread for steps of so few multiplications that several would mostly wait for one another."""
-        if not self.threads_are_told and multiplications < SMALL:
+        self.is_small = multiplications < SMALL
+        if not self.threads_are_told and self.is_small:
             self.threads = 1
             self.apply()
 

@@ -1,0 +1,93 @@
+"""aectl train -m sweep=fused: jobs that differ in numbers alone train in one program."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig
+
+from aectl.cli import job, sweep
+from aectl.cli.job import silence
+from aectl.config import ConfigError
+from aectl.run import Run
+from aectl.sweep.bundles import Bundle, Bundles
+from aectl.sweep.places import Task, Watcher
+from aectl.sweep.plan import Planned, read
+from aectl.terminal import console
+
+if TYPE_CHECKING:
+    from aectl.commands.fuse import Fleet
+
+
+def launch(
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    jobs: int | None,
+    fail_fast: bool,
+    together: int,
+) -> list[JobReturn]:
+    """Run what is not done yet of a sweep's jobs in `jobs` processes, in each up to `together` of them at a time."""
+    if together < 1:
+        raise ConfigError(f"together must be at least 1, not {together}")
+    number = sweep.places_for(config, jobs, len(job_overrides))
+
+    def where(task: Task, watcher: Watcher) -> Bundles:
+        return Bundles(number, together, partial(carry_out, **task.keywords, fail_fast=fail_fast), watcher, fail_fast)
+
+    try:
+        return sweep.run(config, job_overrides, first, where, sweep.threads_for(number))
+    finally:
+        tell(read(sweep.folder_of(config)))
+
+
+def carry_out(bundle: Bundle, flags: Sequence[str], extra: Sequence[str], fail_fast: bool) -> str:
+    """Train the runs of some jobs, or go on with them from their checkpoints; returns an error of one, or nothing.
+
+    A job by itself is trained as in any other sweep.
+    """
+    if len(bundle.jobs) == 1:
+        return job.carry_out(bundle.jobs[0], flags, extra)
+    from aectl.commands.fuse import Fleet
+
+    fleet = Fleet()
+    errors = {one.number: begin(one, fleet, flags, extra) for one in bundle.jobs}
+    with silence(io.StringIO()):
+        fleet.train(fail_fast)
+    failed = [one for one in bundle.jobs if errors[one.number] or one.status == "failed"]
+    return f"{len(failed)} of {len(bundle.jobs)} jobs failed" if failed else ""
+
+
+def begin(one: Planned, fleet: Fleet, flags: Sequence[str], extra: Sequence[str]) -> str:
+    """Make a job's run ready; returns why it cannot begin, which its record says then, or nothing."""
+    from aectl.cli import run_command
+
+    if (pid := job.wait_for(one)) is not None:
+        return f"process {pid} still trains it"
+    words, said, known = job.command(one, extra), io.StringIO(), len(fleet.begun)
+    with contextlib.suppress(SystemExit), silence(said):
+        run_command("train", [*flags, *words], fleet.take)
+    if len(fleet.begun) > known:
+        return ""
+    error = job.message(said.getvalue())
+    one.folder.mkdir(parents=True, exist_ok=True)
+    Run(one.folder).end("failed", error=error, overrides=[*one.overrides, *extra])
+    return error
+
+
+def tell(jobs: Sequence[Planned]) -> None:
+    """Say how many runs shared a program, and why others did not."""
+    records = [Run(one.folder).record.get("fused") for one in jobs if one.status]
+    known = [record for record in records if record]
+    shared = Counter(record["runs"] for record in known if record["runs"] > 1)
+    alone = Counter(record["why"] for record in known if record["why"])
+    for runs, number in sorted(shared.items()):
+        console().print(f"fused: {number} runs, {runs} in one program", soft_wrap=True)
+    for why, number in sorted(alone.items()):
+        console().print(f"not fused: {number} runs, {why}", soft_wrap=True)
