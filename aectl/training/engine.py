@@ -12,7 +12,7 @@ from aectl.models.base import Batch, Model, Stage
 from aectl.parallel import average_gradients
 from aectl.rng import Rng
 from aectl.training.device import Device
-from aectl.training.optimizers import step_of, without_compiler
+from aectl.training.optimizers import load, step_of, without_compiler
 
 
 class Engine:
@@ -79,4 +79,4 @@ class Engine:
     def restore(self, state: Mapping[str, Mapping]) -> None:
         """Go back to what `state()` returned."""
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state[name])
+            load(optimizer, state[name])
