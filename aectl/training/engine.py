@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from aectl.data.datasets import Source
 from aectl.models.base import Batch, Model, Stage
 from aectl.parallel import average_gradients
 from aectl.rng import Rng
@@ -65,6 +66,17 @@ class Engine:
             self.steps[loss.group]()
             scalars["loss" if len(self.params) == 1 else f"loss_{loss.group}"] = loss.value
             scalars.update(loss.metrics or {})
+
+    def step_on(self, source: Source, indices: Tensor, rng: Rng) -> dict[str, Tensor]:
+        """Run one step on the examples of a source at `indices` [N], and return its scalars like `step`.
+
+        They are good until the next step.
+        """
+        return self.step(source.batch(indices), rng)
+
+    def rate(self) -> float:
+        """Return the learning rate that was set last, of the first group if there are several."""
+        return next(iter(self.optimizers.values())).param_groups[0]["lr"]
 
     def gradient_norm(self) -> Tensor:
         """Return the Euclidean norm of the gradients that the last step left, over all groups."""

@@ -18,9 +18,8 @@ from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
 from aectl.parallel import normalisation
 from aectl.rng import Rng
-from aectl.training import checkpoint
+from aectl.training import capture, checkpoint
 from aectl.training.device import Device
-from aectl.training.engine import Engine
 from aectl.training.interruption import REASONS
 from aectl.training.meter import Meter
 from aectl.training.observers import Epoch, Observer
@@ -121,7 +120,7 @@ class Trainer:
         """Run one step on the images at `indices`."""
         done = (self.epoch - self.stage_start) * self.steps_per_epoch + self.step
         self.engine.scale_rates(self.schedule(done, (self.stage_end - self.stage_start) * self.steps_per_epoch))
-        self.meter.add(self.engine.step(self.examples.batch(indices), self.rng))
+        self.meter.add(self.engine.step_on(self.examples, indices, self.rng))
         if self.step % GRADIENT_NORM_EVERY == 0:
             self.norms.add({"gradient_norm": self.engine.gradient_norm()})
         self.step += 1
@@ -192,7 +191,7 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, of the first group if there are several."""
-        return next(iter(self.engine.optimizers.values())).param_groups[0]["lr"]
+        return self.engine.rate()
 
     def stage_at(self, epoch: int) -> tuple[Stage, int, int]:
         """Return the stage of the given epoch (from 0) with its first and past-the-last epoch."""
@@ -216,7 +215,7 @@ class Trainer:
         # Of the few labelled images of a stage all make a batch; otherwise that would be a mistyped size.
         self.batch_size = min(self.largest_batch, len(self.examples)) if stage.labelled else self.largest_batch
         self.steps_per_epoch = len(self.examples) // self.batch_size
-        self.engine = Engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
+        self.engine = capture.engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
 
     def notify(self, event: str) -> None:
         """Call the method `event` of every observer."""
