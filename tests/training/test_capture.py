@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import itertools
+import json
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -398,6 +399,18 @@ def test_a_graph_needs_cuda_and_one_process(monkeypatch):
     monkeypatch.setattr(parallel, "count", lambda: 2)
     with taped(), pytest.raises(ValueError, match="graph=true is for one process alone, not for the 2"):
         Device("cpu", graph=True)
+
+
+def test_the_command_records_steps_where_it_is_told_to(aectl, tmp_path):
+    words = ("train", "model=vae", "dataset=digits", "epochs=2", "batch_size=256", "device=cpu", "device.threads=1")
+    code, _, err = aectl(*words, "device.graph=true")
+    assert code != 0
+    assert "device: graph=true needs CUDA, and the device is cpu" in err
+    with taped() as tapes:
+        assert aectl(*words, "device.graph=true", "hydra.run.dir=run")[0] == 0
+    # 1287 images make five batches.
+    assert (tapes.records, tapes.replays) == (1, 2 + 10)
+    assert json.loads((tmp_path / "run/run.json").read_text())["device"]["graph"] is True
 
 
 def test_a_difference_is_measured_by_the_way_that_was_gone():
