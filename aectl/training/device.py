@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from aectl import parallel
 from aectl.machine import keep_memory, usable_cores
+from aectl.training.recorder import RECORDERS
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Where libraries of numbers look for how many threads they may have."""
@@ -27,8 +28,9 @@ class Device:
 
     `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use, one alone for
     what is too `small` to be shared, and a share of them where `count` processes train together, each on a GPU of its
-    own if there are GPUs. Raises ValueError for a device this machine lacks, an unknown precision or fewer than one
-    thread or process.
+    own if there are GPUs. With a `graph` training steps are recorded and replayed, see `capture.py`. Raises ValueError
+    for a device this machine lacks, an unknown precision, fewer than one thread or process, or a graph where there can
+    be none.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Device:
         threads: int | None = None,
         deterministic: bool = False,
         count: int | None = None,
+        graph: bool = False,
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, not '{precision}'")
@@ -49,8 +52,12 @@ class Device:
         self.precision = precision
         self.threads_are_told = threads is not None
         self.threads = threads or max(1, usable_cores() // parallel.local_count())
-        self.deterministic = deterministic
         self.is_small = False
+        self.deterministic, self.graph = deterministic, graph
+        if graph and self.torch.type not in RECORDERS:
+            raise ValueError(f"graph=true needs CUDA, and the device is {self.torch.type}")
+        if graph and parallel.count() > 1:
+            raise ValueError(f"graph=true is for one process alone, not for the {parallel.count()} of device.count")
 
     def suit(self, multiplications: float) -> None:
         """Take one thread for steps of so few multiplications that several would mostly wait for one another."""
@@ -93,6 +100,7 @@ class Device:
             "precision": self.precision,
             "threads": self.threads,
             "deterministic": self.deterministic,
+            "graph": self.graph,
             "processes": parallel.count(),
         }
 

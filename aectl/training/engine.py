@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from aectl.data.datasets import Source
 from aectl.models.base import Batch, Model, Stage
 from aectl.parallel import average_gradients
 from aectl.rng import Rng
 from aectl.training.device import Device
-from aectl.training.optimizers import step_of, without_compiler
+from aectl.training.optimizers import load, step_of, without_compiler
 
 
 class Engine:
@@ -70,6 +71,17 @@ class Engine:
             nn.utils.clip_grad_norm_(self.params[group], self.grad_clip)
         self.steps[group]()
 
+    def step_on(self, source: Source, indices: Tensor, rng: Rng) -> dict[str, Tensor]:
+        """Run one step on the examples of a source at `indices` [N], and return its scalars like `step`.
+
+        They are good until the next step.
+        """
+        return self.step(source.batch(indices), rng)
+
+    def rate(self) -> float:
+        """Return the learning rate that was set last, of the first group if there are several."""
+        return next(iter(self.optimizers.values())).param_groups[0]["lr"]
+
     def gradient_norm(self) -> Tensor:
         """Return the Euclidean norm of the gradients that the last step left, over all groups."""
         gradients = [p.grad for params in self.params.values() for p in params if p.grad is not None]
@@ -83,4 +95,4 @@ class Engine:
     def restore(self, state: Mapping[str, Mapping]) -> None:
         """Go back to what `state()` returned."""
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state[name])
+            load(optimizer, state[name])

@@ -7,9 +7,11 @@ process, and a part of every step, for what nothing here uses. What they compute
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 WRAPPED = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
@@ -23,6 +25,18 @@ def without_compiler() -> None:
         # Under this name torch keeps what the compiler has made of a method: here, the method.
         if method is not None and not hasattr(method, "__dynamo_disable"):
             setattr(method, "__dynamo_disable", method)
+
+
+def load(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Let an optimizer go on from its `state_dict()`, its steps counted where it counted them before.
+
+    Adagrad reads its count on the host at every step; from a checkpoint that was read to a GPU, it would wait for it.
+    """
+    places = {p: own["step"].device for p, own in optimizer.state.items() if isinstance(own.get("step"), Tensor)}
+    optimizer.load_state_dict(state)
+    for parameter, place in places.items():
+        own = optimizer.state[parameter]
+        own["step"] = own["step"].to(place)
 
 
 def step_of(optimizer: Optimizer) -> Callable[[], object]:

@@ -19,9 +19,8 @@ from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
 from aectl.parallel import normalisation
 from aectl.rng import Rng
-from aectl.training import checkpoint
+from aectl.training import capture, checkpoint
 from aectl.training.device import Device
-from aectl.training.engine import Engine
 from aectl.training.interruption import REASONS
 from aectl.training.meter import Meter
 from aectl.training.observers import Epoch, Observer
@@ -99,7 +98,7 @@ class Trainer:
             try:
                 indices = next(course)
                 while True:
-                    indices = course.send(self.engine.step(self.examples.batch(indices), self.rng))
+                    indices = course.send(self.engine.step_on(self.examples, indices, self.rng))
             except StopIteration as end:
                 return end.value
 
@@ -215,7 +214,7 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, of the first group if there are several."""
-        return next(iter(self.engine.optimizers.values())).param_groups[0]["lr"]
+        return self.engine.rate()
 
     def enter_stage(self) -> None:
         """Make new optimizers if the present epoch opens another stage."""
@@ -230,7 +229,7 @@ class Trainer:
         # Of the few labelled images of a stage all make a batch; otherwise that would be a mistyped size.
         self.batch_size = min(self.largest_batch, len(self.examples)) if stage.labelled else self.largest_batch
         self.steps_per_epoch = len(self.examples) // self.batch_size
-        self.engine = Engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
+        self.engine = capture.engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
 
     def notify(self, event: str) -> None:
         """Call the method `event` of every observer."""

@@ -18,7 +18,7 @@ def tiny(n: int, seed: int) -> Source:
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    def make(model, folder="checkpoints", n=96, valid=32, labels=None, **settings):
+    def make(model, folder="checkpoints", n=96, valid=32, labels=None, graph=False, **settings):
         defaults = {"schedule": Constant(), "epochs": 2, "batch_size": 32, "seed": 1}
         optimizer = partial(torch.optim.Adam, lr=1e-3)
         train = tiny(n, 0)
@@ -28,7 +28,7 @@ def make_trainer(tmp_path):
             train,
             tiny(valid, 1),
             settings.pop("optimizer", optimizer),
-            device=Device("cpu", threads=1),
+            device=Device("cpu", threads=1, graph=graph),
             folder=tmp_path / folder,
             **{**defaults, **settings},
         )

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from aectl.config import build, conf_dir
 from aectl.config.schema import check_ranges
-from aectl.training.optimizers import step_of, without_compiler
+from aectl.training.optimizers import load, step_of, without_compiler
 
 OPTIONS = sorted(path.stem for path in Path(conf_dir(), "optimizer").glob("*.yaml"))
 
@@ -43,6 +43,23 @@ def test_an_optimizer_of_ones_own_is_stepped_as_it_is():
     own = Own([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     step_of(own)()
     assert own.stepped
+
+
+def test_a_count_that_comes_back_on_a_gpu_goes_where_the_optimizer_has_its_own():
+    class Far(torch.Tensor):
+        """A count on another device."""
+
+        def to(self, device):
+            assert device == torch.device("cpu")
+            return torch.tensor(7.0)
+
+    optimizer = torch.optim.Adagrad([torch.nn.Parameter(torch.zeros(1))])
+    state = optimizer.state_dict()
+    state["state"][0]["step"] = torch.tensor(7.0).as_subclass(Far)
+    load(optimizer, state)
+    (own,) = optimizer.state.values()
+    assert type(own["step"]) is torch.Tensor
+    assert float(own["step"]) == 7
 
 
 def test_training_imports_neither_the_compiler_nor_matplotlib_nor_torchvision(tmp_path):
