@@ -38,7 +38,7 @@ from aectl.training.observers import Console, CsvLog, Observer
 from aectl.training.optimizers import without_compiler
 from aectl.training.trainer import StageChanged, Trainer, parameter_count
 from aectl.training.validation import batches
-from aectl.training.work import multiplications
+from aectl.training.work import dense_weights, multiplications
 
 log = logging.getLogger("aectl")
 
@@ -76,6 +76,8 @@ def train(config: DictConfig, run: Run) -> float:
     with beginning(run):
         lock = claim(config, run)
         trainer = prepare(config, run)
+    if trainer.device.precision != "fp32":
+        log.info("precision %s", trainer.device.precision)
     choices = {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)}
     goal = {"epochs": trainer.epochs, "objective": trainer.objective}
     run.begin(config, choices, list(hydra.overrides.task), trainer.device.describe(), goal)
@@ -141,6 +143,7 @@ def prepare(config: DictConfig, run: Run) -> Trainer:
     parallel.meet()
     few = train_source.batch(torch.arange(min(FEW, len(train_source)), device=device.torch))
     device.suit(multiplications(model, few) * config.batch_size)
+    device.reduce(config.batch_size // parallel.count(), dense_weights(model), model.fp32_only)
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
     trainer = Trainer(
         model,

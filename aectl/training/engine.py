@@ -50,15 +50,16 @@ class Engine:
         scalars: dict[str, Tensor] = {}
         losses = iter(self.model.losses(batch, self.stage, rng))
         while True:
-            # The model's code runs inside next(); autocast around the loop body would miss it.
-            with self.device.autocast():
-                loss = next(losses, None)
-            if loss is None:
-                return scalars
-            params = self.params[loss.group]
-            for parameter in params:
-                parameter.grad = None
-            loss.value.backward(inputs=params)
+            with self.device.products():
+                # The model's code runs inside next(); autocast around the loop body would miss it.
+                with self.device.autocast():
+                    loss = next(losses, None)
+                if loss is None:
+                    return scalars
+                params = self.params[loss.group]
+                for parameter in params:
+                    parameter.grad = None
+                loss.value.backward(inputs=params)
             average_gradients(params)
             if self.grad_clip is not None:
                 nn.utils.clip_grad_norm_(params, self.grad_clip)
