@@ -12,8 +12,8 @@ PRECISIONS = ("fp32", "bf16", "tf32", "auto")
 WIDE = 8e6
 """Weights in the dense layers of a model from which on `auto` takes bf16.
 
-Measured on two cores with AMX, 784-w-w-32 and back, 128 images, steps with Adam: at 1.4e6 (w = 512) bf16 is faster by
-1.3×, at 3.8e6 (1024) 1.5×, at 1.2e7 (2048) 1.6×, at 4.6e7 (4096) 1.7×; with 512 images by 2.0×, 2.2×, 2.4× and 2.6×."""
+Measured twice on two cores with AMX, 784-w-w-32 and back, 128 images, steps with Adam: at 1.4e6 (w = 512) bf16 is
+faster by 1.3 to 1.6×, at 3.8e6 (1024) 1.4 to 1.5×, at 1.2e7 (2048) 1.6×, at 4.6e7 (4096) 1.7 to 1.8×."""
 
 MANY = 100
 """Images in a batch from which on `auto` takes bf16: with fewer, a step mostly reads its weights and moves them.
@@ -49,7 +49,7 @@ def rounds(precision: str, device: torch.device) -> bool:
 def pays(images: int, weights: int, device: torch.device) -> bool:
     """Return whether bf16 was measured to pay for batches of so many images and so many weights in dense layers.
 
-    That is so with AMX alone. With AVX512-BF16, to which oneDNN can be held on the same cores, bf16 took 0.96 to 1.08
+    That is so with AMX alone. With AVX512-BF16, to which oneDNN can be held on the same cores, bf16 took 0.97 to 1.09
     times as long as fp32. On GPUs nothing was measured.
     """
     return images >= MANY and weights >= WIDE and device.type == "cpu" and has(AMX)

@@ -188,7 +188,7 @@ def test_no_model_is_so_wide_by_itself(name):
 def test_a_run_tells_the_precision_that_it_found_and_keeps_it(aectl, machine, monkeypatch):
     monkeypatch.setattr(precision, "WIDE", 1)
     machine(precision.AMX)
-    code, out, err = aectl("train", *QUICK)
+    code, out, err = aectl("train", "device.precision=auto", *QUICK)
     assert code == 0, out + err
     assert "precision bf16" in out
     assert record(only_run())["device"]["precision"] == "bf16"
@@ -200,7 +200,7 @@ def test_a_run_tells_the_precision_that_it_found_and_keeps_it(aectl, machine, mo
 
 def test_runs_of_the_usual_width_are_in_fp32_and_say_nothing_of_it(aectl, machine):
     machine(precision.AMX)
-    code, out, err = aectl("train", *QUICK)
+    code, out, err = aectl("train", "device.precision=auto", *QUICK)
     assert code == 0, out + err
     assert "precision" not in out
     assert record(only_run())["device"]["precision"] == "fp32"
