@@ -1,6 +1,7 @@
 """What `make bench` counts and writes; what it measures is for a quiet machine."""
 
 from tests.benchmarks import __main__ as bench
+from tests.benchmarks import precision
 from tests.benchmarks.bound import products
 
 
@@ -25,3 +26,13 @@ def test_a_table_compares_medians_with_aectl_and_with_the_bound():
     lines = list(bench.page(found))
     assert lines[-2] == "| aectl | 2.10 (2.00 … 2.20) | 28,571 | 1.0× | 50% | 110.00 | 4.0 | 500 |"
     assert lines[-1] == "| tutorial loop | 6.30 (6.00 … 7.00) | 9,524 | 3.0× | 17% | 110.00 | 4.0 | 500 |"
+
+
+def test_bf16_is_told_by_steps_and_by_test_losses_of_each_seed():
+    times = {("vae", 2048, 128): {"fp32": 0.045, "bf16": 0.03}}
+    runs = [
+        {"fp32": {"loss": 100.0, "seconds": 20.0}, "bf16": {"loss": loss, "seconds": 12.0}} for loss in (99.0, 102.0)
+    ]
+    lines = list(precision.page(times, {("vae", seed): run for seed, run in enumerate(runs)}))
+    assert "| `vae` | 2048 | 128 | 45.0 | 30.0 | 1.50× |" in lines
+    assert lines[-1] == "| `vae` | 100.000 | 100.500 | +0.50% (-1.00%, +2.00%) | 20.0 and 12.0 |"

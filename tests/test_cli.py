@@ -38,7 +38,8 @@ def calls(monkeypatch):
         for behaviour in behaviours:
             behaviour(config)
         folder = Path(HydraConfig.get().runtime.output_dir)
-        record = {"status": "done", "overrides": list(HydraConfig.get().overrides.task), "device": {"threads": 3}}
+        device = {"threads": 3, "precision": "bf16"}
+        record = {"status": "done", "overrides": list(HydraConfig.get().overrides.task), "device": device}
         if (folder / "train.log").is_file():
             value = float(config.seed)
             record["objective"] = {"name": "val/loss", "value": value, "epoch": 1}
@@ -244,13 +245,14 @@ def test_resume_starts_from_the_stored_config_in_the_runs_own_folder(aectl, call
         assert aectl("train", f"resume={folder}", f"epochs={epochs}")[0] == 0
         config = calls.configs[-1]
         assert (config.model.code, config.epochs, config.resume) == (5, epochs, str(folder.absolute()))
-        assert config.device.threads == 3
+        assert (config.device.threads, config.device.precision) == (3, "bf16")
         assert config.trust == []
         assert OmegaConf.load(folder / f".hydra.{number}" / "config.yaml").epochs == epochs
         assert OmegaConf.load(folder / f".hydra.{number}" / "hydra.yaml").hydra.runtime.choices.model == "vae"
-    assert aectl("train", "resume=latest", "device.threads=1", "trust=[mine]")[0] == 0
+    assert aectl("train", "resume=latest", "device.threads=1", "device.precision=fp32", "trust=[mine]")[0] == 0
     config = calls.configs[-1]
     assert (config.epochs, config.device.threads, config.trust) == (4, 1, ["mine"])
+    assert config.device.precision == "fp32"
     assert runs() == [folder]
 
 

@@ -17,6 +17,8 @@ from aectl.sweep.plan import PLAN, command
 KEYS = ("epochs", "max_time", "patience", "trust", "hydra.verbose")
 NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
 """What may be typed beside resume=: it changes how long or where the run goes on, not what it is."""
+KEPT = ("threads", "precision")
+"""What a run found out of its device: it goes on to the bit only so, since sums depend on how threads share them."""
 
 
 def asked(overrides: Sequence[str]) -> bool:
@@ -80,10 +82,9 @@ def stored_config(run: Run) -> DictConfig:
         for name in ("hydra", "trust"):
             config.pop(name, None)
         config.resume = str(run.folder)
-        threads = (run.record.get("device") or {}).get("threads")
-        if threads is not None:
-            # Sums depend on how many threads share them; the run goes on to the bit only with the same number.
-            OmegaConf.update(config, "device.threads", threads, force_add=True)
+        for name in KEPT:
+            if (value := (run.record.get("device") or {}).get(name)) is not None:
+                OmegaConf.update(config, f"device.{name}", value, force_add=True)
         config.hydra = {
             "run": {"dir": str(run.folder)},
             "output_subdir": next_hydra(run.folder),

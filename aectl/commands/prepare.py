@@ -30,7 +30,7 @@ from aectl.training.observers import Console, CsvLog, Observer
 from aectl.training.optimizers import without_compiler
 from aectl.training.trainer import StageChanged, Trainer
 from aectl.training.validation import batches
-from aectl.training.work import multiplications
+from aectl.training.work import dense_weights, multiplications
 
 log = logging.getLogger("aectl")
 
@@ -90,6 +90,7 @@ def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
     parallel.meet()
     few = train_source.batch(torch.arange(min(FEW, len(train_source)), device=device.torch))
     device.suit(multiplications(model, few) * config.batch_size)
+    device.reduce(config.batch_size // parallel.count(), dense_weights(model), model.fp32_only)
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
     trainer = Trainer(
         model,

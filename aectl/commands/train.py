@@ -74,6 +74,8 @@ class Begun:
 
     def start(self) -> None:
         """Write the record of a run that starts, or goes on, now."""
+        if self.trainer.device.precision != "fp32":
+            log.info("precision %s", self.trainer.device.precision)
         self.run.begin(**self.record)
 
     @contextlib.contextmanager

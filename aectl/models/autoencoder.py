@@ -97,7 +97,8 @@ class Autoencoder(Model):
             error = F.mse_loss(self.output(pixels), x, reduction="sum")
         terms = {"reconstruction": error / len(x)}
         if self.penalty is not None:
-            terms["penalty"] = self.penalty(h)
+            # A sum over a wide code, which in half precision would have three digits left.
+            terms["penalty"] = self.penalty(h.float())
         return terms
 
     def drop_and_encode(self, x: Tensor, rng: Rng) -> Tensor:

@@ -74,6 +74,9 @@ class Model(nn.Module):
     conditional: bool = False
     """Whether sample(y=…) heeds the classes y."""
 
+    fp32_only: bool = False
+    """Whether less precision would spoil it, so that it is trained in fp32 whatever `device.precision` says."""
+
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Set what the training images decide before the first step, such as biases from their mean; here nothing.
 

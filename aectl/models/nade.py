@@ -32,6 +32,9 @@ class NADE(FullyVisible):
     Raises ValueError for fewer than one hidden unit or an unknown name.
     """
 
+    # Of its products, matrix by vector, bf16 takes six times as long, and they build on each other.
+    fp32_only = True
+
     def __init__(
         self,
         shape: Shape,

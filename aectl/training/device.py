@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from aectl import parallel
 from aectl.machine import keep_memory, usable_cores
+from aectl.training import precision as precisions
 from aectl.training.recorder import RECORDERS
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -28,9 +29,10 @@ class Device:
 
     `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use, one alone for
     what is too `small` to be shared, and a share of them where `count` processes train together, each on a GPU of its
-    own if there are GPUs. With a `graph` training steps are recorded and replayed, see `capture.py`. Raises ValueError
-    for a device this machine lacks, an unknown precision, fewer than one thread or process, or a graph where there can
-    be none.
+    own if there are GPUs. `precision` is fp32, bf16, tf32 (CUDA) or auto, which `reduce()` decides upon; weights and
+    optimizers are in fp32 with all of them. With a `graph` training steps are recorded and replayed, see `capture.py`.
+    Raises ValueError for a device this machine lacks, an unknown precision, fewer than one thread or process, or a
+    graph where there can be none.
     """
 
     def __init__(
@@ -42,13 +44,12 @@ class Device:
         count: int | None = None,
         graph: bool = False,
     ) -> None:
-        if precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be fp32 or bf16, not '{precision}'")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
         if count is not None and count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
         self.torch = own(torch.device(choose(name)))
+        precisions.check(precision, self.torch)
         self.precision = precision
         self.threads_are_told = threads is not None
         self.threads = threads or max(1, usable_cores() // parallel.local_count())
@@ -65,6 +66,18 @@ class Device:
         if not self.threads_are_told and self.is_small:
             self.threads = 1
             self.apply()
+
+    def reduce(self, images: int, weights: int, fp32_only: bool = False) -> None:
+        """Decide on a precision, where that is `auto`: fp32, unless another pays for so many images in a batch.
+
+        `weights` are those of dense layers. A model that is `fp32_only` gets that whatever was told. Processes that
+        train together do as the first one.
+        """
+        if fp32_only:
+            self.precision = "fp32"
+        elif self.precision == "auto":
+            found = parallel.leaders({"pays": float(precisions.pays(images, weights, self.torch))})
+            self.precision = "bf16" if found["pays"] else "fp32"
 
     def apply(self) -> None:
         """Set the process's GPU, its threads and its choice of algorithms."""
@@ -85,9 +98,15 @@ class Device:
             # cuBLAS repeats itself only with a fixed workspace, read when CUDA starts.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+    def products(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which losses and their gradients are computed: it may round factors of products."""
+        if precisions.rounds(self.precision, self.torch):
+            return precisions.rounded(self.precision)
+        return contextlib.nullcontext()
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which losses are computed."""
-        if self.precision == "fp32":
+        """Return the context in which losses alone are computed: it has bf16 where `products()` has it not."""
+        if self.precision != "bf16" or precisions.rounds("bf16", self.torch):
             return contextlib.nullcontext()
         return torch.autocast(self.torch.type, torch.bfloat16)
 

@@ -51,15 +51,16 @@ class Engine:
         scalars: dict[str, Tensor] = {}
         losses = iter(self.model.losses(batch, self.stage, rng))
         while True:
-            # The model's code runs inside next(); autocast around the loop body would miss it.
-            with self.device.autocast():
-                loss = next(losses, None)
-            if loss is None:
-                return scalars
-            params = self.params[loss.group]
-            for parameter in params:
-                parameter.grad = None
-            loss.value.backward(inputs=params)
+            with self.device.products():
+                # The model's code runs inside next(); autocast around the loop body would miss it.
+                with self.device.autocast():
+                    loss = next(losses, None)
+                if loss is None:
+                    return scalars
+                params = self.params[loss.group]
+                for parameter in params:
+                    parameter.grad = None
+                loss.value.backward(inputs=params)
             average_gradients(params)
             self.descend(loss.group)
             scalars["loss" if len(self.params) == 1 else f"loss_{loss.group}"] = loss.value

@@ -114,7 +114,7 @@ class Fused:
     def check(self, references: Sequence[Reference], batch: Batch) -> None:
         """Raise NotFusable unless the program gives the gradients and buffers that each run has alone."""
         copies = {name: tensor.clone() for name, tensor in self.tensors.items()}
-        with torch.no_grad():
+        with torch.no_grad(), self.device.products():
             gradients, _ = self.program(copies, batch, self.drawn([copied(t.rng) for t in self.trainers]))
         found = copies | dict(zip(self.trained, gradients, strict=True))
         for number, reference in enumerate(references):
@@ -129,9 +129,9 @@ class Fused:
     @torch.no_grad()
     def step(self, indices: Sequence[Tensor]) -> list[Mapping[str, Tensor]]:
         """Run one step of each run on its images; returns each one's scalars by name, still on the device."""
-        gradients, scalars = self.program(
-            self.tensors, self.batch(indices), self.drawn([trainer.rng for trainer in self.trainers])
-        )
+        draws = self.drawn([trainer.rng for trainer in self.trainers])
+        with self.device.products():
+            gradients, scalars = self.program(self.tensors, self.batch(indices), draws)
         by_run = zip(*(gradient.unbind(0) for gradient in gradients), strict=True)
         for engine, parameters, own in zip(self.engines, self.parameters, by_run, strict=True):
             for parameter, gradient in zip(parameters, own, strict=True):

@@ -65,17 +65,21 @@ class Tape(TorchDispatchMode):
             raise HostRead(str(func))
         before = aliases((args, kwargs))
         out = func(*args, **kwargs)
-        self.calls.append((func, before, aliases(out)))
+        # A graph has the kernels that were chosen while it was made.
+        self.calls.append((func, before, aliases(out), torch.get_float32_matmul_precision()))
         return out
 
     @torch.no_grad()
     def replay(self):
-        for func, given, out in self.calls:
+        now = torch.get_float32_matmul_precision()
+        for func, given, out, precision in self.calls:
+            torch.set_float32_matmul_precision(precision)
             args, kwargs = aliases(given)
             for old, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True):
                 # Views, and what was changed in place, are where they belong.
                 if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
                     old.copy_(new)
+        torch.set_float32_matmul_precision(now)
 
 
 class TapeRecorder:
