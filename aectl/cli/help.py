@@ -60,7 +60,8 @@ examples
 
 sweeps      give a key several values, separated by commas, and add -m: one run for each combination, side by
             side on the cores (jobs=2 says how many, fail_fast=true stops at a failure), a table at the end.
-            aectl train -m resume=SWEEP goes on with what is not done; sweep=optuna lets Optuna choose values.
+            aectl train -m resume=SWEEP goes on with what is not done; sweep=optuna lets Optuna choose values,
+            sweep=fused stacks small nets into one program.
 resume      Ctrl-C stops a run so that it can go on: aectl train resume=RUN. RUN is its folder, or latest.
 look        aectl train --cfg job shows the config that a command would use, without running it.
             tensorboard --logdir outputs draws the curves of all runs.
