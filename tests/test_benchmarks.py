@@ -1,6 +1,7 @@
 """What `make bench` counts and writes; what it measures is for a quiet machine."""
 
 from tests.benchmarks import __main__ as bench
+from tests.benchmarks import step
 from tests.benchmarks.bound import products
 
 
@@ -25,3 +26,18 @@ def test_a_table_compares_medians_with_aectl_and_with_the_bound():
     lines = list(bench.page(found))
     assert lines[-2] == "| aectl | 2.10 (2.00 … 2.20) | 28,571 | 1.0× | 50% | 110.00 | 4.0 | 500 |"
     assert lines[-1] == "| tutorial loop | 6.30 (6.00 … 7.00) | 9,524 | 3.0× | 17% | 110.00 | 4.0 | 500 |"
+
+
+def test_a_part_within_another_counts_for_itself_alone(monkeypatch):
+    now = iter((0.0, 1.0, 4.0, 9.0))
+    monkeypatch.setattr(step.time, "perf_counter", lambda: next(now))
+    watch = step.Stopwatch()
+    watch.timed("forward", watch.timed("random", lambda: None))()
+    assert watch.spent == {"random": 3.0, "forward": 6.0}
+
+
+def test_a_steps_parts_are_a_table_of_milliseconds_and_shares():
+    found = dict.fromkeys(step.PARTS, 0.0) | {"products": 0.002, "rest": 0.001, "step": 0.003}
+    lines = list(step.table(found))
+    assert "| products of matrices | 2.00 | 67% |" in lines
+    assert lines[-1] == "| the trainer's own Python, and the rest | 1.00 | 33% |"
