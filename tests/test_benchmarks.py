@@ -1,7 +1,7 @@
 """What `make bench` counts and writes; what it measures is for a quiet machine."""
 
 from tests.benchmarks import __main__ as bench
-from tests.benchmarks import precision
+from tests.benchmarks import precision, step
 from tests.benchmarks.bound import products
 
 
@@ -36,3 +36,18 @@ def test_bf16_is_told_by_steps_and_by_test_losses_of_each_seed():
     lines = list(precision.page(times, {("vae", seed): run for seed, run in enumerate(runs)}))
     assert "| `vae` | 2048 | 128 | 45.0 | 30.0 | 1.50× |" in lines
     assert lines[-1] == "| `vae` | 100.000 | 100.500 | +0.50% (-1.00%, +2.00%) | 20.0 and 12.0 |"
+
+
+def test_a_part_within_another_counts_for_itself_alone(monkeypatch):
+    now = iter((0.0, 1.0, 4.0, 9.0))
+    monkeypatch.setattr(step.time, "perf_counter", lambda: next(now))
+    watch = step.Stopwatch()
+    watch.timed("forward", watch.timed("random", lambda: None))()
+    assert watch.spent == {"random": 3.0, "forward": 6.0}
+
+
+def test_a_steps_parts_are_a_table_of_milliseconds_and_shares():
+    found = dict.fromkeys(step.PARTS, 0.0) | {"products": 0.002, "rest": 0.001, "step": 0.003}
+    lines = list(step.table(found))
+    assert "| products of matrices | 2.00 | 67% |" in lines
+    assert lines[-1] == "| the trainer's own Python, and the rest | 1.00 | 33% |"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import importlib
 import logging
 import os
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 COMMANDS = ("train", "eval", "sample")
 HELP = ("-h", "--help", "help")
 
+USUAL, RARELY = gc.get_threshold(), 100_000
+"""After how many new objects Python looks for garbage; until a command begins nearly all that is made is kept."""
+
 
 def main() -> None:
     """Do what sys.argv asks; what goes wrong is said in a line or two and ends in SystemExit."""
@@ -28,6 +32,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A log line that cannot be written, to a closed pipe say, is no reason for a traceback.
     logging.raiseExceptions = False
+    gc.set_threshold(RARELY)
     try:
         dispatch(arguments)
     except KeyboardInterrupt:
@@ -39,6 +44,8 @@ def main() -> None:
         raise SystemExit(141) from None
     except Exception as error:
         report(error)
+    finally:
+        gc.set_threshold(*USUAL)
 
 
 def dispatch(arguments: Sequence[str]) -> None:
@@ -114,7 +121,9 @@ def follow(command: str, arguments: Sequence[str]) -> None:
     if command != "train" or any(word.startswith("-") for word in arguments):
         return
     try:
-        importlib.import_module("aectl.commands.follow").run()
+        module = importlib.import_module("aectl.commands.follow")
+        gc.set_threshold(*USUAL)
+        module.run()
     except Exception:
         if os.environ.get("AECTL_DEBUG", "") not in ("", "0"):
             raise
@@ -131,7 +140,9 @@ def task(command: str, function: Function | None = None) -> Function:
         if (folder := HydraConfig.get().runtime.cwd) not in sys.path:
             sys.path.append(folder)
         try:
-            return (function or importlib.import_module(f"aectl.commands.{command}").run)(config)
+            call = function or importlib.import_module(f"aectl.commands.{command}").run
+            gc.set_threshold(*USUAL)
+            return call(config)
         except Exception as error:
             return fail(error, command)
 

@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from aectl.cli.launch import LAUNCHERS, split_flags
 from aectl.config import ConfigError
 from aectl.run import OUTPUTS, Run, find
-from aectl.sweep.plan import PLAN, command
 
 KEYS = ("epochs", "max_time", "patience", "trust", "hydra.verbose")
 NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
@@ -31,6 +30,9 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Raises ConfigError if there is no such sweep, or if a key is typed that would make it another one.
     """
+    # Imported here: every command asks whether a run is to go on, and few go on with a sweep.
+    from aectl.sweep.plan import command
+
     name = [value(o) for o in overrides if key(o) == "resume"][-1]
     others = [o for o in overrides if key(o) != "resume"]
     for other in others:
@@ -45,6 +47,8 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def latest_sweep() -> Path:
     """Return the folder of the sweep that was started last of those in outputs/; raises ConfigError without one."""
+    from aectl.sweep.plan import PLAN
+
     found = sorted(OUTPUTS.glob(f"**/{PLAN}"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise ConfigError(f"no sweep in {OUTPUTS.absolute()} yet; aectl train -m makes one")

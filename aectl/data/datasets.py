@@ -48,7 +48,8 @@ class Source:
 
     def batch(self, indices: Tensor) -> Batch:
         """Return the examples at `indices` [n], int64 on the same device; `Batch.index` has their file positions."""
-        x = self.images.index_select(0, indices).float() * self.scale
+        # In place: what is selected is a copy already.
+        x = self.images.index_select(0, indices).float().mul_(self.scale)
         return Batch(x, self.labels.index_select(0, indices), self.index.index_select(0, indices))
 
     def pixels(self) -> Tensor:

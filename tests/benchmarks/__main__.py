@@ -19,7 +19,7 @@ import torch
 
 from aectl.data import sources
 from aectl.machine import usable_cores
-from tests.benchmarks import bound, ours
+from tests.benchmarks import bound, ours, step
 
 REPEATS, EPOCHS, IMAGES, BATCH = 3, 3, 60_000, 128
 """Each contender has its turn so many times; the first of its epochs, in which memory is fetched, does not count."""
@@ -72,7 +72,8 @@ def compare(network: str, python: str, folder: str) -> dict[str, Any]:
         for name, done in turns.items():
             done.append(ours.train(network, EPOCHS) if name == "aectl" else peer(python, name, network, folder))
             print(network, name, [round(seconds, 2) for seconds in done[-1]["seconds"]], flush=True)
-    return {"bound": median(bounds) if bounds else None, "contenders": {n: summary(t) for n, t in turns.items()}}
+    contenders = {name: summary(done) for name, done in turns.items()}
+    return {"bound": median(bounds) if bounds else None, "contenders": contenders, "step": step.measure(network)}
 
 
 def peer(python: str, name: str, network: str, folder: str) -> dict[str, Any]:
@@ -111,6 +112,7 @@ def page(found: dict[str, Any]) -> Iterator[str]:
                 f"{row['memory']:.0f}",
             ]
             yield f"| {' | '.join(cells)} |"
+        yield from step.table(one["step"]) if network in LAYERS and "step" in one else ()
 
 
 def machine() -> str:
