@@ -1,6 +1,6 @@
 """One peer trains one network on MNIST's training images, in an environment that need not know aectl.
 
-    python peers.py PEER NETWORK FOLDER EPOCHS
+    python peers.py PEER NETWORK FOLDER EPOCHS SEED
 
 FOLDER holds MNIST as torchvision reads it. Prints a line of JSON: seconds of each epoch, the mean loss of the last one
 in nats or squared error per image, seconds from the process's start to the first step, and peak memory in MiB.
@@ -226,11 +226,11 @@ PEERS = {"tutorial": tutorial, "lightning": lightning, "pythae": pythae}
 watch = Stopwatch()
 
 
-def main(peer: str, network: str, folder: str, epochs: str) -> None:
+def main(peer: str, network: str, folder: str, epochs: str, seed: str) -> None:
     """Train, and print what came of it."""
     # Before the peers, which import torchvision too.
     runpy.run_path(str(SHIM))["torchvision"]()
-    torch.manual_seed(0)
+    torch.manual_seed(int(seed))
     *_, loss = PEERS[peer](network, folder, int(epochs))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": watch.seconds, "loss": loss, "startup": watch.startup, "memory": memory}))
