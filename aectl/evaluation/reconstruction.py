@@ -48,7 +48,7 @@ def pca_sizes(subject: Subject) -> list[int]:
     """Return how many components to compare with: as many as the code has, and as are active if those are fewer."""
     if not isinstance(subject.model, Encodes):
         return []
-    pixels = subject.bench.train.images[0].numel()
+    pixels = math.prod(subject.bench.train.shape)
     width = min(subject.codes.shape[1], pixels)
     active = round(sparsity(subject.codes)["active_units"])
     return [width, active] if 0 < active < 0.9 * width else [width]
