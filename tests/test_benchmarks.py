@@ -1,8 +1,12 @@
-"""What `make bench` counts and writes; what it measures is for a quiet machine."""
+"""What `make bench` and `make growth` count and write; what they measure is for a quiet machine."""
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 
 from tests.benchmarks import __main__ as bench
+from tests.benchmarks import growth, growth_figure, some_steps
 from tests.benchmarks.agreement import apart
 from tests.benchmarks.bound import products
 
@@ -48,3 +52,43 @@ def test_the_spread_of_all_seeds_counts_and_the_first_is_who_is_compared_with():
     # s² = (2 + 0 + 0.5) / (1 + 2 + 1), t of 4 degrees of freedom at 90 % is 2.132.
     assert (name, difference, others) == ("two", 4.0, [])
     assert reach == pytest.approx(2.132 * (0.625 * (1 / 2 + 1 / 3)) ** 0.5, rel=1e-3)
+
+
+def law(sizes, time, memory):
+    return {str(size): {"seconds": 2e-4 * size**time, "memory": 3.0 * size**memory} for size in sizes}
+
+
+def test_an_exponent_is_that_of_the_span_alone():
+    points = law((16, 32, 64, 128), -0.5, 1.5) | {"8": {"seconds": 9.0, "memory": 9.0}}
+    assert growth.exponent(points, "seconds", (16, 128)) == pytest.approx(-0.5)
+    assert growth.exponent(points, "memory", (16, 128)) == pytest.approx(1.5)
+    assert growth.exponent(points, "memory", (8, 128)) != pytest.approx(1.5, abs=0.1)
+
+
+def test_a_row_tells_both_ends_and_the_exponents():
+    axis = growth.AXES["batch"]
+    *_, ours, theirs = growth.page({"batch": {"aectl": law(axis.sizes, -1, 0.5), "tutorial": law(axis.sizes, 1, 1)}})
+    assert ours == "| images in a batch, 16 … 2,048 | aectl | 12.5 … 0.1 | 12 … 136 | -1.00 and 0.50 | 16 … 256 |"
+    assert theirs.endswith("| tutorial loop | 3200.0 … 409600.0 | 48 … 6144 | 1.00 and 1.00 | 16 … 256 |")
+
+
+def test_every_axis_is_measured_at_all_sizes_by_all_contenders_and_drawn(tmp_path):
+    asked = []
+    axis = growth.Axis(
+        "so many", (10, 100), (10, 100), ("tutorial", "aectl"), lambda *of: asked.append(of) or {"memory": 1.0}
+    )
+    found = growth.measured(axis)
+    assert asked == [("tutorial", 10), ("aectl", 10), ("tutorial", 100), ("aectl", 100)]
+    assert {name: list(points) for name, points in found.items()} == {"tutorial": ["10", "100"], "aectl": ["10", "100"]}
+    axes = {f"axis {number}": {"aectl": law((10, 100), 1, 1)} for number in range(4)}
+    growth_figure.draw(axes, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_steps_are_timed_behind_those_to_warm_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(some_steps, "SECONDS", 0.0)
+    np.save(tmp_path / "x.npy", np.zeros((2100, 4, 4), np.uint8))
+    ends = some_steps.aectl(8, 16, str(tmp_path / "x.npy"))
+    assert len(ends) == some_steps.WARM + some_steps.LEAST + 1
+    assert all(after > before for before, after in pairwise(ends))
+    assert not some_steps.enough(ends[:-1])

@@ -32,10 +32,10 @@ Terms = Callable[[Tensor], Tensor]
 class Vae(nn.Module):
     """784-400-20-400-784, as in PyTorch's own example: cross-entropy of grey pixels and KL divergence, in nats."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 400) -> None:
         super().__init__()
-        self.up, self.parameters_of_z = nn.Linear(784, 400), nn.Linear(400, 40)
-        self.down, self.pixels = nn.Linear(20, 400), nn.Linear(400, 784)
+        self.up, self.parameters_of_z = nn.Linear(784, width), nn.Linear(width, 40)
+        self.down, self.pixels = nn.Linear(20, width), nn.Linear(width, 784)
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the mean over images."""
