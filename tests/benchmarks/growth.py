@@ -63,6 +63,8 @@ def by_images(contender: str, size: int) -> Point:
         found = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(size, *whole.shape[1:]))
         for start in range(0, size, len(whole)):
             found[start : start + len(whole)] = whole[: size - start]
+        # Or the system would write it to the disk while steps are timed.
+        found.flush()
         del found
         return steps(contender, WIDTH, BATCH, str(path))
 
