@@ -7,7 +7,7 @@ ARGS   ?= model=dae noise=gaussian
 PORT   ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format figures judges published bench board clean distclean
+.PHONY: help setup train test lint format figures judges published bench growth board clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench: $(VENV)/.installed ## time the same networks trained by aectl and by othe
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		torch torchvision pythae lightning
 	@$(BIN)/python -m tests.benchmarks .venv-bench/bin/python
+
+growth: $(VENV)/.installed ## measure how training grows with data, model and batch, and write docs/growth.json and its figure
+	@$(BIN)/python -m tests.benchmarks.growth
 
 board: $(VENV)/.installed ## open TensorBoard on all runs; PORT=6007 takes another port
 	@$(BIN)/tensorboard --logdir outputs --port $(PORT)

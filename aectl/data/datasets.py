@@ -1,15 +1,14 @@
 """Data sets as tensors on the device: MNIST, Fashion-MNIST, scikit-learn's digits, and arrays of one's own.
 
 A set this small lives on the device whole, in its own dtype; a batch is an `index_select`, so there is no loader to
-wait for. Which images are held out never depends on the run's seed: all runs are measured on the same ones.
+wait for. One's own may be larger than memory and stays in its file, see `mapped.py`. Which images are held out never
+depends on the run's seed: all runs are measured on the same ones.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aectl.data import sources
+from aectl.data import array_files, sources
+from aectl.data.mapped import Mapped
 from aectl.data.sources import DataError
 from aectl.models.base import Batch
 from aectl.rng import Rng
@@ -32,7 +32,7 @@ SPLITS = ("train", "valid", "test", "excluded")
 class Source:
     """Examples on one device; `images * scale` lies in [0, 1], `labels` are -1 where there are none."""
 
-    images: Tensor  # [N, C, H, W], uint8 or float32
+    images: Tensor | Mapped  # [N, C, H, W], uint8 or float32
     labels: Tensor  # [N], int64
     index: Tensor  # positions in the file they come from [N], int64
     scale: float
@@ -58,7 +58,9 @@ class Source:
 
     def take(self, indices: Tensor) -> Source:
         """Return a source of the examples at `indices` alone."""
-        images, labels, index = (t.index_select(0, indices) for t in (self.images, self.labels, self.index))
+        labels, index = (t.index_select(0, indices) for t in (self.labels, self.index))
+        whole = self.images
+        images = whole.take(indices) if isinstance(whole, Mapped) else whole.index_select(0, indices)
         return replace(self, images=images, labels=labels, index=index)
 
     def labelled(self) -> Source:
@@ -174,10 +176,11 @@ def arrays(
 ) -> Dataset:
     """Return one's own images from a .npy or .npz file: [N, H, W], [N, C, H, W], or [N, H, W, C] with C 1 or 3.
 
-    Pixels are uint8 or floats in [0, 1]. A .npz has them as `x` or `images`, else as its first array, and may have
-    labels, integers from 0 (-1: none), as `y` or `labels`. `valid` and `test` are counts, or shares of the file if
-    < 1; with a `test_path`, that file is the test set and `test` is not used. Raises ValueError for an argument out of
-    range, and DataError for a file that is missing, damaged, or has no such images.
+    Pixels are uint8 or floats in [0, 1]. Those of a .npy of uint8 or float32 stay in the file, which may be larger
+    than memory. A .npz has them as `x` or `images`, else as its first array, and may have labels, integers from 0 (-1:
+    none), as `y` or `labels`. `valid` and `test` are counts, or shares of the file if < 1; with a `test_path`, that
+    file is the test set and `test` is not used. Raises ValueError for an argument out of range, and DataError for a
+    file that is missing, damaged, or has no such images.
     """
     whole = load(path)
     tested = 0 if test_path else held_out("test", test, len(whole), len(whole))
@@ -228,42 +231,9 @@ def idx(content: bytes, path: Path, rank: int) -> Tensor:
 
 def load(path: str) -> Source:
     """Return the images, and the labels if there are any, of a .npy or .npz file; see `arrays`."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"{file} is not there, or is no file")
-    try:
-        with file.open("rb") as stream:
-            content = np.load(stream, allow_pickle=False)
-            found = {"x": content} if isinstance(content, np.ndarray) else dict(content)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file} is no .npy or .npz file of numbers, or is damaged (pickles are not loaded)") from error
-    labels = next((found.pop(key) for key in ("y", "labels") if key in found), None)
-    images = next((found[key] for key in ("x", "images", *found) if key in found), np.empty(0))
-    pixels = check_images(images, file)
-    if labels is None:
-        labels = np.full(images.shape[:1], -1)
-    elif labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or (labels < -1).any():
-        raise DataError(f"labels in {file} must be integers from -1, one an image, not {labels.dtype} {labels.shape}")
+    pixels, labels = array_files.read(Path(path).expanduser())
     scale, classes = 1 / 255 if pixels.dtype == torch.uint8 else 1.0, int(labels.max()) + 1
-    return Source(pixels, torch.from_numpy(labels.astype(np.int64)), torch.arange(len(pixels)), scale, classes)
-
-
-def check_images(images: np.ndarray, file: Path) -> Tensor:
-    """Return images as a tensor [N, C, H, W], uint8 or float32; raises DataError unless they are such; see `arrays`."""
-    shape = images.shape
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.ndim == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3):
-        images = images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or not images.size or images.shape[1] not in (1, 3):
-        raise DataError(f"images in {file} must be [N, H, W], [N, C, H, W] or [N, H, W, C] with C 1 or 3, not {shape}")
-    if images.dtype != np.uint8:
-        if images.dtype.kind != "f":
-            raise DataError(f"images in {file} must be uint8, or floats in [0, 1], not {images.dtype}")
-        if not (images.min() >= 0 and images.max() <= 1):
-            raise DataError(f"floats in {file} must lie in [0, 1], but go from {images.min():g} to {images.max():g}")
-        images = images.astype(np.float32)
-    return torch.from_numpy(np.array(images, order="C"))
+    return Source(pixels, labels, torch.arange(len(pixels)), scale, classes)
 
 
 def balanced(labels: Tensor, n: int, rng: Rng) -> Tensor:

@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock
-from torch import Tensor
 
+from aectl.data.mapped import Mapped
 from aectl.data.pictures import picture
 from aectl.data.sources import data_folder
 
 log = logging.getLogger("aectl")
 
 
-def resized(files: Sequence[Path], shape: tuple[int, int, int]) -> Tensor:
+def resized(files: Sequence[Path], shape: tuple[int, int, int]) -> Mapped:
     """Return images as bytes [N, C, H, W], from the file that an earlier call has left, or made now."""
     kept = data_folder() / "folders" / f"{digest(files, shape)}.npy"
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -27,8 +26,7 @@ def resized(files: Sequence[Path], shape: tuple[int, int, int]) -> Tensor:
         if not kept.is_file():
             log.info("resizing %s images, once", f"{len(files):,}")
             make(kept, files, shape)
-    # Copies on writing: torch wants memory that it may write to, and the file must stay as it is.
-    return torch.from_numpy(np.load(kept, mmap_mode="c"))
+    return Mapped(np.load(kept, mmap_mode="r"))
 
 
 def digest(files: Sequence[Path], shape: tuple[int, int, int]) -> str:

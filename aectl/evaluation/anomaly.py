@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -37,7 +38,7 @@ def measure(subject: Subject) -> Rows:
     if not len(bench.inliers):
         raise Unmeasured("there are no held-out images of the classes trained on")
     rows = {row: compared(pairs) for row, pairs in by_ability(subject).items()}
-    pixels = bench.held_out.images[0].numel()
+    pixels = math.prod(bench.held_out.shape)
     code = min(COMPONENTS, max(1, pixels // 4))
     rows[f"PCA-{code}"] = baseline(bench, f"pca-{code}", lambda x: errors(x, bench.pca.reconstruct(x, code)))
     rows["mean intensity"] = baseline(bench, "intensity", lambda x: x.flatten(1).mean(1))

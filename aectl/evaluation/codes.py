@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -83,7 +84,7 @@ def baselines(subject: Subject) -> dict[str, Callable[[Source], Tensor]]:
     These are as many principal components as the code has units, at most all, and the pixels.
     """
     bench = subject.bench
-    size = min(subject.codes.shape[1], bench.train.images[0].numel())
+    size = min(subject.codes.shape[1], math.prod(bench.train.shape))
 
     def principal(source: Source) -> Tensor:
         return apply(lambda x: bench.pca.encode(x, size), source.pixels())

@@ -43,14 +43,15 @@ def measure(subject: Subject) -> Rows:
         raise Unmeasured("the run has no noise")
     x = bench.held_out.pixels()
     noisy = corrupted(x, noise, bench)
-    judge = None if isinstance(bench.judge, str) else bench.judge
+    judge, seen = (None, None) if isinstance(bench.judge, str) else (bench.judge, bench.features)
 
     def baselines() -> Rows:
         affine = AffineDenoiser(moments(noise, bench))
-        return {"best affine": fidelity(x, affine(noisy), judge), "noisy input": fidelity(x, noisy, judge)}
+        restored = {"best affine": affine(noisy), "noisy input": noisy}
+        return {name: fidelity(x, images, judge, seen) for name, images in restored.items()}
 
     name = f"denoising-{drawn(noisy, noise, bench)}{f'-{judge.name}' if judge else ''}"
-    row = fidelity(x, apply(subject.model.reconstruct, noisy), judge)
+    row = fidelity(x, apply(subject.model.reconstruct, noisy), judge, seen)
     return {"model": row, **bench.cache.numbers(name, baselines)}
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from aectl.evaluation.subject import Row
 from aectl.rng import Rng
 
+Kernel = Callable[[Tensor, Tensor], Tensor]
+"""A function of pairs: [n, D] and [m, D] to [n, m]."""
 GROUPS = 20
 """Parts of a set that are left out in turn to see how an estimate varies."""
 
@@ -85,16 +87,17 @@ class PairMeans(NamedTuple):
         return self.within_x + self.within_y - 2 * self.between
 
 
-def pair_means(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> PairMeans:
+def pair_means(x: Tensor, y: Tensor, kernel: Kernel, within_y: Tensor | None = None) -> PairMeans:
     """Return the means of `kernel` over pairs of different vectors of `x` [N, D], of `y` [M, D], and over x × y.
 
     `kernel` maps [n, D] and [m, D] to [n, m]. All pairs are counted: what means over random subsets would estimate.
+    Those over y [1 + G] may be known already.
     """
     a, b = groups(x), groups(y)
-    return PairMeans(within(a, kernel), within(b, kernel), between(a, b, kernel))
+    return PairMeans(within(a, kernel), within(b, kernel) if within_y is None else within_y, between(a, b, kernel))
 
 
-def within(parts: list[Tensor], kernel: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def within(parts: list[Tensor], kernel: Kernel) -> Tensor:
     """Return the mean of a symmetric `kernel` over pairs of different vectors, then without each group, [1 + G]."""
     sums = parts[0].new_zeros(GROUPS, GROUPS, dtype=torch.float64)
     for i, a in enumerate(parts):
@@ -107,7 +110,7 @@ def within(parts: list[Tensor], kernel: Callable[[Tensor, Tensor], Tensor]) -> T
     return left_out(sums) / left_out(torch.outer(sizes, sizes) - sizes.diag())
 
 
-def between(a: list[Tensor], b: list[Tensor], kernel: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def between(a: list[Tensor], b: list[Tensor], kernel: Kernel) -> Tensor:
     """Return the mean of `kernel` over pairs of one vector of each set, then without each group of both, [1 + G]."""
     sums = torch.stack([torch.stack([kernel(i, j).sum(dtype=torch.float64) for j in b]) for i in a])
     sizes_a, sizes_b = (sums.new_tensor([len(part) for part in parts]) for parts in (a, b))

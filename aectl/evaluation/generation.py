@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.distances import GROUPS, cubic, estimate, frechet, pair_means
+from aectl.evaluation.distances import (
+    GROUPS,
+    Kernel,
+    PairMeans,
+    cubic,
+    estimate,
+    frechet,
+    groups,
+    pair_means,
+    within,
+)
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.manifolds import manifolds
 from aectl.evaluation.neighbours import nearest
@@ -35,12 +45,11 @@ def distances(subject: Subject) -> Rows:
     """Return the table in the judge's features; raises Unmeasured where the data set has no judge."""
     bench, judge = subject.bench, subject.bench.judged()
     drawn(subject, FEWEST)
-    reference = held_out_features(bench, judge)
 
     def row(images: Tensor) -> Row:
-        return in_features(bench, judge, judge.features(images), reference)
+        return in_features(bench, judge, judge.features(images))
 
-    model = in_features(bench, judge, subject.features, reference)
+    model = in_features(bench, judge, subject.features)
     return table(bench, f"distances-{judge.name}", model, row)
 
 
@@ -62,7 +71,7 @@ def classes(subject: Subject) -> Rows:
     if isinstance(bench.judge, Judge):
         judge = bench.judge
         rows["model, by the judge"] = class_shares(judged_classes(judge, subject.features), train)
-        seen = judged_classes(judge, held_out_features(bench, judge))
+        seen = judged_classes(judge, bench.features)
         rows["held-out images, by the judge"] = class_shares(seen, train)
     return rows
 
@@ -85,7 +94,7 @@ def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position: Tens
     of images nearer to a training image than all but 1 % of the held-out ones, `strays` that of images farther from all
     of them than all but 1 % of the held-out ones.
     """
-    pairs = pair_means(images.flatten(1), bench.held_out.pixels().flatten(1), torch.cdist)
+    pairs = with_held_out(bench, images.flatten(1), bench.held_out.pixels().flatten(1), torch.cdist, "pixels")
     usual = held_out_nearest(bench)[0]
     # Held-out images that are all copies themselves leave nothing to divide by.
     typical = usual.median().clamp_min(1e-6)
@@ -114,16 +123,18 @@ def reached(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
     return {"modes": balance(nearest_classes(images, train, position), usual, train)["modes"]}
 
 
-def in_features(bench: Benchmark, judge: Judge, found: Tensor, reference: Tensor) -> Row:
-    """Return how features [N, D] compare with those of held-out images, `reference` [M, D].
+def in_features(bench: Benchmark, judge: Judge, found: Tensor) -> Row:
+    """Return how features [N, D] compare with those of held-out images [M, D].
 
     `frechet`, and precision, recall, density and coverage: see those functions. `kernel` is the squared maximum mean
     discrepancy with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018); `diversity` is E‖x - x′‖ / E‖y - y′‖.
     """
-    pairs = pair_means(found, reference, torch.cdist)
+    reference = bench.features
+    pairs = with_held_out(bench, found, reference, torch.cdist, f"{judge.name}-distance")
+    cubes = with_held_out(bench, found, reference, cubic, f"{judge.name}-cubic")
     return {
         **frechet(found, reference),
-        **estimate(pair_means(found, reference, cubic).discrepancy(), "kernel"),
+        **estimate(cubes.discrepancy(), "kernel"),
         **manifolds(found, reference),
         **balance(judged_classes(judge, found), judged_classes(judge, reference), bench.train),
         **estimate(pairs.within_x / pairs.within_y, "diversity"),
@@ -173,10 +184,13 @@ def judged_classes(judge: Judge, features: Tensor) -> Tensor:
         return judge.model.head(features).argmax(1)
 
 
-def held_out_features(bench: Benchmark, judge: Judge) -> Tensor:
-    """Return the judge's features of the held-out images [N, D]."""
-    found = bench.cache.arrays(f"features-{judge.name}", lambda: {"x": judge.features(bench.held_out.pixels())})
-    return found["x"].to(bench.train.images.device)
+def with_held_out(bench: Benchmark, x: Tensor, y: Tensor, kernel: Kernel, name: str) -> PairMeans:
+    """Return the means of a kernel over pairs of vectors x [N, D] and of those of the held-out images, y [M, D].
+
+    The pairs of held-out images are the same for all samples; the cache keeps them by the name of vectors and kernel.
+    """
+    known = bench.cache.arrays(f"pairs-{name}", lambda: {"within": within(groups(y), kernel)})["within"]
+    return pair_means(x, y, kernel, known.to(y.device))
 
 
 def held_out_nearest(bench: Benchmark) -> tuple[Tensor, Tensor]:

@@ -25,17 +25,17 @@ def measure(subject: Subject) -> Rows:
     """
     bench, model = subject.bench, subject.model
     x = bench.held_out.pixels()
-    judge = None if isinstance(bench.judge, str) else bench.judge
+    judge, seen = (None, None) if isinstance(bench.judge, str) else (bench.judge, bench.features)
     seen_by = f"-{judge.name}" if judge else ""
-    rows = {"model": fidelity(x, subject.reconstructed, judge)}
+    rows = {"model": fidelity(x, subject.reconstructed, judge, seen)}
     for size in pca_sizes(subject):
         name = f"PCA-{size}"
         rows[name] = bench.cache.numbers(
-            f"reconstruction-{name}{seen_by}", lambda k=size: fidelity(x, bench.pca.reconstruct(x, k), judge)
+            f"reconstruction-{name}{seen_by}", lambda k=size: fidelity(x, bench.pca.reconstruct(x, k), judge, seen)
         )
     mean = bench.pca.mean.float().view(1, *x.shape[1:])
     rows["mean image"] = bench.cache.numbers(
-        f"reconstruction-mean{seen_by}", lambda: fidelity(x, mean.expand_as(x), judge)
+        f"reconstruction-mean{seen_by}", lambda: fidelity(x, mean.expand_as(x), judge, seen)
     )
     if isinstance(model, Decodes) and isinstance(model, Encodes) and (code := subject.codes.shape[1]) < x[0].numel():
         basis = affine_basis(model, code, x.device)
@@ -48,7 +48,7 @@ def pca_sizes(subject: Subject) -> list[int]:
     """Return how many components to compare with: as many as the code has, and as are active if those are fewer."""
     if not isinstance(subject.model, Encodes):
         return []
-    pixels = subject.bench.train.images[0].numel()
+    pixels = math.prod(subject.bench.train.shape)
     width = min(subject.codes.shape[1], pixels)
     active = round(sparsity(subject.codes)["active_units"])
     return [width, active] if 0 < active < 0.9 * width else [width]
@@ -59,12 +59,13 @@ def psnr(mse: float) -> float:
     return math.inf if mse == 0 else -10 * math.log10(mse)
 
 
-def fidelity(clean: Tensor, restored: Tensor, judge: Judge | None = None) -> Row:
+def fidelity(clean: Tensor, restored: Tensor, judge: Judge | None = None, seen: Tensor | None = None) -> Row:
     """Return how near `restored` is to `clean`, both [N, C, H, W].
 
     `mse` is per pixel; `psnr` is that of the mean MSE and `psnr_image` the mean of each image's own, in dB; `ssim` is
     the mean structural similarity (Wang et al. 2004), left out for images of fewer than 5 pixels a side; `perceptual`
-    is the mean of ‖φ(x) - φ(x̂)‖² / ‖φ(x)‖², φ the judge's features, if there is a judge.
+    is the mean of ‖φ(x) - φ(x̂)‖² / ‖φ(x)‖², φ the judge's features, if there is a judge; those
+    of the clean images may be known already, `seen`.
     """
     errors = (clean - restored).square().flatten(1).mean(1).double()
     # A perfect image would make the mean infinite: 1e-10 is 100 dB.
@@ -73,7 +74,7 @@ def fidelity(clean: Tensor, restored: Tensor, judge: Judge | None = None) -> Row
     if min(clean.shape[2:]) >= NARROWEST:
         row["ssim"] = ssim(clean, restored)
     if judge is not None:
-        row |= mean_ci95(perceptual(judge, clean, restored), "perceptual")
+        row |= mean_ci95(perceptual(judge, clean, restored, seen), "perceptual")
     return row
 
 
@@ -88,7 +89,7 @@ def ssim(clean: Tensor, restored: Tensor) -> float:
     return total / len(clean)
 
 
-def perceptual(judge: Judge, clean: Tensor, restored: Tensor) -> Tensor:
+def perceptual(judge: Judge, clean: Tensor, restored: Tensor, seen: Tensor | None = None) -> Tensor:
     """Return ‖φ(x) - φ(x̂)‖² / ‖φ(x)‖² of each pair of images [N], in the judge's features φ."""
-    seen = judge.features(clean)
+    seen = judge.features(clean) if seen is None else seen
     return (seen - judge.features(restored.clamp(0, 1))).square().sum(1) / seen.square().sum(1).clamp_min(1e-12)

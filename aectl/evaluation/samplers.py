@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ def baselines(bench: Benchmark) -> dict[str, Callable[[], Tensor]]:
     Training images drawn at random are as near as samples of the true distribution come; "PCA-Gaussian" is the normal
     distribution with the training images' mean and covariance, "GMM-k" a mixture of k of them, see `mixture`.
     """
-    n, pixels, shape = len(bench.held_out), bench.train.images[0].numel(), bench.train.shape
+    n, pixels, shape = len(bench.held_out), math.prod(bench.train.shape), bench.train.shape
     chosen = bench.rng("real training images").permutation(len(bench.train))[:n]
     return {
         "real training images": lambda: bench.train.batch(chosen).x,

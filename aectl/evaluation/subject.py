@@ -72,6 +72,13 @@ class Benchmark:
         """The principal components of the training images."""
         return PCA(self.train, self.cache)
 
+    @cached_property
+    def features(self) -> Tensor:
+        """The judge's features [N, 128] of the held-out images; raises Unmeasured where there is no judge."""
+        judge = self.judged()
+        found = self.cache.arrays(f"features-{judge.name}", lambda: {"x": judge.features(self.held_out.pixels())})
+        return found["x"].to(self.train.images.device)
+
     def rng(self, *names: str | int) -> Rng:
         """Return random numbers that depend on the seed and on `names` alone."""
         return Rng(self.seed, self.train.images.device).fork(*names)
@@ -154,5 +161,6 @@ def digest(*sources: Source) -> str:
         found.update(repr(source.scale).encode())
         for part in (source.images, source.labels):
             found.update(repr((part.dtype, tuple(part.shape))).encode())
-            found.update(part.contiguous().cpu().numpy().data)
+            for piece in part.split(CHUNK):
+                found.update(piece.contiguous().cpu().numpy().data)
     return found.hexdigest()[:16]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 from typing import Any
 
 import torch
@@ -20,9 +20,11 @@ import torch
 from aectl.data import sources
 from aectl.machine import usable_cores
 from tests.benchmarks import bound, ours, step
+from tests.benchmarks.agreement import LEVEL, apart
 
 REPEATS, EPOCHS, IMAGES, BATCH = 3, 3, 60_000, 128
-"""Each contender has its turn so many times; the first of its epochs, in which memory is fetched, does not count."""
+"""Each contender has its turn so many times, each with another seed; of its epochs the first, in which memory is
+fetched, does not count."""
 PAGE, NUMBERS = Path("docs/BENCHMARKS.md"), Path("docs/benchmarks.json")
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 PEERS = {"vae": ("tutorial", "lightning", "pythae"), "dense": ("tutorial",), "conv": ("tutorial",)}
@@ -41,7 +43,7 @@ HEADINGS = (
     "images/s",
     "aectl is faster by",
     "of the matmul bound",
-    "loss",
+    "loss ± sd",
     "start-up, s",
     "peak, MiB",
 )
@@ -49,7 +51,7 @@ NAMES = {"aectl": "aectl", "tutorial": "tutorial loop", "lightning": "Lightning"
 
 
 def main(python: str) -> int:
-    """Measure, and write page and numbers; returns the process's exit code."""
+    """Measure, and write page and numbers; returns the process's exit code, 1 where losses differ."""
     torch.set_num_threads(usable_cores())
     folder = sources.data_folder()
     found = {network: compare(network, python, str(folder)) for network in PEERS}
@@ -59,36 +61,50 @@ def main(python: str) -> int:
     table = "\n".join(page(found))
     PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
     print(table)
-    return 0
+    return 1 if any(unequal(one) for one in found.values()) else 0
 
 
 def compare(network: str, python: str, folder: str) -> dict[str, Any]:
     """Return what each contender came to, by name, and the bound of the products in seconds an epoch."""
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ("aectl", *PEERS[network])}
     bounds = []
-    for _ in range(REPEATS):
+    for seed in range(REPEATS):
         if network in LAYERS:
             bounds.append(bound.seconds_of_step(LAYERS[network], BATCH) * (IMAGES // BATCH))
         for name, done in turns.items():
-            done.append(ours.train(network, EPOCHS) if name == "aectl" else peer(python, name, network, folder))
-            print(network, name, [round(seconds, 2) for seconds in done[-1]["seconds"]], flush=True)
+            if name == "aectl":
+                done.append(ours.train(network, EPOCHS, (f"seed={seed}",)))
+            else:
+                done.append(peer(python, name, network, folder, seed))
+            print(network, name, [round(seconds, 2) for seconds in done[-1]["seconds"]], done[-1]["loss"], flush=True)
     contenders = {name: summary(done) for name, done in turns.items()}
-    return {"bound": median(bounds) if bounds else None, "contenders": contenders, "step": step.measure(network)}
+    parts = {"step": step.measure(network)} if network in LAYERS else {}
+    return {"bound": median(bounds) if bounds else None, "contenders": contenders, **parts}
 
 
-def peer(python: str, name: str, network: str, folder: str) -> dict[str, Any]:
+def peer(python: str, name: str, network: str, folder: str, seed: int) -> dict[str, Any]:
     """Return what a peer came to."""
     script = Path(__file__).with_name("peers.py")
-    command = [python, "-W", "ignore", str(script), name, network, folder, str(EPOCHS)]
+    command = [python, "-W", "ignore", str(script), name, network, folder, str(EPOCHS), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
 
 
-def summary(turns: list[dict[str, Any]]) -> dict[str, float]:
-    """Return medians over the turns, and the shortest and longest epoch."""
+def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return medians over the turns, the shortest and longest epoch, and the losses of all seeds."""
     seconds = [second for turn in turns for second in turn["seconds"][1:]]
-    others = {key: median(turn[key] for turn in turns) for key in ("loss", "startup", "memory")}
-    return {"seconds": median(seconds), "least": min(seconds), "most": max(seconds), **others}
+    others = {key: median(turn[key] for turn in turns) for key in ("startup", "memory")}
+    losses = [turn["loss"] for turn in turns]
+    return {"seconds": median(seconds), "least": min(seconds), "most": max(seconds), "losses": losses, **others}
+
+
+def unequal(one: dict[str, Any]) -> list[str]:
+    """Return a sentence on each contender whose loss is not aectl's, beyond what other seeds explain."""
+    found = apart({NAMES[name]: row["losses"] for name, row in one["contenders"].items()})
+    return [
+        f"The loss of {name} is {difference:+.2f} beside aectl's, where chance explains {reach:.2f} in {LEVEL:.0%}."
+        for name, difference, reach in found
+    ]
 
 
 def page(found: dict[str, Any]) -> Iterator[str]:
@@ -107,12 +123,13 @@ def page(found: dict[str, Any]) -> Iterator[str]:
                 f"{IMAGES / row['seconds']:,.0f}",
                 f"{row['seconds'] / own:.1f}×",
                 share,
-                f"{row['loss']:.2f}",
+                f"{fmean(row['losses']):.2f} ± {stdev(row['losses']):.2f}",
                 f"{row['startup']:.1f}",
                 f"{row['memory']:.0f}",
             ]
             yield f"| {' | '.join(cells)} |"
-        yield from step.table(one["step"]) if network in LAYERS and "step" in one else ()
+        yield "\n" + (" ".join(unequal(one)) or "The losses agree within what other seeds make of them.")
+        yield from step.table(one["step"]) if "step" in one else ()
 
 
 def machine() -> str:

@@ -1,6 +1,6 @@
 """One peer trains one network on MNIST's training images, in an environment that need not know aectl.
 
-    python peers.py PEER NETWORK FOLDER EPOCHS
+    python peers.py PEER NETWORK FOLDER EPOCHS SEED
 
 FOLDER holds MNIST as torchvision reads it. Prints a line of JSON: seconds of each epoch, the mean loss of the last one
 in nats or squared error per image, seconds from the process's start to the first step, and peak memory in MiB.
@@ -32,10 +32,10 @@ Terms = Callable[[Tensor], Tensor]
 class Vae(nn.Module):
     """784-400-20-400-784, as in PyTorch's own example: cross-entropy of grey pixels and KL divergence, in nats."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 400) -> None:
         super().__init__()
-        self.up, self.parameters_of_z = nn.Linear(784, 400), nn.Linear(400, 40)
-        self.down, self.pixels = nn.Linear(20, 400), nn.Linear(400, 784)
+        self.up, self.parameters_of_z = nn.Linear(784, width), nn.Linear(width, 40)
+        self.down, self.pixels = nn.Linear(20, width), nn.Linear(width, 784)
 
     def loss(self, x: Tensor) -> Tensor:
         """Return the mean over images."""
@@ -226,11 +226,11 @@ PEERS = {"tutorial": tutorial, "lightning": lightning, "pythae": pythae}
 watch = Stopwatch()
 
 
-def main(peer: str, network: str, folder: str, epochs: str) -> None:
+def main(peer: str, network: str, folder: str, epochs: str, seed: str) -> None:
     """Train, and print what came of it."""
     # Before the peers, which import torchvision too.
     runpy.run_path(str(SHIM))["torchvision"]()
-    torch.manual_seed(0)
+    torch.manual_seed(int(seed))
     *_, loss = PEERS[peer](network, folder, int(epochs))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": watch.seconds, "loss": loss, "startup": watch.startup, "memory": memory}))

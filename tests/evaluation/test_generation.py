@@ -141,6 +141,22 @@ def test_pair_means_are_those_of_the_definition_also_without_a_group():
     assert float(found.discrepancy()[1 + 7]) == pytest.approx(expected(*without))
 
 
+def test_pairs_of_held_out_images_are_gone_through_once(tmp_path):
+    calls, bench = [], Benchmark(source(60, 0), source(60, 1), cache=Cache(tmp_path))
+    y = normal(60, 9)
+
+    def kernel(a, b):
+        calls.append(1)
+        return cubic(a, b)
+
+    for seed in range(2):
+        x = normal(80, seed)
+        found = generation.with_held_out(bench, x, y, kernel, "cubic")
+        assert all(torch.equal(a, b) for a, b in zip(found, pair_means(x, y, cubic), strict=True))
+    among_own = GROUPS * (GROUPS + 1) // 2
+    assert len(calls) == 2 * (among_own + GROUPS**2) + among_own
+
+
 def test_the_kernel_distance_covers_zero_for_one_law_and_not_for_two():
     same = estimate(pair_means(normal(1000, 0), normal(1000, 1), cubic).discrepancy(), "kernel")
     assert abs(same["kernel"]) < same["kernel_ci95"]
