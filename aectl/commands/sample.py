@@ -117,7 +117,8 @@ def make(kind: str, opened: Opened, request: Request, folder: Path, name: str) -
     """Make the pictures of one kind and write them as <kind>.png and <kind>.npz, and as a GIF if they move."""
     how = KINDS[kind]
     arrays = {key: value.cpu() for key, value in how.make(opened.model, request).items()}
-    np.savez_compressed(folder / f"{kind}.npz", **{key: value.numpy() for key, value in arrays.items()})
+    # Not compressed: grey pixels hardly shrink, and it takes longer than to make them.
+    np.savez(folder / f"{kind}.npz", **{key: value.numpy() for key, value in arrays.items()})
     moves = "epochs" in arrays
     state = name if moves else f"{name}, epoch {opened.state['epoch']}"
     title = f"{how.title(opened.model, request)}\n{state}"

@@ -13,6 +13,8 @@ from aectl.figures import images, motion, plane, probes
 
 SHOWN = 20
 """Reconstructions in a figure: a longer row could not be read."""
+MOST = 400
+"""Images in a grid: of more one would see little, and wait long for the page."""
 
 
 def figure(kind: str, arrays: dict[str, Tensor], source: Source, title: str) -> Figure:
@@ -23,8 +25,10 @@ def figure(kind: str, arrays: dict[str, Tensor], source: Source, title: str) -> 
 
 
 def grid(arrays: dict[str, Tensor], title: str) -> Figure:
-    """Show `images` [n, C, H, W] in as many rows as columns."""
-    return images.image_grid(arrays["images"], math.isqrt(len(arrays["images"])), title)
+    """Show `images` [n, C, H, W], the first of many, in as many rows as columns."""
+    drawn = arrays["images"]
+    note = f" (the first {MOST} of {len(drawn):,})" if len(drawn) > MOST else ""
+    return images.image_grid(drawn[:MOST], math.isqrt(min(len(drawn), MOST)), title + note)
 
 
 def reconstruction(arrays: dict[str, Tensor], title: str) -> Figure:

@@ -66,6 +66,14 @@ def test_a_grid_has_as_many_rows_as_columns():
     assert (height, width) == (3 * 9 - 1, 4 * 9 - 1)
 
 
+def test_of_many_images_a_grid_shows_the_first_and_says_so():
+    drawn = Rng(0).uniform(gallery.MOST + 1, 1, 2, 2)
+    figure = gallery.grid({"images": drawn}, "a title")
+    (axes,) = figure.axes
+    assert np.allclose(axes.images[0].get_array(), images.mosaic(drawn[:400].view(20, 20, 1, 2, 2)))
+    assert "the first 400 of 401" in figure.texts[0].get_text().replace("\n", " ")
+
+
 def test_reconstructions_stand_below_what_they_are_of_and_are_not_too_many():
     arrays = {"x_hat": Rng(0).uniform(30, *IMAGE), "x": Rng(1).uniform(30, *IMAGE), "noisy": Rng(2).uniform(30, *IMAGE)}
     (axes,) = gallery.reconstruction(arrays, "a title").axes
