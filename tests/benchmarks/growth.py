@@ -50,8 +50,12 @@ class Axis:
 
 def steps(contender: str, width: int, batch: int, images: str = "mnist") -> Point:
     """Return what some steps come to in a process of their own."""
-    words = [contender, str(width), str(batch), images]
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.some_steps", *words]
+    return told("some_steps", contender, str(width), str(batch), images)
+
+
+def told(module: str, *words: str) -> Point:
+    """Return what a module of this folder prints in the end."""
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.benchmarks.{module}", *words]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
@@ -79,12 +83,18 @@ def by_batch(contender: str, size: int) -> Point:
     return steps(contender, WIDTH, size)
 
 
+def by_runs(contender: str, size: int) -> Point:
+    """Measure so many runs of a small network, an image of each."""
+    return told("some_runs", contender, str(size))
+
+
 MILLIONS = (60_000, 200_000, 600_000, 2_000_000, 6_000_000)
 BOTH = ("aectl", "tutorial")
 AXES = {
     "images": Axis("images in the data set", MILLIONS, (MILLIONS[0], MILLIONS[-1]), ("aectl",), by_images),
     "width": Axis("units of the hidden layers", (64, 128, 256, 512, 1024, 2048, 4096), (512, 4096), BOTH, by_width),
     "batch": Axis("images in a batch", (16, 32, 64, 128, 256, 512, 1024, 2048), (16, 256), BOTH, by_batch),
+    "runs": Axis("runs of a 64-32-8 autoencoder", (1, 2, 4, 8, 16, 32, 64), (1, 64), ("fused", "apart"), by_runs),
 }
 
 
@@ -136,7 +146,7 @@ def page(axes: dict[str, dict[str, dict[str, Point]]]) -> Iterator[str]:
             slopes = [exponent(points, measure, axis.fitted) for measure in ("seconds", "memory")]
             cells = [
                 f"{axis.name}, {axis.sizes[0]:,} … {axis.sizes[-1]:,}",
-                NAMES[name],
+                NAMES.get(name, name),
                 f"{1e6 * first['seconds']:.1f} … {1e6 * last['seconds']:.1f}",
                 f"{first['memory']:.0f} … {last['memory']:.0f}",
                 " and ".join(f"{slope:.2f}" for slope in slopes),

@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from aectl.figures.style import BLUE, DPI, ORANGE, SMALL, dress, name_axes, save
 
-COLOURS = {"aectl": BLUE, "tutorial": ORANGE}
+COLOURS = {"aectl": BLUE, "tutorial": ORANGE, "fused": BLUE, "apart": ORANGE}
 ROWS = {"seconds": ("µs an image", 1e6), "memory": ("MiB", 1.0)}
 WIDE, HIGH = 3.4, 5.6
 
@@ -30,5 +30,6 @@ def draw(axes: dict[str, dict[str, dict[str, dict[str, float]]]], path: Path) ->
             panel.yaxis.set_major_formatter("{x:g}")
             panel.yaxis.set_minor_formatter(NullFormatter())
             name_axes(panel, title if measure == "memory" else "", unit if column == 0 else "")
-    panels[0, -1].legend(frameon=False, fontsize=SMALL)
+    for panel in panels[0]:
+        panel.legend(frameon=False, fontsize=SMALL)
     save(figure, path)

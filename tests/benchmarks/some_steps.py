@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -112,15 +112,21 @@ def peak(found: list[float]) -> None:
         time.sleep(WATCH_SECONDS)
 
 
-def main(contender: str, width: str, batch: str, images: str) -> None:
-    """Train, and print what came of it."""
+def cost(train: Callable[[], list[float]], images: int) -> dict[str, float]:
+    """Return the seconds that each of so many images of a step takes, and MiB beyond what there was before."""
     before = anonymous()
     most = [before]
     threading.Thread(target=peak, args=(most,), daemon=True).start()
-    ends = {"aectl": aectl, "tutorial": tutorial}[contender](int(width), int(batch), images)
+    ends = train()
     most[0] = max(most[0], anonymous())
     steps = [after - earlier for earlier, after in zip(ends[WARM:], ends[WARM + 1 :], strict=False)]
-    print(json.dumps({"seconds": median(steps) / int(batch), "memory": most[0] - before}))
+    return {"seconds": median(steps) / images, "memory": most[0] - before}
+
+
+def main(contender: str, width: str, batch: str, images: str) -> None:
+    """Train, and print what came of it."""
+    train = {"aectl": aectl, "tutorial": tutorial}[contender]
+    print(json.dumps(cost(lambda: train(int(width), int(batch), images), int(batch))))
 
 
 if __name__ == "__main__":
