@@ -95,6 +95,7 @@ class Run:
             format=1,
             **started,
             **({"resumed": [*self.record.get("resumed", []), now()]} if resumed else {"choices": choices}),
+            **({"fused": None} if resumed and "fused" in self.record else {}),
             status="running",
             error=None,
             ended=None,

@@ -14,7 +14,8 @@ EPOCHS = "epochs=7"
 
 
 def test_runs_of_one_program_are_as_if_alone(aectl, tmp_path):
-    code, said = type_in(*FUSED, *NETWORK, EPOCHS, "seed=0,1", "optimizer.lr=0.001,0.01", "model.code_dropout=0.2")
+    words = ("seed=0,1", "optimizer.lr=0.001,0.01", "model.code_dropout=0.2")
+    code, said = type_in(*FUSED, *NETWORK, EPOCHS, *words)
     assert code == 0, said
     assert "fused: 4 runs, 4 in one program" in said
     assert "not fused" not in said
@@ -22,7 +23,7 @@ def test_runs_of_one_program_are_as_if_alone(aectl, tmp_path):
     assert [record(job)["status"] for job in found] == ["done"] * 4
     for job in found:
         log = (job / "train.log").read_text()
-        assert log.count("epoch 7/7") == 1 and "best val/loss" in log
+        assert [log.count(words) for words in ("epoch 7/7", "best val/loss")] == [1, 1]
         assert list(job.glob("events.out.tfevents.*")) and (job / "checkpoints" / "best.pt").is_file()
         assert record(job)["fused"] == {"runs": 4, "why": None}
 
@@ -37,12 +38,13 @@ def test_runs_of_one_program_are_as_if_alone(aectl, tmp_path):
     code, *said = aectl("train", f"resume={found[0]}", "epochs=8")
     assert code == 0, said
     assert len(rows(found[0])) == 8
+    assert record(found[0])["fused"] is None
 
 
 def test_a_killed_one_goes_on_as_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "sweep"
-    process = begin(*FUSED, *NETWORK, "epochs=12", "seed=0,1,2", f"hydra.sweep.dir={folder}")
+    process = begin(*FUSED, *NETWORK, "epochs=12", "seed=0,1,2", "device.precision=bf16", f"hydra.sweep.dir={folder}")
     wait_until(lambda: len(list(folder.glob("*/checkpoints/last.pt"))) == 3)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0]
@@ -52,6 +54,7 @@ def test_a_killed_one_goes_on_as_one(tmp_path, monkeypatch):
     assert code == 0, said
     assert "fused: 3 runs, 3 in one program" in said
     assert [len(rows(job)) for job in jobs(folder)] == [12] * 3
+    assert [(job / "train.log").read_text().count("precision bf16") for job in jobs(folder)] == [2] * 3
 
 
 def test_what_cannot_share_a_program_is_told_and_trained_all_the_same(tmp_path, monkeypatch):
@@ -65,6 +68,22 @@ def test_what_cannot_share_a_program_is_told_and_trained_all_the_same(tmp_path, 
     assert "too few to make up" in said
     states = [record(job)["status"] for job in jobs(sweep_folder())]
     assert sorted(states) == ["done"] * 4 + ["failed"] * 2
+
+
+def test_one_that_cannot_begin_stops_all_if_they_are_to_fail_fast(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = type_in(*FUSED, "epochs=1", *NETWORK, "seed=0,1", "batch_size=4,5000", "fail_fast=true")
+    assert code == 1
+    assert "1 of 1 runs failed" in said
+    assert len(jobs(sweep_folder())) == 1
+
+
+def test_a_job_with_a_process_to_itself_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "sweep=fused", "dataset=digits", "model=linear", "epochs=1", "seed=0,1", "jobs=2"]
+    code, said = type_in(*words)
+    assert code == 0
+    assert "not fused: 2 runs, a process to itself" in said
 
 
 def test_bad_settings_of_the_launcher_are_told(tmp_path, monkeypatch):

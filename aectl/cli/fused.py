@@ -41,27 +41,40 @@ def launch(
     def where(task: Task, watcher: Watcher) -> Bundles:
         return Bundles(number, together, partial(carry_out, **task.keywords, fail_fast=fail_fast), watcher, fail_fast)
 
-    try:
-        return sweep.run(config, job_overrides, first, where, sweep.threads_for(number))
-    finally:
-        tell(read(sweep.folder_of(config)))
+    known = {one.number for one in read(sweep.folder_of(config)) if one.status == "done"}
+    results = sweep.run(config, job_overrides, first, where, sweep.threads_for(number))
+    tell([one for one in read(sweep.folder_of(config)) if one.number not in known])
+    return results
 
 
 def carry_out(bundle: Bundle, flags: Sequence[str], extra: Sequence[str], fail_fast: bool) -> str:
-    """Train the runs of some jobs, or go on with them from their checkpoints; returns an error of one, or nothing.
+    """Train the runs of some jobs, or go on with them from their checkpoints; returns errors of some, or nothing.
 
     A job by itself is trained as in any other sweep.
     """
     if len(bundle.jobs) == 1:
-        return job.carry_out(bundle.jobs[0], flags, extra)
+        return carry_out_one(bundle.jobs[0], flags, extra)
     from aectl.commands.fuse import Fleet
 
-    fleet = Fleet()
-    errors = {one.number: begin(one, fleet, flags, extra) for one in bundle.jobs}
+    fleet, errors = Fleet(), []
+    for one in bundle.jobs:
+        if error := begin(one, fleet, flags, extra):
+            errors.append(f"job {one.number}: {error}")
+        if error and fail_fast:
+            fleet.give_up()
+            return error
     with silence(io.StringIO()):
         fleet.train(fail_fast)
-    failed = [one for one in bundle.jobs if errors[one.number] or one.status == "failed"]
-    return f"{len(failed)} of {len(bundle.jobs)} jobs failed" if failed else ""
+    failed = [f"job {one.number} failed" for one in bundle.jobs if one.status == "failed"]
+    return "; ".join([*errors, *failed])
+
+
+def carry_out_one(one: Planned, flags: Sequence[str], extra: Sequence[str]) -> str:
+    """Train a job's run as in any other sweep, and note that it had a process to itself."""
+    error = job.carry_out(one, flags, extra)
+    if one.status:
+        Run(one.folder).update(fused={"runs": 1, "why": "a process to itself; fewer jobs= would put several together"})
+    return error
 
 
 def begin(one: Planned, fleet: Fleet, flags: Sequence[str], extra: Sequence[str]) -> str:
@@ -82,12 +95,17 @@ def begin(one: Planned, fleet: Fleet, flags: Sequence[str], extra: Sequence[str]
 
 
 def tell(jobs: Sequence[Planned]) -> None:
-    """Say how many runs shared a program, and why others did not."""
+    """Say how many of the runs shared a program, and why others did not."""
     records = [Run(one.folder).record.get("fused") for one in jobs if one.status]
     known = [record for record in records if record]
-    shared = Counter(record["runs"] for record in known if record["runs"] > 1)
-    alone = Counter(record["why"] for record in known if record["why"])
-    for runs, number in sorted(shared.items()):
+    for runs, number in sorted(Counter(record["runs"] for record in known if record["runs"] > 1).items()):
         console().print(f"fused: {number} runs, {runs} in one program", soft_wrap=True)
-    for why, number in sorted(alone.items()):
-        console().print(f"not fused: {number} runs, {why}", soft_wrap=True)
+    for what in (False, True):
+        told = Counter(record["why"] for record in known if record["why"] and (record["runs"] > 1) == what)
+        for why, number in sorted(told.items()):
+            console().print(f"not {'always ' * what}fused: {counted(number)}, {why}", soft_wrap=True)
+
+
+def counted(runs: int) -> str:
+    """Return how many runs."""
+    return f"{runs} run{'s' * (runs != 1)}"

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.commands.prepare import check, read
-from aectl.commands.train import Begun, Interrupted, begin, conclude, processes_of
+from aectl.commands.train import Begun, Interrupted, begin, beginning, conclude, processes_of
 from aectl.config import ConfigError
 from aectl.data.datasets import Source
 from aectl.run import Run
@@ -40,15 +40,21 @@ class Fleet:
     def take(self, config: DictConfig) -> None:
         """Make a run ready; raises what `train` would."""
         run = Run(Path(HydraConfig.get().runtime.output_dir))
-        check(config)
-        if processes_of(config) > 1:
-            raise ConfigError("device.count is for runs by themselves, and these are fused; take sweep=local")
+        with beginning(run):
+            check(config)
+            if processes_of(config) > 1:
+                raise ConfigError("device.count is for runs by themselves, and these are fused; take sweep=local")
         self.begun.append(begin(config, run, self.shared))
         self.voices.append(Voice())
 
     def shared(self, config: DictConfig, device: torch.device) -> tuple[dict[str, Any], Source, Source]:
         """Return the images of a config, read once."""
         return self.sources(json.dumps(OmegaConf.to_container(config.dataset, resolve=True)), device)
+
+    def give_up(self) -> None:
+        """Leave nothing behind of what was made ready."""
+        for one in self.begun:
+            one.give_up()
 
     def train(self, fail_fast: bool = False) -> None:
         """Train all runs; each leaves its record, whatever becomes of it; told to stop, they do and none begins."""
@@ -72,21 +78,24 @@ class Fleet:
     def train_together(self, numbers: Sequence[int], why: str, fail_fast: bool) -> bool:
         """Train some runs side by side; returns whether they were told to stop by a signal."""
         runs, voices = [self.begun[number] for number in numbers], [self.voices[number] for number in numbers]
-        for one in runs:
-            one.start()
+        # Making the other runs ready has set the process to what these wanted.
+        runs[0].trainer.device.apply()
+        for one, voice in zip(runs, voices, strict=True):
+            with voice.heard():
+                one.start()
         with Interruption(runs[0].max_seconds) as interruption:
             together = Together([one.trainer for one in runs], lambda: interruption.reason, lambda n: voices[n].heard())
             for number, reason, error in together.fit():
                 with voices[number].heard():
-                    end(runs[number], reason, error)
+                    close(runs[number], reason, error)
                 runs[number].run.update(fused={"runs": together.in_one, "why": why or together.why or None})
                 if error and fail_fast:
                     signal.raise_signal(signal.SIGTERM)
         return interruption.signal is not None
 
 
-def end(begun: Begun, reason: str | None, error: Exception | None) -> None:
-    """Write how a run has ended."""
+def close(begun: Begun, reason: str | None, error: Exception | None) -> None:
+    """Write how a run has ended; what goes wrong with that is its end too."""
     try:
         with begun.ending():
             if error is not None:
@@ -94,8 +103,9 @@ def end(begun: Begun, reason: str | None, error: Exception | None) -> None:
         conclude(begun.trainer, begun.run, reason)
     except Interrupted:
         pass
-    except Exception as error:
-        logging.getLogger("aectl.traceback").error("aectl train failed", exc_info=error)
+    except Exception as wrong:
+        begun.run.end("failed", error=str(wrong) or type(wrong).__name__)
+        logging.getLogger("aectl.traceback").error("aectl train failed", exc_info=wrong)
 
 
 class Voice:
@@ -109,6 +119,15 @@ class Voice:
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:
         """Within, what is logged is this run's."""
-        for name, handlers in self.handlers.items():
-            logging.getLogger(name).handlers[:] = handlers
-        yield
+        before = {name: list(logging.getLogger(name).handlers) for name in self.NAMES}
+        put(self.handlers)
+        try:
+            yield
+        finally:
+            put(before)
+
+
+def put(handlers: Mapping[str, list[logging.Handler]]) -> None:
+    """Let loggers, by their names, have these handlers."""
+    for name, own in handlers.items():
+        logging.getLogger(name).handlers[:] = own

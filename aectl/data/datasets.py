@@ -64,7 +64,9 @@ class Source:
         return replace(self, images=images, labels=labels, index=index)
 
     def labelled(self) -> Source:
-        """Return a source of the examples that have a label."""
+        """Return a source of the examples that have a label, which is this one if all have."""
+        if bool((self.labels >= 0).all()):
+            return self
         return self.take((self.labels >= 0).nonzero().squeeze(1))
 
     def to(self, device: torch.device | str) -> Source:

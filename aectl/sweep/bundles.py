@@ -31,9 +31,10 @@ class Bundle:
         return next((job.status for job in self.jobs if job.status), "")
 
     def fail(self, error: str) -> None:
-        """Leave a record of why the jobs failed, of those that have none themselves."""
-        for job in self.jobs:
-            job.fail(error)
+        """Leave a record of why the jobs failed; where some have one, the others were not to begin."""
+        if not self.status:
+            for job in self.jobs:
+                job.fail(error)
 
 
 class Each(Watcher):

@@ -35,11 +35,17 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors by name, those that are slices of larger ones copied: a file would hold the whole."""
-    return {
-        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-        for name, tensor in tensors.items()
-    }
+    """Return tensors by name, those that are slices of larger ones copied: a file would hold the whole.
+
+    What has two names has both afterwards too.
+    """
+    found, copies = {}, {}
+    for name, tensor in tensors.items():
+        if tensor.untyped_storage().nbytes() > tensor.nbytes:
+            place = tensor.data_ptr(), tensor.shape, tensor.stride()
+            tensor = copies.setdefault(place, tensor.clone())
+        found[name] = tensor
+    return found
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -23,10 +23,11 @@ from aectl.rng import Rng
 from aectl.training.moving import python_state
 from aectl.training.trainer import Trainer
 
-TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
-"""How far the gradients of a run in the stack may be from its own, relative to their largest, before it is not used."""
+NEAR = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
+"""How far what a step leaves may be from what it leaves alone, relative to the largest number of the tensor."""
 
-ROUNDING = 1e-5
+FLOOR = 1e-5
+"""The same, relative to the largest of all gradients: of what is nothing but rounding only the size counts."""
 
 INTERNAL = {*vars(nn.Module())}
 """What every module keeps, beside what its class adds."""
@@ -41,7 +42,7 @@ class Fused:
 
     The models' parameters and buffers become slices of the stack. Making one tries it on a batch and raises NotFusable
     if it does not come to what each run comes to alone, or if there is something that a stack cannot keep apart: more
-    than one loss in a step, or numbers in Python that change.
+    than one loss in a step, or numbers in Python that a step changes. `holds` tells whether others have changed since.
     """
 
     def __init__(self, trainers: Sequence[Trainer], indices: Sequence[Tensor]) -> None:
@@ -51,13 +52,17 @@ class Fused:
         self.shared = all(trainer.examples is first.examples for trainer in trainers)
         if count() > 1:
             raise NotFusable("processes share its batches")
-        references = [Reference(trainer, where) for trainer, where in zip(trainers, indices, strict=True)]
+        # Before the stack is made, while each model is its own.
+        references = {number: Reference(trainers[number], indices[number]) for number in {0, len(trainers) - 1}}
         self.group, self.draws = references[0].loss.group, references[0].draws
-        if any(one.draws != self.draws for one in references):
-            raise NotFusable("they draw different random numbers")
         self.stack()
         self.program = self.trace(self.batch(indices))
         self.check(references, self.batch(indices))
+        self.states = [python_state(trainer.model) for trainer in trainers]
+
+    def holds(self) -> bool:
+        """Return whether the models still are what the program was made of, but for their tensors' numbers."""
+        return self.states == [python_state(trainer.model) for trainer in self.trainers]
 
     def stack(self) -> None:
         """Put all parameters and buffers into tensors [runs, …], of which the models' own become slices."""
@@ -109,21 +114,20 @@ class Fused:
         except NotFusable:
             raise
         except Exception as error:
-            raise NotFusable(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+            raise NotFusable(f"its operations cannot be stacked ({first_line(error)})") from error
 
-    def check(self, references: Sequence[Reference], batch: Batch) -> None:
-        """Raise NotFusable unless the program gives the gradients and buffers that each run has alone."""
+    def check(self, references: Mapping[int, Reference], batch: Batch) -> None:
+        """Raise NotFusable unless the program gives the gradients and buffers that runs have alone."""
         copies = {name: tensor.clone() for name, tensor in self.tensors.items()}
         with torch.no_grad(), self.device.products():
             gradients, _ = self.program(copies, batch, self.drawn([copied(t.rng) for t in self.trainers]))
         found = copies | dict(zip(self.trained, gradients, strict=True))
-        for number, reference in enumerate(references):
+        for number, reference in references.items():
             alone = reference.tensors(self.trained)
-            scale = max(float(alone[name].abs().max()) for name in self.trained)
+            floor = FLOOR * max(largest(alone[name]) for name in self.trained)
             for name, right in alone.items():
-                # Of what is nothing but rounding, such as a bias before a normalisation, only the size counts.
-                near = TOLERANCE[self.device.precision] * right.abs().max() + ROUNDING * scale if right.numel() else 0
-                if right.numel() and not bool((found[name][number] - right).abs().max() <= near):
+                off = torch.where(right.isfinite(), found[name][number].double() - right.double(), 0).abs()
+                if not bool((off <= NEAR[self.device.precision] * largest(right) + floor).all()):
                     raise NotFusable(f"'{name}' comes out otherwise than in a run alone")
 
     @torch.no_grad()
@@ -217,6 +221,23 @@ def functional(model: Model) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
     return lambda tensors, *arguments: functional_call(
         losses, {f"model.{name}": tensor for name, tensor in tensors.items()}, arguments
     )
+
+
+def largest(tensor: Tensor) -> float:
+    """Return the largest size of the numbers that are finite; 0 if there are none."""
+    finite = tensor.double()[tensor.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error in one line."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def release(model: nn.Module) -> None:
+    """Give a model that leaves the stack tensors of its own."""
+    for tensor in tensors_of(model).values():
+        tensor.data = tensor.data.clone()
 
 
 def only(model: Model, batch: Batch, stage: Stage, rng: Rng) -> Loss:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from aectl.training.fused import Fused, NotFusable, alike, attributes
+from aectl.training.engine import Engine
+from aectl.training.fused import Fused, NotFusable, alike, attributes, first_line, release
 from aectl.training.trainer import Trainer
 
 WORTHWHILE = 8_000
@@ -24,29 +26,40 @@ class End(NamedTuple):
     error: Exception | None
 
 
+Result = Mapping[str, Tensor] | Exception
+"""What a step of a run comes to: its scalars by name, or its error."""
+
+Within = Callable[[int], AbstractContextManager]
+"""Gives what surrounds all that is done for the run of a number alone."""
+
+
 class Steps(Protocol):
     """Takes the steps of several trainers."""
 
-    def step(self, indices: Sequence[Tensor]) -> list[Mapping[str, Tensor]]:
-        """Run one step of each on its images; returns each one's scalars by name."""
+    def step(self, indices: Sequence[Tensor]) -> Sequence[Result]:
+        """Run one step of each on its images; returns what each comes to."""
 
 
 class Apart:
     """Takes the steps one after the other, as each run would alone."""
 
-    def __init__(self, trainers: Sequence[Trainer]) -> None:
-        self.trainers = trainers
+    def __init__(self, trainers: Mapping[int, Trainer], within: Within) -> None:
+        self.trainers, self.within = trainers, within
 
-    def step(self, indices: Sequence[Tensor]) -> list[Mapping[str, Tensor]]:
-        """Run one step of each on its images; returns each one's scalars by name."""
-        return [
-            trainer.engine.step_on(trainer.examples, where, trainer.rng)
-            for trainer, where in zip(self.trainers, indices, strict=True)
-        ]
+    def step(self, indices: Sequence[Tensor]) -> list[Result]:
+        """Run one step of each on its images; returns what each comes to."""
+        results: list[Result] = []
+        for (number, trainer), where in zip(self.trainers.items(), indices, strict=True):
+            try:
+                with self.within(number):
+                    results.append(trainer.engine.step_on(trainer.examples, where, trainer.rng))
+            except Exception as error:
+                results.append(error)
+        return results
 
 
 class Together:
-    """Drives trainers that stand at the same step; `within(number)` surrounds all that is done for one of them alone.
+    """Drives trainers that stand at the same step.
 
     A run that ends, or fails, before the others leaves them; what is stacked is stacked anew without it. `in_one` is
     how many were in one program, at most, and `why` tells why some stage was not.
@@ -56,7 +69,7 @@ class Together:
         self,
         trainers: Sequence[Trainer],
         should_stop: Callable[[], str | None],
-        within: Callable[[int], AbstractContextManager] = lambda number: contextlib.nullcontext(),
+        within: Within = lambda number: contextlib.nullcontext(),
     ) -> None:
         self.trainers, self.should_stop, self.within = trainers, should_stop, within
         # Asked once a round: all of them stop behind the same step.
@@ -68,42 +81,71 @@ class Together:
     def fit(self) -> Iterator[End]:
         """Train all of them, and yield how each has ended as soon as it has."""
         yield from self.advance(dict.fromkeys(range(len(self.trainers))))
-        stages, steps = [], None
+        engines: list[Engine] = []
         while self.waiting:
-            chosen = [self.trainers[number] for number in self.waiting]
-            if stages != (stages := [trainer.engine for trainer in chosen]):
-                steps = self.steps_of(chosen)
-            try:
-                results = steps.step(list(self.waiting.values()))
-            except Exception as error:
-                results = [error] * len(chosen)
+            chosen = {number: self.trainers[number] for number in self.waiting}
+            now = [trainer.engine for trainer in chosen.values()]
+            if now != engines:
+                # Another stage has begun, or a run has left.
+                engines, steps = now, self.steps_of(chosen)
+            elif next(iter(chosen.values())).step == 0:
+                steps = self.still(steps, chosen)
+            results = self.results_of(steps)
             self.reason = self.should_stop()
             yield from self.advance(dict(zip(self.waiting, results, strict=True)))
 
-    def steps_of(self, trainers: Sequence[Trainer]) -> Steps:
+    def steps_of(self, trainers: Mapping[int, Trainer]) -> Steps:
         """Return what takes the steps of some trainers from here on."""
+        apart = Apart(trainers, self.within)
         if len(trainers) == 1:
-            return Apart(trainers)
-        try:
-            steps = Fused(trainers, list(self.waiting.values()))
-        except NotFusable as error:
-            self.why = f"stage '{trainers[0].stage.name}': {error}"
-            return Apart(trainers)
+            return apart
+        steps, why = fuse(list(trainers.values()), list(self.waiting.values()))
+        if steps is None:
+            self.why = f"stage '{next(iter(trainers.values())).stage.name}': {why}"
+            return apart
         self.in_one = max(self.in_one, len(trainers))
         return steps
 
-    def advance(self, results: Mapping[int, Mapping[str, Tensor] | Exception | None]) -> Iterator[End]:
-        """Give trainers the scalars, or the error, of their steps, and take up where their next images are."""
+    def still(self, steps: Steps, trainers: Mapping[int, Trainer]) -> Steps:
+        """Return the steps, or others where models have changed between two epochs what a program cannot see."""
+        if not isinstance(steps, Fused) or steps.holds():
+            return steps
+        self.why = "the model changes between epochs more than tensors"
+        return Apart(trainers, self.within)
+
+    def results_of(self, steps: Steps) -> Sequence[Result]:
+        """Return what a step of each comes to; an error that is no single run's is that of all."""
+        try:
+            return steps.step(list(self.waiting.values()))
+        except Exception as error:
+            return [error] * len(self.waiting)
+
+    def advance(self, results: Mapping[int, Result | None]) -> Iterator[End]:
+        """Give trainers what their steps came to, and take up where their next images are."""
         for number, own in results.items():
             self.waiting.pop(number, None)
             go_on = self.courses[number].throw if isinstance(own, Exception) else self.courses[number].send
             try:
                 with self.within(number):
                     self.waiting[number] = go_on(own)
+                continue
             except StopIteration as end:
-                yield End(number, end.value, None)
+                ended = End(number, end.value, None)
             except Exception as error:
-                yield End(number, None, error)
+                ended = End(number, None, error)
+            release(self.trainers[number].model)
+            yield ended
+
+
+def fuse(trainers: Sequence[Trainer], indices: Sequence[Tensor]) -> tuple[Fused | None, str]:
+    """Return the trainers' steps as one program, or None and why there can be none."""
+    try:
+        return Fused(trainers, indices), ""
+    except NotFusable as error:
+        return None, str(error)
+    except Exception as error:
+        # What it is, the run that raises it shall say itself, at its step.
+        return None, first_line(error)
 
 
 def groups(trainers: Sequence[Trainer]) -> list[list[int]]:
@@ -122,22 +164,29 @@ def groups(trainers: Sequence[Trainer]) -> list[list[int]]:
 def place(trainer: Trainer) -> tuple:
     """Return where a trainer stands, and in what steps it goes."""
     device = trainer.device
-    steps = (trainer.plan, trainer.epochs, trainer.largest_batch, trainer.steps_per_epoch)
-    return (trainer.epoch, trainer.step, *steps, str(device.torch), device.precision)
+    steps = (trainer.plan, trainer.epochs, trainer.largest_batch, trainer.batch_size, trainer.steps_per_epoch)
+    images = (len(trainer.train_source), len(trainer.examples), int((trainer.train_source.labels >= 0).sum()))
+    return (trainer.epoch, trainer.step, *steps, *images, *device.describe().values())
 
 
 def why_apart(trainers: Sequence[Trainer]) -> str:
-    """Return why trainers that could share a program had better not; nothing if they should.
+    """Return why trainers that are alike had better not share a program, or cannot; nothing if they should.
 
     On a CPU a step that keeps it busy gains nothing, and what is stacked no longer fits its caches: four steps at once
     of 64-32-8 took .62 of what they take one after the other, of 784-128-16 .98, of 784-1024-16 1.08.
     """
     first = trainers[0]
     if len(trainers) == 1:
-        return "no other run has its shape"
-    if first.device.torch.type != "cpu":
-        return ""
-    if not first.device.is_small:
-        return "a step keeps the CPU busy"
-    left = sum((trainer.epochs - trainer.epoch) * trainer.steps_per_epoch for trainer in trainers)
-    return "" if left >= WORTHWHILE else f"{left:,} steps are too few to make up for making a program"
+        return "no other run in its process has its shape, settings and place"
+    if first.device.graph:
+        return "device.graph records the steps of each"
+    if first.device.torch.type == "cpu":
+        if not first.device.is_small:
+            return "a step keeps the CPU busy"
+        left = sum((trainer.epochs - trainer.epoch) * trainer.steps_per_epoch for trainer in trainers)
+        if left < WORTHWHILE:
+            return f"the {left:,} steps of {len(trainers)} runs are too few to make up for making a program"
+    for trainer in trainers:
+        trainer.model.train()
+    some = torch.arange(first.batch_size, device=first.device.torch)
+    return fuse(trainers, [some] * len(trainers))[1]

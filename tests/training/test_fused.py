@@ -134,7 +134,15 @@ def test_only_what_differs_in_tensors_alone_is_one_group(tmp_path):
     assert groups([trainer(vae(), tmp_path, **s) for s in ({}, {"batch_size": 4}, {"epochs": 3})]) == [[0], [1], [2]]
 
 
+def long_and_small(models, folder):
+    trainers = [trainer(model, folder, epochs=2000) for model in models]
+    for one in trainers:
+        one.device.suit(1e5)
+    return trainers
+
+
 def test_on_a_cpu_only_small_steps_of_long_runs_are_fused(tmp_path):
+    assert "several losses" in why_apart(long_and_small([composed("gan", seed)[0] for seed in (0, 1)], tmp_path))
     two = [trainer(vae(seed), tmp_path, epochs=2000) for seed in (0, 1)]
     assert "keeps the CPU busy" in why_apart(two)
     for one in two:
@@ -220,14 +228,25 @@ def test_what_is_logged_for_a_run_is_within_it(tmp_path):
 class Plain(Model):
     """A layer with something in its way."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, bad=False):
         super().__init__()
         torch.manual_seed(0)
-        self.layer, self.kind, self.steps = nn.Linear(64, 64), kind, 0
+        self.layer, self.kind, self.steps, self.epochs = nn.Linear(64, 64), kind, 0, 0
         self.mean = nn.Buffer(torch.zeros(64))
+        self.odd = nn.Buffer(torch.tensor([True, False]))
+        self.bad = nn.Buffer(torch.tensor(float(bad)))
+
+    def train(self, mode=True):
+        if self.kind == "counts epochs" and mode and not self.training:
+            self.epochs += 1
+        return super().train(mode)
 
     def losses(self, batch, stage, rng):
-        x = batch.x.flatten(1)
+        x = (1 + self.epochs) * batch.x.flatten(1)
+        if self.kind == "raises" and self.bad:
+            raise RuntimeError("the bad one")
+        if self.kind == "is silent" and torch._C._functorch.maybe_current_level() is not None:
+            raise NotImplementedError
         if self.kind == "counts":
             self.steps += 1
         if self.kind == "forks":
@@ -255,6 +274,7 @@ class Plain(Model):
         ("decides", "stage 'fit'"),
         ("assigns", "stage 'fit'"),
         ("draws elsewhere", "stage 'fit'"),
+        ("is silent", "NotImplementedError"),
     ],
 )
 def test_what_cannot_be_fused_is_trained_as_it_is_alone(kind, why, tmp_path):
@@ -268,6 +288,51 @@ def test_what_cannot_be_fused_is_trained_as_it_is_alone(kind, why, tmp_path):
         alone = trainer(Plain(kind), tmp_path / "alone", seed=seed)
         alone.fit()
         assert torch.equal(weights(alone), weights(fused[seed]))
+
+
+def test_what_changes_between_epochs_is_seen(tmp_path):
+    fused = [trainer(Plain("counts epochs"), tmp_path / str(seed), epochs=4, seed=seed) for seed in (0, 1)]
+    driven, _ = together(fused)
+    assert driven.in_one == 2 and "between epochs" in driven.why
+    for seed in (0, 1):
+        alone = trainer(Plain("counts epochs"), tmp_path / "alone", epochs=4, seed=seed)
+        alone.fit()
+        assert torch.allclose(weights(alone), weights(fused[seed]), rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_that_raises_leaves_the_others(tmp_path):
+    fused = [trainer(Plain("raises", bad=seed == 1), tmp_path / str(seed), seed=seed) for seed in (0, 1, 2)]
+    assert groups(fused) == [[0, 1, 2]]
+    _, ends = together(fused)
+    assert [str(ends[number].error) for number in (0, 1, 2)] == ["None", "the bad one", "None"]
+    assert [one.epoch for one in fused] == [2, 0, 2]
+
+
+def test_a_run_that_is_not_finite_from_the_first_step_on_does_not_keep_the_others_apart(tmp_path):
+    fused = [trainer(autoencoder(seed, std=3e38 if seed == 1 else 0.1), tmp_path / str(seed)) for seed in (0, 1, 2)]
+    driven, ends = together(fused)
+    assert driven.in_one == 3 and not driven.why
+    assert [type(ends[number].error) for number in (0, 1, 2)] == [type(None), NotFinite, type(None)]
+
+
+def test_tied_weights_are_in_a_checkpoint_once(tmp_path):
+    def made(seed):
+        torch.manual_seed(seed)
+        return Autoencoder(SHAPE, 4, encoder, decoder, tied=True)
+
+    fused = [trainer(made(seed), tmp_path / str(seed)) for seed in (0, 1)]
+    assert together(fused)[0].in_one == 2
+    alone = trainer(made(0), tmp_path / "alone")
+    alone.fit()
+    sizes = [(tmp_path / name / "best.pt").stat().st_size for name in ("0", "alone")]
+    assert sizes[0] <= sizes[1]
+
+
+def test_what_has_left_a_stack_does_not_keep_it(tmp_path):
+    fused = [trainer(vae(seed), tmp_path / str(seed)) for seed in range(3)]
+    together(fused)
+    for one in fused:
+        assert all(p.untyped_storage().nbytes() == p.nbytes for p in one.model.parameters())
 
 
 def test_an_error_of_the_program_ends_all_runs_and_is_told(tmp_path, monkeypatch):
