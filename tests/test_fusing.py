@@ -4,6 +4,10 @@ import signal
 
 import pytest
 
+from aectl.cli import fused
+from aectl.run import Run
+from aectl.sweep.bundles import Bundle
+from aectl.sweep.plan import plan
 from tests.typed import begin, jobs, record, rows, sweep_folder, type_in, wait_until
 
 FUSED = ("-m", "sweep=fused", "dataset=digits", "jobs=1", "device.threads=1", "batch_size=4", "model.code=4")
@@ -78,12 +82,13 @@ def test_one_that_cannot_begin_stops_all_if_they_are_to_fail_fast(tmp_path, monk
     assert len(jobs(sweep_folder())) == 1
 
 
-def test_a_job_with_a_process_to_itself_says_so(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    words = ["-m", "sweep=fused", "dataset=digits", "model=linear", "epochs=1", "seed=0,1", "jobs=2"]
-    code, said = type_in(*words)
-    assert code == 0
-    assert "not fused: 2 runs, a process to itself" in said
+def test_a_job_with_a_process_to_itself_says_so(tmp_path, monkeypatch, capsys):
+    (one,) = plan(tmp_path, [["seed=0"]])
+    one.folder.mkdir()
+    monkeypatch.setattr(fused.job, "carry_out", lambda job, flags, extra: Run(job.folder).end("done") or "")
+    assert fused.carry_out(Bundle((one,)), (), (), fail_fast=False) == ""
+    fused.tell([one])
+    assert "not fused: 1 run, a process to itself" in capsys.readouterr().out
 
 
 def test_bad_settings_of_the_launcher_are_told(tmp_path, monkeypatch):
