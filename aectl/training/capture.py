@@ -18,6 +18,7 @@ from torch.optim import SGD, Optimizer
 from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
 from aectl.rng import Rng
+from aectl.training.compiled import CompiledEngine
 from aectl.training.device import Device
 from aectl.training.engine import Engine
 from aectl.training.moving import difference, keep, moving, put_back, python_state
@@ -36,8 +37,9 @@ class Refused(RuntimeError):
 def engine(
     model: Model, stage: Stage, optimizer: Callable[..., Optimizer], device: Device, grad_clip: float | None = None
 ) -> Engine:
-    """Return what runs the steps of a stage, recorded if the device is to."""
-    return (CapturedEngine if device.graph else Engine)(model, stage, optimizer, device, grad_clip)
+    """Return what runs the steps of a stage, recorded or compiled if the device is to."""
+    kind = CapturedEngine if device.graph else CompiledEngine if device.compile else Engine
+    return kind(model, stage, optimizer, device, grad_clip)
 
 
 class Result(NamedTuple):
@@ -106,6 +108,7 @@ class CapturedEngine(Engine):
         try:
             self.replay = self.record(start, random)
             self.fill_rates(self.factor)
+            self.known = python_state(self.model)
         except Exception as error:
             log.warning("device.graph: steps run one by one, since %s", reason(error))
             self.forget()
@@ -116,6 +119,13 @@ class CapturedEngine(Engine):
             # After a capture that failed, PyTorch may take the old generator for one that is being captured still.
             rng.generator = torch.Generator(rng.device)
             rng.restore(random)
+
+    def begin_epoch(self) -> None:
+        if self.replay is not None and self.known != python_state(self.model):
+            log.warning("device.graph: steps run one by one, since the model changes between epochs more than tensors")
+            kept = copy.deepcopy(self.state())
+            self.forget()
+            super().restore(kept)
 
     def record(self, start: dict[str, Tensor], random: Tensor) -> Callable[[], Scalars]:
         """Return the replay of a step that has stood the check; all is back at `start` and `random` then."""

@@ -30,7 +30,8 @@ class Device:
     `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use, one alone for
     what is too `small` to be shared, and a share of them where `count` processes train together, each on a GPU of its
     own if there are GPUs. `precision` is fp32, bf16, tf32 (CUDA) or auto, which `reduce()` decides upon; weights and
-    optimizers are in fp32 with all of them. With a `graph` training steps are recorded and replayed, see `capture.py`.
+    optimizers are in fp32 with all of them. With a `graph` training steps are recorded and replayed, see `capture.py`,
+    with `compile` they are compiled.
     Raises ValueError for a device this machine lacks, an unknown precision, fewer than one thread or process, or a
     graph where there can be none.
     """
@@ -43,6 +44,7 @@ class Device:
         deterministic: bool = False,
         count: int | None = None,
         graph: bool = False,
+        compile: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
@@ -54,11 +56,14 @@ class Device:
         self.threads_are_told = threads is not None
         self.threads = threads or max(1, usable_cores() // parallel.local_count())
         self.is_small = False
-        self.deterministic, self.graph = deterministic, graph
+        self.deterministic, self.graph, self.compile = deterministic, graph, compile
+        if graph and compile:
+            raise ValueError("graph=true and compile=true exclude each other")
         if graph and self.torch.type not in RECORDERS:
             raise ValueError(f"graph=true needs CUDA, and the device is {self.torch.type}")
-        if graph and parallel.count() > 1:
-            raise ValueError(f"graph=true is for one process alone, not for the {parallel.count()} of device.count")
+        if (graph or compile) and parallel.count() > 1:
+            name = "graph" if graph else "compile"
+            raise ValueError(f"{name}=true is for one process alone, not for the {parallel.count()} of device.count")
 
     def suit(self, multiplications: float) -> None:
         """Take one thread for steps of so few multiplications that several would mostly wait for one another."""
@@ -120,6 +125,7 @@ class Device:
             "threads": self.threads,
             "deterministic": self.deterministic,
             "graph": self.graph,
+            "compile": self.compile,
             "processes": parallel.count(),
         }
 

@@ -79,6 +79,9 @@ class Engine:
         """
         return self.step(source.batch(indices), rng)
 
+    def begin_epoch(self) -> None:
+        """Learn that an epoch begins: what was made of the model may not hold any more."""
+
     def rate(self) -> float:
         """Return the learning rate that was set last, of the first group if there are several."""
         return next(iter(self.optimizers.values())).param_groups[0]["lr"]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from aectl.training.engine import Engine
-from aectl.training.fused import Fused, NotFusable, alike, attributes, first_line, release
+from aectl.training.functional import NotFunctional, first_line
+from aectl.training.fused import Fused, alike, attributes, release
 from aectl.training.trainer import Trainer
 
 WORTHWHILE = 8_000
@@ -141,7 +142,7 @@ def fuse(trainers: Sequence[Trainer], indices: Sequence[Tensor]) -> tuple[Fused 
     """Return the trainers' steps as one program, or None and why there can be none."""
     try:
         return Fused(trainers, indices), ""
-    except NotFusable as error:
+    except NotFunctional as error:
         return None, str(error)
     except Exception as error:
         # What it is, the run that raises it shall say itself, at its step.
@@ -178,8 +179,8 @@ def why_apart(trainers: Sequence[Trainer]) -> str:
     first = trainers[0]
     if len(trainers) == 1:
         return "no other run in its process has its shape, settings and place"
-    if first.device.graph:
-        return "device.graph records the steps of each"
+    if first.device.graph or first.device.compile:
+        return "device.graph and device.compile are for the steps of each"
     if first.device.torch.type == "cpu":
         if not first.device.is_small:
             return "a step keeps the CPU busy"

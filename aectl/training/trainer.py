@@ -122,6 +122,7 @@ class Trainer:
         """Run what is left of the present epoch and account for it; returns the reason if told to stop within."""
         self.enter_stage()
         self.model.train()
+        self.engine.begin_epoch()
         started = time.monotonic() - self.seconds
         order = self.order.fork(self.epoch).permutation(len(self.examples)).to(self.device.torch)
         batches = order.split(self.batch_size)

@@ -27,7 +27,13 @@ REPEATS, EPOCHS, IMAGES, BATCH = 3, 3, 60_000, 128
 fetched, does not count."""
 PAGE, NUMBERS = Path("docs/BENCHMARKS.md"), Path("docs/benchmarks.json")
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-PEERS = {"vae": ("tutorial", "lightning", "pythae"), "dense": ("tutorial",), "conv": ("tutorial",)}
+PEERS = {
+    "vae": ("compiled", "tutorial", "lightning", "pythae"),
+    "dense": ("compiled", "tutorial"),
+    "conv": ("tutorial",),
+}
+OURS = {"aectl": (), "compiled": ("device.compile=true",)}
+"""Contenders that are aectl, and what is typed for them."""
 TITLES = {
     "vae": "VAE 784-400-20, batch 128",
     "dense": "autoencoder 784-1000-500-250-30, batch 128",
@@ -47,14 +53,25 @@ HEADINGS = (
     "start-up, s",
     "peak, MiB",
 )
-NAMES = {"aectl": "aectl", "tutorial": "tutorial loop", "lightning": "Lightning", "pythae": "pythae"}
+NAMES = {
+    "aectl": "aectl",
+    "compiled": "aectl, `device.compile=true`",
+    "tutorial": "tutorial loop",
+    "lightning": "Lightning",
+    "pythae": "pythae",
+}
 
 
-def main(python: str) -> int:
-    """Measure, and write page and numbers; returns the process's exit code, 1 where losses differ."""
+def main(python: str, *names: str) -> int:
+    """Measure the networks of these names, or all, and write page and numbers, which keep the others'.
+
+    Returns the process's exit code, 1 where losses differ.
+    """
     torch.set_num_threads(usable_cores())
     folder = sources.data_folder()
-    found = {network: compare(network, python, str(folder)) for network in PEERS}
+    kept = json.loads(NUMBERS.read_text())["networks"] if names else {}
+    kept |= {network: compare(network, python, str(folder)) for network in names or PEERS}
+    found = {network: kept[network] for network in PEERS if network in kept}
     NUMBERS.write_text(json.dumps({"machine": machine(), "networks": found}, indent=1) + "\n")
     text = PAGE.read_text(encoding="utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
@@ -72,8 +89,8 @@ def compare(network: str, python: str, folder: str) -> dict[str, Any]:
         if network in LAYERS:
             bounds.append(bound.seconds_of_step(LAYERS[network], BATCH) * (IMAGES // BATCH))
         for name, done in turns.items():
-            if name == "aectl":
-                done.append(ours.train(network, EPOCHS, (f"seed={seed}",)))
+            if name in OURS:
+                done.append(ours.train(network, EPOCHS, (f"seed={seed}", *OURS[name])))
             else:
                 done.append(peer(python, name, network, folder, seed))
             print(network, name, [round(seconds, 2) for seconds in done[-1]["seconds"]], done[-1]["loss"], flush=True)

@@ -1,0 +1,99 @@
+"""A compiled step comes to what a plain one comes to, and a step that cannot be compiled is a plain one."""
+
+import logging
+
+import pytest
+import torch
+
+from aectl.training import checkpoint, compiled
+from aectl.training.device import Device
+from aectl.training.schedule import Cosine
+from aectl.training.trainer import Trainer
+from tests.training.test_fused import ADAM, SHAPE, Plain, autoencoder, composed, vae, weights
+from tests.training.together import source
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Let torch run what it would compile; one test below compiles."""
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+
+
+def trainer(model, folder, compile=True, **settings):
+    data = source(SHAPE)
+    device = Device("cpu", threads=1, compile=compile)
+    settings = {"epochs": 2, "batch_size": 8, "schedule": Cosine(), **settings}
+    return Trainer(model, data, data, ADAM, device=device, folder=folder, **settings)
+
+
+@pytest.mark.parametrize("name", ["dae", "vae", "iwae", "made", "stacked_dae", "conv batch norm", "boltzmann"])
+def test_compiled_steps_come_to_what_plain_steps_come_to(name, tmp_path):
+    model, data = composed(name, 0)
+    other = composed(name, 0)[0]
+    found = []
+    for one, compile in ((model, False), (other, True)):
+        device = Device("cpu", threads=1, compile=compile)
+        limits = {"epochs": 1, "batch_size": 8, "schedule": Cosine(), "grad_clip": 1.0}
+        found.append(Trainer(one, data, data, ADAM, device=device, folder=tmp_path / str(compile), **limits))
+        found[-1].fit()
+    assert found[1].engine.program is not None
+    if name != "conv batch norm":
+        assert torch.allclose(weights(found[0]), weights(found[1]), rtol=1e-3, atol=1e-5)
+    for key in found[0].metrics.keys() - {"seconds"}:
+        assert found[1].metrics[key] == pytest.approx(found[0].metrics[key], rel=1e-3, abs=1e-4), key
+
+
+def test_inductor_compiles_a_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "inductor")
+    one, plain = trainer(autoencoder(), tmp_path / "a"), trainer(autoencoder(), tmp_path / "b", compile=False)
+    one.fit()
+    plain.fit()
+    if one.engine.program is None:
+        pytest.skip("no compiler here")
+    assert torch.allclose(weights(plain), weights(one), rtol=1e-3, atol=1e-5)
+
+
+def test_stopped_and_resumed_it_is_as_if_nothing_had_happened(tmp_path):
+    whole, cut = trainer(vae(), tmp_path / "whole"), trainer(vae(), tmp_path / "cut")
+    whole.fit()
+    asked = iter(range(100))
+    cut.fit(lambda: "SIGTERM" if next(asked) >= 4 else None)
+    resumed = trainer(vae(7), tmp_path / "cut")
+    resumed.restore(checkpoint.load(tmp_path / "cut" / "last.pt"))
+    resumed.fit()
+    assert resumed.engine.program is not None
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (lambda: composed("gan", 0)[0], "several losses"),
+        (lambda: composed("rbm", 0)[0], "changes after its step"),
+        (lambda: Plain("counts"), "more of the model than tensors"),
+        (lambda: Plain("draws elsewhere"), "comes out otherwise"),
+    ],
+)
+def test_what_cannot_be_compiled_trains_as_ever_and_says_why(model, why, tmp_path, caplog):
+    one = trainer(model(), tmp_path / "a")
+    with caplog.at_level(logging.WARNING, "aectl"):
+        one.fit()
+    assert why in caplog.text and one.engine.program is None and one.epoch == 2
+    if "otherwise" not in why:
+        plain = trainer(model(), tmp_path / "b", compile=False)
+        plain.fit()
+        assert torch.equal(weights(plain), weights(one))
+
+
+def test_a_model_that_changes_between_epochs_is_seen(tmp_path, caplog):
+    one, plain = (trainer(Plain("counts epochs"), tmp_path / str(c), c, epochs=4) for c in (True, False))
+    with caplog.at_level(logging.WARNING, "aectl"):
+        one.fit()
+    plain.fit()
+    assert "changes between epochs" in caplog.text
+    assert torch.allclose(weights(plain), weights(one), rtol=1e-4, atol=1e-6)
+
+
+def test_it_excludes_a_graph_and_several_processes():
+    with pytest.raises(ValueError, match="exclude each other"):
+        Device("cpu", graph=True, compile=True)
