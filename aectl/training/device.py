@@ -31,9 +31,8 @@ class Device:
     what is too `small` to be shared, and a share of them where `count` processes train together, each on a GPU of its
     own if there are GPUs. `precision` is fp32, bf16, tf32 (CUDA) or auto, which `reduce()` decides upon; weights and
     optimizers are in fp32 with all of them. With a `graph` training steps are recorded and replayed, see `capture.py`,
-    with `compile` they are compiled.
-    Raises ValueError for a device this machine lacks, an unknown precision, fewer than one thread or process, or a
-    graph where there can be none.
+    with `compile` they are compiled. Raises ValueError for a device this machine lacks, an unknown precision, fewer
+    than one thread or process, or a graph where there can be none.
     """
 
     def __init__(

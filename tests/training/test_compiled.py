@@ -9,6 +9,7 @@ from aectl.training import checkpoint, compiled
 from aectl.training.device import Device
 from aectl.training.schedule import Cosine
 from aectl.training.trainer import Trainer
+from tests.training.tape import taped
 from tests.training.test_fused import ADAM, SHAPE, Plain, autoencoder, composed, vae, weights
 from tests.training.together import source
 
@@ -97,3 +98,16 @@ def test_a_model_that_changes_between_epochs_is_seen(tmp_path, caplog):
 def test_it_excludes_a_graph_and_several_processes():
     with pytest.raises(ValueError, match="exclude each other"):
         Device("cpu", graph=True, compile=True)
+
+
+def test_a_recorded_model_that_changes_between_epochs_is_seen_too(tmp_path, caplog):
+    with taped():
+        data, device = source(SHAPE), Device("cpu", threads=1, graph=True)
+        limits = {"epochs": 4, "batch_size": 8, "schedule": Cosine()}
+        one = Trainer(Plain("counts epochs"), data, data, ADAM, device=device, folder=tmp_path / "a", **limits)
+        with caplog.at_level(logging.WARNING, "aectl"):
+            one.fit()
+    plain = trainer(Plain("counts epochs"), tmp_path / "b", compile=False, epochs=4)
+    plain.fit()
+    assert "changes between epochs" in caplog.text
+    assert torch.allclose(weights(plain), weights(one), rtol=1e-4, atol=1e-6)
