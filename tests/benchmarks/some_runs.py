@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,8 +34,8 @@ BATCH, WIDTH, CODE = 64, 32, 8
 class OneByOne(Together):
     """Takes the steps as the runs would alone."""
 
-    def steps_of(self, trainers: Sequence[Trainer]) -> Steps:
-        return Apart(trainers)
+    def steps_of(self, trainers: Mapping[int, Trainer]) -> Steps:
+        return Apart(trainers, self.within)
 
 
 def train(contender: str, runs: int, folder: Path) -> list[float]:
