@@ -6,6 +6,7 @@ What is compiled is the step as a function of tensors, gradients included; the o
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,10 @@ class CompiledEngine(Engine):
         """Compile the step, or be a plain engine and say why."""
         self.is_tried = True
         try:
-            self.program = self.compiled(batch, rng)
+            with warnings.catch_warnings():
+                # What torch's compiler has to say of itself.
+                warnings.simplefilter("ignore")
+                self.program = self.compiled(batch, rng)
             self.known = python_state(self.model)
         except NotFunctional as error:
             self.go_on_plain(str(error))
