@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,17 +59,9 @@ class CapturedEngine(Engine):
     the result, it is a plain engine and one line of the log says why.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        stage: Stage,
-        optimizer: Callable[..., Optimizer],
-        device: Device,
-        grad_clip: float | None = None,
-    ) -> None:
-        super().__init__(model, stage, optimizer, device, grad_clip)
-        self.plain: Callable[[Model], Engine] = lambda other: Engine(other, stage, optimizer, device, grad_clip)
-        self.recorder = RECORDERS[device.torch.type]()
+    def __init__(self, *settings: Any) -> None:
+        super().__init__(*settings)
+        self.recorder = RECORDERS[self.device.torch.type]()
         self.factor, self.is_tried = 1.0, False
         self.replay: Callable[[], Scalars] | None = None
         self.rate_tensors: dict[str, list[Tensor]] = {}
@@ -161,7 +153,8 @@ class CapturedEngine(Engine):
 
         Raises Refused if a step changes what is neither a weight nor a buffer, which recording would freeze.
         """
-        twin, rng = self.plain(copy.deepcopy(self.model)), copy.copy(self.rng)
+        twin = Engine(copy.deepcopy(self.model), self.stage, self.make_optimizer, self.device, self.grad_clip)
+        rng = copy.copy(self.rng)
         twin.restore(copy.deepcopy(super().state()))
         if is_rounded:
             twin.rates = {name: torch.tensor(rates).tolist() for name, rates in self.rates.items()}

@@ -75,9 +75,9 @@ class CompiledEngine(Engine):
 
         reference = Reference(self, batch, rng)
         self.group, self.draws = reference.loss.group, reference.draws
-        self.trained = self.params[self.group]
-        numbers = {id(parameter): place for place, parameter in enumerate(self.trained)}
-        names = {name: numbers[id(p)] for name, p in self.model.named_parameters() if id(p) in numbers}
+        chosen = {id(parameter) for parameter in self.params[self.group]}
+        names = {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) in chosen}
+        self.trained = list(names.values())
         self.tensors = {name: tensor.detach() for name, tensor in tensors_of(self.model).items()}
         loss_of, stage = functional(self.model), self.stage
 
@@ -92,7 +92,6 @@ class CompiledEngine(Engine):
             tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
             return tensors, batch, [source.draw(function, shape, 0) for function, shape in self.draws]
 
-        self.trained = [self.trained[place] for place in names.values()]
         with self.device.autocast():
             traced = make_fx(step)(*given())
         program, (tensors, *others) = torch.compile(traced, backend=BACKEND, dynamic=False), given()

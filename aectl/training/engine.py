@@ -28,6 +28,7 @@ class Engine:
         grad_clip: float | None = None,
     ) -> None:
         self.model, self.stage, self.device, self.grad_clip = model, stage, device, grad_clip
+        self.make_optimizer = optimizer
         self.params: dict[str, list[nn.Parameter]] = {}
         self.optimizers: dict[str, Optimizer] = {}
         self.steps: dict[str, Callable[[], object]] = {}
