@@ -7,7 +7,7 @@ ARGS   ?= model=dae noise=gaussian
 PORT   ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format figures judges published bench growth board clean distclean
+.PHONY: help setup train test torture lint format figures judges published bench growth board clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(VENV)/.installed ## check the style and run the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+torture: $(VENV)/.installed ## try faults and hostile input as often as docs/FAULTS.md says; 20 minutes
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --torture tests/faults
 
 lint: $(VENV)/.installed ## check the style
 	@$(BIN)/ruff check .

@@ -1,0 +1,39 @@
+"""How hard the faults are tried: a short form in `make test`, a long one by `make torture`, which prints the counts."""
+
+from collections import Counter
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--torture", action="store_true", help="try every fault as often as the promise says")
+
+
+@pytest.fixture(scope="session")
+def torture(request):
+    """Whether this is the long form."""
+    return request.config.getoption("--torture", default=False)
+
+
+@pytest.fixture
+def tally(record_property):
+    """Return a function that counts what a test has seen: tally("kills survived", 3)."""
+
+    def count(what, number=1):
+        record_property(f"tally {what}", number)
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print what the tests have counted, those of other processes too."""
+    if not config.getoption("--torture", default=False):
+        return
+    counts = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, number in report.user_properties:
+            if name.startswith("tally "):
+                counts[name.removeprefix("tally ")] += number
+    terminalreporter.section("faults")
+    for what, number in counts.items():
+        terminalreporter.write_line(f"{number:6,} {what}")
