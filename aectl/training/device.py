@@ -141,8 +141,11 @@ def choose(name: str) -> str:
 
 def own(device: torch.device) -> torch.device:
     """Return the GPU of this process among those that train together; raises ValueError if there are too few."""
-    if device.type != "cuda" or parallel.count() == 1:
+    if device.type != "cuda":
         return device
+    if parallel.count() == 1:
+        # By its number: torch makes no GPU the process's own without one.
+        return torch.device("cuda", device.index or 0)
     if parallel.local_count() > torch.cuda.device_count():
         raise ValueError(f"this machine has {torch.cuda.device_count()} GPUs, not {parallel.local_count()}")
     return torch.device("cuda", parallel.local_rank())
