@@ -7,7 +7,7 @@ ARGS   ?= model=dae noise=gaussian
 PORT   ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test torture lint format figures judges published bench growth board clean distclean
+.PHONY: help setup train test torture lint format figures judges published bench bench-gpu growth board clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench: $(VENV)/.installed ## time the same networks trained by aectl and by othe
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		torch torchvision pythae lightning
 	@$(BIN)/python -m tests.benchmarks .venv-bench/bin/python
+
+bench-gpu: $(VENV)/.installed ## time training steps on a GPU, and write their table in docs/BENCHMARKS.md
+	@$(BIN)/python -m tests.benchmarks.gpu
 
 growth: $(VENV)/.installed ## measure how training grows with data, model and batch, and write docs/growth.json and its figure
 	@$(BIN)/python -m tests.benchmarks.growth

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks import __main__ as bench
-from tests.benchmarks import growth, growth_figure, precision, some_steps, step
+from tests.benchmarks import gpu, growth, growth_figure, precision, some_steps, step
 from tests.benchmarks.agreement import apart
 from tests.benchmarks.bound import products
 
@@ -117,3 +117,16 @@ def test_a_steps_parts_are_a_table_of_milliseconds_and_shares():
     lines = list(step.table(found))
     assert "| products of matrices | 2.00 | 67% |" in lines
     assert lines[-1] == "| the trainer's own Python, and the rest | 1.00 | 33% |"
+
+
+def test_a_table_of_steps_on_a_gpu_has_all_that_was_measured():
+    found = {
+        "machine": "a GPU",
+        "epochs": {"tutorial loop": 8.0, "recorded": 0.1},
+        "`gan`": {"one by one": 7000.4, "recorded": 700.0},
+        "runs of 784-128-32": {"in one program": {"1": 300.0, "8": 400.0, "64": 900.0}},
+    }
+    lines = list(gpu.page(found))
+    assert "| recorded | 0.100 | 80× |" in lines
+    assert "| `gan` | 7000 | 700 |  |  |  |" in lines
+    assert "| 784-128-32 | in one program | 300 | 400 | 900 |" in lines

@@ -51,8 +51,10 @@ class Result(NamedTuple):
     """The rng's state behind it."""
 
 
-class CapturedEngine(Engine):
+class CapturedEngine(CompiledEngine):
     """An engine whose first step records, and whose steps are replays of that; one source, one rng, one batch size.
+
+    What is recorded is the compiled step, if the device compiles, and the step as it is otherwise.
 
     The result is that of the plain engine up to rounding, of learning rates among others, which stand in tensors of
     single precision. Its state, in checkpoints, is the plain engine's. Where recording is not possible, or would change
@@ -62,16 +64,16 @@ class CapturedEngine(Engine):
     def __init__(self, *settings: Any) -> None:
         super().__init__(*settings)
         self.recorder = RECORDERS[self.device.torch.type]()
-        self.factor, self.is_tried = 1.0, False
+        self.factor, self.was_recorded = 1.0, False
         self.replay: Callable[[], Scalars] | None = None
         self.rate_tensors: dict[str, list[Tensor]] = {}
         self.capturable: dict[str, list[dict[str, bool]]] = {}
 
     def scale_rates(self, factor: float) -> None:
-        self.factor = factor
+        is_new, self.factor = factor != self.factor, factor
         if self.replay is None:
             super().scale_rates(factor)
-        else:
+        elif is_new:
             self.fill_rates(factor)
 
     def fill_rates(self, factor: float) -> None:
@@ -84,7 +86,7 @@ class CapturedEngine(Engine):
         return next(iter(self.rates.values()))[0] * self.factor
 
     def step_on(self, source: Source, indices: Tensor, rng: Rng) -> Scalars:
-        if not self.is_tried:
+        if not self.was_recorded:
             self.try_to_record(source, indices, rng)
         if self.replay is None:
             return super().step_on(source, indices, rng)
@@ -95,7 +97,8 @@ class CapturedEngine(Engine):
 
     def try_to_record(self, source: Source, indices: Tensor, rng: Rng) -> None:
         """Record the step, or leave everything as it was and say why not."""
-        self.is_tried, self.source, self.rng, self.indices = True, source, rng, indices.clone()
+        self.was_recorded, self.source, self.rng, self.indices = True, source, rng, indices.clone()
+        self.try_to_compile(source.batch(indices), rng)
         start, optimizers, random = keep(self), copy.deepcopy(super().state()), rng.state()
         try:
             self.replay = self.record(start, random)
@@ -113,6 +116,7 @@ class CapturedEngine(Engine):
             rng.restore(random)
 
     def begin_epoch(self) -> None:
+        super().begin_epoch()
         if self.replay is not None and self.known != python_state(self.model):
             log.warning("device.graph: steps run one by one, since the model changes between epochs more than tensors")
             kept = copy.deepcopy(self.state())
@@ -153,8 +157,7 @@ class CapturedEngine(Engine):
 
         Raises Refused if a step changes what is neither a weight nor a buffer, which recording would freeze.
         """
-        twin = Engine(copy.deepcopy(self.model), self.stage, self.make_optimizer, self.device, self.grad_clip)
-        rng = copy.copy(self.rng)
+        twin, rng = self.twin(), copy.copy(self.rng)
         twin.restore(copy.deepcopy(super().state()))
         if is_rounded:
             twin.rates = {name: torch.tensor(rates).tolist() for name, rates in self.rates.items()}
@@ -202,7 +205,7 @@ class CapturedEngine(Engine):
 
     def restore(self, state: dict[str, dict]) -> None:
         self.forget()
-        self.is_tried = False
+        self.was_recorded = False
         super().restore(state)
 
     def forget(self) -> None:

@@ -5,6 +5,7 @@ What is compiled is the step as a function of tensors, gradients included; the o
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable
@@ -34,14 +35,16 @@ class CompiledEngine(Engine):
     """
 
     program: Callable[..., Any] | None = None
-    is_tried = False
+    was_compiled = False
 
     def step_on(self, source: Source, indices: Tensor, rng: Rng) -> dict[str, Tensor]:
         batch = source.batch(indices)
-        if not self.is_tried:
-            self.try_to_compile(batch, rng)
+        self.try_to_compile(batch, rng)
+        return self.step(batch, rng)
+
+    def step(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         if self.program is None:
-            return self.step(batch, rng)
+            return super().step(batch, rng)
         draws = [rng.draw(function, shape, 0) for function, shape in self.draws]
         with torch.no_grad(), self.device.products():
             gradients, scalars = self.program(self.tensors, batch, draws)
@@ -51,8 +54,10 @@ class CompiledEngine(Engine):
         return scalars
 
     def try_to_compile(self, batch: Batch, rng: Rng) -> None:
-        """Compile the step, or be a plain engine and say why."""
-        self.is_tried = True
+        """Compile the step, if that has not been tried, or be a plain engine and say why."""
+        if self.was_compiled or not self.device.compile:
+            return
+        self.was_compiled = True
         try:
             with warnings.catch_warnings():
                 # What torch's compiler has to say of itself.
@@ -76,9 +81,8 @@ class CompiledEngine(Engine):
         reference = Reference(self, batch, rng)
         self.group, self.draws = reference.loss.group, reference.draws
         chosen = {id(parameter) for parameter in self.params[self.group]}
-        names = {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) in chosen}
-        self.trained = list(names.values())
-        self.tensors = {name: tensor.detach() for name, tensor in tensors_of(self.model).items()}
+        self.names = names = [name for name, parameter in self.model.named_parameters() if id(parameter) in chosen]
+        self.bind()
         loss_of, stage = functional(self.model), self.stage
 
         def step(tensors: dict[str, Tensor], batch: Batch, draws: list[Tensor]) -> Any:
@@ -97,8 +101,23 @@ class CompiledEngine(Engine):
         program, (tensors, *others) = torch.compile(traced, backend=BACKEND, dynamic=False), given()
         with torch.no_grad(), self.device.products():
             gradients, _ = program(tensors, *others)
-        reference.check(tensors | dict(zip(names, gradients, strict=True)), list(names))
+        reference.check(tensors | dict(zip(names, gradients, strict=True)), names)
         return program
+
+    def bind(self) -> None:
+        """Find the tensors that the program takes in the model."""
+        parameters = dict(self.model.named_parameters())
+        self.trained = [parameters[name] for name in self.names]
+        self.tensors = {name: tensor.detach() for name, tensor in tensors_of(self.model).items()}
+
+    def twin(self) -> Engine:
+        """Return an engine that steps a copy of the model by the same program, its state left to be restored."""
+        other = CompiledEngine(copy.deepcopy(self.model), self.stage, self.make_optimizer, self.device, self.grad_clip)
+        other.was_compiled, other.program = True, self.program
+        if self.program is not None:
+            other.group, other.draws, other.names = self.group, self.draws, self.names
+            other.bind()
+        return other
 
     def begin_epoch(self) -> None:
         if self.program is not None and self.known != python_state(self.model):

@@ -30,9 +30,9 @@ class Device:
     `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use, one alone for
     what is too `small` to be shared, and a share of them where `count` processes train together, each on a GPU of its
     own if there are GPUs. `precision` is fp32, bf16, tf32 (CUDA) or auto, which `reduce()` decides upon; weights and
-    optimizers are in fp32 with all of them. With a `graph` training steps are recorded and replayed, see `capture.py`,
-    with `compile` they are compiled. Raises ValueError for a device this machine lacks, an unknown precision, fewer
-    than one thread or process, or a graph where there can be none.
+    optimizers are in fp32 with all of them. With a `graph`, which CUDA has unless told otherwise, training steps are
+    recorded and replayed, see `capture.py`; with `compile` they are compiled. Raises ValueError for a device that this
+    machine lacks, an unknown precision, fewer than one thread or process, or a graph where there can be none.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Device:
         threads: int | None = None,
         deterministic: bool = False,
         count: int | None = None,
-        graph: bool = False,
+        graph: bool | None = None,
         compile: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
@@ -55,9 +55,8 @@ class Device:
         self.threads_are_told = threads is not None
         self.threads = threads or max(1, usable_cores() // parallel.local_count())
         self.is_small = False
-        self.deterministic, self.graph, self.compile = deterministic, graph, compile
-        if graph and compile:
-            raise ValueError("graph=true and compile=true exclude each other")
+        self.deterministic, self.compile = deterministic, compile
+        self.graph = self.torch.type == "cuda" and parallel.count() == 1 if graph is None else graph
         if graph and self.torch.type not in RECORDERS:
             raise ValueError(f"graph=true needs CUDA, and the device is {self.torch.type}")
         if (graph or compile) and parallel.count() > 1:

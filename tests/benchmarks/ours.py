@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-COMMON = ("dataset.valid=0", "batch_size=128", "optimizer.lr=0.001", "schedule=constant", "device=cpu")
+COMMON = ("dataset.valid=0", "batch_size=128", "optimizer.lr=0.001", "schedule=constant")
 DENSE = "[1000,500,250]"
 NETWORKS = {
     "vae": (
@@ -34,11 +34,11 @@ NETWORKS = {
 }
 
 
-def train(network: str, epochs: int, extra: Sequence[str] = ()) -> dict[str, Any]:
+def train(network: str, epochs: int, extra: Sequence[str] = (), device: str = "cpu") -> dict[str, Any]:
     """Return what an `aectl train` came to: as `peers.py` tells it."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        words = [*NETWORKS[network], *COMMON, f"epochs={epochs}", *extra, f"hydra.run.dir={run}"]
+        words = [*NETWORKS[network], *COMMON, f"device={device}", f"epochs={epochs}", *extra, f"hydra.run.dir={run}"]
         began = time.time()
         process = subprocess.Popen([sys.executable, "-m", "aectl", "train", *words], stdout=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)

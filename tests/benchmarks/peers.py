@@ -9,6 +9,7 @@ in nats or squared error per image, seconds from the process's start to the firs
 from __future__ import annotations
 
 import json
+import os
 import resource
 import runpy
 import sys
@@ -116,8 +117,9 @@ def images(folder: str) -> Dataset:
 
 
 def tutorial(network: str, folder: str, epochs: int) -> Iterator[float]:
-    """Train by the loop that tutorials have."""
-    model = NETWORKS[network]()
+    """Train by the loop that tutorials have, on the device that the environment names."""
+    device = torch.device(os.environ.get("DEVICE", "cpu"))
+    model = NETWORKS[network]().to(device)
     loader = DataLoader(images(folder), batch_size=BATCH, shuffle=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     for _ in range(epochs):
@@ -125,7 +127,7 @@ def tutorial(network: str, folder: str, epochs: int) -> Iterator[float]:
         total = 0.0
         for x, _ in loader:
             optimizer.zero_grad()
-            loss = model.loss(x)
+            loss = model.loss(x.to(device))
             loss.backward()
             optimizer.step()
             total += loss.item() * len(x)

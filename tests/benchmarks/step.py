@@ -77,7 +77,7 @@ class Stopwatch:
 def trainer_of(network: str, folder: Path) -> Trainer:
     """Return a trainer of one of our networks, as `aectl train` makes it but for what it shows and writes."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose("train", [*NETWORKS[network], *COMMON])
+        config = compose("train", [*NETWORKS[network], *COMMON, "device=cpu"])
     device = build(config.device, "device")
     device.apply()
     dataset = build(config.dataset, "dataset")

@@ -96,9 +96,18 @@ def test_a_model_that_changes_between_epochs_is_seen(tmp_path, caplog):
     assert torch.allclose(weights(plain), weights(one), rtol=1e-4, atol=1e-6)
 
 
-def test_it_excludes_a_graph_and_several_processes():
-    with pytest.raises(ValueError, match="exclude each other"):
-        Device("cpu", graph=True, compile=True)
+def test_a_compiled_step_is_recorded(tmp_path, caplog):
+    plain = trainer(vae(), tmp_path / "plain", compile=False)
+    with taped() as tapes:
+        data, device = source(SHAPE), Device("cpu", threads=1, graph=True, compile=True)
+        limits = {"epochs": 2, "batch_size": 8, "schedule": Cosine()}
+        one = Trainer(vae(), data, data, ADAM, device=device, folder=tmp_path / "recorded", **limits)
+        with caplog.at_level(logging.WARNING, "aectl"):
+            one.fit()
+    plain.fit()
+    assert not caplog.records
+    assert one.engine.program is not None and tapes.replays == 2 + one.epochs * one.steps_per_epoch
+    assert torch.allclose(weights(plain), weights(one), rtol=1e-3, atol=1e-5)
 
 
 def test_a_recorded_model_that_changes_between_epochs_is_seen_too(tmp_path, caplog):

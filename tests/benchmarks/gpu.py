@@ -1,0 +1,195 @@
+"""make bench-gpu: steps on a GPU, one by one and recorded, and docs/gpu.json and its table written.
+
+python -m tests.benchmarks.gpu
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from aectl.commands.prepare import optimizer, read
+from aectl.config import build, conf_dir
+from aectl.data import sources
+from aectl.loading import build_model
+from aectl.training.observers import Observer
+from aectl.training.together import Apart, Together
+from aectl.training.trainer import Trainer
+from tests.benchmarks import ours
+
+PAGE, NUMBERS = Path("docs/BENCHMARKS.md"), Path("docs/gpu.json")
+BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
+WAYS = {
+    "one by one": ("device.graph=false",),
+    "recorded": (),
+    "recorded, tf32": ("device.precision=tf32",),
+    "recorded, bf16": ("device.precision=bf16",),
+    "recorded, compiled": ("device.compile=true",),
+}
+"""How a step can run, and what is typed for it."""
+MODELS = {
+    "`vae`, 784-400-20": (*ours.NETWORKS["vae"], "epochs=50"),
+    "`undercomplete`, 784-1000-500-250-30": (*ours.NETWORKS["dense"], "epochs=50"),
+    "`conv`": ("model=conv", "epochs=50"),
+    "`dae`, 784-1024": ("model=dae", "noise=gaussian", "epochs=50"),
+    "`gan`": ("model=gan", "epochs=50"),
+    "`rbm`": ("model=rbm", "epochs=50"),
+    "`experiment=burda_vae_1l_k1`, batch 20": ("experiment=burda_vae_1l_k1",),
+}
+RUNS = {
+    "784-128-32": ("model=undercomplete", "model.code=32", "model.encoder.widths=[128]", "model.decoder.widths=[128]"),
+    "`dae`, 784-1024": ("model=dae", "noise=gaussian"),
+}
+"""What is trained many times at once."""
+WARM, STEPS, EPOCHS, MANY = 100, 1000, 6, (1, 8, 64)
+"""Steps that do not count, those that do, epochs by the command, and runs at once."""
+
+
+class Steps(Observer):
+    """Counts the steps, and times those behind the first few, the device's work done at both ends."""
+
+    def __init__(self, steps: int) -> None:
+        self.count, self.steps = 0, steps
+
+    def stepped(self, trainer: Trainer) -> None:
+        self.count += 1
+        if self.count in (WARM, WARM + self.steps):
+            torch.cuda.synchronize()
+            self.began, self.ended = (self.ended if self.count > WARM else 0.0), time.perf_counter()
+
+    def stop(self) -> str | None:
+        """Return a reason to stop once there are enough."""
+        return "max_time" if self.count >= WARM + self.steps else None
+
+    def microseconds(self) -> float:
+        """Return what one step took."""
+        return (self.ended - self.began) / self.steps * 1e6
+
+
+def trainer(words: Sequence[str], folder: str, watch: Observer, seed: int = 0) -> Trainer:
+    """Return the trainer of a config on the GPU."""
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        config = compose("train", overrides=["device=cuda", *words, f"seed={seed}"])
+    device = build(config.device, "device")
+    device.apply()
+    facts, train, valid = read(config, device.torch)
+    torch.manual_seed(seed)
+    model = build_model(config, facts, seed).to(device.torch)
+    limits = {"epochs": config.epochs, "batch_size": config.batch_size, "seed": seed, "observers": [watch]}
+    place = {"device": device, "folder": Path(folder, str(seed)), "schedule": build(config.schedule, "schedule")}
+    return Trainer(model, train, valid, optimizer(config), **place, **limits)
+
+
+def step(words: Sequence[str]) -> float:
+    """Return the microseconds of one training step."""
+    watch = Steps(STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer(words, folder, watch).fit(watch.stop)
+    return watch.microseconds()
+
+
+class OneByOne(Together):
+    """Takes the steps as the runs would alone, each recorded."""
+
+    def steps_of(self, trainers: Mapping[int, Trainer]) -> Apart:
+        return Apart(trainers, self.within)
+
+
+def together(words: Sequence[str], runs: int, kind: type[Together]) -> float:
+    """Return the microseconds of a step of all of some runs."""
+    watch = Steps(200)
+    with tempfile.TemporaryDirectory() as folder:
+        one_source = trainer(words, folder, watch)
+        trainers = [one_source, *(trainer(words, folder, Observer(), seed) for seed in range(1, runs))]
+        for other in trainers[1:]:
+            # One copy of the images is enough.
+            other.train_source = other.examples = one_source.train_source
+        for _ in kind(trainers, watch.stop).fit():
+            pass
+    return watch.microseconds()
+
+
+def tutorial(folder: str) -> list[float]:
+    """Return the seconds of two epochs of the VAE by the loop that tutorials have, on the GPU."""
+    script = Path(__file__).with_name("peers.py")
+    command = [sys.executable, "-W", "ignore", str(script), "tutorial", "vae", folder, "2", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "DEVICE": "cuda"})
+    return json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))["seconds"]
+
+
+def measure() -> Iterator[tuple[str, Any]]:
+    """Yield each thing that is measured, by name, as soon as it is known."""
+    yield "machine", f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    yield (
+        "epochs",
+        {
+            "tutorial loop": tutorial(str(sources.data_folder()))[-1],
+            **{way: median(ours.train("vae", EPOCHS, words, "cuda")["seconds"][1:]) for way, words in WAYS.items()},
+        },
+    )
+    for name, words in MODELS.items():
+        yield name, {way: step((*words, *extra)) for way, extra in WAYS.items() if allowed(name, way)}
+    for name, words in RUNS.items():
+        fused = {str(runs): together((*words, "epochs=50"), runs, Together) for runs in MANY}
+        apart = {str(runs): together((*words, "epochs=50"), runs, OneByOne) for runs in MANY}
+        yield f"runs of {name}", {"in one program": fused, "each recorded": apart}
+
+
+def allowed(name: str, way: str) -> bool:
+    """Return whether a way is worth its minute: a step that yields several losses cannot be compiled."""
+    return "compiled" not in way or not any(word in name for word in ("gan", "rbm"))
+
+
+def main() -> None:
+    """Measure, and write the numbers as they come."""
+    found: dict[str, Any] = {}
+    for name, value in measure():
+        found[name] = value
+        print(name, json.dumps(value), flush=True)
+        NUMBERS.write_text(json.dumps(found, indent=1) + "\n")
+    rewrite(found)
+
+
+def rewrite(found: Mapping[str, Any]) -> None:
+    """Write the table into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    PAGE.write_text("\n".join([f"{before}{BEGIN}", "", *page(found), "", f"{END}{after}"]), encoding="utf-8")
+
+
+def page(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the table."""
+    yield f"{found['machine']}."
+    yield ""
+    slowest = found["epochs"]["tutorial loop"]
+    yield "| VAE 784-400-20, an epoch of 60,000 images, batch 128 | s | faster than the tutorial loop by |"
+    yield "|---|---|---|"
+    for name, seconds in found["epochs"].items():
+        yield f"| {name} | {seconds:.3f} | {slowest / seconds:.0f}× |"
+    yield ""
+    yield f"| µs a step, batch 128 | {' | '.join(WAYS)} |"
+    yield f"|---|{'---|' * len(WAYS)}"
+    for name in MODELS:
+        if name in found:
+            yield f"| {name} | {' | '.join(f'{found[name][w]:.0f}' if w in found[name] else '' for w in WAYS)} |"
+    yield ""
+    yield f"| µs a step of all runs at once | | {' | '.join(map(str, MANY))} |"
+    yield f"|---|---|{'---|' * len(MANY)}"
+    for name in RUNS:
+        for way, row in found.get(f"runs of {name}", {}).items():
+            yield f"| {name} | {way} | {' | '.join(f'{row[str(runs)]:.0f}' for runs in MANY)} |"
+
+
+if __name__ == "__main__":
+    main()
