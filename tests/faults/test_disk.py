@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from aectl.figures import curves
 from aectl.training import checkpoint
 from aectl.training.observers import CsvLog
 from tests.faults.children import Fault, finish
@@ -340,3 +341,10 @@ def test_without_second_names_for_files_the_last_checkpoint_is_renamed(tmp_path,
         checkpoint.save(path, {"n": number}, keep)
     assert [checkpoint.load(one)["n"] for one in (path, keep)] == [2, 1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["before.pt", "last.pt"]
+
+
+def test_curves_are_drawn_without_the_row_that_a_full_disk_has_cut(tmp_path, whole):
+    path = tmp_path / "metrics.csv"
+    content = (whole / "metrics.csv").read_bytes()
+    path.write_bytes(content[: content.rindex(b"\n", 0, -2) + 8])
+    assert curves.read(path)[0] == [1, 2, 3, 4, 5]

@@ -17,7 +17,7 @@ from tests.faults.small import MODELS, check_same, curves, timeless, words
 SHORT = {"undercomplete": 3, "stacked_dae": 2}
 """Kills of each model in the short form, one of each kind at most."""
 KINDS = ("time", "event", "bytes")
-SECONDS, EVENTS, BYTES = 0.7, 240, 80_000
+SECONDS, EVENTS, BYTES = 0.7, 130, 80_000
 """The length of a small run, how many times it touches a file of its folder, and the size of its largest file."""
 PLACES = (
     "aectl.run.Run.begin",
@@ -101,7 +101,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(model, whole, tmp_path, tortu
     if not torture and model not in SHORT:
         pytest.skip("in the long form")
     run = tmp_path / "run"
-    counts = torment(model, run, 36 if torture else SHORT[model], random.Random(f"kill {model}"))
+    counts = torment(model, run, 24 if torture else SHORT[model], random.Random(f"kill {model}"))
     for one in [run, *tmp_path.glob("ended-*")]:
         check_same(one, whole(model))
         assert not list(one.glob("**/.*.aside"))
