@@ -98,14 +98,9 @@ class TensorBoard(Observer):
         self.written = epoch.number
 
     def finished(self, trainer: Trainer) -> None:
-        failing = sys.exc_info()[0] is not None
         try:
             with naming(self.folder):
                 self.close(trainer)
-        except OSError:
-            # On a full disk the file cannot be ended either; the first error is the one to tell.
-            if not failing:
-                raise
         finally:
             self.writer = None
             threading.excepthook = self.usual_hook
@@ -114,11 +109,15 @@ class TensorBoard(Observer):
         """Write what stands at the end of a run that has come to it, and end the file, if there is one."""
         if self.writer is None:
             return
-        if self.is_complete(trainer):
-            if isinstance(trainer.model, Encodes):
-                self.add_projector(trainer.model, shown(trainer), trainer.epoch)
-            self.writer.file_writer.add_summary(sessions(self.hparams)[1])
-        self.writer.close()
+        try:
+            if self.is_complete(trainer):
+                if isinstance(trainer.model, Encodes):
+                    self.add_projector(trainer.model, shown(trainer), trainer.epoch)
+                self.writer.file_writer.add_summary(sessions(self.hparams)[1])
+                # A full disk is told here: what goes wrong in its thread, close() keeps to itself.
+                self.writer.flush()
+        finally:
+            self.writer.close()
 
     def is_complete(self, trainer: Trainer) -> bool:
         """Return whether all epochs are behind the run, or it has stalled, and no error is on its way out."""

@@ -18,9 +18,9 @@ from tests.faults.children import Fault, finish
 from tests.faults.small import check_same, words
 
 MODEL = "undercomplete"
-FREE = range(0, 480, 12)
+FREE = range(0, 480, 20)
 """Kilobytes that are left on the disk: from none to more than a run needs."""
-SHORT = (0, 252)
+SHORT = (0, 240)
 
 
 @pytest.fixture
