@@ -20,6 +20,7 @@ from tests.faults.small import check_same, words
 MODEL = "undercomplete"
 FREE = range(0, 480, 20)
 """Kilobytes that are left on the disk: from none to more than a run needs."""
+PAGE = 4096
 SHORT = (0, 240)
 
 
@@ -92,6 +93,25 @@ def test_a_run_on_a_disk_that_fills_goes_on_once_there_is_room(free, aectl, disk
     assert code == 0, out + err
     check_same(run, whole)
     tally("full disks survived")
+
+
+def test_a_disk_that_is_full_for_a_runs_last_words_alone(aectl, disk, monkeypatch):
+    """All that a GAN has left to write then is one event, which says that the run is complete."""
+    run, true = disk / "run", checkpoint.save
+
+    def fill(path, state, *more):
+        true(path, state, *more)
+        if path.name == "last.pt" and state["epoch"] == 6:
+            leave(disk, 0)
+            for events in run.glob("events.out.tfevents.*"):
+                # No byte of its last block is left either.
+                events.write_bytes(events.read_bytes() + bytes(-events.stat().st_size % PAGE))
+
+    monkeypatch.setattr(checkpoint, "save", fill)
+    check_said(*aectl(*words("gan", run)), f"the disk is full: cannot write {run}\n", f"then aectl train resume={run}")
+    (disk / "ballast").unlink()
+    assert aectl("train", f"resume={run}")[0] == 0
+    assert json.loads((run / "run.json").read_text())["status"] == "done"
 
 
 @contextmanager
