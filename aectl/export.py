@@ -6,7 +6,6 @@ import copy
 import io
 import json
 import logging
-import os
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from aectl.durable import written
 from aectl.models.base import Classifies, Decodes, Encodes, Model
 
 Shape = tuple[int, int, int]
@@ -67,9 +67,9 @@ def write(model: Model, shape: Shape, folder: Path | str, format: str, metadata:
 
 def put(path: Path, content: bytes) -> Path:
     """Write a file aside and rename it, so that it is whole or absent; returns its path."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    return aside.replace(path)
+    with written(path, sync=False) as file:
+        file.write(content)
+    return path
 
 
 def to_safetensors(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from aectl import durable
 from aectl.config import ConfigError
 
 RECORD = "run.json"
@@ -59,8 +60,10 @@ class Run:
         return config
 
     def latest_hydra(self) -> Path:
-        """Return `.hydra`, or `.hydra.N` of the latest resume."""
-        resumes = [int(p.suffix[1:]) for p in self.folder.glob(".hydra.*") if p.suffix[1:].isdigit()]
+        """Return `.hydra`, or `.hydra.N` of the latest resume that came so far as to leave all of it."""
+        # Hydra writes the overrides last: without them a kill may have left half a config.
+        found = [path.parent for path in self.folder.glob(".hydra.*/overrides.yaml")]
+        resumes = [int(path.suffix[1:]) for path in found if path.suffix[1:].isdigit()]
         return self.folder / (f".hydra.{max(resumes)}" if resumes else ".hydra")
 
     def checkpoint(self, name: str) -> Path:
@@ -122,6 +125,8 @@ def find(text: str) -> Path:
         folder = Path(text).expanduser()
         if not (folder / RECORD).is_file():
             what = "holds no run.json" if folder.is_dir() else "does not exist"
+            if (folder / ".hydra").is_dir():
+                what += ", it was stopped before it began: type its command again"
             raise ConfigError(f"'{text}' is no run: the folder {what}")
         return folder
     runs = list(every())
@@ -148,18 +153,13 @@ def is_alive(pid: int | None, host: str | None = None) -> bool:
     """Return whether there is another process of this number on this machine; of other machines nothing is known."""
     if not pid or pid == os.getpid() or host not in (None, socket.gethostname()):
         return False
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
+    return durable.is_alive(pid)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON aside and rename, so that a reader never sees half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)
+    """Write JSON so that neither a reader nor a crash ever leaves half of it."""
+    with durable.written(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def now() -> str:

@@ -16,6 +16,7 @@ LAYERS = {
     "parallel": 0,
     "terminal": 0,
     "machine": 0,
+    "durable": 0,
     "measures": 1,
     "seeds": 0,
     "models": 1,

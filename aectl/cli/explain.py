@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import conf_dir, options
+from aectl.durable import account, is_full
 
 BAD_INPUT, UNEXPECTED = 2, 1
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -30,10 +31,17 @@ def explain(error: Exception, name: str, overrides: Sequence[str]) -> tuple[str,
         return with_key(error), BAD_INPUT
     if is_ours(error):
         return str(error), BAD_INPUT
-    if system is not None and system.filename and isinstance(error, (OSError, ValueError)):
-        return f"cannot write or read {system.filename}: {system.strerror}", UNEXPECTED
+    if system is not None and isinstance(error, (OSError, ValueError)) and (system.filename or is_full(system)):
+        hint = "\n  make room there and type the command again" if is_full(system) else ""
+        return account(system, output_folder(system)) + hint, UNEXPECTED
     first = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}\n  AECTL_DEBUG=1 shows the traceback", UNEXPECTED
+
+
+def output_folder(error: OSError) -> str:
+    """Return the folder that Hydra could not write to; its own errors do not tell."""
+    found = [frame.f_locals.get("output_dir") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(next((path for path in reversed(found) if path), "the output folder"))
 
 
 def is_ours(error: Exception) -> bool:

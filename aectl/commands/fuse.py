@@ -88,7 +88,8 @@ class Fleet:
             for number, reason, error in together.fit():
                 with voices[number].heard():
                     close(runs[number], reason, error)
-                runs[number].run.update(fused={"runs": together.in_one, "why": why or together.why or None})
+                with contextlib.suppress(OSError):
+                    runs[number].run.update(fused={"runs": together.in_one, "why": why or together.why or None})
                 if error and fail_fast:
                     signal.raise_signal(signal.SIGTERM)
         return interruption.signal is not None
@@ -104,7 +105,9 @@ def close(begun: Begun, reason: str | None, error: Exception | None) -> None:
     except Interrupted:
         pass
     except Exception as wrong:
-        begun.run.end("failed", error=str(wrong) or type(wrong).__name__)
+        # The other runs go on, even if this one's end cannot be written.
+        with contextlib.suppress(OSError):
+            begun.run.end("failed", error=str(wrong) or type(wrong).__name__)
         logging.getLogger("aectl.traceback").error("aectl train failed", exc_info=wrong)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from aectl import page
+from aectl import durable, page
 from aectl.evaluation import anomaly
 from aectl.evaluation.subject import Subject, Unmeasured
 from aectl.figures.anomaly import anomaly_figure
@@ -22,6 +22,8 @@ def draw_all(opened: Opened, subject: Subject, section: dict[str, Any], config: 
     """Draw what the model can do, hand pictures and numbers to TensorBoard, and write the page that shows both."""
     run = opened.run
     folder = run.folder / "figures"
+    for place in (run.folder, folder):
+        durable.clear(place)
     # A run stopped within its first epoch has no curve yet.
     curves = run.folder / "metrics.csv" if opened.state["epoch"] else None
     paths = draw(opened.model, subject.bench.held_out, folder, seed=config.seed, metrics_csv=curves)

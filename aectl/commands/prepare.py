@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from aectl import parallel
+from aectl import durable, parallel
 from aectl.config import ConfigError, build, check_signature, check_trusted
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
@@ -27,6 +28,7 @@ from aectl.training import checkpoint
 from aectl.training.board import TensorBoard
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.observers import Console, CsvLog, Observer
+from aectl.training.observers import read as rows_of
 from aectl.training.optimizers import without_compiler
 from aectl.training.trainer import StageChanged, Trainer
 from aectl.training.validation import batches
@@ -36,6 +38,10 @@ log = logging.getLogger("aectl")
 
 FEW = 8
 """Images that it is tried on how much a step computes."""
+
+
+class Unwritable(OSError):
+    """A run's folder that cannot be written to, or is no more, and what to do about it."""
 
 
 class Busy(ConfigError):
@@ -73,6 +79,8 @@ def claim(config: DictConfig, run: Run) -> FileLock:
     except Timeout:
         pid = run.record.get("pid") if (run.folder / RECORD).is_file() else "that has only begun"
         raise Busy(f"{run.folder} is being trained by process {pid}") from None
+    for folder in (run.folder, run.folder / "checkpoints"):
+        durable.clear(folder)
     return lock
 
 
@@ -82,10 +90,11 @@ def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
     device.apply()
     facts, train_source, valid_source = sources(config, device.torch)
     model = build_model(config, facts, config.seed).to(device.torch)
-    if config.init_from and not config.resume:
+    goes_on = bool(config.resume) and not is_unsaved(run)
+    if config.init_from and not goes_on:
         source = Run(find(config.init_from))
         set_weights(model, read_checkpoint(source, "best", "cpu")["model"], source.checkpoint("best"))
-    elif not config.resume:
+    elif not goes_on:
         model.prepare(batches(train_source))
     parallel.meet()
     few = train_source.batch(torch.arange(min(FEW, len(train_source)), device=device.torch))
@@ -104,9 +113,20 @@ def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
         observers=observers(config, run, valid_source or train_source) if parallel.rank() == 0 else (),
         **settings,
     )
-    if config.resume:
+    if goes_on:
         resume(trainer, run, config)
+    elif config.resume:
+        log.info("it was stopped before its first checkpoint: it begins anew, with the same seed")
     return trainer
+
+
+def is_unsaved(run: Run) -> bool:
+    """Return whether a run was stopped before it wrote its first checkpoint, so that to begin anew loses nothing."""
+    if checkpoint.exists(run.folder / "checkpoints") or run.record.get("status") in ("done", "interrupted"):
+        return False
+    path = run.folder / "metrics.csv"
+    # Where more epochs are counted there were checkpoints, and somebody must know where they are.
+    return not path.is_file() or len(rows_of(path)[1]) <= 1
 
 
 def observers(config: DictConfig, run: Run, source: Source) -> tuple[Observer, ...]:
@@ -129,11 +149,12 @@ def optimizer(config: DictConfig) -> Callable[..., Optimizer]:
 def resume(trainer: Trainer, run: Run, config: DictConfig) -> None:
     """Bring the trainer to where the run stopped; raises ConfigError if there is nothing left to do.
 
-    A run that was killed between its last checkpoint and its record has only its end left to write.
+    A run that was killed between its last checkpoint and its record has only its end left to write. Where the last
+    checkpoint is damaged, the one before is gone on from.
     """
-    state = checkpoint.load(run.checkpoint("last"), trainer.device.torch)
+    state, wrong = checkpoint.newest(trainer.folder, trainer.device.torch)
     try:
-        trainer.restore(state)
+        trainer.restore(state, is_last_spoilt=bool(wrong))
     except StageChanged as error:
         raise ConfigError(f"epochs: {error}") from error
     except (KeyError, RuntimeError, ValueError) as error:
@@ -154,6 +175,8 @@ def resume(trainer: Trainer, run: Run, config: DictConfig) -> None:
             "result is not that of %d epochs in one go",
             *(trainer.epochs, state["epochs"], trainer.epochs),
         )
+    if wrong:
+        log.warning("%s: going on from the one before, after epoch %d; nothing else is lost", wrong, trainer.epoch)
     log.info("resuming after %d of %d epochs", trainer.epoch, trainer.epochs)
 
 
@@ -171,8 +194,30 @@ def flatten(config: DictConfig) -> dict[str, Any]:
     return {**names, **leaves(plain, "")}
 
 
+@contextlib.contextmanager
+def advising(run: Run) -> Iterator[None]:
+    """Add to errors of the run's folder, from within, what can be done about them."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or not Path(str(error.filename)).is_relative_to(run.folder):
+            raise
+        if not run.folder.is_dir():
+            raise Unwritable(f"{run.folder} is gone: it was removed while it trained") from error
+        goes_on = (run.folder / RECORD).is_file()
+        again = f"aectl train resume={run.folder}" if goes_on else "type the command again"
+        first = "make room there" if durable.is_full(error) else "once that is mended"
+        raise Unwritable(f"{durable.account(error)}\n  {first}, then {again}") from error
+
+
 def discard(run: Run, output_subdir: str | None) -> None:
     """Remove what a start that never began left in its folder, and folders that are empty then, but not the present."""
+    with contextlib.suppress(OSError):
+        remove(run, output_subdir)
+
+
+def remove(run: Run, output_subdir: str | None) -> None:
+    """As `discard`; raises OSError where nothing can be removed."""
     begun = (run.folder / "run.json").is_file()
     if output_subdir and not (begun and output_subdir == ".hydra"):
         shutil.rmtree(run.folder / output_subdir, ignore_errors=True)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, conf_dir
 from aectl.config.schema import SampleConfig, check_ranges
+from aectl.durable import clear, written
 from aectl.figures.gallery import figure
 from aectl.figures.motion import animation
 from aectl.figures.style import save
@@ -38,6 +39,7 @@ def run(config: DictConfig) -> None:
     request = ask(config, opened, kinds)
     folder = opened.run.folder / "samples"
     folder.mkdir(exist_ok=True)
+    clear(folder)
     for kind in kinds:
         try:
             make(kind, opened, request, folder, name)
@@ -118,7 +120,8 @@ def make(kind: str, opened: Opened, request: Request, folder: Path, name: str) -
     how = KINDS[kind]
     arrays = {key: value.cpu() for key, value in how.make(opened.model, request).items()}
     # Not compressed: grey pixels hardly shrink, and it takes longer than to make them.
-    np.savez(folder / f"{kind}.npz", **{key: value.numpy() for key, value in arrays.items()})
+    with written(folder / f"{kind}.npz", sync=False) as file:
+        np.savez(file, **{key: value.numpy() for key, value in arrays.items()})
     moves = "epochs" in arrays
     state = name if moves else f"{name}, epoch {opened.state['epoch']}"
     title = f"{how.title(opened.model, request)}\n{state}"

@@ -16,7 +16,7 @@ from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.commands.prepare import Busy, Sources, check, claim, discard, prepare, read
+from aectl.commands.prepare import Busy, Sources, advising, check, claim, discard, prepare, read
 from aectl.config import ConfigError
 from aectl.config.schema import seconds
 from aectl.loading import PARTS
@@ -55,10 +55,11 @@ def run(config: DictConfig) -> float:
 def train(config: DictConfig, run: Run) -> float:
     """Train in a run's folder, and return the objective."""
     begun = begin(config, run)
-    begun.start()
-    with begun.ending(), Interruption(begun.max_seconds) as interruption:
-        reason = begun.trainer.fit(lambda: interruption.reason)
-    return conclude(begun.trainer, run, reason)
+    with advising(run):
+        begun.start()
+        with begun.ending(), Interruption(begun.max_seconds) as interruption:
+            reason = begun.trainer.fit(lambda: interruption.reason)
+        return conclude(begun.trainer, run, reason)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,11 @@ class Begun:
         """Write the record of a run that starts, or goes on, now."""
         if self.trainer.device.precision != "fp32":
             log.info("precision %s", self.trainer.device.precision)
-        self.run.begin(**self.record)
+        try:
+            self.run.begin(**self.record)
+        except OSError:
+            self.give_up()
+            raise
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:
@@ -84,7 +89,9 @@ class Begun:
         try:
             yield
         except BaseException as error:
-            self.run.end("failed", error=str(error) or type(error).__name__)
+            # On a full disk, or in a folder that is gone, this fails too, and the first error is the one to tell.
+            with contextlib.suppress(OSError, ConfigError):
+                self.run.end("failed", error=str(error) or type(error).__name__)
             raise
         finally:
             self.lock.release()
@@ -138,8 +145,9 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     """Record how training ended and say what to type next."""
     value = trainer.best_value if trainer.best_epoch else math.nan
     objective = {"name": trainer.objective, "value": None if math.isnan(value) else value, "epoch": trainer.best_epoch}
-    run.end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
+    # The record last: what it says is done will not be done again after a kill.
     run.add_metrics(train={"epoch": trainer.epoch, **trainer.metrics}, objective=objective)
+    run.end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
     here = Path.cwd()
     folder = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder
     if reason:

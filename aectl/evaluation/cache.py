@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from aectl.durable import naming
+
 VERSION = 2
 """To be raised when a baseline is computed differently: what was kept before is then not found."""
 
@@ -48,7 +50,8 @@ class Cache:
             except (OSError, ValueError, SafetensorError):
                 result = compute()
             aside = path.with_name(f".{path.name}")
-            write(result, aside)
+            with naming(path):
+                write(result, aside)
             aside.replace(path)
             return result
 

@@ -71,7 +71,8 @@ def draw_panel(axes: Axes, name: str, epochs: list[int], curves: dict[str, Curve
 def read(path: Path) -> tuple[list[int], list[str], dict[str, Curve]]:
     """Return epochs, their stages, and the values of each metric, nan where an epoch has none; without the seconds."""
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        # A full disk may have cut the last row.
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
     if not rows:
         raise ValueError(f"{path} has no finished epoch")
     tags = [tag for tag in rows[0] if tag not in ("epoch", "stage", "seconds")]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from aectl.durable import written
 from aectl.figures import images, style
 
 GIVEN = ("x", "noisy")
@@ -49,7 +50,8 @@ def animation(made: dict[str, Tensor], name: str, path: Path) -> Path:
     durations = [PACE] * (len(frames) - 1) + [PAUSE]
     # One frame alone has one duration, and no list of them.
     timing = durations if len(frames) > 1 else PAUSE
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=timing, loop=0)
+    with written(path, sync=False) as file:
+        frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=timing, loop=0)
     return path
 
 

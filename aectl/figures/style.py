@@ -7,6 +7,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from aectl.durable import written
+
 DPI = 150
 INK, FAINT = "#222222", "#d9d9d9"
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
@@ -47,5 +49,6 @@ def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, making its folder if need be; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the version of matplotlib in it, so that equal figures are equal files.
-    figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
+    with written(path, sync=False) as file:
+        figure.savefig(file, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return path

@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from aectl.durable import written
 from aectl.measures import MODEL, Rows, arrow, best, column, columns, is_models, meaning, tables_of
 from aectl.page.facts import facts, subtitle
 
@@ -123,7 +124,8 @@ def write(
         version=(record.get("versions") or {}).get("aectl", ""),
         today=f"{datetime.now(timezone.utc):%Y-%m-%d}",
     )
-    path.write_text(page, encoding="utf-8")
+    with written(path, sync=False) as file:
+        file.write(page.encode())
     return path
 
 

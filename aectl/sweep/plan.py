@@ -31,7 +31,8 @@ class Planned:
     @property
     def can_go_on(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        return bool(self.status) and Run(self.folder).checkpoint("last").is_file()
+        run = Run(self.folder)
+        return bool(self.status) and any(run.checkpoint(name).is_file() for name in ("last", "before"))
 
     def fail(self, error: str) -> None:
         """Leave a record of why the job failed, if it did not come so far as to leave one itself."""

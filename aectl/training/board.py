@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -19,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aectl.durable import naming
 from aectl.models.base import Batch, Encodes, Model
+from aectl.training.evaluations import SUFFIX
 from aectl.training.observers import Epoch, Observer
 from aectl.training.validation import BATCH, batches
 
@@ -52,20 +56,35 @@ class TensorBoard(Observer):
         self.folder, self.hparams, self.pictures = folder, dict(hparams), pictures
         self.writer: SummaryWriter | None = None
         self.written = 0
+        self.usual_hook = threading.excepthook
 
     def started(self, trainer: Trainer) -> None:
         # Imported here: what never trains need not pay for it.
         from torch.utils.tensorboard import SummaryWriter
 
         resumed = trainer.epoch > 0 or trainer.step > 0
-        self.writer = SummaryWriter(str(self.folder), purge_step=trainer.epoch + 1 if resumed else None)
-        self.written = trainer.epoch
-        self.writer.add_text("config", as_yaml(self.hparams), trainer.epoch)
-        if not resumed:
-            self.writer.file_writer.add_summary(sessions(self.hparams)[0])
-        self.writer.flush()
+        # A run that was killed before its first checkpoint begins anew, beside what it has written already.
+        purge = wait_for_a_later_second(self.folder) or resumed
+        threading.excepthook = self.hush
+        with naming(self.folder):
+            self.writer = SummaryWriter(str(self.folder), purge_step=trainer.epoch + 1 if purge else None)
+            self.written = trainer.epoch
+            self.writer.add_text("config", as_yaml(self.hparams), trainer.epoch)
+            if not resumed:
+                self.writer.file_writer.add_summary(sessions(self.hparams)[0])
+            self.writer.flush()
+
+    def hush(self, error: threading.ExceptHookArgs) -> None:
+        """Say nothing of an error in a writer's thread, which flush() raises again where the run hears of it."""
+        if not type(error.thread).__module__.startswith("tensorboard."):
+            self.usual_hook(error)
 
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
+        with naming(self.folder):
+            self.write(trainer, epoch)
+
+    def write(self, trainer: Trainer, epoch: Epoch) -> None:
+        """Write all of an epoch; it is in the file afterwards."""
         for name, value in epoch.metrics.items():
             self.writer.add_scalar("time/seconds" if name == "seconds" else name, value, epoch.number)
         if epoch.number == 1:
@@ -79,14 +98,26 @@ class TensorBoard(Observer):
         self.written = epoch.number
 
     def finished(self, trainer: Trainer) -> None:
+        try:
+            with naming(self.folder):
+                self.close(trainer)
+        finally:
+            self.writer = None
+            threading.excepthook = self.usual_hook
+
+    def close(self, trainer: Trainer) -> None:
+        """Write what stands at the end of a run that has come to it, and end the file, if there is one."""
         if self.writer is None:
             return
-        if self.is_complete(trainer):
-            if isinstance(trainer.model, Encodes):
-                self.add_projector(trainer.model, shown(trainer), trainer.epoch)
-            self.writer.file_writer.add_summary(sessions(self.hparams)[1])
-        self.writer.close()
-        self.writer = None
+        try:
+            if self.is_complete(trainer):
+                if isinstance(trainer.model, Encodes):
+                    self.add_projector(trainer.model, shown(trainer), trainer.epoch)
+                self.writer.file_writer.add_summary(sessions(self.hparams)[1])
+                # A full disk is told here: what goes wrong in its thread, close() keeps to itself.
+                self.writer.flush()
+        finally:
+            self.writer.close()
 
     def is_complete(self, trainer: Trainer) -> bool:
         """Return whether all epochs are behind the run, or it has stalled, and no error is on its way out."""
@@ -119,6 +150,20 @@ class TensorBoard(Observer):
         side = max(x.shape[2:])
         x = functional.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
         self.writer.add_embedding(codes, labels, x, epoch, tag="codes")
+
+
+def wait_for_a_later_second(folder: Path) -> bool:
+    """Return whether a run has event files already; then a file that is made now comes behind them.
+
+    TensorBoard reads the files in the order of their names, which have the second and the process: of a run that is
+    killed and resumed within a second the order would be chance. A clock that was set back is not waited for.
+    """
+    names = [path.name for path in folder.glob("events.out.tfevents.*") if not path.name.endswith(SUFFIX)]
+    stamps = [int(name.split(".")[3]) for name in names if name.split(".")[3].isdigit()]
+    now = time.time()
+    if stamps and int(now) <= max(stamps) < now + 1:
+        time.sleep(max(stamps) + 1 - now)
+    return bool(names)
 
 
 def shown(trainer: Trainer) -> list[Batch]:

@@ -1,37 +1,45 @@
-"""Checkpoints: one file of tensors, numbers and strings, written aside and renamed, so that it is whole or absent."""
+"""Checkpoints: one file of tensors, numbers and strings, written aside and renamed, so that it is whole or absent.
+
+A run keeps `last.pt` and, for the case that a disk spoils it, `before.pt`, which was the last one until then: a folder
+takes three times a checkpoint (a `best.pt` has no optimizers and is smaller), and four times for the moment in which
+the next one is written.
+"""
 
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
+from aectl.durable import written
+
 FORMAT = 1
+LAST, BEFORE = "last.pt", "before.pt"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another format."""
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` so that a crash at any instant leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+class Unusable(CheckpointError):
+    """A checkpoint that is missing or damaged: the one before may take its place."""
+
+
+def save(path: Path, state: Mapping[str, Any], keep: Path | None = None) -> None:
+    """Write `state` so that a crash at any instant leaves either the old file or the new one.
+
+    The old one becomes `keep`, if that is given. Raises OSError, which names the file; a folder that is gone does not
+    come back.
+    """
+    path.parent.mkdir(exist_ok=True)
+    with written(path, keep=keep) as file:
+        torch.save({"format": FORMAT, **state}, file)
 
 
 def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -51,12 +59,43 @@ def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint; code in it is never run. Raises CheckpointError if it cannot be used."""
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}")
+        raise Unusable(f"no checkpoint {path}")
     content = io.BytesIO(path.read_bytes())
     try:
+        check_sums(content)
         state = torch.load(content, map_location=device, weights_only=True)
     except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint of aectl ({type(error).__name__})") from error
+        raise Unusable(f"{path} is damaged or no checkpoint of aectl ({type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of format {FORMAT}; it may come from a newer aectl")
     return state
+
+
+def check_sums(content: IO[bytes]) -> None:
+    """Raise BadZipFile if a part of the file is not what was written: torch reads it without a look at the sums."""
+    with zipfile.ZipFile(content) as parts:
+        if bad := parts.testzip():
+            raise zipfile.BadZipFile(f"{bad} has another sum than was written")
+    content.seek(0)
+
+
+def exists(folder: Path) -> bool:
+    """Return whether there is a checkpoint to go on from, whole or not."""
+    return any((folder / name).is_file() for name in (LAST, BEFORE))
+
+
+def newest(folder: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Any], str]:
+    """Return the last checkpoint, or the one before where the last is missing or damaged, and what is wrong with it.
+
+    Raises CheckpointError if neither can be used, or the last one is of another format.
+    """
+    try:
+        return load(folder / LAST, device), ""
+    except Unusable as error:
+        if not (folder / BEFORE).is_file():
+            raise
+        wrong = str(error)
+    try:
+        return load(folder / BEFORE, device), wrong
+    except Unusable as error:
+        raise Unusable(f"{wrong}, and so is the one before: {BEFORE}") from error

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from aectl.durable import naming
+
 SUFFIX = ".eval"
 """Of the event files that are written here: each evaluation takes the place of the one before."""
 
@@ -29,7 +31,7 @@ def write(
 
     for old in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
         old.unlink()
-    with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
+    with naming(folder), SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
         for name, value in scalars.items():
             writer.add_scalar(name, value, epoch)
         for name, path in pictures.items():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from aectl.durable import naming, written
 from aectl.terminal import significant
 
 if TYPE_CHECKING:
@@ -52,38 +55,46 @@ class CsvLog(Observer):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, str]] = []
         self.columns: list[str] = []
 
     def started(self, trainer: Trainer) -> None:
         if not self.path.is_file():
             return
-        with self.path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            whole = [row for row in reader if None not in row.values()]
-            self.columns = list(reader.fieldnames or [])
-        self.rows = [row for row in whole if int(row["epoch"]) <= trainer.epoch]
-        self.rewrite()
+        self.columns, rows = read(self.path)
+        self.rewrite([row for row in rows if int(row["epoch"]) <= trainer.epoch])
 
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
         row = {"epoch": str(epoch.number), "stage": epoch.stage}
         row |= {name: repr(value) for name, value in epoch.metrics.items()}
-        self.rows.append(row)
         fresh = [name for name in row if name not in self.columns]
         if fresh:
             # A new stage may log other names: the table is written again with room for them.
+            rows = read(self.path)[1] if self.columns else []
             self.columns += fresh
-            self.rewrite()
+            self.rewrite([*rows, row])
             return
-        with self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
-    def rewrite(self) -> None:
+    def rewrite(self, rows: Sequence[Mapping[str, str]]) -> None:
         """Write the whole table."""
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        with written(self.path) as file:
+            file.write(table.getvalue().encode())
+
+
+def read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns of a metrics.csv, and its rows without what a crash has left half of."""
+    text = path.read_bytes().decode(errors="replace").replace("\0", "")
+    whole, end, _ = text.rpartition("\n")
+    reader = csv.DictReader(io.StringIO(whole + end, newline=""))
+    rows = [
+        row for row in reader if None not in row.values() and None not in row and (row.get("epoch") or "").isdigit()
+    ]
+    return list(reader.fieldnames or []), rows
 
 
 class Console(Observer):

@@ -86,6 +86,7 @@ class Trainer:
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, float("inf")
         self.metrics: dict[str, float] = {}
+        self.is_last_spoilt = False
         self.meter, self.norms = Meter(device.torch), Meter(device.torch)
         self.begin_stage(*stage_at(self.plan, 0))
 
@@ -107,8 +108,8 @@ class Trainer:
 
         Whoever drives it takes the steps by `engine`: so several runs can take theirs together.
         """
-        self.notify("started")
         try:
+            self.notify("started")
             while self.epoch < self.epochs and not self.has_stalled():
                 if reason := (yield from self.run_epoch(should_stop)):
                     self.check_finite()
@@ -116,7 +117,9 @@ class Trainer:
                     return reason
             return None
         finally:
-            self.notify("finished")
+            with contextlib.ExitStack() as all_of_them:
+                for observer in reversed(self.observers):
+                    all_of_them.callback(observer.finished, self)
 
     def run_epoch(self, should_stop: Callable[[], str | None]) -> Course:
         """Run what is left of the present epoch and account for it; returns the reason if told to stop within."""
@@ -259,10 +262,13 @@ class Trainer:
                 "metrics": self.metrics,
                 "epochs": self.epochs,
             }
-        checkpoint.save(self.folder / f"{name}.pt", state)
+        keep = name == "last" and not self.is_last_spoilt
+        checkpoint.save(self.folder / f"{name}.pt", state, self.folder / checkpoint.BEFORE if keep else None)
+        self.is_last_spoilt = self.is_last_spoilt and name != "last"
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a 'last' checkpoint."""
+    def restore(self, state: dict[str, Any], is_last_spoilt: bool = False) -> None:
+        """Go on from a 'last' checkpoint, or the one before; a spoilt last one will not take the place of that."""
+        self.is_last_spoilt = is_last_spoilt
         self.model.load_state_dict(state["model"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         # At the border of two stages the checkpoint may be of either.

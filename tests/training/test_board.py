@@ -127,12 +127,12 @@ def test_a_run_that_fails_in_its_last_checkpoint_has_no_status(board, tmp_path, 
     trainer = board(epochs=2)
     written = checkpoint.save
 
-    def fail(path, state):
+    def fail(path, state, keep=None):
         if state["epoch"] == 2:
             # What this checkpoint would count is on disk before it is.
             assert steps(read(tmp_path / "run"), "val/loss") == [1, 2]
             raise OSError("disk full")
-        written(path, state)
+        written(path, state, keep)
 
     monkeypatch.setattr(checkpoint, "save", fail)
     with pytest.raises(OSError, match="disk full"):
