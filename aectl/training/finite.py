@@ -55,7 +55,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def moments(engine: Engine) -> dict[str, Tensor]:
     """Return by name what the optimizers remember of each parameter, such as Adam's mean square of its gradient.
 
-    Of gradients beyond 1e19 it overflows, although they and the weights do not, and these never move again.
+    Of gradients beyond 1e20 it overflows, although they and the weights do not, and these never move again.
     """
     names = {id(parameter): name for name, parameter in engine.model.named_parameters()}
     states = [(names.get(id(p), "a weight"), p, own) for o in engine.optimizers.values() for p, own in o.state.items()]

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, put into a loss, a gradient, a weight, validation or the images: found, named, survived."""
+"""Numbers that are not finite, in a loss, a gradient, a weight, validation or the images: found, named, survived."""
 
 import json
 from functools import partial
@@ -131,7 +131,7 @@ def test_a_gradient_is_found_and_named_by_its_weight(model, tmp_path, torture, t
     short = ["model.pretrain_epochs=1"] if model.startswith("stacked") else []
     begun = make(model, *short, folder=tmp_path / "none", epochs=2)
     for number, (epoch, at, place, groups) in enumerate(places(begun)):
-        for group, names in groups.items():
+        for names in groups.values():
             if not torture and number not in (1, 5):
                 continue
             chosen = names if torture else names[-1:]
@@ -233,7 +233,7 @@ def test_a_weight_that_the_model_itself_sets(tmp_path):
     check_folder(tmp_path, 1)
 
 
-@pytest.mark.parametrize("size", [1e20, 1e30])
+@pytest.mark.parametrize("size", [1e21, 1e30])
 def test_a_gradient_whose_square_overflows_would_stop_a_weight_for_ever(size, tmp_path):
     name = FIRST
     trainer = trainer_of(spoilt(dense(), "gradient", STEPS + 2, size, name), tmp_path)
