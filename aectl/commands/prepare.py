@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch.nn import Parameter
@@ -22,7 +19,7 @@ from aectl.data.datasets import Source
 from aectl.evaluation import published
 from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
-from aectl.run import RECORD, Run, find
+from aectl.run import Run, find
 from aectl.training import checkpoint
 from aectl.training.board import TensorBoard
 from aectl.training.checkpoint import CheckpointError
@@ -36,10 +33,6 @@ log = logging.getLogger("aectl")
 
 FEW = 8
 """Images that it is tried on how much a step computes."""
-
-
-class Busy(ConfigError):
-    """A run that another process trains: nothing in its folder may be touched."""
 
 
 Sources = Callable[[DictConfig, torch.device], tuple[dict[str, Any], Source, Source]]
@@ -61,19 +54,6 @@ def check(config: DictConfig) -> None:
         check_trusted(config, trusted(config))
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(config.get(group), group)
-
-
-def claim(config: DictConfig, run: Run) -> FileLock:
-    """Return the lock of the run's folder, held; raises ConfigError if it is another run's or being trained."""
-    if (run.folder / "run.json").is_file() and not config.resume:
-        raise ConfigError(f"{run.folder} holds a run already; aectl train resume={run.folder} goes on with it")
-    lock = FileLock(run.folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        pid = run.record.get("pid") if (run.folder / RECORD).is_file() else "that has only begun"
-        raise Busy(f"{run.folder} is being trained by process {pid}") from None
-    return lock
 
 
 def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
@@ -169,19 +149,3 @@ def flatten(config: DictConfig) -> dict[str, Any]:
     choices = HydraConfig.get().runtime.choices
     names = {group: str(choices.get(group)) for group in ("model", "dataset", *PARTS)}
     return {**names, **leaves(plain, "")}
-
-
-def discard(run: Run, output_subdir: str | None) -> None:
-    """Remove what a start that never began left in its folder, and folders that are empty then, but not the present."""
-    begun = (run.folder / "run.json").is_file()
-    if output_subdir and not (begun and output_subdir == ".hydra"):
-        shutil.rmtree(run.folder / output_subdir, ignore_errors=True)
-    if begun or not run.folder.is_dir():
-        return
-    for name in ("train.log", ".lock"):
-        (run.folder / name).unlink(missing_ok=True)
-    here = Path.cwd()
-    for folder in [run.folder, *list(run.folder.parents)[:2]]:
-        if folder in (here, *here.parents) or any(folder.iterdir()):
-            return
-        folder.rmdir()
