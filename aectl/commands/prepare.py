@@ -21,6 +21,7 @@ from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
 from aectl.run import Run, find
 from aectl.training import checkpoint
+from aectl.training.alarms import Alarms
 from aectl.training.board import TensorBoard
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.observers import Console, CsvLog, Observer
@@ -92,7 +93,9 @@ def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
 def observers(config: DictConfig, run: Run, source: Source) -> tuple[Observer, ...]:
     """Return what writes the run's numbers, its pictures of a source and its lines on the terminal."""
     board = TensorBoard(run.folder, flatten(config), lambda trained: pictures(trained, source))
-    return (CsvLog(run.folder / "metrics.csv"), board, Console())
+    known = run.record.get("alarms") or {} if config.resume else {}
+    alarms = Alarms(known, lambda heard: run.update(alarms=heard))
+    return (CsvLog(run.folder / "metrics.csv"), board, Console(), alarms)
 
 
 def optimizer(config: DictConfig) -> Callable[..., Optimizer]:

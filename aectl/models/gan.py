@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aectl.models.base import Batch, Group, Loss, Model, Stage
+from aectl.models.base import Batch, Group, Loss, Mean, Model, Stage
 from aectl.models.networks import Shape
 from aectl.parallel import average
 from aectl.rng import Rng
@@ -52,6 +52,12 @@ GOODFELLOWS: dict[str, Callable[[Scores], Tensor]] = {
 }
 """The two costs of the generator whose gradients are compared, E[log(1 - D)] and -E[log D], both without a factor:
 their gradients are equal where D = ½ (Goodfellow et al. 2014, section 3)."""
+
+
+LEAST_SPREAD, LEAST_REACHED = 0.15, 0.02
+"""Of `variety`, below which a generator has collapsed: on MNIST the default has .33 and .09 after 3 epochs."""
+MATURE_STEPS = 1000
+"""Before so many, as many as its average remembers, any generator's samples are much alike: after 430, .14 and .007."""
 
 
 class GAN(Model):
@@ -208,11 +214,19 @@ class GAN(Model):
         for mean, present in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             mean.copy_(present)
 
-    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
         y = self.labels(len(batch.x), batch.y, rng)
         fake = self.decode(rng.normal(len(batch.x), self.code), y)
         accuracies = self.accuracies(self.judge(batch.x, rng, y), self.judge(fake, rng, y))
-        return {"energy_distance": energy_distance(batch.x, fake), **accuracies}
+        return {"energy_distance": energy_distance(batch.x, fake), **accuracies, **variety(batch.x, fake)}
+
+    def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Tell of samples that are all alike, or near to few of the images."""
+        spread, reached = metrics.get("val/spread", 1.0), metrics.get("val/reached", 1.0)
+        if float(self.followed) < MATURE_STEPS or (spread >= LEAST_SPREAD and reached >= LEAST_REACHED):
+            return {}
+        alike = f"its samples lie {spread:.1%} as far apart as held-out images, {reached:.1%} of which are near to one"
+        return {"collapse": f"the generator has collapsed: {alike}"}
 
     def accuracies(self, real: Scores, fake: Scores) -> dict[str, Tensor]:
         """Return the shares of real and of fake images that the discriminator tells right."""
@@ -230,14 +244,26 @@ class GAN(Model):
         return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
 
+def apart(x: Tensor) -> Tensor:
+    """Return the mean distance E‖x - x′‖ of two different ones of images [N, C, H, W]; 0 of one alone."""
+    x = x.flatten(1)
+    return torch.cdist(x, x).sum() / max(len(x) * (len(x) - 1), 1)
+
+
+def variety(x: Tensor, y: Tensor) -> dict[str, Mean]:
+    """Return how various samples y are beside images x, both [N, C, H, W], in two shares; of one image nothing.
+
+    `spread` is E‖y - y′‖ / E‖x - x′‖, and `reached` the share of images that are the nearest one of some sample.
+    """
+    some = len(x) if len(x) > 1 else 0
+    nearest = torch.cdist(x.flatten(1), y.flatten(1)).argmin(0)
+    reached = torch.zeros(len(x), device=x.device).scatter_(0, nearest, 1.0).mean()
+    return {"spread": Mean(apart(y) / apart(x).clamp_min(1e-12), some), "reached": Mean(reached, some)}
+
+
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     """Return 2 E‖x - y‖ - E‖x - x′‖ - E‖y - y′‖ over images, unbiased; 0 in the mean only if both have one law.
 
     Norms are Euclidean over pixels in [0, 1]. Source: Székely & Rizzo 2013.
     """
-    x, y = x.flatten(1), y.flatten(1)
-
-    def within(a: Tensor) -> Tensor:
-        return torch.cdist(a, a).sum() / max(len(a) * (len(a) - 1), 1)
-
-    return 2 * torch.cdist(x, y).mean() - within(x) - within(y)
+    return 2 * torch.cdist(x.flatten(1), y.flatten(1)).mean() - apart(x) - apart(y)
