@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aectl.models.base import Batch, Loss, Mean, Model, Stage
+from aectl.models.base import Batch, Loss, Model, Stage
 from aectl.models.networks import Shape, activation_layer, tie
 from aectl.rng import Rng
 
@@ -25,10 +25,12 @@ def dead(h: Tensor) -> Tensor:
     """Return the share of units in codes [N, code] that are the same for all of the images.
 
     So are those whose largest and least value differ by at most SAME times the larger size: a ReLU that never opens,
-    but a sigmoid that is always 1 as well.
+    but a sigmoid that is always 1 as well. One image tells of none.
     """
     h = h.flatten(1).float()
     high, low = h.amax(0), h.amin(0)
+    if len(h) < 2:
+        return torch.zeros((), device=h.device)
     return (high - low <= SAME * torch.maximum(high.abs(), low.abs())).float().mean()
 
 
@@ -98,12 +100,12 @@ class Autoencoder(Model):
         terms = self.terms(batch.x, h, self.decoder(h))
         yield Loss(sum(terms.values()), metrics=terms)
 
-    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         h = self.encode(self.corrupt(batch.x, rng))
         pixels = self.decoder(h)
         terms = self.terms(batch.x, h, pixels)
         mse = F.mse_loss(self.output(pixels), batch.x)
-        return {"loss": sum(terms.values()), **terms, "mse": mse, "dead": Mean(dead(h), len(h) if len(h) > 1 else 0)}
+        return {"loss": sum(terms.values()), **terms, "mse": mse, "dead": dead(h)}
 
     def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
         """Tell of a code most of whose units are the same for all images."""

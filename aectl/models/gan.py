@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aectl.models.base import Batch, Group, Loss, Mean, Model, Stage
+from aectl.models.base import Batch, Group, Loss, Model, Stage
 from aectl.models.networks import Shape
 from aectl.parallel import average
 from aectl.rng import Rng
@@ -56,8 +56,6 @@ their gradients are equal where D = ½ (Goodfellow et al. 2014, section 3)."""
 
 LEAST_SPREAD, LEAST_REACHED = 0.15, 0.02
 """Of `variety`, below which a generator has collapsed: on MNIST the default has .33 and .09 after 3 epochs."""
-MATURE_STEPS = 1000
-"""Before so many, as many as its average remembers, any generator's samples are much alike: after 430, .14 and .007."""
 
 
 class GAN(Model):
@@ -214,7 +212,7 @@ class GAN(Model):
         for mean, present in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             mean.copy_(present)
 
-    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
+    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         y = self.labels(len(batch.x), batch.y, rng)
         fake = self.decode(rng.normal(len(batch.x), self.code), y)
         accuracies = self.accuracies(self.judge(batch.x, rng, y), self.judge(fake, rng, y))
@@ -223,7 +221,7 @@ class GAN(Model):
     def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
         """Tell of samples that are all alike, or near to few of the images."""
         spread, reached = metrics.get("val/spread", 1.0), metrics.get("val/reached", 1.0)
-        if float(self.followed) < MATURE_STEPS or (spread >= LEAST_SPREAD and reached >= LEAST_REACHED):
+        if spread >= LEAST_SPREAD and reached >= LEAST_REACHED:
             return {}
         alike = f"its samples lie {spread:.1%} as far apart as held-out images, {reached:.1%} of which are near to one"
         return {"collapse": f"the generator has collapsed: {alike}"}
@@ -250,15 +248,16 @@ def apart(x: Tensor) -> Tensor:
     return torch.cdist(x, x).sum() / max(len(x) * (len(x) - 1), 1)
 
 
-def variety(x: Tensor, y: Tensor) -> dict[str, Mean]:
-    """Return how various samples y are beside images x, both [N, C, H, W], in two shares; of one image nothing.
+def variety(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Return how various samples y are beside images x, both [N, C, H, W], in two shares.
 
-    `spread` is E‖y - y′‖ / E‖x - x′‖, and `reached` the share of images that are the nearest one of some sample.
+    `spread` is E‖y - y′‖ / E‖x - x′‖, 1 where there is one image alone, and `reached` the share of images that are the
+    nearest one of some sample.
     """
-    some = len(x) if len(x) > 1 else 0
     nearest = torch.cdist(x.flatten(1), y.flatten(1)).argmin(0)
     reached = torch.zeros(len(x), device=x.device).scatter_(0, nearest, 1.0).mean()
-    return {"spread": Mean(apart(y) / apart(x).clamp_min(1e-12), some), "reached": Mean(reached, some)}
+    spread = apart(y) / apart(x).clamp_min(1e-12) if len(x) > 1 else torch.ones_like(reached)
+    return {"spread": spread, "reached": reached}
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
