@@ -13,8 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from aectl.cli.launch import admit_new_keys, split_flags
+from aectl.commands.claim import adopt
 from aectl.config import ConfigError
 from aectl.config.schema import SCHEMAS, check_ranges
+from aectl.run import Run
 
 TORCH_FREE = """
 import sys
@@ -41,6 +43,7 @@ def calls(monkeypatch):
         device = {"threads": 3, "precision": "bf16"}
         record = {"status": "done", "overrides": list(HydraConfig.get().overrides.task), "device": device}
         if (folder / "train.log").is_file():
+            adopt(Run(folder), HydraConfig.get().output_subdir)
             value = float(config.seed)
             record["objective"] = {"name": "val/loss", "value": value, "epoch": 1}
             (folder / "run.json").write_text(json.dumps(record))

@@ -10,7 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from aectl.config import ConfigError, conf_dir
-from aectl.config.schema import SCHEMAS
+from aectl.config.schema import SCHEMAS, claiming
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -35,7 +35,9 @@ OPTIONAL = {"-c": "job", "--cfg": "job", "-i": "all", "--info": "all"}
 def launch(name: str, arguments: Sequence[str], function: Callable[[DictConfig], float | None]) -> None:
     """Let Hydra compose the config `name` of conf/ by the arguments, and call the function with it."""
     sys.argv = ["aectl", *arguments]
-    hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(function)()
+    is_asked = any(word.partition("=")[0] in OPTIONAL for word in arguments)
+    with claiming(not is_asked):
+        hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(function)()
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -91,7 +91,6 @@ def stored_config(run: Run) -> DictConfig:
                 OmegaConf.update(config, f"device.{name}", value, force_add=True)
         config.hydra = {
             "run": {"dir": str(run.folder)},
-            "output_subdir": next_hydra(run.folder),
             "runtime": {"choices": stored_choices(run)},
         }
     return config
@@ -104,14 +103,6 @@ def stored_choices(run: Run) -> dict[str, Any]:
         return {}
     choices = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.choices")
     return {group: option for group, option in (choices or {}).items() if not str(group).startswith("hydra/")}
-
-
-def next_hydra(folder: Path) -> str:
-    """Return the first of .hydra.1, .hydra.2, … that the run does not have yet."""
-    number = 1
-    while (folder / f".hydra.{number}").exists():
-        number += 1
-    return f".hydra.{number}"
 
 
 def key(override: str) -> str:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from aectl import durable, parallel
+from aectl import parallel
 from aectl.config import ConfigError, build, check_signature, check_trusted
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
 from aectl.evaluation import published
 from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
-from aectl.run import RECORD, Run, find
+from aectl.run import Run, find
 from aectl.training import checkpoint
+from aectl.training.alarms import Alarms
 from aectl.training.board import TensorBoard
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.observers import Console, CsvLog, Observer
@@ -38,14 +35,6 @@ log = logging.getLogger("aectl")
 
 FEW = 8
 """Images that it is tried on how much a step computes."""
-
-
-class Unwritable(OSError):
-    """A run's folder that cannot be written to, or is no more, and what to do about it."""
-
-
-class Busy(ConfigError):
-    """A run that another process trains: nothing in its folder may be touched."""
 
 
 Sources = Callable[[DictConfig, torch.device], tuple[dict[str, Any], Source, Source]]
@@ -67,21 +56,6 @@ def check(config: DictConfig) -> None:
         check_trusted(config, trusted(config))
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(config.get(group), group)
-
-
-def claim(config: DictConfig, run: Run) -> FileLock:
-    """Return the lock of the run's folder, held; raises ConfigError if it is another run's or being trained."""
-    if (run.folder / "run.json").is_file() and not config.resume:
-        raise ConfigError(f"{run.folder} holds a run already; aectl train resume={run.folder} goes on with it")
-    lock = FileLock(run.folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        pid = run.record.get("pid") if (run.folder / RECORD).is_file() else "that has only begun"
-        raise Busy(f"{run.folder} is being trained by process {pid}") from None
-    for folder in (run.folder, run.folder / "checkpoints"):
-        durable.clear(folder)
-    return lock
 
 
 def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
@@ -132,7 +106,9 @@ def is_unsaved(run: Run) -> bool:
 def observers(config: DictConfig, run: Run, source: Source) -> tuple[Observer, ...]:
     """Return what writes the run's numbers, its pictures of a source and its lines on the terminal."""
     board = TensorBoard(run.folder, flatten(config), lambda trained: pictures(trained, source))
-    return (CsvLog(run.folder / "metrics.csv"), board, Console())
+    known = run.record.get("alarms") or {} if config.resume else {}
+    alarms = Alarms(known, lambda heard: run.update(alarms=heard))
+    return (CsvLog(run.folder / "metrics.csv"), board, Console(), alarms)
 
 
 def optimizer(config: DictConfig) -> Callable[..., Optimizer]:
@@ -192,41 +168,3 @@ def flatten(config: DictConfig) -> dict[str, Any]:
     choices = HydraConfig.get().runtime.choices
     names = {group: str(choices.get(group)) for group in ("model", "dataset", *PARTS)}
     return {**names, **leaves(plain, "")}
-
-
-@contextlib.contextmanager
-def advising(run: Run) -> Iterator[None]:
-    """Add to errors of the run's folder, from within, what can be done about them."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None or not Path(str(error.filename)).is_relative_to(run.folder):
-            raise
-        if not run.folder.is_dir():
-            raise Unwritable(f"{run.folder} is gone: it was removed while it trained") from error
-        goes_on = (run.folder / RECORD).is_file()
-        again = f"aectl train resume={run.folder}" if goes_on else "type the command again"
-        first = "make room there" if durable.is_full(error) else "once that is mended"
-        raise Unwritable(f"{durable.account(error)}\n  {first}, then {again}") from error
-
-
-def discard(run: Run, output_subdir: str | None) -> None:
-    """Remove what a start that never began left in its folder, and folders that are empty then, but not the present."""
-    with contextlib.suppress(OSError):
-        remove(run, output_subdir)
-
-
-def remove(run: Run, output_subdir: str | None) -> None:
-    """As `discard`; raises OSError where nothing can be removed."""
-    begun = (run.folder / "run.json").is_file()
-    if output_subdir and not (begun and output_subdir == ".hydra"):
-        shutil.rmtree(run.folder / output_subdir, ignore_errors=True)
-    if begun or not run.folder.is_dir():
-        return
-    for name in ("train.log", ".lock"):
-        (run.folder / name).unlink(missing_ok=True)
-    here = Path.cwd()
-    for folder in [run.folder, *list(run.folder.parents)[:2]]:
-        if folder in (here, *here.parents) or any(folder.iterdir()):
-            return
-        folder.rmdir()

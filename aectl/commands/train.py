@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.commands.prepare import Busy, Sources, advising, check, claim, discard, prepare, read
+from aectl.commands.claim import Busy, adopt, advising, claim, discard
+from aectl.commands.prepare import Sources, check, prepare, read
 from aectl.config import ConfigError
 from aectl.config.schema import seconds
 from aectl.loading import PARTS
@@ -78,6 +78,7 @@ class Begun:
         if self.trainer.device.precision != "fp32":
             log.info("precision %s", self.trainer.device.precision)
         try:
+            adopt(self.run, self.output_subdir)
             self.run.begin(**self.record)
         except OSError:
             self.give_up()
@@ -125,11 +126,7 @@ def beginning(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        subdir = HydraConfig.get().output_subdir
-        if not isinstance(error, Busy):
-            discard(run, subdir)
-        elif subdir and subdir != ".hydra":
-            shutil.rmtree(run.folder / subdir, ignore_errors=True)
+        discard(run, HydraConfig.get().output_subdir, not isinstance(error, Busy))
         raise
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import getpass
+import itertools
 import math
+import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError
@@ -217,12 +222,52 @@ def scratch() -> str:
     return str(Path(tempfile.gettempdir(), f"aectl-{getpass.getuser()}"))
 
 
+def aside() -> str:
+    """Return the name of a folder that Hydra may write into before the run's folder is this process's own."""
+    return f".hydra~{os.getpid()}"
+
+
+CLAIMS = ContextVar("CLAIMS", default=False)
+"""Whether folders that configs name are made: a run is to begin, and no config is only looked at."""
+
+
+def fresh(name: str) -> str:
+    """Make a new folder and return its name, `name`, or where that is there already `name`-2, `name`-3, …
+
+    To make it is to claim it: of several processes that try to only one can.
+    """
+    if not (CLAIMS.get() and HydraConfig.initialized()):
+        # Hydra asks when it composes a config, too.
+        return name
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        for tried in itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2))):
+            with contextlib.suppress(FileExistsError):
+                Path(tried).mkdir()
+                return tried
+    except OSError:
+        # Hydra will meet the same, and say it.
+        return name
+
+
+@contextlib.contextmanager
+def claiming(does: bool) -> Iterator[None]:
+    """Let configs, within, claim the folders that they name for their run, or not."""
+    token = CLAIMS.set(does)
+    try:
+        yield
+    finally:
+        CLAIMS.reset(token)
+
+
 def register() -> None:
     """Make the schemas known to Hydra, and the resolvers to OmegaConf."""
     for command, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{command}_schema", node=schema)
     OmegaConf.register_new_resolver("aectl.slug", slug, replace=True)
     OmegaConf.register_new_resolver("aectl.scratch", scratch, replace=True)
+    OmegaConf.register_new_resolver("aectl.aside", aside, replace=True)
+    OmegaConf.register_new_resolver("aectl.fresh", fresh, use_cache=True, replace=True)
 
 
 # On import, so that a launcher's worker process has them as soon as it unpickles the config.

@@ -5,7 +5,7 @@ They differ in their YAML alone, and any regulariser combines with any of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,24 @@ from torch.nn import functional as F
 from aectl.models.base import Batch, Loss, Model, Stage
 from aectl.models.networks import Shape, activation_layer, tie
 from aectl.rng import Rng
+
+MOST_DEAD = 0.95
+"""Share of dead units from which on a code is said to be dead."""
+SAME = 1e-6
+"""A unit that moves by no more, relative to its size, tells images not apart: that is how far sums are rounded."""
+
+
+def dead(h: Tensor) -> Tensor:
+    """Return the share of units in codes [N, code] that are the same for all of the images.
+
+    So are those whose largest and least value differ by at most SAME times the larger size: a ReLU that never opens,
+    but a sigmoid that is always 1 as well. One image tells of none.
+    """
+    h = h.flatten(1).float()
+    high, low = h.amax(0), h.amin(0)
+    if len(h) < 2:
+        return torch.zeros((), device=h.device)
+    return (high - low <= SAME * torch.maximum(high.abs(), low.abs())).float().mean()
 
 
 class Autoencoder(Model):
@@ -87,7 +105,14 @@ class Autoencoder(Model):
         pixels = self.decoder(h)
         terms = self.terms(batch.x, h, pixels)
         mse = F.mse_loss(self.output(pixels), batch.x)
-        return {"loss": sum(terms.values()), **terms, "mse": mse}
+        return {"loss": sum(terms.values()), **terms, "mse": mse, "dead": dead(h)}
+
+    def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Tell of a code most of whose units are the same for all images."""
+        share = metrics.get("val/dead", 0.0)
+        if share < MOST_DEAD:
+            return {}
+        return {"dead_code": f"{share:.1%} of the code's {self.code} units are dead: they are the same for all images"}
 
     def terms(self, x: Tensor, h: Tensor, pixels: Tensor) -> dict[str, Tensor]:
         """Return the parts of the loss by name, from codes and pre-activation pixels."""

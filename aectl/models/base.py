@@ -102,6 +102,13 @@ class Model(nn.Module):
         """Return metrics of a held-out batch, each a mean over it or over some of it; changes nothing."""
         raise NotImplementedError(f"{type(self).__name__} defines no validate")
 
+    def alarms(self, metrics: Mapping[str, float]) -> Mapping[str, str]:
+        """Return what an epoch's metrics tell to be wrong, sentences by the alarm's name; here nothing.
+
+        A run goes on all the same, and says each once. `metrics` are those of metrics.csv, such as `val/loss`.
+        """
+        return {}
+
 
 class Score(NamedTuple):
     """Log-likelihoods of images in nats, and how to read them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,10 @@ GOODFELLOWS: dict[str, Callable[[Scores], Tensor]] = {
 }
 """The two costs of the generator whose gradients are compared, E[log(1 - D)] and -E[log D], both without a factor:
 their gradients are equal where D = ½ (Goodfellow et al. 2014, section 3)."""
+
+
+LEAST_SPREAD, LEAST_REACHED = 0.15, 0.02
+"""Of `variety`, below which a generator has collapsed: on MNIST the default has .33 and .09 after 3 epochs."""
 
 
 class GAN(Model):
@@ -212,7 +216,15 @@ class GAN(Model):
         y = self.labels(len(batch.x), batch.y, rng)
         fake = self.decode(rng.normal(len(batch.x), self.code), y)
         accuracies = self.accuracies(self.judge(batch.x, rng, y), self.judge(fake, rng, y))
-        return {"energy_distance": energy_distance(batch.x, fake), **accuracies}
+        return {"energy_distance": energy_distance(batch.x, fake), **accuracies, **variety(batch.x, fake)}
+
+    def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Tell of samples that are all alike, or near to few of the images."""
+        spread, reached = metrics.get("val/spread", 1.0), metrics.get("val/reached", 1.0)
+        if spread >= LEAST_SPREAD and reached >= LEAST_REACHED:
+            return {}
+        alike = f"its samples lie {spread:.1%} as far apart as held-out images, {reached:.1%} of which are near to one"
+        return {"collapse": f"the generator has collapsed: {alike}"}
 
     def accuracies(self, real: Scores, fake: Scores) -> dict[str, Tensor]:
         """Return the shares of real and of fake images that the discriminator tells right."""
@@ -230,14 +242,27 @@ class GAN(Model):
         return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
 
+def apart(x: Tensor) -> Tensor:
+    """Return the mean distance E‖x - x′‖ of two different ones of images [N, C, H, W]; 0 of one alone."""
+    x = x.flatten(1)
+    return torch.cdist(x, x).sum() / max(len(x) * (len(x) - 1), 1)
+
+
+def variety(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Return how various samples y are beside images x, both [N, C, H, W], in two shares.
+
+    `spread` is E‖y - y′‖ / E‖x - x′‖, 1 where there is one image alone, and `reached` the share of images that are the
+    nearest one of some sample.
+    """
+    nearest = torch.cdist(x.flatten(1), y.flatten(1)).argmin(0)
+    reached = torch.zeros(len(x), device=x.device).scatter_(0, nearest, 1.0).mean()
+    spread = apart(y) / apart(x).clamp_min(1e-12) if len(x) > 1 else torch.ones_like(reached)
+    return {"spread": spread, "reached": reached}
+
+
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     """Return 2 E‖x - y‖ - E‖x - x′‖ - E‖y - y′‖ over images, unbiased; 0 in the mean only if both have one law.
 
     Norms are Euclidean over pixels in [0, 1]. Source: Székely & Rizzo 2013.
     """
-    x, y = x.flatten(1), y.flatten(1)
-
-    def within(a: Tensor) -> Tensor:
-        return torch.cdist(a, a).sum() / max(len(a) * (len(a) - 1), 1)
-
-    return 2 * torch.cdist(x, y).mean() - within(x) - within(y)
+    return 2 * torch.cdist(x.flatten(1), y.flatten(1)).mean() - apart(x) - apart(y)

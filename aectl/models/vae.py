@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from aectl.rng import Rng
 LIKELIHOODS = ("bernoulli", "gaussian")
 ROWS = 2000
 """Codes that `log_prob` decodes at a time."""
+
+
+LEAST_KL = 0.1
+"""Nats per image below which a code tells nothing: one unit of Burda et al. (2016) that is just active, with a variance
+of the means of 0.01, has 0.005."""
 
 
 class VAE(Model):
@@ -99,6 +104,13 @@ class VAE(Model):
         mse = F.mse_loss(self.reconstruct(self.corrupt(batch.x, rng)), batch.x)
         negative_elbo = terms["nll"] + terms["kl"]
         return {"loss": terms["nll"] + self.beta * terms["kl"], "negative_elbo": negative_elbo, **terms, "mse": mse}
+
+    def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Tell of a posterior that has collapsed onto the prior: KL bounds what a code tells of its image, in nats."""
+        kl = metrics.get("val/kl", math.inf)
+        if kl >= LEAST_KL:
+            return {}
+        return {"collapse": f"the posterior has collapsed: codes tell {kl:.2g} nats at most of their images"}
 
     def terms(self, x: Tensor, rng: Rng) -> dict[str, Tensor]:
         """Return the two terms of the negative ELBO in nats per image: nll = -E_q[log p(x|z)], and kl."""

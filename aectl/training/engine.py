@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from aectl.data.datasets import Source
-from aectl.models.base import Batch, Model, Stage
+from aectl.models.base import Batch, Loss, Model, Stage
 from aectl.parallel import average_gradients
 from aectl.rng import Rng
 from aectl.training.device import Device
@@ -50,7 +50,7 @@ class Engine:
     def step(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """Run one step and return its scalars by name, still on the device."""
         scalars: dict[str, Tensor] = {}
-        losses = iter(self.model.losses(batch, self.stage, rng))
+        losses = iter(self.losses(batch, rng))
         while True:
             with self.device.products():
                 # The model's code runs inside next(); autocast around the loop body would miss it.
@@ -64,8 +64,16 @@ class Engine:
                 loss.value.backward(inputs=params)
             average_gradients(params)
             self.descend(loss.group)
-            scalars["loss" if len(self.params) == 1 else f"loss_{loss.group}"] = loss.value
+            scalars[self.called(loss.group)] = loss.value
             scalars.update(loss.metrics or {})
+
+    def losses(self, batch: Batch, rng: Rng) -> Iterator[Loss]:
+        """Return the model's losses of a step, one by one."""
+        return self.model.losses(batch, self.stage, rng)
+
+    def called(self, group: str) -> str:
+        """Return the name under which a group's loss is logged."""
+        return "loss" if len(self.params) == 1 else f"loss_{group}"
 
     def descend(self, group: str) -> None:
         """Move a group's parameters by the gradients that they have."""

@@ -58,6 +58,10 @@ class Meter:
         bad = (~torch.isfinite(self.filled)).nonzero()
         return (int(bad[0, 0]), self.names[int(bad[0, 1])]) if len(bad) else None
 
+    def row(self, step: int) -> dict[str, float]:
+        """Return the scalars of a step (from 0) by name."""
+        return dict(zip(self.names, self.filled[step].tolist(), strict=True))
+
     def state(self) -> dict[str, Any]:
         """Return all of it as tensors and strings, for a checkpoint within an epoch."""
         return {"names": list(self.names), "rows": self.filled.clone()}

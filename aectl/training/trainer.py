@@ -6,6 +6,7 @@ It knows neither kinds of models nor configuration files; what is written or sho
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -19,17 +20,15 @@ from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
 from aectl.parallel import normalisation
 from aectl.rng import Rng
-from aectl.training import capture, checkpoint
+from aectl.training import capture, checkpoint, finite
+from aectl.training import objective as objectives
 from aectl.training.device import Device
+from aectl.training.finite import GRADIENT_NORM_EVERY
 from aectl.training.interruption import REASONS
 from aectl.training.meter import Meter
 from aectl.training.observers import Epoch, Observer
 from aectl.training.stages import check_batches, stage_at
 from aectl.training.validation import validate
-
-GRADIENT_NORM_EVERY = 10
-"""Steps between two looks at the gradient's norm, which costs a pass over all parameters."""
-
 
 Course = Generator[torch.Tensor, Mapping[str, torch.Tensor], str | None]
 """Yields the positions of a step's images [n], receives the step's scalars, and returns why training stopped."""
@@ -37,10 +36,6 @@ Course = Generator[torch.Tensor, Mapping[str, torch.Tensor], str | None]
 
 class StageChanged(ValueError):
     """A checkpoint of another stage than its epoch would have now."""
-
-
-class NotFinite(ArithmeticError):
-    """A loss, or the objective, became infinite or not a number."""
 
 
 class Trainer:
@@ -81,19 +76,20 @@ class Trainer:
         self.epochs = sum(length for _, length in self.plan)
         for stage, _ in self.plan:
             check_batches(stage, len(train.labelled() if stage.labelled else train), batch_size)
-        self.objective = objective or default_objective(model, len(valid))
-        self.check_objective()
+        self.objective = objective or objectives.default(model, len(valid))
+        objectives.check(self)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, float("inf")
         self.metrics: dict[str, float] = {}
         self.is_last_spoilt = False
         self.meter, self.norms = Meter(device.torch), Meter(device.torch)
+        self.exempt, self.start = finite.infinite_buffers(model), None
         self.begin_stage(*stage_at(self.plan, 0))
 
     def fit(self, should_stop: Callable[[], str | None] = lambda: None) -> str | None:
         """Train to the end, or until `should_stop` gives a reason; returns that reason, or None at the end.
 
-        Raises NotFinite if a loss is; the last good checkpoint is then left as it was.
+        Raises NotFinite if a loss, or a weight, is; the last good checkpoint is then left as it was.
         """
         with contextlib.closing(self.course(should_stop)) as course:
             try:
@@ -108,11 +104,13 @@ class Trainer:
 
         Whoever drives it takes the steps by `engine`: so several runs can take theirs together.
         """
+        # Until there is a checkpoint, what a search for the first bad step begins with.
+        self.start = None if self.epoch or self.step else copy.deepcopy(self.state())
         try:
             self.notify("started")
             while self.epoch < self.epochs and not self.has_stalled():
                 if reason := (yield from self.run_epoch(should_stop)):
-                    self.check_finite()
+                    finite.check(self, should_stop)
                     self.save("last")
                     return reason
             return None
@@ -127,18 +125,22 @@ class Trainer:
         self.model.train()
         self.engine.begin_epoch()
         started = time.monotonic() - self.seconds
-        order = self.order.fork(self.epoch).permutation(len(self.examples)).to(self.device.torch)
-        batches = order.split(self.batch_size)
+        batches = self.batches()
         while self.step < self.steps_per_epoch:
             if reason := parallel.agreed(should_stop(), REASONS):
                 self.seconds = time.monotonic() - started
                 return reason
             self.scale_rates()
             self.take_in((yield parallel.part(batches[self.step])))
-        self.check_finite()
+        finite.check(self, should_stop)
         self.epoch += 1
         self.account(started)
         return None
+
+    def batches(self) -> Sequence[torch.Tensor]:
+        """Return the positions of the images of each batch of the present epoch."""
+        order = self.order.fork(self.epoch).permutation(len(self.examples)).to(self.device.torch)
+        return order.split(self.batch_size)
 
     def scale_rates(self) -> None:
         """Set the learning rates of the step to come."""
@@ -171,50 +173,25 @@ class Trainer:
         if is_best:
             self.save("best")
         self.save("last")
+        self.start = None
 
     def judge(self, metrics: dict[str, float]) -> bool:
         """Return whether this epoch is the best so far; raises NotFinite or ValueError for an unusable objective."""
-        if self.objective not in metrics:
-            # One of val/ was there before training began: since then no image has counted for it.
-            lacking = f"no metric called '{self.objective}'"
-            if self.objective.startswith("val/"):
-                lacking = f"{self.objective} needs validation images with labels, and there are none"
-            elif not len(self.valid_source):
-                lacking = "this model's own needs validation images, and none are held out (dataset.valid=0)"
-            raise ValueError(f"objective: {lacking}, choose from {', '.join(metrics)}")
-        value = metrics[self.objective]
-        if value != value or value in (float("inf"), float("-inf")):
-            raise NotFinite(f"{self.objective} is {value} after epoch {self.epoch}")
+        value = objectives.value(self, metrics)
         # What a stage before the last one is good for, only the stages behind it can tell.
         if value >= self.best_value and self.best_epoch > self.stage_start:
             return False
         self.best_epoch, self.best_value = self.epoch, value
         return True
 
-    def check_objective(self) -> None:
-        """Raise ValueError, before any training, if validation gives no metric of the objective's name."""
-        if not self.objective.startswith("val/"):
-            return
-        if not len(self.valid_source):
-            raise ValueError(f"objective: {self.objective} needs validation images, and none are held out")
-        few = self.valid_source.batch(torch.arange(min(8, len(self.valid_source)), device=self.device.torch))
-        self.model.eval()
-        with torch.no_grad():
-            names = [f"val/{name}" for name in self.model.validate(few, self.held_out.fork("check"))]
-        if self.objective not in names:
-            raise ValueError(f"objective: no metric called '{self.objective}', choose from {', '.join(names)}")
-
     def has_stalled(self) -> bool:
         """Return whether the objective has not improved for `patience` epochs of the last stage."""
         is_last = self.stage_end == self.epochs
         return is_last and self.patience is not None and self.epoch - self.best_epoch >= self.patience
 
-    def check_finite(self) -> None:
-        """Raise NotFinite, naming the step and the term, if a loss of this epoch was not finite in any process."""
-        self.meter.join()
-        if bad := self.meter.first_bad():
-            step, name = bad
-            raise NotFinite(f"{name} is not finite at step {step + 1} of epoch {self.epoch + 1} ({self.stage.name})")
+    def place(self, step: int) -> str:
+        """Return how a step (from 0) of the present epoch is called."""
+        return f"step {step + 1} of epoch {self.epoch + 1} ({self.stage.name})"
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, of the first group if there are several."""
@@ -247,24 +224,31 @@ class Trainer:
         """
         if parallel.rank() > 0:
             return
-        state = {"model": checkpoint.own(self.model.state_dict()), "epoch": self.epoch, **self.facts}
-        if name == "last":
-            state |= {
-                "step": self.step,
-                "seconds": self.seconds,
-                "stage": self.stage.name,
-                "optimizers": self.engine.state(),
-                "rng": self.rng.state(),
-                "meter": self.meter.state(),
-                "norms": self.norms.state(),
-                "best_epoch": self.best_epoch,
-                "best_value": self.best_value,
-                "metrics": self.metrics,
-                "epochs": self.epochs,
-            }
-        keep = name == "last" and not self.is_last_spoilt
-        checkpoint.save(self.folder / f"{name}.pt", state, self.folder / checkpoint.BEFORE if keep else None)
-        self.is_last_spoilt = self.is_last_spoilt and name != "last"
+        own = {"model": checkpoint.own(self.model.state_dict()), "epoch": self.epoch, **self.facts}
+        if name != "last":
+            checkpoint.save(self.folder / f"{name}.pt", own)
+            return
+        before = None if self.is_last_spoilt else self.folder / checkpoint.BEFORE
+        checkpoint.save(self.folder / checkpoint.LAST, own | self.state(), before)
+        self.is_last_spoilt = False
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a run goes on from, as it is now; `restore` takes it up."""
+        return {
+            "model": checkpoint.own(self.model.state_dict()),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "stage": self.stage.name,
+            "optimizers": self.engine.state(),
+            "rng": self.rng.state(),
+            "meter": self.meter.state(),
+            "norms": self.norms.state(),
+            "best_epoch": self.best_epoch,
+            "best_value": self.best_value,
+            "metrics": self.metrics,
+            "epochs": self.epochs,
+        }
 
     def restore(self, state: dict[str, Any], is_last_spoilt: bool = False) -> None:
         """Go on from a 'last' checkpoint, or the one before; a spoilt last one will not take the place of that."""
@@ -292,8 +276,3 @@ class Trainer:
         old_total = (epochs_before - self.stage_start) * self.steps_per_epoch
         new_total = (self.stage_end - self.stage_start) * self.steps_per_epoch
         return any(self.schedule(i, old_total) != self.schedule(i, new_total) for i in range(done))
-
-
-def default_objective(model: Model, valid: int) -> str:
-    """Return the model's own objective, taken on the training images where none are held out."""
-    return model.objective if valid else model.objective.replace("val/", "train/", 1)

@@ -17,10 +17,11 @@ from aectl.models.penalty import L1
 from aectl.models.vae import VAE
 from aectl.training import checkpoint
 from aectl.training.device import Device
+from aectl.training.finite import NotFinite
 from aectl.training.observers import CsvLog
 from aectl.training.schedule import Constant, Cosine
 from aectl.training.together import Together, groups, why_apart
-from aectl.training.trainer import NotFinite, Trainer
+from aectl.training.trainer import Trainer
 from tests.training.together import MODELS, OPTIMIZER, RUNS, source
 
 SHAPE = (1, 8, 8)

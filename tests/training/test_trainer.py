@@ -14,9 +14,9 @@ from aectl.models.gan import GAN
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.training import checkpoint
+from aectl.training.finite import NotFinite
 from aectl.training.observers import CsvLog, Observer
 from aectl.training.schedule import Constant, Cosine
-from aectl.training.trainer import NotFinite
 
 SHAPE = (1, 8, 8)
 encoder, decoder = partial(DenseEncoder, widths=[16]), partial(DenseDecoder, widths=[16])

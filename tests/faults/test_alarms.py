@@ -1,0 +1,119 @@
+"""Models that go wrong with finite numbers are told of, once; those that learn are not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aectl.models.autoencoder import dead
+from aectl.models.gan import variety
+from aectl.rng import Rng
+from aectl.training import alarms as observer
+
+DIGITS = ("dataset=digits", "device=cpu", "device.threads=1", "hydra.run.dir=run")
+SMALL = "batch_size=16"
+
+
+def alarms():
+    return json.loads(Path("run/run.json").read_text()).get("alarms", {})
+
+
+def said():
+    return [line for line in Path("run/train.log").read_text().splitlines() if " WARNING aectl: epoch" in line]
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Let alarms be heard after 150 steps, two epochs of the digits."""
+    monkeypatch.setattr(observer, "FIRST_STEPS", 150)
+
+
+@pytest.mark.parametrize("model", ["sparse", "ksparse", "dropout", "vae"])
+def test_what_learns_raises_none(model, aectl, soon, torture, tally):
+    if not torture and model not in ("sparse", "vae"):
+        pytest.skip("a long form's")
+    assert aectl("train", f"model={model}", SMALL, *DIGITS, f"epochs={20 if torture else 3}")[0] == 0
+    assert (alarms(), said()) == ({}, [])
+    tally("runs that learnt: without an alarm")
+
+
+def test_a_code_that_a_penalty_has_killed_is_told_once_and_training_goes_on(aectl, soon, tally):
+    words = ("model=sparse", "penalty.weight=1000", "optimizer.lr=0.01", SMALL, *DIGITS)
+    assert aectl("train", *words, "epochs=4")[0] == 0
+    record = json.loads(Path("run/run.json").read_text())
+    (name, alarm), (line,) = *record["alarms"].items(), said()
+    assert (record["status"], record["epochs"], name) == ("done", 4, "dead_code")
+    assert alarm["said"].endswith("units are dead: they are the same for all images")
+    assert line.endswith(f"epoch {alarm['epoch']}: {alarm['said']}")
+    assert aectl("train", "resume=run", "epochs=6")[0] == 0
+    assert (alarms(), said()) == (record["alarms"], [line])
+    tally("codes that were dead: told once")
+
+
+def test_a_posterior_that_has_collapsed_is_told(aectl, soon, tally):
+    assert aectl("train", "model=vae", "model.beta=1e4", SMALL, *DIGITS, "epochs=3")[0] == 0
+    assert list(alarms()) == ["collapse"]
+    assert len(said()) == 1
+    tally("posteriors that had collapsed: told once")
+
+
+def test_a_generator_whose_samples_are_all_alike_is_told(aectl, soon, tally):
+    """One that hardly moves: it makes grey images."""
+    assert (
+        aectl("train", "model=gan", SMALL, *DIGITS, "model.generator.norm=none", "optimizer.lr=1e-9", "epochs=3")[0]
+        == 0
+    )
+    assert list(alarms()) == ["collapse"]
+    assert len(said()) == 1
+    tally("generators that had collapsed: told once")
+
+
+@pytest.mark.parametrize("rate", [0.0002, 0.05])
+def test_of_generators_as_they_come_only_the_collapsed_one_is_told(rate, aectl, torture, tally):
+    """At 250 times the usual rate the discriminator wins, and after 10 epochs all samples are one image."""
+    if not torture:
+        pytest.skip("a long form's")
+    words = ("model=gan", *DIGITS, "batch_size=32", "epochs=30", f"optimizer.lr={rate}")
+    assert aectl("train", *words)[0] == 0
+    assert list(alarms()) == ([] if rate < 0.01 else ["collapse"])
+    tally("generators, collapsed or not: told apart")
+
+
+def test_variety_is_one_for_the_images_themselves_and_none_for_one_sample():
+    x = Rng(0).uniform(40, 1, 4, 4)
+    same, one = variety(x, x), variety(x, x[:1].expand(40, -1, -1, -1))
+    assert [round(float(same[name]), 5) for name in ("spread", "reached")] == [1, 1]
+    assert float(one["spread"]) < 1e-3
+    assert float(one["reached"]) == pytest.approx(1 / 40)
+    half = variety(x, 0.5 * x)
+    assert float(half["spread"]) == pytest.approx(0.5, rel=1e-4)
+    assert float(variety(x[:1], x[:1])["spread"]) == 1
+
+
+def test_dead_units_are_those_that_never_change():
+    h = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
+    assert float(dead(h)) == 0
+    h[:, 0], h[:, 1], h[:, 2] = 0.0, 1.0, 1 + 1e-8
+    assert float(dead(h)) == pytest.approx(3 / 8)
+    h[7, 0] = 1e-3
+    assert float(dead(h)) == pytest.approx(2 / 8)
+
+
+OWN = """
+from aectl.models.autoencoder import Autoencoder
+
+
+class Worried(Autoencoder):
+    def alarms(self, metrics):
+        return {"worry": f"{len(metrics)} metrics and no joy"} if metrics["val/mse"] < 10 else {}
+"""
+
+
+def test_a_model_of_ones_own_declares_its_alarm_in_its_own_file(aectl, soon):
+    Path("own.py").write_text(OWN)
+    words = ("model=undercomplete", "model._target_=own.Worried", SMALL, *DIGITS, "epochs=3")
+    code, out, _ = aectl("train", *words)
+    assert code == 0
+    assert alarms()["worry"]["epoch"] == 2
+    assert out.count("and no joy") == 1
