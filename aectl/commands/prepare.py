@@ -21,7 +21,7 @@ from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
 from aectl.evaluation import published
 from aectl.figures.live import pictures
-from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
+from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, settled, trusted
 from aectl.run import RECORD, Run, find
 from aectl.training import checkpoint
 from aectl.training.board import TensorBoard
@@ -59,6 +59,7 @@ def check(config: DictConfig) -> None:
     published.check(OmegaConf.to_container(config.get("reference") or OmegaConf.create({}), resolve=True))
     if config.resume:
         check_trusted(config, trusted(config))
+        config.dataset = settled(config.dataset)
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(config.get(group), group)
 

@@ -88,6 +88,11 @@ def read(name: str, files: Sequence[str], root: str | Path | None = None) -> dic
     return found if len(found) == len(wanted) else fetch(name, files, folder)
 
 
+def is_complete(name: str, root: str | Path) -> bool:
+    """Return whether all files of the data set `name` are below `root`, undamaged; nothing is fetched."""
+    return len(present(raw_folder(name, root), DIGESTS[name])) == len(DIGESTS[name])
+
+
 def present(folder: Path, digests: dict[str, str], *, complain: bool = False) -> dict[str, bytes]:
     """Return the content of the files, plain or .gz, whose digest matches; `complain` logs each that is damaged."""
     found = {}

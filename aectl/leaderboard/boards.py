@@ -221,7 +221,7 @@ def mean_of(rows: Sequence[Row]) -> Row:
     mean: dict[str, Any] = {}
     for measure in columns(rows):
         values = [row.get(measure) for row in rows]
-        if all(is_number(value) for value in values):
+        if all(is_number(value) and math.isfinite(value) for value in values):
             mean |= {measure: statistics.fmean(values), f"{measure}_sd": statistics.stdev(values)}
         elif len(set(values)) == 1:
             mean[measure] = values[0]

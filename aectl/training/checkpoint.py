@@ -54,9 +54,51 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"no checkpoint {path}")
     content = io.BytesIO(path.read_bytes())
     try:
+        check_archive(content)
         state = torch.load(content, map_location=device, weights_only=True)
     except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is damaged or no checkpoint of aectl ({type(error).__name__})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of format {FORMAT}; it may come from a newer aectl")
+    found = state.get("format") if isinstance(state, dict) else None
+    if type(found) is int and found > FORMAT:
+        raise CheckpointError(f"{path} comes from a newer aectl: its format is {found}, this aectl reads {FORMAT}")
+    if found != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of aectl: its format is {found!r}, not {FORMAT}")
     return state
+
+
+def check_archive(content: io.BytesIO) -> None:
+    """Raise BadZipFile unless a file is a zip archive as torch writes it: nothing packed, nothing held twice.
+
+    So reading it takes no more memory than the file has bytes; torch would unpack one that had been packed.
+    """
+    with zipfile.ZipFile(content) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise zipfile.BadZipFile("it is packed")
+    if sum(member.file_size for member in members) > content.getbuffer().nbytes:
+        raise zipfile.BadZipFile("it promises more bytes than it has")
+    content.seek(0)
+
+
+def check_model(state: Mapping[str, Any], path: Path) -> None:
+    """Raise CheckpointError unless a checkpoint tells what a model is made of: its images, classes, epoch and weights.
+
+    Weights are plain tensors: there are kinds that promise any shape and hold no numbers.
+    """
+    shape, weights = state.get("shape"), state.get("model")
+    counts = [state.get("classes"), state.get("epoch"), *(shape if isinstance(shape, list) else [])]
+    if len(counts) != 5 or not all(type(count) is int and 0 <= count < 2**31 for count in counts):
+        raise CheckpointError(f"{path} is damaged: it does not tell the images' shape, the classes or the epoch")
+    if not isinstance(weights, dict) or not all(map(is_plain, weights, weights.values())):
+        raise CheckpointError(f"{path} is damaged: its weights are no numbers by their names")
+
+
+def is_plain(name: Any, tensor: Any) -> bool:
+    """Return whether a weight is a tensor that holds all of its numbers."""
+    return (
+        isinstance(name, str)
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
+        and tensor.nbytes <= tensor.untyped_storage().nbytes()
+    )
