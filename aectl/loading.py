@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config import ConfigError, accepts, build, check_signature, check_trusted
+from aectl.config import ConfigError, accepts, build, check_named, check_signature, check_trusted
 from aectl.config.stored import check_links
 from aectl.data import sources
 from aectl.data.datasets import Dataset
@@ -69,6 +69,7 @@ def dataset(run: str | Path, trust: str | Iterable[str] = ()) -> Dataset:
     trust = [trust] if isinstance(trust, str) else list(trust)
     config = Run(find(str(run))).config(trust)
     check_trusted(config, trust)
+    check_named(config, ["dataset"])
     return build(settled(config.dataset), "dataset")
 
 
@@ -76,6 +77,7 @@ def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) 
     """Return a run's model as `load` does, and the checkpoint that it was read from."""
     config = run.config(trust)
     check_trusted(config, trust)
+    check_named(config, ["model", "dataset"])
     state = read_checkpoint(run, name, device)
     check_size(config, state, run.checkpoint(name))
     model = build_model(config, state)

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a table calculator would compute, or hand on to another program."""
+
 
 def console() -> Console:
     """Return where tables are printed; a file has no 80 columns to cut them at."""
@@ -50,6 +53,22 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return lines_of(super().format(record))
+
+
+def harmless(value: Any) -> Any:
+    """Return what a table calculator does not take for a formula: `=cmd|…` gets a sign before it, a number does not."""
+    if not isinstance(value, str) or value[:1] not in FORMULAS or is_numeral(value):
+        return value
+    return f"'{value}"
+
+
+def is_numeral(text: str) -> bool:
+    """Return whether a text is a number, such as -0.5."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def beside(headings: Sequence[str], rows: Sequence[Sequence[str]], paths: Sequence[str], width: int) -> list[str]:

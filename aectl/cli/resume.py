@@ -126,7 +126,7 @@ def stored_config(run: Run, trust: Sequence[str] = ()) -> DictConfig:
         for name in ("hydra", "defaults", "trust"):
             config.pop(name, None)
         config.resume = str(run.folder)
-        for name in KEPT:
+        for name in KEPT if isinstance(config.get("device"), DictConfig) else ():
             if (value := (run.record.get("device") or {}).get(name)) is not None:
                 OmegaConf.update(config, f"device.{name}", value, force_add=True)
         config.hydra = {

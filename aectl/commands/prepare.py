@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from aectl import parallel
-from aectl.config import ConfigError, build, check_signature, check_trusted
+from aectl.config import ConfigError, build, check_named, check_signature, check_trusted
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
 from aectl.evaluation import published
@@ -60,6 +60,7 @@ def check(config: DictConfig) -> None:
     if config.resume:
         check_trusted(config, trusted(config))
         config.dataset = settled(config.dataset)
+    check_named(config, ("device", "dataset", "model", "optimizer"))
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(config.get(group), group)
 

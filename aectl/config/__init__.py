@@ -94,6 +94,13 @@ def accepts(node: Any, name: str) -> bool:
     return has_target(plain) and takes(find_target(plain["_target_"], ""), name)
 
 
+def check_named(config: Any, groups: Iterable[str]) -> None:
+    """Raise ConfigError if one of the groups that a run needs names nothing that could be built."""
+    for group in groups:
+        if not has_target(to_plain(config.get(group))):
+            raise ConfigError(f"{group} names nothing to build: it has no _target_")
+
+
 def check_signature(node: Any, path: str = "") -> None:
     """Raise ConfigError if a node, or one inside it, has a key or a value that its target's signature does not allow.
 

@@ -13,10 +13,7 @@ from typing import Any
 from aectl.leaderboard.boards import Board, Table
 from aectl.leaderboard.show import columns_of, heading, legend, notes
 from aectl.measures import MODEL, is_models
-from aectl.terminal import printable, shown
-
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that a table calculator would compute, or hand on to another program."""
+from aectl.terminal import harmless, printable, shown
 
 
 def write(folder: Path, boards: Sequence[Board]) -> list[Path]:
@@ -42,22 +39,6 @@ def put(path: Path, text: str) -> None:
     with aside.open("x", newline="", encoding="utf-8") as file:
         file.write(text)
     aside.replace(path)
-
-
-def harmless(value: Any) -> Any:
-    """Return what a table calculator does not take for a formula: `=cmd|…` gets a sign before it, a number does not."""
-    if not isinstance(value, str) or value[:1] not in FORMULAS or is_numeral(value):
-        return value
-    return f"'{value}"
-
-
-def is_numeral(text: str) -> bool:
-    """Return whether a text is a number, such as -0.5."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def csv_rows(board: Board) -> list[dict[str, Any]]:

@@ -75,6 +75,8 @@ def check_archive(content: io.BytesIO) -> None:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise zipfile.BadZipFile("it is packed")
+    if any(Path(member.filename).name == "constants.pkl" for member in members):
+        raise zipfile.BadZipFile("it is a program of TorchScript")
     if sum(member.file_size for member in members) > content.getbuffer().nbytes:
         raise zipfile.BadZipFile("it promises more bytes than it has")
     content.seek(0)
