@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import shutil
+import stat
 import subprocess
 import tarfile
 import tempfile
@@ -99,7 +100,7 @@ def present(folder: Path, digests: dict[str, str], *, complain: bool = False) ->
     for name, digest in digests.items():
         for path in (folder / name, folder / f"{name}.gz"):
             try:
-                found[name] = verified(path.read_bytes(), digest)
+                found[name] = verified(bytes_of(path), digest)
                 break
             except (FileNotFoundError, NotADirectoryError):
                 continue
@@ -107,6 +108,14 @@ def present(folder: Path, digests: dict[str, str], *, complain: bool = False) ->
                 if complain:
                     log.warning("%s is of no use (%s): looking for a good copy", path, reason(error))
     return found
+
+
+def bytes_of(path: Path) -> bytes:
+    """Return the content of a file; raises OSError, of a pipe, a device or a file larger than any here too."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_FILE:
+        raise OSError("it is no file of that size")
+    return path.read_bytes()
 
 
 def verified(data: bytes, digest: str) -> bytes:
