@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "host": (str,),
     "seed": (int,),
     "epochs": (int,),
+    "seconds": (int, float),
     "device.name": (str,),
     "device.model": (str,),
     "device.precision": (str,),
@@ -61,7 +62,7 @@ def check_record(record: Mapping[str, Any], path: Path) -> None:
 def check_format(content: Mapping[str, Any], known: int, path: Path) -> None:
     """Raise NewerFormat if a file's content says that it is of a later format than the one known."""
     found = content.get("format")
-    if type(found) is int and found > known:
+    if type(found) is int and known < found < LARGEST:
         raise NewerFormat(f"{path} comes from a newer aectl: its format is {found}, this aectl reads {known}")
 
 

@@ -51,6 +51,17 @@ def read_plain(path: Path) -> dict[Any, Any]:
     return OmegaConf.to_container(config, resolve=False)
 
 
+def read_words(path: Path) -> list[str]:
+    """Return the texts that a YAML file lists; none if it cannot be read."""
+    try:
+        text = read_text(path, LARGEST_CONFIG)
+        check_yaml(text)
+        found = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return []
+    return [word for word in found if isinstance(word, str)] if isinstance(found, list) else []
+
+
 def check_yaml(text: str) -> None:
     """Raise ValueError for YAML that is larger than its text (`&a [*b, *b]`), or nested without reason."""
     depth = 0

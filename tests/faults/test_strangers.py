@@ -19,6 +19,8 @@ from aectl.cli import resume
 from aectl.config import ConfigError, check_trusted
 from aectl.config.stored import read_config
 from aectl.run import Run
+from aectl.sweep import read_jobs
+from aectl.sweep.cluster import Slurm
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
 
@@ -193,6 +195,15 @@ def test_a_stored_config_names_parts_of_a_run_alone(target, tally):
     tally("attacks refused", len(PLACES))
 
 
+def test_a_class_that_only_says_where_it_is_from_is_not_called(monkeypatch, tally):
+    for module, base in (("aectl.models.vae", object), ("torch.nn.modules.linear", torch.nn.Module)):
+        posing = type("Posing", (base,), {"__module__": module})
+        monkeypatch.setattr("aectl.models.vae.posing", posing, raising=False)
+        with pytest.raises(ConfigError, match="stored config names"):
+            check_trusted({"model": {"_target_": "aectl.models.vae.posing"}})
+        tally("attacks refused")
+
+
 def hostile_data(canary):
     """Return configs of data sets that would leave a canary when built."""
     yield {"_target_": "aectl.data.datasets.__builtins__.__setitem__", "_args_": ["canary", 1]}
@@ -248,18 +259,19 @@ def test_a_strangers_class_beside_the_run_is_imported_for_whoever_trusts_it_alon
         "${tags.${tags.y}}",
     ],
 )
-def test_a_stored_config_asks_for_nothing_but_itself(kept, aectl, monkeypatch, text, tally):
+def test_a_stored_config_asks_for_nothing_but_itself(kept, aectl, monkeypatch, torture, text, tally):
     monkeypatch.setenv("SECRET", "hunter2")
     run = kept()
     with_keys(run, tags={"x": text, "y": "oc.env"})
-    code, out, said = aectl("eval", f"run={run}", "only=[codes]")
-    assert code == 2, out
-    assert "which a stored config may not" in said
+    if torture or text == "${oc.env:SECRET}":
+        code, out, said = aectl("eval", f"run={run}", "only=[codes]")
+        assert code == 2, out
+        assert "which a stored config may not" in said
     assert not any(b"hunter2" in path.read_bytes() for path in run.rglob("*") if path.is_file())
     for ask in (lambda: package.load(run), lambda: package.dataset(run), lambda: resume.stored_config(Run(run))):
         with pytest.raises(ConfigError, match="may not"):
             ask()
-    tally("attacks refused", 4)
+    tally("attacks refused", 3)
 
 
 def test_what_our_own_configs_ask_for_is_answered_and_more_if_it_is_trusted(tmp_path, monkeypatch):
@@ -304,7 +316,7 @@ NO_PARTS = (5, "x", [1], {"_target_": None}, {"a": {"b": 1}}, "${tags}")
 
 def test_a_part_that_is_none_is_told_in_a_line(kept, aectl, torture, tally):
     pairs = [(key, value) for key in GROUPS for value in NO_PARTS]
-    for number, (key, value) in enumerate(pairs if torture else pairs[9:41:10]):
+    for number, (key, value) in enumerate(pairs if torture else pairs[9:10]):
         run = kept(to=f"run{number}")
         with_keys(run, **{key: value})
         for words in (("eval", f"run={run}", "only=[codes]", "figures=false"), ("train", f"resume={run}")):
@@ -383,6 +395,27 @@ def test_a_sweep_of_a_stranger_chooses_among_our_settings_alone(aectl, tmp_path,
     assert "may not ask for that" in said
     assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["sweep.json"]
     tally("attacks refused")
+
+
+def test_what_a_queue_hands_back_is_no_pickle_that_was_there_before(tmp_path, tally):
+    pytest.importorskip("submitit")
+    canary, planted = tmp_path / "canary", tmp_path / ".submitit" / "1_0_result.pkl"
+    planted.parent.mkdir()
+    planted.write_bytes(pickle.dumps(("success", Payload(canary))))
+    Slurm(tmp_path, "local", {})
+    assert not planted.exists()
+    assert not canary.exists()
+    tally("attacks refused")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"objective": {"value": "x"}}', '{"overrides": [1]}', "{", '{"started": 5}']
+)
+def test_a_job_of_a_stranger_counts_as_failed_if_its_record_is_damaged(tmp_path, content):
+    (tmp_path / "0-x" / ".hydra").mkdir(parents=True)
+    (tmp_path / "0-x" / "run.json").write_text(content)
+    (tmp_path / "0-x" / ".hydra" / "overrides.yaml").write_text(BOMBS["aliases"])
+    assert [(job.status, job.settings) for job in read_jobs(tmp_path)] == [("failed", {})]
 
 
 def test_modules_that_lie_beside_a_run_are_out_of_reach(kept, aectl, tmp_path, monkeypatch):
