@@ -61,7 +61,7 @@ def test_a_kept_run_is_sampled_and_goes_on(kept, aectl, torture, name, tally):
     run = opened(kept, name)
     if not torture and name != QUICK:
         pytest.skip("in the long form")
-    assert aectl("sample", f"run={run.folder}", "n=4", "steps=3", *([] if torture else ["kind=chain"]))[0] == 0
+    assert aectl("sample", f"run={run.folder}", "n=4", "steps=3", *([] if torture else ["kind=reconstruction"]))[0] == 0
     assert list((run.folder / "samples").glob("*.npz"))
     done = run.record["status"] == "done"
     more = [f"epochs={run.config().epochs + 1}"] if done else []
