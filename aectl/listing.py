@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from aectl.config import ConfigError
+from aectl.config.record import FORMAT, NewerFormat, check_format
+from aectl.config.stored import read_json
 from aectl.run import OUTPUTS, RECORD, Run, every, find, last_start
 from aectl.terminal import beside, console, shown, significant
 
@@ -34,7 +37,7 @@ def show(root: Path = OUTPUTS) -> None:
     if len(runs) > MOST:
         out.print(f"and {len(runs) - MOST} more in {shown(root)}", soft_wrap=True)
     # 'latest' is of those in outputs/ alone.
-    name = "latest" if root == OUTPUTS else shown(latest[0])
+    name = "latest" if root == OUTPUTS else shlex.quote(shown(latest[0]))
     out.print(f"\nnext: aectl eval run={name}", soft_wrap=True)
 
 
@@ -42,7 +45,11 @@ def facts(folder: Path) -> list[str]:
     """Return what is told of a run, in the order of `HEADINGS`; dashes for what a damaged record does not tell."""
     run = Run(folder)
     try:
-        record = run.record
+        # Not `run.record`: of one that is damaged in a place the others are told.
+        record = read_json(folder / RECORD)
+        check_format(record, FORMAT, folder / RECORD)
+    except NewerFormat:
+        return ["–", "–", "of a newer aectl", "–", age(folder), megabytes(folder), evaluated(run)]
     except ConfigError:
         return ["–", "–", "damaged", "–", "–", megabytes(folder), evaluated(run)]
     choices = record.get("choices") if isinstance(record.get("choices"), dict) else {}
@@ -59,7 +66,8 @@ def status(folder: Path, record: dict[str, Any]) -> str:
 def is_locked(folder: Path) -> bool:
     """Return whether a process, perhaps on another machine that shares the disk, is training the run."""
     path = folder / ".lock"
-    if not path.is_file():
+    # Of a lock that is a link, to take it could empty the file that it leads to.
+    if path.is_symlink() or not path.is_file():
         return False
     lock = FileLock(path)
     try:
@@ -76,7 +84,10 @@ def objective(record: dict[str, Any]) -> str:
     found = record.get("objective")
     if not isinstance(found, dict) or not isinstance(found.get("value"), (int, float)):
         return "–"
-    return f"{found.get('name')} {significant(found['value'])}"
+    try:
+        return f"{found.get('name')} {significant(found['value'])}"
+    except OverflowError:
+        return "–"
 
 
 def age(folder: Path) -> str:
@@ -84,7 +95,7 @@ def age(folder: Path) -> str:
     try:
         start = datetime.fromisoformat(last_start(folder))
         seconds = (datetime.now(timezone.utc) - start).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return "–"
     unit, name = next(((unit, name) for unit, name in AGES if seconds >= unit), AGES[-1])
     return f"{max(int(seconds // unit), 0)} {name}"

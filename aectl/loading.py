@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from aectl.config import ConfigError, accepts, build, check_signature, check_trusted
+from aectl.config import ConfigError, accepts, build, check_named, check_signature, check_trusted
+from aectl.config.stored import check_links
+from aectl.data import sources
 from aectl.data.datasets import Dataset
 from aectl.models.base import Model
 from aectl.run import Run, find
@@ -64,16 +66,20 @@ def dataset(run: str | Path, trust: str | Iterable[str] = ()) -> Dataset:
     [0, 1], and their classes as `labels` [N], -1 for none. Raises ConfigError, and DataError for missing files, both
     ValueErrors.
     """
-    config = Run(find(str(run))).config()
+    trust = [trust] if isinstance(trust, str) else list(trust)
+    config = Run(find(str(run))).config(trust)
     check_trusted(config, trust)
-    return build(config.dataset, "dataset")
+    check_named(config, ["dataset"])
+    return build(settled(config.dataset), "dataset")
 
 
 def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) -> tuple[Model, dict[str, Any]]:
     """Return a run's model as `load` does, and the checkpoint that it was read from."""
-    config = run.config()
+    config = run.config(trust)
     check_trusted(config, trust)
+    check_named(config, ["model", "dataset"])
     state = read_checkpoint(run, name, device)
+    check_size(config, state, run.checkpoint(name))
     model = build_model(config, state)
     set_weights(model, state["model"], run.checkpoint(name))
     return model.to(device).eval().requires_grad_(False), state
@@ -82,7 +88,9 @@ def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) 
 def read_checkpoint(run: Run, name: str, device: torch.device | str) -> dict[str, Any]:
     """Return a checkpoint of a run; where it cannot be used and the other can be tried, the error says so."""
     try:
-        return checkpoint.load(run.checkpoint(name), device)
+        state = checkpoint.load(run.checkpoint(name), device)
+        checkpoint.check_model(state, run.checkpoint(name))
+        return state
     except CheckpointError as error:
         other = "last" if name == "best" else "best"
         hint = f"\n  there is another: checkpoint={other}" if run.checkpoint(other).is_file() else ""
@@ -104,6 +112,7 @@ class Opened:
 def open_run(config: DictConfig) -> Opened:
     """Open the run that a command's config names, on the command's device; warns if the run is unfinished."""
     run = Run(find(config.run))
+    check_links(run.folder)
     check_signature(config.device, "device")
     if (config.device.get("count") or 1) > 1:
         raise ConfigError(f"device.count={config.device.count} is for aectl train")
@@ -112,7 +121,8 @@ def open_run(config: DictConfig) -> Opened:
     model, state = load_run(run, config.checkpoint, device.torch, trusted(config))
     if (status := run.record.get("status")) != "done":
         log.warning("this run is not finished (%s): these are the weights after epoch %d", status, state["epoch"])
-    stored = run.config()
+    stored = run.config(trusted(config))
+    stored.dataset = settled(stored.dataset)
     dataset = build(stored.dataset, "dataset")
     if list(dataset.shape) != list(state["shape"]):
         raise ConfigError(
@@ -126,11 +136,47 @@ def trusted(config: DictConfig) -> list[str]:
     return [config.trust] if isinstance(config.trust, str) else list(config.trust or [])
 
 
+def settled(node: Any) -> Any:
+    """Return the config of a stored run's data set, without a `root` that would have to be filled first.
+
+    A stored config may say where to read, but not where to write: what is missing there is looked for in the user's own
+    folder of data, and fetched into it.
+    """
+    if not isinstance(node, (dict, DictConfig)):
+        return node
+    root, kind = node.get("root"), str(node.get("_target_")).rpartition(".")[2]
+    names = [name for name in (kind, node.get("of"), node.get("name")) if name in sources.FOLDERS]
+    if not root or not names or Path(root).expanduser().absolute() == sources.data_folder():
+        return node
+    if all(sources.is_complete(name, root) for name in names):
+        return node
+    log.info("%s lacks the files of %s: they are taken from %s", root, names[0], sources.data_folder())
+    return OmegaConf.merge(node, {"root": None})
+
+
+def check_size(config: DictConfig, state: dict[str, Any], source: Path) -> None:
+    """Raise CheckpointError if a config asks for another model than its checkpoint holds, before it takes memory."""
+    try:
+        with torch.device("meta"):
+            model = build_model(config, state)
+    except (ConfigError, CheckpointError):
+        raise
+    except Exception:
+        # It computes with numbers to be built, which on that device there are none of.
+        return
+    check_weights(model, state["model"], source)
+
+
 def set_weights(model: Model, weights: dict[str, torch.Tensor], source: Path) -> None:
     """Load weights into a model; raises CheckpointError, naming the first that do not fit."""
+    check_weights(model, weights, source)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: Model, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Raise CheckpointError unless the weights are those of such a model, by their names and shapes."""
     own = model.state_dict()
     odd = [key for key in {**own, **weights} if key not in own or key not in weights]
     odd += [key for key in own if key in weights and own[key].shape != weights[key].shape]
     if odd:
         raise CheckpointError(f"{source} does not fit this model; the first weight that differs is {odd[0]}")
-    model.load_state_dict(weights)

@@ -24,6 +24,9 @@ SPREADS = ("_ci95", "_sd")
 WORDS = ("missing", "titles")
 """What a section of metrics.json holds by table that is no table."""
 
+LARGEST = 2**63
+"""Of whole numbers; Python could not divide those that a float has no room for."""
+
 BETTER = {
     "noises/*": "higher",
     "objective/*loss": "lower",
@@ -171,6 +174,26 @@ def tables_of(section: Mapping[str, Any]) -> dict[str, Rows]:
     """Return the tables in a section of metrics.json, by name: what of it is made of rows."""
     found = {name: rows for name, rows in section.items() if isinstance(rows, dict) and name not in WORDS}
     return {name: rows for name, rows in found.items() if all(isinstance(row, dict) for row in rows.values())}
+
+
+def damage(section: Mapping[str, Any]) -> str:
+    """Return where a section of metrics.json is not what an evaluation writes, the empty text if it is all right.
+
+    It may have been written by a stranger: numbers must be such that can be computed with.
+    """
+    for key, kind in (("images", int), ("epoch", int), ("fingerprint", str), *((word, dict) for word in WORDS)):
+        if section.get(key) is not None and type(section[key]) is not kind:
+            return key
+    texts = {f"{word}.{key}": text for word in WORDS for key, text in (section.get(word) or {}).items()}
+    wrong = [where for where, text in texts.items() if not isinstance(text, str)]
+    for name, rows in tables_of(section).items():
+        wrong += [f"{name}.{row}.{m}" for row, found in rows.items() for m, v in found.items() if not is_cell(v)]
+    return wrong[0] if wrong else ""
+
+
+def is_cell(value: Any) -> bool:
+    """Return whether a value can stand in a table: a text, a truth, nothing, or a number that a float has room for."""
+    return value is None or isinstance(value, (str, bool, float)) or (is_number(value) and abs(value) < LARGEST)
 
 
 def columns(rows: Iterable[Row]) -> list[str]:

@@ -20,6 +20,7 @@ from aectl.figures.images import reconstructions
 from aectl.figures.style import save
 from aectl.models.base import Classifies, Encodes, Model, Reconstructs, Scores
 from aectl.rng import Rng
+from aectl.terminal import harmless
 
 ARRAYS = (".npy", ".npz")
 SHOWN = 20
@@ -122,6 +123,6 @@ def write_table(path: Path, columns: dict[str, Iterable]) -> dict[str, Path]:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in zip(*columns.values(), strict=True):
-        writer.writerow([f"{value:.9g}" if isinstance(value, float) else value for value in row])
+        writer.writerow([f"{value:.9g}" if isinstance(value, float) else harmless(value) for value in row])
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     return {path.name: path}

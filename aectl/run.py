@@ -14,14 +14,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import DictConfig
 
 from aectl import durable
 from aectl.config import ConfigError
+from aectl.config.record import FORMAT, check_record
+from aectl.config.stored import read_config, read_json
 
 RECORD = "run.json"
+GROUPS = ("model", "dataset")
+"""Parts of a config that no run is without."""
 PACKAGES = ("aectl", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 OUTPUTS = Path("outputs")
 
@@ -34,13 +36,9 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The contents of run.json; raises ConfigError if it cannot be read."""
-        try:
-            record = json.loads((self.folder / RECORD).read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.folder / RECORD} cannot be read: {error}") from None
-        if not isinstance(record, dict):
-            raise ConfigError(f"{self.folder / RECORD} is damaged: it holds no record of a run")
+        """The contents of run.json; raises ConfigError if it cannot be read, or comes from a newer aectl."""
+        record = read_json(self.folder / RECORD)
+        check_record(record, self.folder / RECORD)
         return record
 
     def update(self, **entries: Any) -> None:
@@ -48,14 +46,12 @@ class Run:
         record = self.record if (self.folder / RECORD).is_file() else {}
         write_json(self.folder / RECORD, {**record, **entries})
 
-    def config(self) -> DictConfig:
-        """Return the config of the run's latest start; raises ConfigError if it has none."""
+    def config(self, trust: Iterable[str] = ()) -> DictConfig:
+        """Return the config of the run's latest start; raises ConfigError if it has none, or see `read_config`."""
         path = self.latest_hydra() / "config.yaml"
-        try:
-            config = OmegaConf.load(path)
-        except (OSError, YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-        if not isinstance(config, DictConfig) or "model" not in config:
+        config = read_config(path, trust)
+        groups = [config.get(key) for key in GROUPS if key in config]
+        if "model" not in config or not all(isinstance(group, DictConfig) for group in groups):
             raise ConfigError(f"{path} is damaged: it holds no config of a run")
         return config
 
@@ -63,7 +59,7 @@ class Run:
         """Return `.hydra`, or `.hydra.N` of the latest resume that came so far as to leave all of it."""
         # Hydra writes the overrides last: without them a kill may have left half a config.
         found = [path.parent for path in self.folder.glob(".hydra.*/overrides.yaml")]
-        resumes = [int(path.suffix[1:]) for path in found if path.suffix[1:].isdigit()]
+        resumes = [int(path.suffix[1:]) for path in found if path.suffix[1:].isdecimal()]
         return self.folder / (f".hydra.{max(resumes)}" if resumes else ".hydra")
 
     def checkpoint(self, name: str) -> Path:
@@ -74,9 +70,10 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """The sections of metrics.json; none if it is not there or damaged."""
         try:
-            return dict(json.loads((self.folder / "metrics.json").read_text()))
-        except (OSError, ValueError, TypeError):
+            found = read_json(self.folder / "metrics.json")
+        except ConfigError:
             return {}
+        return {name: section for name, section in found.items() if isinstance(section, dict)}
 
     def add_metrics(self, **sections: Any) -> None:
         """Write sections into metrics.json, leaving the others."""
@@ -95,7 +92,7 @@ class Run:
         command = shlex.join(["aectl", "train", *overrides])
         started = {} if resumed else {"started": now(), "command": command, "overrides": overrides}
         self.update(
-            format=1,
+            format=FORMAT,
             **started,
             **({"resumed": [*self.record.get("resumed", []), now()]} if resumed else {"choices": choices}),
             **({"fused": None} if resumed and "fused" in self.record else {}),
@@ -119,7 +116,7 @@ class Run:
 def find(text: str) -> Path:
     """Return the folder of the run that `text` names: a path, or 'latest' of those in outputs/.
 
-    Raises ConfigError if there is no such run.
+    Raises ConfigError if there is no such run, if its record is damaged, or if it comes from a newer aectl.
     """
     if text != "latest":
         folder = Path(text).expanduser()
@@ -128,17 +125,19 @@ def find(text: str) -> Path:
             if (folder / ".hydra").is_dir():
                 what += ", it was stopped before it began: type its command again"
             raise ConfigError(f"'{text}' is no run: the folder {what}")
-        return folder
-    runs = list(every())
-    if not runs:
+    elif not (runs := list(every())):
         raise ConfigError(f"no run in {OUTPUTS.absolute()} yet; aectl train makes one")
-    return max(runs, key=last_start)
+    else:
+        folder = max(runs, key=last_start)
+    # Read here, so that each command says what is wrong with it.
+    _ = Run(folder).record
+    return folder
 
 
 def last_start(folder: Path) -> str:
     """Return when a run was last started or resumed; the empty text, before all others, if its record is damaged."""
     try:
-        record = Run(folder).record
+        record = read_json(folder / RECORD)
         return str([record.get("started", ""), *record.get("resumed", [])][-1])
     except (ConfigError, TypeError):
         return ""

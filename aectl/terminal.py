@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a table calculator would compute, or hand on to another program."""
 
 
 def console() -> Console:
     """Return where tables are printed; a file has no 80 columns to cut them at."""
     from rich.console import Console
+    from rich.text import Text
 
-    terminal = Console(highlight=False, markup=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, markup=False, width=200)
+    class Plain(Console):
+        """Makes text of texts as they are: nothing in them is markup, an emoji's name or the terminal's to obey."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(lines_of(text), **{**options, "markup": False, "emoji": False})
+
+    terminal = Plain(highlight=False, markup=False, emoji=False)
+    return terminal if terminal.is_terminal else Plain(highlight=False, markup=False, emoji=False, width=200)
 
 
 def significant(value: float, digits: int = 4) -> str:
@@ -27,11 +38,45 @@ def significant(value: float, digits: int = 4) -> str:
     return f"{value:.{decimals}f}"
 
 
+def printable(text: str) -> str:
+    r"""Return a text with an escape (`\x1b`, `\n`, `\u202e`) in the place of what a terminal would obey or hide."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def lines_of(text: str) -> str:
+    """Return a text of several lines, each of them printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+class Lines(logging.Formatter):
+    """Of log records, lines that are printable."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return lines_of(super().format(record))
+
+
+def harmless(value: Any) -> Any:
+    """Return what a table calculator does not take for a formula: `=cmd|…` gets a sign before it, a number does not."""
+    if not isinstance(value, str) or value[:1] not in FORMULAS or is_numeral(value):
+        return value
+    return f"'{value}"
+
+
+def is_numeral(text: str) -> bool:
+    """Return whether a text is a number, such as -0.5."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def beside(headings: Sequence[str], rows: Sequence[Sequence[str]], paths: Sequence[str], width: int) -> list[str]:
     """Return lines of aligned cells with a path behind each, or below it where `width` columns do not hold both.
 
     Paths are never cut or broken, so that they can be copied.
     """
+    rows, paths = [[printable(cell) for cell in row] for row in rows], [*map(printable, paths)]
     sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     facts = ["  ".join(c.ljust(size) for c, size in zip(row, sizes, strict=True)) for row in (headings, *rows)]
     if max((len(fact) + 2 + len(path) for fact, path in zip(facts[1:], paths, strict=True)), default=0) <= width:

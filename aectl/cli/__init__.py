@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from aectl.machine import is_follower, started_together
+from aectl.terminal import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -136,8 +137,10 @@ def task(command: str, function: Function | None = None) -> Function:
     def run(config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
 
-        # A console script's folder is not on the path; last, one's own modules cannot hide installed ones.
-        if (folder := HydraConfig.get().runtime.cwd) not in sys.path:
+        # A console script's folder is not on the path; last, one's own modules cannot hide installed ones. It comes
+        # only where they can be meant: beside a stranger's run may lie what torch would import if it is there.
+        own = (command == "train" and not config.get("resume")) or config.get("trust")
+        if own and (folder := HydraConfig.get().runtime.cwd) not in sys.path:
             sys.path.append(folder)
         try:
             call = function or importlib.import_module(f"aectl.commands.{command}").run
@@ -174,5 +177,6 @@ def report(error: Exception, name: str = "train", overrides: Sequence[str] = ())
 
 def refuse(message: str, code: int = 2) -> NoReturn:
     """Print a message for the user and exit."""
-    print(f"aectl: {message}", file=sys.stderr)
+    for line in f"aectl: {message}".split("\n"):
+        print(printable(line), file=sys.stderr)
     raise SystemExit(code)

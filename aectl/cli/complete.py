@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 
 from aectl.cli.launch import MULTIRUN, OPTIONAL, SWITCHES, VALUED, launch, split_flags
@@ -12,6 +13,8 @@ from aectl.config import ConfigError
 from aectl.config.schema import SCHEMAS
 from aectl.run import every
 
+SAFE = re.compile(r"[\w./@%+,:=-]+")
+"""A name that means nothing to a shell."""
 RUN_KEYS = ("run", "resume", "init_from")
 """Keys whose value is a run."""
 
@@ -41,7 +44,8 @@ def suggest(line: str, query: str) -> None:
         found = matching((*SWITCHES, *VALUED, *OPTIONAL, "--help"), word)
     elif word.partition("=")[0] in RUN_KEYS and "=" in word:
         key = word.partition("=")[0]
-        found = matching([f"{key}={run}" for run in ("latest", *every())], word)
+        # A shell puts them in as they are: `$(…)` in a folder's name would be a command.
+        found = matching([f"{key}={run}" for run in ("latest", *every()) if SAFE.fullmatch(str(run))], word)
     else:
         return ask_hydra(words[0], program, [*words[1:], word], query)
     return print(separator.join(found))

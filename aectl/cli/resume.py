@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from aectl.cli.launch import LAUNCHERS, split_flags
+from aectl.cli.launch import LAUNCHERS, MULTIRUN, split_flags
 from aectl.config import ConfigError
+from aectl.config.stored import check_links, read_plain
+from aectl.machine import usable_cores
 from aectl.run import OUTPUTS, Run, find
 
 KEYS = ("epochs", "max_time", "patience", "trust", "hydra.verbose")
@@ -18,6 +22,16 @@ NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
 """What may be typed beside resume=: it changes how long or where the run goes on, not what it is."""
 KEPT = ("threads", "precision")
 """What a run found out of its device: it goes on to the bit only so, since sums depend on how threads share them."""
+
+
+MOST_PROCESSES = 16
+"""That a stored config may have started here without the user's word."""
+OPTION = re.compile(r"[\w./@+-]+")
+"""The name of an option: no text that Hydra would make something else of."""
+
+
+OF_SWEEPS = ("hydra.sweep.dir=", "hydra/launcher=", "hydra/sweeper=", *(f"{key}=" for key in LAUNCHERS.values()))
+"""Settings of Hydra that a sweep's folder may hold."""
 
 
 def asked(overrides: Sequence[str]) -> bool:
@@ -39,10 +53,24 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         if key(other) not in LAUNCHERS:
             raise ConfigError(f"{key(other)} cannot change in a resumed sweep; {', '.join(LAUNCHERS)} can")
     folder = latest_sweep() if name == "latest" else Path(name).expanduser().absolute()
+    check_links(folder)
     flags, words = split_flags(command(folder))
+    check_words([*flags, *words], folder)
     changed = {LAUNCHERS[key(other)] for other in others}
     kept = [word for word in words if key(word) not in changed]
     return flags, [*kept, *others, f"hydra.sweep.dir='{folder}'"]
+
+
+def check_words(words: Sequence[str], folder: Path) -> None:
+    """Raise ConfigError if the words that a sweep's folder holds would do more than choose among our own settings.
+
+    Typed words are trusted, but these may be a stranger's: a class of one's own, a folder of configs, Hydra's settings.
+    """
+    for word in words:
+        of_hydra = word.lstrip("+~").startswith("hydra") and not word.startswith(OF_SWEEPS)
+        if "_target_" in word or "${" in word or of_hydra or (word.startswith("-") and word not in MULTIRUN):
+            again = shlex.join(["aectl", "train", *words, f"hydra.sweep.dir={folder}"])
+            raise ConfigError(f"{word}: a sweep's folder may not ask for that; if you trust it, type it:\n  {again}")
 
 
 def latest_sweep() -> Path:
@@ -69,7 +97,10 @@ def prepare(overrides: Sequence[str]) -> list[str]:
                 f"  a new run from its weights: aectl train … init_from={name} {other}"
             )
     run = Run(find(name).absolute())
-    ConfigStore.instance().store(name="resumed_run", node=stored_config(run))
+    check_links(run.folder)
+    config = stored_config(run, [word for other in others if key(other) == "trust" for word in words(value(other))])
+    check_count(config, others)
+    ConfigStore.instance().store(name="resumed_run", node=config)
     return others
 
 
@@ -78,15 +109,23 @@ def may_change(override: str) -> bool:
     return key(override) in KEYS or key(override).startswith(NODES)
 
 
-def stored_config(run: Run) -> DictConfig:
+def check_count(config: DictConfig, typed: Sequence[str]) -> None:
+    """Raise ConfigError if a stored config, and not the user, asks for more processes than this machine has use for."""
+    count, most = OmegaConf.select(config, "device.count"), max(MOST_PROCESSES, usable_cores())
+    if isinstance(count, int) and count > most and "device.count" not in map(key, typed):
+        raise ConfigError(f"the stored config asks for {count} processes: type device.count={count}, or fewer")
+
+
+def stored_config(run: Run, trust: Sequence[str] = ()) -> DictConfig:
     """Return the run's config as it was last started, with what Hydra needs to go on in the run's folder."""
-    config = run.config()
+    config = run.config(trust)
     with open_dict(config):
-        # Not the run's own word, but the user's alone, decides on Hydra's settings and on whom to trust.
-        for name in ("hydra", "trust"):
+        # Not the run's own word, but the user's alone, decides on Hydra's settings, on what else to compose, and on
+        # whom to trust.
+        for name in ("hydra", "defaults", "trust"):
             config.pop(name, None)
         config.resume = str(run.folder)
-        for name in KEPT:
+        for name in KEPT if isinstance(config.get("device"), DictConfig) else ():
             if (value := (run.record.get("device") or {}).get(name)) is not None:
                 OmegaConf.update(config, f"device.{name}", value, force_add=True)
         config.hydra = {
@@ -99,10 +138,18 @@ def stored_config(run: Run) -> DictConfig:
 def stored_choices(run: Run) -> dict[str, Any]:
     """Return the options that the run was composed of, by group; none where they were not kept."""
     path = run.folder / ".hydra" / "hydra.yaml"
-    if not path.is_file():
+    try:
+        found = read_plain(path)
+        choices = found["hydra"]["runtime"]["choices"]
+        pairs = [(str(group), option) for group, option in choices.items()]
+    except (ConfigError, KeyError, TypeError, AttributeError):
         return {}
-    choices = OmegaConf.select(OmegaConf.load(path), "hydra.runtime.choices")
-    return {group: option for group, option in (choices or {}).items() if not str(group).startswith("hydra/")}
+    return {g: o for g, o in pairs if not g.startswith("hydra/") and (o is None or OPTION.fullmatch(str(o)))}
+
+
+def words(text: str) -> list[str]:
+    """Return the words in a value that is one or a list of them: `[a, b]`."""
+    return [word.strip().strip("'\"") for word in text.strip("[]").split(",") if word.strip()]
 
 
 def key(override: str) -> str:

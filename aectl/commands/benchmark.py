@@ -14,7 +14,7 @@ from aectl.data.sources import DataError
 from aectl.evaluation.cache import VERSION, Cache, folder_for
 from aectl.evaluation.judge import judge_of
 from aectl.evaluation.subject import Benchmark, digest
-from aectl.loading import Opened
+from aectl.loading import Opened, settled
 from aectl.run import Run, versions
 
 log = logging.getLogger("aectl")
@@ -55,7 +55,7 @@ def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
     if name not in COUNTERPARTS:
         raise ConfigError(f"outliers must be auto, none, {' or '.join(COUNTERPARTS)}, not '{name}'")
     root = opened.config.dataset.get("root")
-    other = build({"_target_": f"aectl.data.datasets.{name}", "root": root}, "outliers")
+    other = build(settled({"_target_": f"aectl.data.datasets.{name}", "root": root}), "outliers")
     if tuple(other.shape) != tuple(opened.dataset.shape):
         raise ConfigError(f"outliers={name}: its images are {other.shape}, the run's {tuple(opened.dataset.shape)}")
     try:

@@ -18,7 +18,7 @@ from aectl.evaluation import published
 from aectl.evaluation.report import EVALUATIONS, report
 from aectl.evaluation.subject import Rows, Subject
 from aectl.loading import Opened, open_run
-from aectl.measures import arrow, column, columns
+from aectl.measures import arrow, column, columns, damage
 from aectl.rng import Rng
 from aectl.run import Run, now
 from aectl.terminal import console, shown
@@ -44,7 +44,7 @@ def compare(config: DictConfig, folders: list[Path]) -> None:
     folders = trained
     for number, folder in enumerate(folders, 1):
         known = Run(folder).metrics.get(config.split, {})
-        if config.again or known.get("fingerprint") != fingerprint(Run(folder), config):
+        if damage(known) or config.again or known.get("fingerprint") != fingerprint(Run(folder), config):
             log.info("evaluating %s (%d of %d)", shown(folder), number, len(folders))
             evaluate(config, folder)
     if not folders:
@@ -84,6 +84,7 @@ def measured(opened: Opened, subject: Subject, config: DictConfig) -> dict[str, 
         found = report(subject, chosen_tables(config), lambda title: status.update(f"evaluating: {title}"))
     titles = {one.name: one.title for one in EVALUATIONS if one.name in found.tables}
     references = OmegaConf.to_container(opened.config.get("reference") or OmegaConf.create({}), resolve=True)
+    published.check(references)
     if references:
         found.tables["published"] = published.compare({**own, **found.tables}, references)
         titles["published"] = "beside published numbers"

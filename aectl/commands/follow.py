@@ -19,10 +19,10 @@ def run() -> None:
     """Train the leader's run beside it; whatever goes wrong here, the leader hears of."""
     with follow() as words:
         told = json.loads(words)
-        # As for the leader, one's own modules come last.
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)
         config = OmegaConf.create(told["config"])
+        # As for the leader, one's own modules come last, and not with a stored run unless they are trusted.
+        if (config.trust or not config.resume) and (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)
         trainer = prepare(config, Run(Path(told["folder"])))
         with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:
             trainer.fit(lambda: interruption.reason)

@@ -13,12 +13,12 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from aectl import parallel
-from aectl.config import ConfigError, build, check_signature, check_trusted
+from aectl.config import ConfigError, build, check_named, check_signature, check_trusted
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
 from aectl.evaluation import published
 from aectl.figures.live import pictures
-from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
+from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, settled, trusted
 from aectl.run import Run, find
 from aectl.training import checkpoint
 from aectl.training.alarms import Alarms
@@ -54,6 +54,8 @@ def check(config: DictConfig) -> None:
     published.check(OmegaConf.to_container(config.get("reference") or OmegaConf.create({}), resolve=True))
     if config.resume:
         check_trusted(config, trusted(config))
+        config.dataset = settled(config.dataset)
+    check_named(config, ("device", "dataset", "model", "optimizer"))
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(config.get(group), group)
 

@@ -16,12 +16,7 @@ from omegaconf import OmegaConf
 
 from aectl.config.hints import fits, hints, words
 from aectl.config.locate import locate
-
-OURS = ("aectl", "torch.nn", "torch.optim")
-"""Modules whose classes the config of any run may name."""
-
-DATASETS = ("aectl.data.datasets", "aectl.data.folder", "aectl.data.patches", "aectl.data.toy")
-"""The modules whose functions it may name too; others of ours run commands or fetch files."""
+from aectl.config.trust import may_be_called, may_be_looked_up, within
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
@@ -99,6 +94,13 @@ def accepts(node: Any, name: str) -> bool:
     return has_target(plain) and takes(find_target(plain["_target_"], ""), name)
 
 
+def check_named(config: Any, groups: Iterable[str]) -> None:
+    """Raise ConfigError if one of the groups that a run needs names nothing that could be built."""
+    for group in groups:
+        if not has_target(to_plain(config.get(group))):
+            raise ConfigError(f"{group} names nothing to build: it has no _target_")
+
+
 def check_signature(node: Any, path: str = "") -> None:
     """Raise ConfigError if a node, or one inside it, has a key or a value that its target's signature does not allow.
 
@@ -136,38 +138,29 @@ def check_complete(target: Callable[..., Any], given: Mapping[str, Any], path: s
 
 
 def check_trusted(node: Any, trust: str | Iterable[str] = ()) -> None:
-    """Raise ConfigError unless every `_target_` in a stored config is a class of aectl or torch, or a dataset of aectl.
+    """Raise ConfigError unless every `_target_` in a stored config is a part of a run, see `trust.py`.
 
     Classes and functions of the modules in `trust` are allowed too. Names are judged before anything is imported;
-    then each is resolved, because one that begins well may still lead elsewhere (`torch.nn.….torch.os.system`).
+    then each is resolved, because one that begins well may still lead elsewhere.
     """
     trust = (trust,) if isinstance(trust, str) else tuple(trust)
     named = list(targets(to_plain(node), ""))
     for path, name in named:
-        if not within(name, (*OURS, *trust)):
-            raise distrust(path, name, name)
+        if not may_be_looked_up(name, trust):
+            raise distrust(path, name, str(name))
     for path, name in named:
         found = find_target(name, path)
-        module = getattr(found, "__module__", None) or name
-        # Of our functions only those that make datasets: others run commands or fetch files.
-        functions = (*DATASETS, *trust)
-        allowed = (*OURS, *trust) if inspect.isclass(found) else functions if inspect.isroutine(found) else ()
-        if not within(module, allowed):
-            raise distrust(path, name, module)
+        if not may_be_called(found, trust):
+            raise distrust(path, name, getattr(found, "__module__", None) or name)
 
 
-def distrust(path: str, name: str, module: str) -> ConfigError:
+def distrust(path: str, name: Any, module: str) -> ConfigError:
     """Return the error for a target of a stored config that is refused."""
     root = module.partition(".")[0]
     return ConfigError(
-        f"{path}: the stored config names {name}, which is no class of aectl or torch; "
+        f"{path}: the stored config names {name}, which is no model, data set or other part of aectl or torch; "
         f"if you trust the code in '{root}', add trust={root}"
     )
-
-
-def within(name: str, modules: Iterable[str]) -> bool:
-    """Return whether a dotted name is one of the modules or lies in one."""
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def find_target(name: Any, path: str) -> Callable[..., Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,9 @@ from torch import Tensor
 
 from aectl.data.mapped import PIECE, Mapped, can_stay
 from aectl.data.sources import DataError
+
+LARGEST, MOST = 2**31, 100
+"""Bytes that any .npz may hold, and how many times its own size a larger one may; images shrink to a tenth or so."""
 
 
 def read(file: Path) -> tuple[Tensor | Mapped, Tensor]:
@@ -24,7 +26,10 @@ def read(file: Path) -> tuple[Tensor | Mapped, Tensor]:
         raise DataError(f"{file} is not there, or is no file")
     try:
         found = content_of(file)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except Exception as error:
+        # NumPy, zipfile and Python's parser of headers raise nearly anything of damaged bytes: MemoryError, TokenError.
         raise DataError(f"{file} is no .npy or .npz file of numbers, or is damaged (pickles are not loaded)") from error
     labels = next((found.pop(key) for key in ("y", "labels") if key in found), None)
     images = next((found[key] for key in ("x", "images", *found) if key in found), np.empty(0))
@@ -41,8 +46,17 @@ def content_of(file: Path) -> dict[str, np.ndarray]:
     with file.open("rb") as stream:
         if stream.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
             return {"x": np.load(file, mmap_mode="r", allow_pickle=False)}
+        check_packing(file)
         stream.seek(0)
         return dict(np.load(stream, allow_pickle=False))
+
+
+def check_packing(file: Path) -> None:
+    """Raise DataError for a .npz that unpacks to more than two gigabytes and a hundred times its size."""
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(LARGEST, MOST * file.stat().st_size):
+        raise DataError(f"{file} would unpack to {unpacked:,} bytes; a .npy has them as they are")
 
 
 def check_images(images: np.ndarray, file: Path) -> Tensor | Mapped:

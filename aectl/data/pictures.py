@@ -13,11 +13,21 @@ from torch.nn import functional as F
 
 from aectl.data.sources import DataError
 
+FOREIGN = ("EPS",)
+"""Formats that Pillow hands to another program: PostScript is a language, and Ghostscript would run it."""
+
 
 @cache
 def suffixes() -> frozenset[str]:
     """Return what the names of image files end in, with the dot."""
-    return frozenset(suffix for suffix, format in Image.registered_extensions().items() if format in Image.OPEN)
+    return frozenset(suffix for suffix, format in Image.registered_extensions().items() if format in formats())
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return the formats that are read: those that Pillow reads by itself, by whatever name a file goes."""
+    Image.init()
+    return tuple(format for format in Image.OPEN if format not in FOREIGN)
 
 
 def is_image(file: Path) -> bool:
@@ -41,9 +51,10 @@ def picture(file: Path, shape: tuple[int, int, int]) -> Tensor:
     """Return one image file as [C, H, W] in [0, 1]; raises DataError, naming the file, if it cannot be read."""
     channels, *size = shape
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=formats()) as opened:
             pixels = intensities(ImageOps.exif_transpose(opened), channels)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:
+        # Pillow's readers raise nearly anything of damaged bytes: SyntaxError, TypeError, struct.error.
         raise DataError(f"{file} cannot be read as an image: {error}") from error
     if list(pixels.shape[1:]) != size:
         pixels = F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]

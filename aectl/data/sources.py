@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import shutil
+import stat
 import subprocess
 import tarfile
 import tempfile
@@ -88,13 +89,18 @@ def read(name: str, files: Sequence[str], root: str | Path | None = None) -> dic
     return found if len(found) == len(wanted) else fetch(name, files, folder)
 
 
+def is_complete(name: str, root: str | Path) -> bool:
+    """Return whether all files of the data set `name` are below `root`, undamaged; nothing is fetched."""
+    return len(present(raw_folder(name, root), DIGESTS[name])) == len(DIGESTS[name])
+
+
 def present(folder: Path, digests: dict[str, str], *, complain: bool = False) -> dict[str, bytes]:
     """Return the content of the files, plain or .gz, whose digest matches; `complain` logs each that is damaged."""
     found = {}
     for name, digest in digests.items():
         for path in (folder / name, folder / f"{name}.gz"):
             try:
-                found[name] = verified(path.read_bytes(), digest)
+                found[name] = verified(bytes_of(path), digest)
                 break
             except (FileNotFoundError, NotADirectoryError):
                 continue
@@ -102,6 +108,14 @@ def present(folder: Path, digests: dict[str, str], *, complain: bool = False) ->
                 if complain:
                     log.warning("%s is of no use (%s): looking for a good copy", path, reason(error))
     return found
+
+
+def bytes_of(path: Path) -> bytes:
+    """Return the content of a file; raises OSError, of a pipe, a device or a file larger than any here too."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_FILE:
+        raise OSError("it is no file of that size")
+    return path.read_bytes()
 
 
 def verified(data: bytes, digest: str) -> bytes:

@@ -117,7 +117,7 @@ class Board:
         tops = {}
         for measure in shown:
             tops[measure] = best(name, {line.name: line.row for line in means or runs}, measure)
-        titles = [entry.section.get("titles", {}).get(name) for entry in self.entries]
+        titles = [(entry.section.get("titles") or {}).get(name) for entry in self.entries]
         title = next((title for title in titles if title), name)
         verdict = told_by_seeds(name, means, leading) if leading else ""
         return Table(name, title, shown, [*means, *runs, *others], tops, verdict)
@@ -139,7 +139,7 @@ def boards(folders: Iterable[Path], split: str = "test") -> list[Board]:
     """
     groups: dict[tuple[str, int], list[Entry]] = {}
     for entry in read(folders, split):
-        groups.setdefault((entry.dataset, entry.section.get("images", 0)), []).append(entry)
+        groups.setdefault((entry.dataset, entry.section.get("images") or 0), []).append(entry)
     return [Board(dataset, images, split, entries) for (dataset, images), entries in groups.items()]
 
 
@@ -221,7 +221,7 @@ def mean_of(rows: Sequence[Row]) -> Row:
     mean: dict[str, Any] = {}
     for measure in columns(rows):
         values = [row.get(measure) for row in rows]
-        if all(is_number(value) for value in values):
+        if all(is_number(value) and math.isfinite(value) for value in values):
             mean |= {measure: statistics.fmean(values), f"{measure}_sd": statistics.stdev(values)}
         elif len(set(values)) == 1:
             mean[measure] = values[0]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError
-from aectl.measures import Rows, is_number, tables_of
+from aectl.measures import Rows, damage, is_number, tables_of
 from aectl.run import Run
 from aectl.sweep import settings
 
@@ -65,7 +65,7 @@ class Entry:
         """Return the value of a setting in this run, typed or not; the empty text if the run has no such setting."""
         if key == "checkpoint":
             return str(self.section.get(key, ""))
-        if key in self.choices:
+        if self.choices.get(key):
             return self.choices[key]
         try:
             value = OmegaConf.select(self.config, key)
@@ -87,8 +87,10 @@ def read(folders: Iterable[Path], split: str) -> list[Entry]:
     found = []
     for number, folder in enumerate(folders, 1):
         section = Run(folder).metrics.get(split)
-        if not isinstance(section, dict):
+        if section is None:
             raise ConfigError(f"{folder} has no evaluation on split={split}")
+        if wrong := damage(section):
+            raise ConfigError(f"{folder / 'metrics.json'} is damaged: {split}.{wrong} is not what an evaluation writes")
         found.append(Entry(number, folder, section))
     return found
 

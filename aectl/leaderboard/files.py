@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,20 +13,32 @@ from typing import Any
 from aectl.leaderboard.boards import Board, Table
 from aectl.leaderboard.show import columns_of, heading, legend, notes
 from aectl.measures import MODEL, is_models
-from aectl.terminal import shown
+from aectl.terminal import harmless, printable, shown
 
 
 def write(folder: Path, boards: Sequence[Board]) -> list[Path]:
     """Write leaderboard.csv and leaderboard.md into a folder; returns their paths. Raises OSError if it cannot."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown, table = folder / "leaderboard.md", folder / "leaderboard.csv"
-    markdown.write_text("\n".join(line for board in boards for line in markdown_of(board)), encoding="utf-8")
-    rows = [row for board in boards for row in csv_rows(board)]
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    put(markdown, "\n".join(line for board in boards for line in markdown_of(board)))
+    rows = [
+        {harmless(key): harmless(value) for key, value in row.items()} for board in boards for row in csv_rows(board)
+    ]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    put(table, text.getvalue())
     return [table, markdown]
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file aside and rename it: what is a link is replaced, and not what it leads to."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    with aside.open("x", newline="", encoding="utf-8") as file:
+        file.write(text)
+    aside.replace(path)
 
 
 def csv_rows(board: Board) -> list[dict[str, Any]]:
@@ -57,8 +71,7 @@ def csv_rows(board: Board) -> list[dict[str, Any]]:
 def markdown_of(board: Board) -> list[str]:
     """Return a board as lines of Markdown."""
     headings, rows = legend(board)
-    # Bars end a cell, even in code.
-    folders = ["`{}`".format(shown(entry.folder).replace("|", r"\|")) for entry in board.entries]
+    folders = [code(shown(entry.folder)) for entry in board.entries]
     lines = [f"## {escaped(board.title)}", ""]
     cells = [[*map(escaped, row), folder] for row, folder in zip(rows, folders, strict=True)]
     lines += grid([*map(escaped, headings), "folder"], cells, right=())
@@ -90,6 +103,13 @@ def grid(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable
     return [f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows)]
 
 
+def code(text: str) -> str:
+    """Return text as code, between more backticks than it has in a row; bars end a cell even there."""
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    room = " " if "`" in text else ""
+    return f"{fence}{room}{printable(text).replace('|', chr(92) + '|')}{room}{fence}"
+
+
 def escaped(text: str) -> str:
-    """Return text in which nothing is Markdown or HTML."""
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+    """Return text in which nothing is Markdown or HTML, and no character that a reader would not see."""
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", printable(" ".join(text.split())))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aectl.leaderboard.boards import Board, Table
 from aectl.measures import arrow, column, is_spread
-from aectl.terminal import beside, console, shown, significant
+from aectl.terminal import beside, console, lines_of, shown, significant
 
 if TYPE_CHECKING:
     from rich.table import Table as Printable
@@ -98,7 +98,7 @@ def one_part(table: Table, texts: dict[str, list[str]]) -> Printable:
     for measure in texts:
         result.add_column(heading(table, measure), justify="right", no_wrap=True)
     for index, line in enumerate(table.lines):
-        cells = [Text(texts[m][index], style="bold" if table.is_best(line, m) else "") for m in texts]
+        cells = [Text(lines_of(texts[m][index]), style="bold" if table.is_best(line, m) else "") for m in texts]
         result.add_row(line.name, *cells, style=STYLES[line.kind])
     return result
 

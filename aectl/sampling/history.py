@@ -54,7 +54,17 @@ def sheets(folder: Path, tag: str) -> dict[int, np.ndarray]:
             for value in event.summary.value:
                 if value.tag == tag and value.HasField("image"):
                     found[event.step] = value.image.encoded_image_string
-    return {epoch: np.asarray(Image.open(io.BytesIO(found[epoch])).convert("RGB")) for epoch in sorted(found)}
+    return {epoch: pixels(found[epoch]) for epoch in sorted(found)}
+
+
+def pixels(encoded: bytes) -> np.ndarray:
+    """Return a picture [H′, W′, 3] of an event file; raises Impossible unless it is a PNG, which TensorBoard writes."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=["PNG"]) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except Exception as error:
+        # Pillow raises nearly anything of damaged bytes.
+        raise Impossible(f"a picture in the run's event files is damaged ({type(error).__name__})") from error
 
 
 def cut(sheet: np.ndarray, shape: tuple[int, int, int]) -> Tensor:

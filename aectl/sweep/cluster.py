@@ -127,6 +127,9 @@ class Slurm:
         except ImportError:
             raise ConfigError("sweep=slurm needs submitit: pip install 'aectl[slurm]'") from None
         try:
+            # What is handed back lies there as pickles, by the job's number: none may be there before the job.
+            for old in (folder / ".submitit").glob("**/*_result.pkl"):
+                old.unlink()
             self.executor = AutoExecutor(folder / ".submitit", cluster=cluster or "slurm")
             self.executor.update_parameters(**settings)
         except (RuntimeError, NameError) as error:

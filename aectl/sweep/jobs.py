@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from aectl.config import ConfigError
+from aectl.config.record import check_record
+from aectl.config.stored import read_json, read_words
 
 
 @dataclass
@@ -59,17 +60,18 @@ def read_jobs(folder: Path) -> list[Job]:
 def read_job(number: int, folder: Path) -> Job:
     """Return what a job's run.json says; one without a record, or that never ended, counts as failed."""
     try:
-        record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        record = read_json(folder / "run.json")
+        check_record(record, folder / "run.json")
+    except ConfigError:
         record = {"status": "failed", "error": "it left no record; see its train.log"}
     if record.get("status") == "running":
         record |= {"status": "failed", "error": "it ended without a word, as after being killed"}
     overrides = record.get("overrides")
     if overrides is None:
         path = folder / ".hydra" / "overrides.yaml"
-        overrides = list(OmegaConf.load(path)) if path.is_file() else []
+        overrides = read_words(path) if path.is_file() else []
     error = (str(record.get("error") or "").strip().splitlines() or [""])[-1]
-    objective, status = record.get("objective") or {}, record.get("status", "failed")
+    objective, status = record.get("objective") or {}, record.get("status") or "failed"
     return Job(number, folder, settings(overrides), status, error, objective, seconds_of(record))
 
 
@@ -86,7 +88,10 @@ def seconds_of(record: dict[str, Any]) -> float | None:
     """Return how long a run took; None where its record does not tell."""
     if record.get("seconds") is not None or not (record.get("started") and record.get("ended")):
         return record.get("seconds")
-    return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
+    try:
+        return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
+    except (ValueError, TypeError):
+        return None
 
 
 def settings(overrides: Iterable[str]) -> dict[str, str]:

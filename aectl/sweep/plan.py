@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aectl.config import ConfigError
+from aectl.config.record import check_format
 from aectl.config.schema import slug
+from aectl.config.stored import read_json
 from aectl.run import RECORD, Run, write_json
 from aectl.terminal import shown
 
 PLAN = "sweep.json"
+FORMAT = 1
+"""Of that file, as this version writes it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
                 f"  and would now be {' '.join(job.overrides)}: what the sweep was started from has changed"
             )
     entries = [{"number": job.number, "overrides": list(job.overrides)} for job in known.values()]
-    write_json(folder / PLAN, {"format": 1, "command": list(words), "jobs": entries})
+    write_json(folder / PLAN, {"format": FORMAT, "command": list(words), "jobs": entries})
 
 
 def read(folder: Path) -> list[Planned]:
@@ -81,8 +84,10 @@ def command(folder: Path) -> list[str]:
 
 def content(folder: Path) -> dict:
     """Return what sweep.json holds; raises ConfigError if it cannot be read."""
+    found = read_json(folder / PLAN)
+    check_format(found, FORMAT, folder / PLAN)
     try:
-        found = json.loads((folder / PLAN).read_text())
-        return {"command": [str(word) for word in found["command"]], "jobs": list(found["jobs"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        jobs = [{"number": int(one["number"]), "overrides": [*map(str, one["overrides"])]} for one in found["jobs"]]
+        return {"command": [*map(str, found["command"])], "jobs": jobs}
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / PLAN} cannot be read: {error}") from None

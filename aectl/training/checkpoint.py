@@ -12,7 +12,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,19 +62,33 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise Unusable(f"no checkpoint {path}")
     content = io.BytesIO(path.read_bytes())
     try:
-        check_sums(content)
+        check_archive(content)
         state = torch.load(content, map_location=device, weights_only=True)
     except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise Unusable(f"{path} is damaged or no checkpoint of aectl ({type(error).__name__})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of format {FORMAT}; it may come from a newer aectl")
+    found = state.get("format") if isinstance(state, dict) else None
+    if type(found) is int and found > FORMAT:
+        raise CheckpointError(f"{path} comes from a newer aectl: its format is {found}, this aectl reads {FORMAT}")
+    if found != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of aectl: its format is {found!r}, not {FORMAT}")
     return state
 
 
-def check_sums(content: IO[bytes]) -> None:
-    """Raise BadZipFile if a part of the file is not what was written: torch reads it without a look at the sums."""
-    with zipfile.ZipFile(content) as parts:
-        if bad := parts.testzip():
+def check_archive(content: io.BytesIO) -> None:
+    """Raise BadZipFile unless a file is a zip archive as torch writes it: nothing packed, held twice, or changed since.
+
+    So reading it takes no more memory than the file has bytes; torch would unpack one that had been packed, and it
+    reads without a look at the sums.
+    """
+    with zipfile.ZipFile(content) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise zipfile.BadZipFile("it is packed")
+        if any(Path(member.filename).name == "constants.pkl" for member in members):
+            raise zipfile.BadZipFile("it is a program of TorchScript")
+        if sum(member.file_size for member in members) > content.getbuffer().nbytes:
+            raise zipfile.BadZipFile("it promises more bytes than it has")
+        if bad := archive.testzip():
             raise zipfile.BadZipFile(f"{bad} has another sum than was written")
     content.seek(0)
 
@@ -99,3 +113,27 @@ def newest(folder: Path, device: torch.device | str = "cpu") -> tuple[dict[str, 
         return load(folder / BEFORE, device), wrong
     except Unusable as error:
         raise Unusable(f"{wrong}, and so is the one before: {BEFORE}") from error
+
+
+def check_model(state: Mapping[str, Any], path: Path) -> None:
+    """Raise CheckpointError unless a checkpoint tells what a model is made of: its images, classes, epoch and weights.
+
+    Weights are plain tensors: there are kinds that promise any shape and hold no numbers.
+    """
+    shape, weights = state.get("shape"), state.get("model")
+    counts = [state.get("classes"), state.get("epoch"), *(shape if isinstance(shape, list) else [])]
+    if len(counts) != 5 or not all(type(count) is int and 0 <= count < 2**31 for count in counts):
+        raise CheckpointError(f"{path} is damaged: it does not tell the images' shape, the classes or the epoch")
+    if not isinstance(weights, dict) or not all(map(is_plain, weights, weights.values())):
+        raise CheckpointError(f"{path} is damaged: its weights are no numbers by their names")
+
+
+def is_plain(name: Any, tensor: Any) -> bool:
+    """Return whether a weight is a tensor that holds all of its numbers."""
+    return (
+        isinstance(name, str)
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
+        and tensor.nbytes <= tensor.untyped_storage().nbytes()
+    )

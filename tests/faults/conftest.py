@@ -1,6 +1,8 @@
 """How hard the faults are tried: a short form in `make test`, a long one by `make torture`, which prints the counts."""
 
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +39,16 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("faults")
     for what, number in counts.items():
         terminalreporter.write_line(f"{number:6,} {what}")
+
+
+UPGRADE = Path(__file__).parent / "upgrade"
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Return a function that copies a kept run into this test's folder; it returns the copy's path."""
+
+    def copy(name="undercomplete", to="run"):
+        return Path(shutil.copytree(UPGRADE / f"v1-{name}", tmp_path / to))
+
+    return copy

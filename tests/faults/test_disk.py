@@ -285,7 +285,7 @@ def test_two_damaged_checkpoints_are_an_error_and_a_newer_one_is_left_alone(aect
     shutil.copytree(whole, run)
     folder = run / "checkpoints"
     checkpoint.torch.save({"format": 99}, folder / "last.pt")
-    check_said(*aectl("train", f"resume={run}"), "last.pt is no checkpoint of format 1", "newer aectl")
+    check_said(*aectl("train", f"resume={run}"), "its format is 99", "newer aectl")
     for name in ("last.pt", "before.pt"):
         (folder / name).write_bytes(b"PK")
     check_said(*aectl("train", f"resume={run}"), "last.pt is damaged", "and so is the one before")
