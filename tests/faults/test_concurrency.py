@@ -22,6 +22,7 @@ import aectl.commands.train  # noqa: F401
 from aectl import cli
 from aectl.evaluation.cache import Cache
 from aectl.training import checkpoint
+from aectl.training.trainer import Trainer
 
 TINY = (
     "model=linear",
@@ -113,8 +114,27 @@ def test_runs_that_begin_in_one_moment_have_a_folder_each(here, standing, tally)
     tally("runs of one microsecond, in folders of their own", count)
 
 
-def test_of_two_runs_in_one_folder_the_second_is_refused_and_changes_nothing(here, tally):
-    words = ("hydra.run.dir=mine", *TINY[:3], *TINY[4:], "epochs=20")
+@pytest.fixture
+def patient(monkeypatch):
+    """Return a function from whose call on a run trains only once another command has given its answer."""
+
+    def be():
+        fit = Trainer.fit
+
+        def wait_and_fit(*arguments):
+            end = time.monotonic() + 60
+            while not list(Path().glob("*.answer")) and time.monotonic() < end:
+                time.sleep(0.01)
+            return fit(*arguments)
+
+        monkeypatch.setattr(Trainer, "fit", wait_and_fit)
+
+    return be
+
+
+def test_of_two_runs_in_one_folder_the_second_is_refused_and_changes_nothing(here, patient, tally):
+    patient()
+    words = ("hydra.run.dir=mine", *TINY)
     results = raced(*(lambda seed=seed: typed("train", *words, f"seed={seed}") for seed in range(2)))
     assert sorted(code for code, _ in results) == [0, 2]
     winner = next(seed for seed, (code, _) in enumerate(results) if code == 0)
@@ -134,13 +154,14 @@ def test_a_refused_run_leaves_the_config_of_the_one_that_is_there(here):
     check_run(Path("mine"), 1)
 
 
-def test_of_resumes_that_begin_together_one_goes_on_and_the_others_name_it(here, tally):
+def test_of_resumes_that_begin_together_one_goes_on_and_the_others_name_it(here, patient, tally):
     assert typed("train", "hydra.run.dir=mine", *TINY, "seed=1")[0] == 0
+    patient()
     before = json.loads(Path("mine/run.json").read_text())["pid"]
-    results = raced(*(lambda n=n: typed("train", "resume=mine", f"epochs={n}") for n in (21, 22)))
+    results = raced(*(lambda n=n: typed("train", "resume=mine", f"epochs={n}") for n in (3, 4)))
     assert sorted(code for code, _ in results) == [0, 2]
     record = json.loads(Path("mine/run.json").read_text())
-    epochs = next(number for number, (code, _) in zip((21, 22), results, strict=True) if code == 0)
+    epochs = next(number for number, (code, _) in zip((3, 4), results, strict=True) if code == 0)
     assert record["pid"] != before
     for code, said in results:
         assert code == 0 or said == f"aectl: {here}/mine is being trained by process {record['pid']}\n"
