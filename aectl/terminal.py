@@ -27,6 +27,11 @@ def significant(value: float, digits: int = 4) -> str:
     return f"{value:.{decimals}f}"
 
 
+def printable(text: str) -> str:
+    r"""Return a text with an escape (`\x1b`, `\n`, `\u202e`) in the place of what a terminal would obey or hide."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def beside(headings: Sequence[str], rows: Sequence[Sequence[str]], paths: Sequence[str], width: int) -> list[str]:
     """Return lines of aligned cells with a path behind each, or below it where `width` columns do not hold both.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from aectl.machine import is_follower, started_together
+from aectl.terminal import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -174,5 +175,6 @@ def report(error: Exception, name: str = "train", overrides: Sequence[str] = ())
 
 def refuse(message: str, code: int = 2) -> NoReturn:
     """Print a message for the user and exit."""
-    print(f"aectl: {message}", file=sys.stderr)
+    for line in f"aectl: {message}".split("\n"):
+        print(printable(line), file=sys.stderr)
     raise SystemExit(code)
