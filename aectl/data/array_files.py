@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -13,6 +16,14 @@ from torch import Tensor
 
 from aectl.data.mapped import PIECE, Mapped, can_stay
 from aectl.data.sources import DataError
+from aectl.machine import memory_bytes
+
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, ArithmeticError, MemoryError, RuntimeError),
+    *(struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+"""What NumPy and its helpers raise for a file that is none of theirs, or is damaged."""
+MOST_CLASSES = 2**31
 
 
 def read(file: Path) -> tuple[Tensor | Mapped, Tensor]:
@@ -24,25 +35,43 @@ def read(file: Path) -> tuple[Tensor | Mapped, Tensor]:
         raise DataError(f"{file} is not there, or is no file")
     try:
         found = content_of(file)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except UNREADABLE as error:
         raise DataError(f"{file} is no .npy or .npz file of numbers, or is damaged (pickles are not loaded)") from error
     labels = next((found.pop(key) for key in ("y", "labels") if key in found), None)
     images = next((found[key] for key in ("x", "images", *found) if key in found), np.empty(0))
     pixels = check_images(images, file)
     if labels is None:
         labels = np.full(images.shape[:1], -1)
-    elif labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or (labels < -1).any():
+    elif labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not in_range(labels):
         raise DataError(f"labels in {file} must be integers from -1, one an image, not {labels.dtype} {labels.shape}")
     return pixels, torch.from_numpy(labels.astype(np.int64, copy=False))
 
 
 def content_of(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a .npz by name, or that of a .npy, mapped into memory, as `x`."""
-    with file.open("rb") as stream:
+    # NumPy warns of sizes whose product is no 64-bit number, and goes on with another one.
+    with file.open("rb") as stream, np.errstate(over="raise"):
         if stream.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
             return {"x": np.load(file, mmap_mode="r", allow_pickle=False)}
         stream.seek(0)
+        check_unpacked(file, stream)
         return dict(np.load(stream, allow_pickle=False))
+
+
+def check_unpacked(file: Path, stream: IO[bytes]) -> None:
+    """Raise DataError if what a .npz holds is larger than memory once it is unpacked."""
+    with zipfile.ZipFile(stream) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > memory_bytes():
+        raise DataError(f"{file} has {size:,} bytes unpacked, and this machine's memory {memory_bytes():,.0f}")
+    stream.seek(0)
+
+
+def in_range(labels: np.ndarray) -> bool:
+    """Return whether labels are classes, or -1 for none."""
+    return not ((labels < -1).any() or (labels >= MOST_CLASSES).any())
 
 
 def check_images(images: np.ndarray, file: Path) -> Tensor | Mapped:

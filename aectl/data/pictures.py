@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aectl.data.sources import DataError
+
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, SyntaxError, ArithmeticError, MemoryError, RuntimeError),
+    *(AttributeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow raises for a file that is no image, or is damaged."""
 
 
 @cache
@@ -41,9 +50,12 @@ def picture(file: Path, shape: tuple[int, int, int]) -> Tensor:
     """Return one image file as [C, H, W] in [0, 1]; raises DataError, naming the file, if it cannot be read."""
     channels, *size = shape
     try:
-        with Image.open(file) as opened:
-            pixels = intensities(ImageOps.exif_transpose(opened), channels)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            # A large photograph is none; what is twice as large is refused.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as opened:
+                pixels = intensities(ImageOps.exif_transpose(opened), channels)
+    except UNREADABLE as error:
         raise DataError(f"{file} cannot be read as an image: {error}") from error
     if list(pixels.shape[1:]) != size:
         pixels = F.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]
