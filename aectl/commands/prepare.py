@@ -16,12 +16,13 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from aectl import parallel
-from aectl.config import ConfigError, build, check_signature, check_trusted
+from aectl.config import ConfigError, build, check_empty, check_signature, check_trusted
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
 from aectl.evaluation import published
 from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, trusted
+from aectl.room import Room, check_training
 from aectl.run import RECORD, Run, find
 from aectl.training import checkpoint
 from aectl.training.board import TensorBoard
@@ -48,9 +49,10 @@ Sources = Callable[[DictConfig, torch.device], tuple[dict[str, Any], Source, Sou
 
 def read(config: DictConfig, device: torch.device) -> tuple[dict[str, Any], Source, Source]:
     """Return the images of a config."""
-    dataset = build(config.dataset, "dataset")
-    facts = {"shape": list(dataset.shape), "classes": dataset.classes}
-    return facts, dataset.split("train", device), dataset.split("valid", device)
+    with Room("dataset"):
+        dataset = build(config.dataset, "dataset")
+        facts = {"shape": list(dataset.shape), "classes": dataset.classes}
+        return facts, dataset.split("train", device), dataset.split("valid", device)
 
 
 def check(config: DictConfig) -> None:
@@ -61,6 +63,7 @@ def check(config: DictConfig) -> None:
         check_trusted(config, trusted(config))
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(config.get(group), group)
+        check_empty(config.get(group), group)
 
 
 def claim(config: DictConfig, run: Run) -> FileLock:
@@ -81,7 +84,9 @@ def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
     device = build(config.device, "device")
     device.apply()
     facts, train_source, valid_source = sources(config, device.torch)
-    model = build_model(config, facts, config.seed).to(device.torch)
+    model = build_model(config, facts, config.seed)
+    check_training(model, device.torch)
+    model.to(device.torch)
     if config.init_from and not config.resume:
         source = Run(find(config.init_from))
         set_weights(model, read_checkpoint(source, "best", "cpu")["model"], source.checkpoint("best"))
@@ -89,7 +94,8 @@ def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
         model.prepare(batches(train_source))
     parallel.meet()
     few = train_source.batch(torch.arange(min(FEW, len(train_source)), device=device.torch))
-    device.suit(multiplications(model, few) * config.batch_size)
+    with Room("a step", device.torch, scale=min(config.batch_size, len(train_source)) / len(few.x), total=False):
+        device.suit(multiplications(model, few) * config.batch_size)
     device.reduce(config.batch_size // parallel.count(), dense_weights(model), model.fp32_only)
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
     trainer = Trainer(
