@@ -16,6 +16,7 @@ from aectl.config.stored import check_links
 from aectl.data import sources
 from aectl.data.datasets import Dataset
 from aectl.models.base import Model
+from aectl.room import Room
 from aectl.run import Run, find
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
@@ -41,7 +42,8 @@ def build_model(config: DictConfig, facts: dict[str, Any], seed: int = 0) -> Mod
         supplied[part] = component
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(config.model, "model", **supplied)
+        with Room("model"):
+            model = build(config.model, "model", **supplied)
     if not isinstance(model, Model):
         raise ConfigError(f"model: {config.model._target_} makes no aectl.models.Model")
     return model
@@ -123,7 +125,8 @@ def open_run(config: DictConfig) -> Opened:
         log.warning("this run is not finished (%s): these are the weights after epoch %d", status, state["epoch"])
     stored = run.config(trusted(config))
     stored.dataset = settled(stored.dataset)
-    dataset = build(stored.dataset, "dataset")
+    with Room("dataset"):
+        dataset = build(stored.dataset, "dataset")
     if list(dataset.shape) != list(state["shape"]):
         raise ConfigError(
             f"dataset: images are {tuple(dataset.shape)} now, the run was trained on {tuple(state['shape'])}"

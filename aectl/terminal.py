@@ -71,6 +71,23 @@ def is_numeral(text: str) -> bool:
     return True
 
 
+def brief(message: str, longest: int = 400) -> str:
+    """Return a message in at most two lines, printable; a line that is too long lacks its middle.
+
+    The second line is what follows the last line break before an indent, as our hints have it. Other breaks came with
+    a value, or with another program's message.
+    """
+    first, hint, second = message.strip().rpartition("\n  ")
+    lines = [(first, longest), (f"  {second.strip()}", 4 * longest)] if hint else [(second, longest)]
+    return "\n".join(cut(printable(line), size) for line, size in lines)
+
+
+def cut(line: str, longest: int) -> str:
+    """Return a line without its middle if it is longer than that."""
+    tail = longest // 4
+    return line if len(line) <= longest else f"{line[: longest - tail - 3]} … {line[-tail:]}"
+
+
 def beside(headings: Sequence[str], rows: Sequence[Sequence[str]], paths: Sequence[str], width: int) -> list[str]:
     """Return lines of aligned cells with a path behind each, or below it where `width` columns do not hold both.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from aectl.machine import is_follower, started_together
-from aectl.terminal import printable
+from aectl.terminal import brief
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -86,7 +86,15 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
     The task is the command's, or `function` in its place.
     """
     from aectl.cli import resume
-    from aectl.cli.launch import MULTIRUN, admit_new_keys, launch, name_launchers_keys, quote_paths, split_flags
+    from aectl.cli.launch import (
+        MULTIRUN,
+        admit_new_keys,
+        check_switches,
+        launch,
+        name_launchers_keys,
+        quote_texts,
+        split_flags,
+    )
     from aectl.config import ConfigError
 
     if is_follower():
@@ -104,9 +112,10 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
                 name, overrides = "resume", resume.prepare(overrides)
         if command == "train":
             overrides = name_launchers_keys(overrides, sweep)
+        check_switches(command, overrides)
         overrides = admit_new_keys(overrides)
         if not sweep:
-            overrides = quote_paths(overrides)
+            overrides = quote_texts(overrides)
         launch(name, [*flags, *overrides], task(command, function))
     except BrokenPipeError:
         raise
@@ -177,6 +186,5 @@ def report(error: Exception, name: str = "train", overrides: Sequence[str] = ())
 
 def refuse(message: str, code: int = 2) -> NoReturn:
     """Print a message for the user and exit."""
-    for line in f"aectl: {message}".split("\n"):
-        print(printable(line), file=sys.stderr)
+    print(f"aectl: {brief(message)}", file=sys.stderr)
     raise SystemExit(code)

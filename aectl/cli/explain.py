@@ -16,6 +16,7 @@ from aectl.config import conf_dir, options
 from aectl.durable import account, is_full
 
 BAD_INPUT, UNEXPECTED = 2, 1
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 
 
@@ -35,6 +36,10 @@ def explain(error: Exception, name: str, overrides: Sequence[str]) -> tuple[str,
         hint = "\n  make room there and type the command again" if is_full(system) else ""
         return account(system, output_folder(system)) + hint, UNEXPECTED
     first = (str(error).splitlines() or [""])[0]
+    if OUT_OF_MEMORY.search(str(error)) or isinstance(error, MemoryError):
+        return f"out of memory: {first}\n  a smaller batch_size or model needs less", BAD_INPUT
+    if is_composition(error):
+        return uncomposed(first, overrides), BAD_INPUT
     return f"{type(error).__name__}: {first}\n  AECTL_DEBUG=1 shows the traceback", UNEXPECTED
 
 
@@ -53,11 +58,26 @@ def is_ours(error: Exception) -> bool:
     return isinstance(error, ValueError) and where.partition(".")[0] == "aectl"
 
 
+def is_composition(error: Exception) -> bool:
+    """Return whether an exception was raised where Hydra reads and merges settings, before any command began."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "hydra._internal.config_loader_impl" in frames
+
+
+def uncomposed(first: str, overrides: Sequence[str]) -> str:
+    """Return what is wrong with settings that Hydra stumbles over without saying at which: most likely an option."""
+    for word in overrides:
+        key, _, value = word.lstrip("+~").partition("=")
+        if (known := options().get(key)) and value not in known:
+            return f"no {key} called '{value}'\n  there are: {', '.join(known)}"
+    return f"cannot read the settings: {first}"
+
+
 def explain_composition(error: HydraException, name: str, overrides: Sequence[str]) -> str:
     """Return what is wrong with a command line that Hydra could not compose."""
     text, cause = str(error), error.__cause__
     if isinstance(error, OverrideParseException):
-        return unreadable(text, overrides)
+        return unreadable(text, error.override, overrides)
     if isinstance(error, MissingConfigException):
         return missing_option(text)
     if match := re.search(r"Ambiguous value for argument '(.+)'|Sweep parameters '(.+)' requires", text):
@@ -71,7 +91,9 @@ def explain_composition(error: HydraException, name: str, overrides: Sequence[st
         return f"{match[1]} has a value already: write {match[1]}=… without the +"
     if isinstance(cause, OmegaConfBaseException):
         return with_key(cause)
-    first = (text or str(cause)).splitlines()[0]
+    first, *others = (text or str(cause)).splitlines()
+    if first.endswith("raised while composing config:") and others:
+        return f"{first.partition(': ')[0]}: {others[0]}"
     return f"{first}\n  {str(cause).splitlines()[0]}" if cause is not None and str(cause) not in first else first
 
 
@@ -83,17 +105,16 @@ def with_key(error: OmegaConfBaseException) -> str:
     return f"{error.full_key}: {first}" if error.full_key else first
 
 
-def unreadable(text: str, overrides: Sequence[str]) -> str:
+def unreadable(text: str, word: str, overrides: Sequence[str]) -> str:
     """Return what is wrong with a word that does not read as key=value."""
-    for word in overrides:
-        if "=" not in word and not word.startswith("~"):
-            groups = [group for group, names in options().items() if word in names]
-            return f"'{word}' is not key=value" + (f", did you mean {groups[0]}={word}?" if groups else "")
-    match = re.search(r"parsing override '(.+)'", text)
-    word = match[1] if match else next((o for o in overrides if re.search(r"[=(){}\[\]:,']", o.partition("=")[2])), "")
+    for bare in overrides:
+        if "=" not in bare and not bare.startswith("~"):
+            groups = [group for group, names in options().items() if bare in names]
+            return f"'{bare}' is not key=value" + (f", did you mean {groups[0]}={bare}?" if groups else "")
     key, _, value = word.partition("=")
-    detail = text.splitlines()[-2 if "See https" in text else -1].partition(" expecting")[0]
-    return f"cannot read {word or 'the settings'}: {detail}\n  quote what has brackets or signs: \"{key}='{value}'\""
+    lines = [line for line in text.splitlines() if line.strip(" ^~") and "See https" not in line]
+    detail = (lines or [""])[-1].partition(" expecting")[0]
+    return f"cannot read {word}: {detail}\n  quote what has brackets or signs: \"{key}='{value}'\""
 
 
 def missing_option(text: str) -> str:
@@ -116,6 +137,8 @@ def unknown_key(key: str, name: str, overrides: Sequence[str]) -> str:
     if config is None or key.startswith("hydra."):
         return f"no key '{key}'\n  aectl {name} --cfg hydra shows Hydra's own"
     keys = [k for k in all_keys(OmegaConf.to_container(config)) if not k.startswith("hydra.")]
+    if key in keys:
+        return f"no key '{key}': another word on the line has taken it away"
     parent, _, leaf = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     near = [k for k in keys if k.rpartition(".")[2] == leaf][:3]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from itertools import zip_longest
 
 import hydra
 from omegaconf import DictConfig
 
 from aectl.config import ConfigError, conf_dir
+from aectl.config.files import guard
 from aectl.config.schema import SCHEMAS, claiming
 
 MULTIRUN = ("-m", "--multirun")
@@ -26,14 +30,23 @@ LAUNCHERS = {
 # Keys of eval and sample that name files, and may be several of them.
 PATHS = ("run", "images")
 
+# Keys whose value is a text, whatever it looks like.
+TEXTS = (*PATHS, "init_from", "max_time")
+LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf)|true|false", re.IGNORECASE)
+
 # Hydra's flags: those that stand alone, those that take a word, and those whose word may be left out.
 SWITCHES = (*MULTIRUN, "-r", "--run", "--resolve", "--hydra-help")
 VALUED = ("-p", "--package", "-cd", "--config-dir")
+SHOWN = {
+    **dict.fromkeys(("-c", "--cfg"), ("job", "hydra", "all")),
+    **dict.fromkeys(("-i", "--info"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
+}
 OPTIONAL = {"-c": "job", "--cfg": "job", "-i": "all", "--info": "all"}
 
 
 def launch(name: str, arguments: Sequence[str], function: Callable[[DictConfig], float | None]) -> None:
     """Let Hydra compose the config `name` of conf/ by the arguments, and call the function with it."""
+    guard()
     sys.argv = ["aectl", *arguments]
     is_asked = any(word.partition("=")[0] in OPTIONAL for word in arguments)
     with claiming(not is_asked):
@@ -63,7 +76,20 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             flags.append(words.pop(0))
         elif name in OPTIONAL:
             flags.append(OPTIONAL[name])
+        else:
+            raise ConfigError(f"{name} wants a word behind it")
+    check_flags(flags)
     return flags, overrides
+
+
+def check_flags(flags: Sequence[str]) -> None:
+    """Raise ConfigError for a flag's word that Hydra would refuse with a page of help."""
+    for flag, following in zip_longest(flags, flags[1:], fillvalue=""):
+        name, equals, value = flag.partition("=")
+        if name in SHOWN and (word := value if equals else following) not in SHOWN[name]:
+            raise ConfigError(f"{name} shows {', '.join(SHOWN[name])}, not '{word}'")
+        if equals and name in SWITCHES:
+            raise ConfigError(f"{name} takes no '{value}'")
 
 
 def name_launchers_keys(overrides: Sequence[str], sweep: bool) -> list[str]:
@@ -89,15 +115,30 @@ def admit_new_keys(overrides: Sequence[str]) -> list[str]:
     return [f"++{o}" if o.startswith(opened) else o for o in overrides]
 
 
-def quote_paths(overrides: Sequence[str]) -> list[str]:
-    """Put quotes around paths with characters that mean something else to Hydra: `run=A,B` is two runs, no sweep."""
+def quote_texts(overrides: Sequence[str]) -> list[str]:
+    """Put quotes around texts that Hydra would take for something else.
+
+    Such are paths with its signs, `run=A,B` being two runs and no sweep, and names like numbers: of `tags.version=007`
+    or `run=1e3` it would keep 7 and 1000.0.
+    """
     quoted = []
     for override in overrides:
         key, equals, value = override.partition("=")
-        special = key in PATHS and value[:1] not in ("'", '"') and set(value) & set(",[]{}()=: ")
+        bare = value[:1] not in ("'", '"')
+        special = bare and key in PATHS and set(value) & set(",[]{}()=: \t\n")
+        special = special or ((key in TEXTS or key.lstrip("+").startswith("tags.")) and LIKE_A_NUMBER.fullmatch(value))
         escaped = value.replace("'", "\\'")
         quoted.append(f"{key}{equals}'{escaped}'" if special else override)
     return quoted
+
+
+def check_switches(command: str, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a number other than 0 and 1 that OmegaConf would take for `true`."""
+    switches = {one.name for one in fields(SCHEMAS[command]) if one.type == "bool"}
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key in switches and re.fullmatch(r"[-+]?\d+", value) and value not in ("0", "1"):
+            raise ConfigError(f"{key}: '{value}' is not true or false")
 
 
 def unknown_flag(word: str, rest: Sequence[str]) -> ConfigError:

@@ -13,12 +13,13 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from aectl import parallel
-from aectl.config import ConfigError, build, check_named, check_signature, check_trusted
+from aectl.config import ConfigError, build, check_empty, check_named, check_signature, check_trusted
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
 from aectl.evaluation import published
 from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, settled, trusted
+from aectl.room import Room, check_training
 from aectl.run import Run, find
 from aectl.training import checkpoint
 from aectl.training.alarms import Alarms
@@ -43,9 +44,10 @@ Sources = Callable[[DictConfig, torch.device], tuple[dict[str, Any], Source, Sou
 
 def read(config: DictConfig, device: torch.device) -> tuple[dict[str, Any], Source, Source]:
     """Return the images of a config."""
-    dataset = build(config.dataset, "dataset")
-    facts = {"shape": list(dataset.shape), "classes": dataset.classes}
-    return facts, dataset.split("train", device), dataset.split("valid", device)
+    with Room("dataset"):
+        dataset = build(config.dataset, "dataset")
+        facts = {"shape": list(dataset.shape), "classes": dataset.classes}
+        return facts, dataset.split("train", device), dataset.split("valid", device)
 
 
 def check(config: DictConfig) -> None:
@@ -58,6 +60,7 @@ def check(config: DictConfig) -> None:
     check_named(config, ("device", "dataset", "model", "optimizer"))
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(config.get(group), group)
+        check_empty(config.get(group), group)
 
 
 def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
@@ -65,7 +68,9 @@ def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
     device = build(config.device, "device")
     device.apply()
     facts, train_source, valid_source = sources(config, device.torch)
-    model = build_model(config, facts, config.seed).to(device.torch)
+    model = build_model(config, facts, config.seed)
+    check_training(model, device.torch)
+    model.to(device.torch)
     goes_on = bool(config.resume) and not is_unsaved(run)
     if config.init_from and not goes_on:
         source = Run(find(config.init_from))
@@ -74,7 +79,8 @@ def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
         model.prepare(batches(train_source))
     parallel.meet()
     few = train_source.batch(torch.arange(min(FEW, len(train_source)), device=device.torch))
-    device.suit(multiplications(model, few) * config.batch_size)
+    with Room("a step", device.torch, scale=min(config.batch_size, len(train_source)) / len(few.x), total=False):
+        device.suit(multiplications(model, few) * config.batch_size)
     device.reduce(config.batch_size // parallel.count(), dense_weights(model), model.fp32_only)
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
     trainer = Trainer(

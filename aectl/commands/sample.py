@@ -22,6 +22,7 @@ from aectl.figures.style import save
 from aectl.loading import Opened, open_run
 from aectl.models.base import Model
 from aectl.rng import Rng
+from aectl.room import check_images
 from aectl.sampling import KINDS, Impossible, Request, is_conditional
 
 log = logging.getLogger("aectl")
@@ -36,6 +37,7 @@ def run(config: DictConfig) -> None:
     kinds = choose(config.kind, opened.model, name)
     check_label(config.label, opened, name)
     warn_of_idle_keys(config, kinds, opened.model)
+    check_images("n", config.n, opened.dataset.shape, opened.device.torch)
     request = ask(config, opened, kinds)
     folder = opened.run.folder / "samples"
     folder.mkdir(exist_ok=True)

@@ -20,9 +20,10 @@ from aectl.commands.prepare import Sources, check, prepare, read
 from aectl.config import ConfigError
 from aectl.config.schema import seconds
 from aectl.loading import PARTS
-from aectl.machine import started_together
+from aectl.machine import memory_bytes, started_together
 from aectl.parallel import Lost
 from aectl.parallel.group import lead
+from aectl.room import in_words
 from aectl.run import RECORD, Run
 from aectl.terminal import significant
 from aectl.training.interruption import Interruption
@@ -30,6 +31,9 @@ from aectl.training.trainer import Trainer
 from aectl.training.work import parameter_count
 
 log = logging.getLogger("aectl")
+
+PROCESS_BYTES = 250e6
+"""What a process takes that has PyTorch and no model yet."""
 
 
 class Interrupted(SystemExit):
@@ -135,7 +139,16 @@ def processes_of(config: DictConfig) -> int:
     told, started = config.device.get("count"), started_together()
     if started > 1 and told not in (None, started):
         raise ConfigError(f"device.count={told}, but torchrun has started {started} processes")
-    return started if started > 1 else told or 1
+    if started > 1 or not told:
+        return max(started, 1)
+    if told > config.batch_size:
+        raise ConfigError(f"device.count: {told:,} processes cannot share a batch of {config.batch_size:,} images")
+    if told * PROCESS_BYTES > memory_bytes():
+        raise ConfigError(
+            f"device.count: {told:,} processes need {in_words(told * PROCESS_BYTES)}, "
+            f"this machine has {in_words(memory_bytes())}"
+        )
+    return told
 
 
 def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:

@@ -111,6 +111,15 @@ def check_signature(node: Any, path: str = "") -> None:
             check_arguments(find_target(mapping["_target_"], where), mapping, where)
 
 
+def check_empty(node: Any, path: str) -> None:
+    """Raise ConfigError if a node that names nothing to build, such as noise=none, is given settings."""
+    plain = to_plain(node)
+    if isinstance(plain, Mapping) and not has_target(plain) and (keys := [k for k in plain if k not in RESERVED]):
+        raise ConfigError(
+            f"{join(path, str(keys[0]))}: {path} names nothing to build (_target_), so it takes no settings"
+        )
+
+
 def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], path: str) -> None:
     """Raise ConfigError if `target` has no parameter of a name in `given`, or one of another type."""
     types = hints(target)
@@ -126,8 +135,15 @@ def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], path: 
         if value == "???":
             raise ConfigError(f"{full} is missing: type {full}=…")
         is_node = isinstance(value, Mapping) and "_target_" in value
-        if key in types and not is_node and not fits(value, types[key]):
+        left_out = value is None and known_default(target, key) is None
+        if key in types and not is_node and not left_out and not fits(value, types[key]):
             raise ConfigError(f"{full}={value!r}: it must be {words(types[key])}")
+
+
+def known_default(target: Callable[..., Any], name: str) -> Any:
+    """Return the default of a parameter, which stands in for what its hint leaves unsaid; `...` if it has none."""
+    parameter = (parameters(target) or {}).get(name)
+    return ... if parameter is None else parameter.default
 
 
 def check_complete(target: Callable[..., Any], given: Mapping[str, Any], path: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Union
 
 LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+COLLECTIONS = (list, tuple, set, frozenset, dict, collections.abc.Sequence, collections.abc.Mapping)
 SCALARS = (bool, int, float, str)
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
@@ -43,7 +44,9 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (list, tuple)) and items_fit(value, origin, arguments)
     if origin in MAPPINGS:
         return isinstance(value, dict)
-    return not isinstance(value, SCALARS) or not is_opaque(origin)
+    if isinstance(value, dict) and "_target_" in value:
+        return True
+    return not is_opaque(origin) or (isinstance(value, (list, tuple, dict)) and issubclass(origin, COLLECTIONS))
 
 
 def items_fit(values: collections.abc.Sequence[Any], origin: Any, arguments: tuple[Any, ...]) -> bool:
@@ -75,4 +78,6 @@ def words(hint: Any) -> str:
         return f"a list, each {words(items[0])}" if items else "a list"
     if origin in MAPPINGS:
         return "a mapping"
+    if origin is collections.abc.Callable:
+        return "something to build, with a _target_"
     return WORDS.get(origin) or f"a {getattr(origin, '__name__', origin)}"

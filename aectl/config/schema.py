@@ -10,7 +10,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -123,26 +123,43 @@ LEAST = {
     "burn_in": 0,
     "thinning": 1,
 }
+MOST = {"nll_samples": 1_000_000, "components": 10_000, **dict.fromkeys(("steps", "burn_in", "thinning"), 1_000_000)}
+"""What takes hours at that size already, and cannot be resumed; a mixture has no more Gaussians than codes."""
 CHOICES = {
     "checkpoint": ("best", "last"),
     "split": ("test", "valid", "train"),
     "path": ("auto", "linear", "spherical"),
     "density": ("gaussian", "gmm"),
 }
+NODES = {
+    **dict.fromkeys(
+        ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device"), "an option of its group"
+    ),
+    "reference": "a mapping",
+}
+NAMES = {"trust": "a module's name or a list of them", "only": "a table's name or a list of them"}
+"""What is neither of one type nor checked by a constructor."""
+LARGEST = 2**63
+"""What whole numbers stay below, in PyTorch and in files."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def check_ranges(config: DictConfig) -> None:
     """Raise ConfigError, for the first problem, if a key is unknown or missing or a value lies out of its range."""
     check_keys(config)
-    for path, value in numbers(OmegaConf.to_container(config, resolve=True)):
+    plain = OmegaConf.to_container(config, resolve=True)
+    for path, value in numbers(plain):
         if not math.isfinite(value):
             raise ConfigError(f"{path} must be a finite number, not {value}")
+        if abs(value) >= LARGEST and isinstance(value, int):
+            raise ConfigError(f"{path} must be less than 2**63, not {value}")
+    check_nodes(plain)
     for key, least in LEAST.items():
         if (value := config.get(key)) is not None and value < least:
             raise ConfigError(f"{key} must be at least {least}, not {value}")
-    if config.get("seed", 0) >= 2**63:
-        raise ConfigError(f"seed must be less than 2**63, not {config.seed}")
+    for key, most in MOST.items():
+        if (value := config.get(key)) is not None and value > most:
+            raise ConfigError(f"{key} must be at most {most:,}, not {value:,}")
     if (value := config.get("grad_clip")) is not None and value <= 0:
         raise ConfigError(f"grad_clip must be greater than 0, not {value}")
     for key, choices in CHOICES.items():
@@ -155,6 +172,18 @@ def check_ranges(config: DictConfig) -> None:
     # Without a run, eval lists them.
     if "kind" in config and not config.run:
         raise ConfigError("run is missing: type run=latest, or run=<folder of the run>")
+
+
+def check_nodes(plain: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a key that is not of one type holds nothing that it may."""
+    for key, what in NODES.items():
+        if not (plain.get(key) is None or isinstance(plain[key], dict)):
+            raise ConfigError(f"{key} must be {what}, not {plain[key]!r}")
+    for key, what in NAMES.items():
+        value = plain.get(key)
+        listed = value if isinstance(value, list) else [value or ""]
+        if not all(isinstance(one, str) for one in listed):
+            raise ConfigError(f"{key} must be {what}, not {value!r}")
 
 
 def check_keys(config: DictConfig) -> None:
@@ -181,7 +210,7 @@ def numbers(plain: Any, path: str = "") -> Iterator[tuple[str, float]]:
     elif isinstance(plain, list):
         for index, value in enumerate(plain):
             yield from numbers(value, f"{path}[{index}]")
-    elif isinstance(plain, float):
+    elif isinstance(plain, (int, float)):
         yield path, plain
 
 

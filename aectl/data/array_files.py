@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from aectl.data.mapped import PIECE, Mapped, can_stay
 from aectl.data.sources import DataError
+from aectl.machine import memory_bytes
 
+MOST_CLASSES = 2**31
 LARGEST, MOST = 2**31, 100
 """Bytes that any .npz may hold, and how many times its own size a larger one may; images shrink to a tenth or so."""
 
@@ -36,27 +39,36 @@ def read(file: Path) -> tuple[Tensor | Mapped, Tensor]:
     pixels = check_images(images, file)
     if labels is None:
         labels = np.full(images.shape[:1], -1)
-    elif labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or (labels < -1).any():
+    elif labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not in_range(labels):
         raise DataError(f"labels in {file} must be integers from -1, one an image, not {labels.dtype} {labels.shape}")
     return pixels, torch.from_numpy(labels.astype(np.int64, copy=False))
 
 
 def content_of(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of a .npz by name, or that of a .npy, mapped into memory, as `x`."""
-    with file.open("rb") as stream:
+    # NumPy warns of sizes whose product is no 64-bit number, and goes on with another one.
+    with file.open("rb") as stream, np.errstate(over="raise"):
         if stream.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
             return {"x": np.load(file, mmap_mode="r", allow_pickle=False)}
-        check_packing(file)
         stream.seek(0)
+        check_unpacked(file, stream)
         return dict(np.load(stream, allow_pickle=False))
 
 
-def check_packing(file: Path) -> None:
-    """Raise DataError for a .npz that unpacks to more than two gigabytes and a hundred times its size."""
-    with zipfile.ZipFile(file) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > max(LARGEST, MOST * file.stat().st_size):
-        raise DataError(f"{file} would unpack to {unpacked:,} bytes; a .npy has them as they are")
+def check_unpacked(file: Path, stream: IO[bytes]) -> None:
+    """Raise DataError if what a .npz holds is larger than memory, or far larger than the file, once it is unpacked."""
+    with zipfile.ZipFile(stream) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > memory_bytes():
+        raise DataError(f"{file} has {size:,} bytes unpacked, and this machine's memory {memory_bytes():,.0f}")
+    if size > max(LARGEST, MOST * file.stat().st_size):
+        raise DataError(f"{file} would unpack to {size:,} bytes; a .npy has them as they are")
+    stream.seek(0)
+
+
+def in_range(labels: np.ndarray) -> bool:
+    """Return whether labels are classes, or -1 for none."""
+    return not ((labels < -1).any() or (labels >= MOST_CLASSES).any())
 
 
 def check_images(images: np.ndarray, file: Path) -> Tensor | Mapped:

@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from aectl.rng import Rng
 
+FARTHEST = 1000
+"""Pixels that an image can be shifted by; so much black is laid around it."""
+
 
 class Noise(nn.Module):
     """Base of all corruptions: called with images and the run's rng, it returns corrupted images of the same shape.
@@ -84,6 +87,8 @@ class Jitter(Noise):
         super().__init__()
         if shift < 0:
             raise ValueError(f"shift must be at least 0, not {shift}")
+        if shift > FARTHEST:
+            raise ValueError(f"shift must be at most {FARTHEST:,}, not {shift}")
         self.shift = shift
         self.strength("p", check_probability(p))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -51,8 +52,11 @@ def picture(file: Path, shape: tuple[int, int, int]) -> Tensor:
     """Return one image file as [C, H, W] in [0, 1]; raises DataError, naming the file, if it cannot be read."""
     channels, *size = shape
     try:
-        with Image.open(file, formats=formats()) as opened:
-            pixels = intensities(ImageOps.exif_transpose(opened), channels)
+        with warnings.catch_warnings():
+            # A large photograph is none; what is twice as large is refused.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file, formats=formats()) as opened:
+                pixels = intensities(ImageOps.exif_transpose(opened), channels)
     except Exception as error:
         # Pillow's readers raise nearly anything of damaged bytes: SyntaxError, TypeError, struct.error.
         raise DataError(f"{file} cannot be read as an image: {error}") from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,11 @@ from filelock import FileLock
 
 from aectl.data.mapped import Mapped
 from aectl.data.pictures import picture
-from aectl.data.sources import data_folder
+from aectl.data.sources import DataError, data_folder
+from aectl.machine import memory_bytes
+
+COPIES = 4
+"""An image while it is resized: as floats, along one side, along both, and cut to [0, 1]."""
 
 log = logging.getLogger("aectl")
 
@@ -35,8 +41,18 @@ def digest(files: Sequence[Path], shape: tuple[int, int, int]) -> str:
     return hashlib.sha256(repr((found, shape)).encode()).hexdigest()[:32]
 
 
+def check_room(path: Path, count: int, shape: tuple[int, int, int]) -> None:
+    """Raise DataError if so many images of a shape do not fit the disk, or one of them not the memory."""
+    needed, free = count * math.prod(shape), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise DataError(f"{count:,} images of {shape} take {needed:,} bytes, and {path.parent} has {free:,} left")
+    if (numbers := 4 * math.prod(shape)) > memory_bytes() / COPIES:
+        raise DataError(f"an image of {shape} takes {COPIES} × {numbers:,} bytes of memory, which this machine lacks")
+
+
 def make(path: Path, files: Sequence[Path], shape: tuple[int, int, int]) -> None:
     """Write the resized images into a file, which is whole or absent."""
+    check_room(path, len(files), shape)
     aside = path.with_name(f".{path.stem}.{os.getpid()}.npy")
     try:
         pixels = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=(len(files), *shape))

@@ -156,7 +156,7 @@ def fetch(name: str, wanted: Sequence[str], folder: Path) -> dict[str, bytes]:
     if lacking:
         raise DataError(
             f"no source gave {' and '.join(lacking)} of {folder.parent.name}; tried {', '.join(tried) or 'none'}.\n"
-            f"Put them, plain or as .gz, into {folder}, or set AECTL_DATA to a folder with {folder.parent.name}/raw."
+            f"  Put them, plain or as .gz, into {folder}, or set AECTL_DATA to a folder with {folder.parent.name}/raw."
         )
     return {file: found[file] for file in wanted}
 
@@ -174,7 +174,7 @@ def workspace(folder: Path) -> Iterator[Path]:
         except OSError as error:
             raise DataError(
                 f"{folder} lacks good data files and cannot be filled ({reason(error)}).\n"
-                "Choose a folder that can be written by AECTL_DATA or dataset.root, or put the files there."
+                "  Choose a folder that can be written by AECTL_DATA or dataset.root, or put the files there."
             ) from error
         yield Path(scratch)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
-from aectl.models.networks import Shape
+from aectl.models.networks import Shape, repeats
 from aectl.models.partition import ENUMERABLE, bias_of, states
 from aectl.models.rbm import COLDEST
 from aectl.parallel import average
@@ -47,10 +47,11 @@ class Boltzmann(Model):
         noise: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        least = {"hidden": (hidden, 0), "steps": (steps, 1), "persistent": (persistent, 1), "settle": (settle, 1)}
-        for name, (value, smallest) in least.items():
+        for name, value, smallest in (("hidden", hidden, 0), ("persistent", persistent, 1)):
             if value < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, not {value}")
+        repeats("steps", steps)
+        repeats("settle", settle)
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient must be {' or '.join(GRADIENTS)}, not '{gradient}'")
         pixels, units = math.prod(shape), math.prod(shape) + hidden

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
 from aectl.models.dbn import FOLLOW, as_bounds, importance_bound, log_bernoulli
-from aectl.models.networks import Shape, positive
+from aectl.models.networks import Shape, positive, repeats
 from aectl.models.rbm import BINARISE, RBM
 from aectl.parallel import average
 from aectl.rng import Rng
@@ -58,8 +58,9 @@ class DBM(Model):
         super().__init__()
         if len(widths) != 2:
             raise ValueError(f"widths must be those of two hidden layers, not {list(widths)}")
-        for name, value in {"widths": widths, "mean_field": mean_field, "persistent": persistent}.items():
-            positive(name, value)
+        positive("widths", widths)
+        positive("persistent", persistent)
+        repeats("mean_field", mean_field)
         if binarise not in BINARISE:
             raise ValueError(f"binarise must be {' or '.join(BINARISE)}, not '{binarise}'")
         self.shape, self.pixels, self.binarise = tuple(shape), math.prod(shape), binarise

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Group, Loss, Model, Partition, Score, Stage
-from aectl.models.networks import Shape, positive
+from aectl.models.networks import Shape, positive, repeats
 from aectl.models.partition import bias_of
 from aectl.models.rbm import RBM
 from aectl.parallel import average
@@ -58,7 +58,7 @@ class DBN(Model):
     ) -> None:
         super().__init__()
         positive("widths", widths)
-        positive("draws", draws)
+        repeats("draws", draws)
         if len(widths) < 2:
             raise ValueError(f"widths must have two layers at least, not {list(widths)}: one alone is model=rbm")
         epochs = layer_epochs if isinstance(layer_epochs, Sequence) else [layer_epochs] * len(widths)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
-from aectl.models.networks import Shape
+from aectl.models.networks import Shape, repeats
 from aectl.rng import Rng
 
 SMALLEST = 1e-6
@@ -75,10 +75,10 @@ class EBM(Model):
         super().__init__()
         pixels = math.prod(shape)
         components = pixels if components is None else components
-        least = {"noise_ratio": noise_ratio, "sample_steps": sample_steps, "components": components}
-        for name, value in least.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        if components < 1:
+            raise ValueError(f"components must be at least 1, not {components}")
+        repeats("noise_ratio", noise_ratio)
+        repeats("sample_steps", sample_steps)
         if not 0 < step_size < math.inf:
             raise ValueError(f"step_size must be a finite number > 0, not {step_size}")
         self.shape, self.components = tuple(shape), min(components, pixels)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Group, Loss, Model, Stage
-from aectl.models.networks import Shape
+from aectl.models.networks import Shape, repeats
 from aectl.parallel import average
 from aectl.rng import Rng
 
@@ -105,8 +105,7 @@ class GAN(Model):
             gradient_penalty = 10.0 if loss == "wgan_gp" else 0.0
         if not 0 <= gradient_penalty < float("inf"):
             raise ValueError(f"gradient_penalty must be a finite number ≥ 0, not {gradient_penalty}")
-        if discriminator_steps < 1:
-            raise ValueError(f"discriminator_steps must be at least 1, not {discriminator_steps}")
+        repeats("discriminator_steps", discriminator_steps)
         if not 0 <= averaging < 1:
             raise ValueError(f"averaging must lie in [0, 1), not {averaging}")
         if conditional and not classes:

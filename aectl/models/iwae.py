@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Stage
-from aectl.models.networks import DenseEncoder, Shape
+from aectl.models.networks import DenseEncoder, Shape, repeats
 from aectl.models.vae import VAE
 from aectl.rng import Rng
 
@@ -57,8 +57,7 @@ class IWAE(VAE):
     ) -> None:
         if bound not in BOUNDS:
             raise ValueError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'")
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, not {samples}")
+        repeats("samples", samples)
         if warm_up < 0:
             raise ValueError(f"warm_up is a number of steps and must be at least 0, not {warm_up}")
         if not codes:

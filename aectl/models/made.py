@@ -126,7 +126,9 @@ def orders(kind: str, pixels: int, count: int, rng: Rng) -> Tensor:
         raise ValueError(f"orderings must be {', '.join(ORDERINGS[:-1])} or {ORDERINGS[-1]}, not '{kind}'")
     if kind == "raster":
         return torch.arange(pixels).expand(count, -1)
-    drawn = torch.stack([rng.permutation(pixels) for _ in range(count if kind == "several" else 1)])
+    drawn = torch.empty(count if kind == "several" else 1, pixels, dtype=torch.int64)
+    for row in drawn:
+        row.copy_(rng.permutation(pixels))
     return drawn.expand(count, -1)
 
 

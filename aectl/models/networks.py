@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 Shape = tuple[int, int, int]
 
+MOST_REPEATS = 1_000_000
+"""Between two steps alone can training be stopped: one that repeats something more often would not end in a day."""
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
     "relu": nn.ReLU,
@@ -74,6 +77,14 @@ def positive(name: str, values: int | Sequence[int]) -> None:
     sizes = [values] if isinstance(values, int) else list(values)
     if any(size < 1 for size in sizes):
         raise ValueError(f"{name} must be at least 1, not {values}")
+
+
+def repeats(name: str, value: int, least: int = 1) -> None:
+    """Raise ValueError unless `value`, how often something is done within one step, lies in [least, MOST_REPEATS]."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    if value > MOST_REPEATS:
+        raise ValueError(f"{name} must be at most {MOST_REPEATS:,}, not {value:,}")
 
 
 class Encoder(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
-from aectl.models.networks import Shape
+from aectl.models.networks import Shape, repeats
 from aectl.models.partition import CHAINS, ais, bias_of, exact, is_enumerable, reverse_ais
 from aectl.parallel import average
 from aectl.rng import Rng
@@ -59,11 +59,12 @@ class RBM(Model):
         noise: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        least = {"hidden": (hidden, 1), "steps": (steps, 1), "persistent": (persistent, 0)}
-        least |= {"sample_steps": (sample_steps, 1), "temperatures": (temperatures, 2)}
-        for name, (value, smallest) in least.items():
+        for name, value, smallest in (("hidden", hidden, 1), ("persistent", persistent, 0)):
             if value < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, not {value}")
+        repeats("steps", steps)
+        repeats("sample_steps", sample_steps)
+        repeats("temperatures", temperatures, 2)
         if not 0 <= centring <= 1:
             raise ValueError(f"centring must lie in [0, 1], not {centring}")
         if not 0 <= weight_decay < math.inf:

@@ -18,6 +18,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Where libraries of numbers look for how many threads they may have."""
 
 
+MOST = 1024
+"""Threads, or processes, that can be asked for of a machine with fewer cores; of a larger one, as many as it has."""
 SMALL = 5e6
 """Multiplications in the layers of a model, for one batch forwards, below which a second thread gains nothing.
 
@@ -49,6 +51,7 @@ class Device:
             raise ValueError(f"threads must be at least 1, not {threads}")
         if count is not None and count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
+        check_most("threads", threads, max(MOST, usable_cores()))
         self.torch = own(torch.device(choose(name)))
         precisions.check(precision, self.torch)
         self.precision = precision
@@ -126,6 +129,12 @@ class Device:
             "compile": self.compile,
             "processes": parallel.count(),
         }
+
+
+def check_most(name: str, value: int | None, most: int) -> None:
+    """Raise ValueError if `value` is more than this machine can have."""
+    if value is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:,}, not {value:,}")
 
 
 def choose(name: str) -> str:
