@@ -14,7 +14,7 @@ from tests.faults import children
 from tests.faults.children import Fault, finish
 from tests.faults.small import MODELS, check_same, curves, timeless, words
 
-SHORT = {"undercomplete": 3, "stacked_dae": 2}
+SHORT = {"undercomplete": 2, "stacked_dae": 1}
 """Kills of each model in the short form, one of each kind at most."""
 KINDS = ("time", "event", "bytes")
 SECONDS, EVENTS, BYTES = 0.7, 130, 80_000
