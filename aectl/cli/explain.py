@@ -32,9 +32,10 @@ def explain(error: Exception, name: str, overrides: Sequence[str]) -> tuple[str,
         return with_key(error), BAD_INPUT
     if is_ours(error):
         return str(error), BAD_INPUT
-    if system is not None and isinstance(error, (OSError, ValueError)) and (system.filename or is_full(system)):
+    where = system.filename or output_folder(system) if system is not None else None
+    if system is not None and isinstance(error, (OSError, ValueError)) and (where or is_full(system)):
         hint = "\n  make room there and type the command again" if is_full(system) else ""
-        return account(system, output_folder(system)) + hint, UNEXPECTED
+        return account(system, where or "the output folder") + hint, UNEXPECTED
     first = (str(error).splitlines() or [""])[0]
     if OUT_OF_MEMORY.search(str(error)) or isinstance(error, MemoryError):
         return f"out of memory: {first}\n  a smaller batch_size or model needs less", BAD_INPUT
@@ -43,10 +44,10 @@ def explain(error: Exception, name: str, overrides: Sequence[str]) -> tuple[str,
     return f"{type(error).__name__}: {first}\n  AECTL_DEBUG=1 shows the traceback", UNEXPECTED
 
 
-def output_folder(error: OSError) -> str:
-    """Return the folder that Hydra could not write to; its own errors do not tell."""
+def output_folder(error: OSError) -> str | None:
+    """Return the folder that Hydra could not write to, whose own errors do not tell; None for other errors."""
     found = [frame.f_locals.get("output_dir") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return str(next((path for path in reversed(found) if path), "the output folder"))
+    return next((str(path) for path in reversed(found) if path), None)
 
 
 def is_ours(error: Exception) -> bool:

@@ -139,8 +139,9 @@ def test_a_file_that_may_not_grow_is_named_and_the_run_goes_on_later(size, aectl
     tally("refused writes survived")
 
 
-@pytest.mark.parametrize("free", [0, 8, 40, 200])
-@pytest.mark.parametrize("command", ["eval", "sample"])
+@pytest.mark.parametrize(
+    ("command", "free"), [*(("eval", free) for free in (0, 8, 40, 200)), *(("sample", free) for free in (0, 8, 40))]
+)
 def test_pictures_and_numbers_on_a_full_disk(command, free, aectl, disk, whole, torture, tally):
     if not torture and (command, free) != ("sample", 8):
         pytest.skip("in the long form")

@@ -14,7 +14,7 @@ from tests.faults import children
 from tests.faults.children import Fault, finish
 from tests.faults.small import MODELS, check_same, curves, timeless, words
 
-SHORT = {"undercomplete": 3, "stacked_dae": 2}
+SHORT = {"undercomplete": 2, "stacked_dae": 1}
 """Kills of each model in the short form, one of each kind at most."""
 KINDS = ("time", "event", "bytes")
 SECONDS, EVENTS, BYTES = 0.7, 130, 80_000
@@ -163,10 +163,12 @@ def test_a_killed_evaluation_leaves_whole_files_and_can_be_repeated(whole, tmp_p
     shutil.copytree(whole("undercomplete"), run)
     shutil.copytree(whole("undercomplete"), other)
     evaluate = ["eval", "only=[reconstruction,codes]", "device=cpu", "device.threads=1"]
-    began = time.monotonic()
-    assert finish([*evaluate, f"run={other}"], other)[0] == 0
+    # Twice, for baselines are computed once, and only then kept.
+    for _ in range(2):
+        began = time.monotonic()
+        assert finish([*evaluate, f"run={other}"], other)[0] == 0
     seconds, killed = time.monotonic() - began, 0
-    for _ in range(12):
+    for _ in range(10):
         process = children.start([*evaluate, f"run={run}"], run, Fault(event=rng.randrange(60)) if killed % 2 else None)
         process.join(rng.uniform(0, seconds))
         process.kill()
