@@ -45,7 +45,8 @@ def facts(folder: Path) -> list[str]:
         record = run.record
     except ConfigError:
         return ["–", "–", "damaged", "–", "–", megabytes(folder), evaluated(run)]
-    choices = record.get("choices") if isinstance(record.get("choices"), dict) else {}
+    told = record.get("choices")
+    choices = told if isinstance(told, dict) else {}
     names = [str(choices.get(key) or "–") for key in ("model", "dataset")]
     return [*names, status(folder, record), objective(record), age(folder), megabytes(folder), evaluated(run)]
 

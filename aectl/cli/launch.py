@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import hydra
 from omegaconf import DictConfig
@@ -102,7 +103,7 @@ def unknown_flag(word: str, rest: Sequence[str]) -> ConfigError:
     """Return the error for a flag that there is not; `rest` are the words behind it."""
     name, _, value = word.lstrip("-").partition("=")
     key = name.replace("-", "_")
-    keys = {key for schema in SCHEMAS.values() for key in schema.__dataclass_fields__}
+    keys = {one.name for schema in SCHEMAS.values() for one in fields(schema)}
     if key in keys:
         value = value or (rest[0] if rest and "=" not in rest[0] else "…")
         return ConfigError(f"no flag '{word}': settings are typed without dashes: {key}={value}")

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -157,7 +157,7 @@ def check_keys(config: DictConfig) -> None:
     schema = OmegaConf.get_type(config)
     if schema not in SCHEMAS.values():
         return
-    known = [one.name for one in fields(schema)]
+    known = [one.name for one in fields(cast("type[Any]", schema))]
     for key in map(str, config):
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)

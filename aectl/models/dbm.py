@@ -58,8 +58,9 @@ class DBM(Model):
         super().__init__()
         if len(widths) != 2:
             raise ValueError(f"widths must be those of two hidden layers, not {list(widths)}")
-        for name, value in {"widths": widths, "mean_field": mean_field, "persistent": persistent}.items():
-            positive(name, value)
+        positive("widths", widths)
+        positive("mean_field", mean_field)
+        positive("persistent", persistent)
         if binarise not in BINARISE:
             raise ValueError(f"binarise must be {' or '.join(BINARISE)}, not '{binarise}'")
         self.shape, self.pixels, self.binarise = tuple(shape), math.prod(shape), binarise

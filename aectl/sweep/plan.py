@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aectl.config import ConfigError
 from aectl.config.schema import slug
@@ -78,7 +79,7 @@ def command(folder: Path) -> list[str]:
     return list(content(folder)["command"])
 
 
-def content(folder: Path) -> dict:
+def content(folder: Path) -> dict[str, Any]:
     """Return what sweep.json holds; raises ConfigError if it cannot be read."""
     try:
         found = json.loads((folder / PLAN).read_text())

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -62,20 +62,21 @@ class TensorBoard(Observer):
         self.written = trainer.epoch
         self.writer.add_text("config", as_yaml(self.hparams), trainer.epoch)
         if not resumed:
-            self.writer.file_writer.add_summary(sessions(self.hparams)[0])
+            cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams)[0])
         self.writer.flush()
 
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
+        writer = cast("SummaryWriter", self.writer)
         for name, value in epoch.metrics.items():
-            self.writer.add_scalar("time/seconds" if name == "seconds" else name, value, epoch.number)
+            writer.add_scalar("time/seconds" if name == "seconds" else name, value, epoch.number)
         if epoch.number == 1:
-            self.writer.add_custom_scalars({"training": charts(epoch.metrics)})
+            writer.add_custom_scalars({"training": charts(epoch.metrics)})
         for name, image in self.pictures(trainer.model).items():
-            self.writer.add_image(name, image, epoch.number)
+            writer.add_image(name, image, epoch.number)
         if isinstance(trainer.model, Encodes):
             self.add_histogram(encode(trainer.model, shown(trainer)), epoch.number)
         # On disk before the checkpoint that counts this epoch: a crash leaves too much, never too little.
-        self.writer.flush()
+        writer.flush()
         self.written = epoch.number
 
     def finished(self, trainer: Trainer) -> None:
@@ -84,7 +85,7 @@ class TensorBoard(Observer):
         if self.is_complete(trainer):
             if isinstance(trainer.model, Encodes):
                 self.add_projector(trainer.model, shown(trainer), trainer.epoch)
-            self.writer.file_writer.add_summary(sessions(self.hparams)[1])
+            cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams)[1])
         self.writer.close()
         self.writer = None
 
@@ -104,7 +105,7 @@ class TensorBoard(Observer):
         counts = torch.histc(codes, BINS, low, high)
         edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64)[1:]
         total, squares = float(codes.double().sum()), float(codes.double().square().sum())
-        self.writer.add_histogram_raw(
+        cast("SummaryWriter", self.writer).add_histogram_raw(
             "codes", low, high, codes.numel(), total, squares, edges.tolist(), counts.tolist(), epoch
         )
 
@@ -118,7 +119,7 @@ class TensorBoard(Observer):
         # The sheet of thumbnails must be made of squares.
         side = max(x.shape[2:])
         x = functional.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
-        self.writer.add_embedding(codes, labels, x, epoch, tag="codes")
+        cast("SummaryWriter", self.writer).add_embedding(codes, labels, x, epoch, tag="codes")
 
 
 def shown(trainer: Trainer) -> list[Batch]:
@@ -129,15 +130,16 @@ def shown(trainer: Trainer) -> list[Batch]:
 
 def encode(model: Encodes, batches: list[Batch]) -> Tensor:
     """Return the codes [N, code] of images, on the CPU; leaves the model as it was."""
-    was_training = model.training
-    model.eval()
+    module = cast("Model", model)
+    was_training = module.training
+    module.eval()
     with torch.no_grad():
         codes = torch.cat([model.encode(batch.x).flatten(1).float() for batch in batches]).cpu()
-    model.train(was_training)
+    module.train(was_training)
     return codes
 
 
-def charts(metrics: Mapping[str, float]) -> dict[str, list]:
+def charts(metrics: Mapping[str, float]) -> dict[str, list[Any]]:
     """Return a layout for the custom scalars: all losses on one chart, and each other metric's curves on one.
 
     Equal charts of several runs become one there, but only within the first category that TensorBoard meets: hence a
@@ -152,7 +154,7 @@ def charts(metrics: Mapping[str, float]) -> dict[str, list]:
     return {title: ["Multiline", found] for title, found in tags.items()}
 
 
-def sessions(hparams: Mapping[str, bool | int | float | str]) -> tuple:
+def sessions(hparams: Mapping[str, bool | int | float | str]) -> tuple[Any, ...]:
     """Return the summaries with which a run begins and ends on the HParams page.
 
     The third that TensorBoard's `add_hparams` writes, of the experiment, would fix the columns to one model's; without
