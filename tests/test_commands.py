@@ -18,17 +18,16 @@ from PIL import Image
 
 import aectl as package
 from aectl.config import conf_dir
+from aectl.figures import style
 from aectl.run import Run, find
+from tests.small import QUICK, SMALL, SOME
 
-QUICK = ("dataset=digits", "epochs=1", "device=cpu", "device.threads=1", "batch_size=256")
-SMALL = {
-    "conv": ("model.encoder.channels=[2,3]", "model.decoder.channels=[3,2]"),
-    "gan_conv": ("model.generator.channels=[3,2]", "model.discriminator.channels=[2,3]"),
-    "boltzmann": ("dataset=patches", "dataset.side=3", "dataset.per_image=1", "dataset.blank=true"),
-    **dict.fromkeys(("dbn", "dbm"), ("model.widths=[16,12]", "model.temperatures=50")),
-    **dict.fromkeys(("stacked_ae", "stacked_dae", "stacked_rbm"), ("model.widths=[16,12]", "model.pretrain_epochs=1")),
-}
-"""Settings that keep convolutions and stages quick in tests, and data for what digits have too many pixels for."""
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Figures are drawn with a ninth of the dots: what they show is looked at elsewhere."""
+    monkeypatch.setattr(style, "DPI", 50)
+
 
 MODELS = sorted(p.stem for p in Path(conf_dir(), "model").glob("*.yaml") if p.stem != "custom")
 NOISES = sorted(p.stem for p in Path(conf_dir(), "noise").glob("*.yaml"))
@@ -98,7 +97,7 @@ def test_bf16_trains(aectl):
 @pytest.mark.parametrize("model", ["dae", "vae", "gan"])
 def test_eval_on_the_validation_images_repeats_the_trainers_numbers(aectl, model):
     aectl("train", f"model={model}", *QUICK)
-    code, out, err = aectl("eval", "run=latest", "split=valid", "checkpoint=last", "device=cpu", "figures=false")
+    code, out, err = aectl("eval", "run=latest", "split=valid", "checkpoint=last", "device=cpu", *SOME)
     assert code == 0, out + err
     metrics = json.loads((only_run() / "metrics.json").read_text())
     trained = {k.removeprefix("val/"): v for k, v in metrics["train"].items() if k.startswith("val/")}
@@ -343,13 +342,13 @@ def test_a_damaged_checkpoint_is_said_to_be_damaged(aectl):
     assert code != 0
     assert "best.pt is damaged" in err
     assert "checkpoint=last" in err
-    assert aectl("eval", "run=latest", "checkpoint=last", "device=cpu", "figures=false")[0] == 0
+    assert aectl("eval", "run=latest", "checkpoint=last", "device=cpu", *SOME)[0] == 0
 
 
 def test_an_unfinished_run_evaluates_with_a_warning(aectl):
     aectl("train", "model=dae", *QUICK)
     Run(only_run()).update(status="running")
-    code, out, err = aectl("eval", "run=latest", "device=cpu", "figures=false")
+    code, out, err = aectl("eval", "run=latest", "device=cpu", *SOME)
     assert code == 0
     assert "not finished" in out + err
 
@@ -504,7 +503,9 @@ def test_colour_images_of_ones_own_train_and_evaluate(aectl, tmp_path, model):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
     words = ("dataset=folder", "dataset.root=photos", "dataset.size=8", "dataset.channels=3", "batch_size=16")
-    code, out, err = aectl("train", f"model={model}", *words, "epochs=1", "device=cpu", "device.threads=1")
+    code, out, err = aectl(
+        "train", f"model={model}", *words, *SMALL[model], "epochs=1", "device=cpu", "device.threads=1"
+    )
     assert code == 0, out + err
     assert package.dataset("latest").shape == (3, 8, 8)
     code, out, err = aectl("eval", "run=latest", "only=[reconstruction,samples]")
