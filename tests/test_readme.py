@@ -2,14 +2,13 @@
 
 import re
 import shlex
+import warnings
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboard import program
-from tensorboard.plugins.core.core_plugin import CorePluginLoader
 
 from tests.readme import asides, blocks, files, python
 from tests.small import QUICK, SMALL
@@ -68,15 +67,25 @@ def carried_out(aectl, words):
         assert all(f"$({word.split('=')[0]})" in MAKEFILE for word in settings)
         return 0, "", ""
     if words[0] == "tensorboard":
-        board = program.TensorBoard([CorePluginLoader()])
-        board.configure(argv=words)
-        assert list(Path(board.flags.logdir).rglob("events.out.tfevents.*"))
+        assert list(Path(served(words)).rglob("events.out.tfevents.*"))
         return 0, "", ""
     if words[:2] == ["pip", "install"]:
         # The wheel is built and used in test_packaging.py.
         assert (ROOT / words[2] / "pyproject.toml").is_file()
         return 0, "", ""
     raise AssertionError(f"no test for the command {shlex.join(words)}")
+
+
+def served(words):
+    """Return the folder that TensorBoard would show, by its own flags."""
+    with warnings.catch_warnings():
+        # One of the packages that it brings along is deprecated.
+        warnings.simplefilter("ignore")
+        from tensorboard import program
+        from tensorboard.plugins.core.core_plugin import CorePluginLoader
+    board = program.TensorBoard([CorePluginLoader()])
+    board.configure(argv=words)
+    return board.flags.logdir
 
 
 def told(commands):
