@@ -31,10 +31,10 @@ test: lint ## check the style and the types, and run the tests; fails if they ru
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov
 
 test-lowest: .venv-lowest/.installed ## run the tests with the oldest versions that pyproject.toml allows
-	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
+	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -o filterwarnings=default $(TESTS)
 
 test-hydra-next: .venv-hydra-next/.installed ## run the tests with Hydra's next version
-	@.venv-hydra-next/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
+	@.venv-hydra-next/bin/python -m pytest -n 2 --dist worksteal -o filterwarnings=default $(TESTS)
 
 .venv-lowest/.installed: pyproject.toml constraints.txt tests/lowest.py
 	$(PYTHON) -m venv .venv-lowest
