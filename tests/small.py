@@ -4,7 +4,8 @@ QUICK = ("dataset=digits", "epochs=1", "device=cpu", "device.threads=1", "batch_
 DENSE = ("model.encoder.widths=[32]", "model.decoder.widths=[32]")
 SMALL = {
     **dict.fromkeys(("dae", "overcomplete", "shallow", "sparse", "ksparse"), ("model.code=70",)),
-    **dict.fromkeys(("undercomplete", "vae", "iwae", "vae2", "coupled"), DENSE),
+    **dict.fromkeys(("undercomplete", "vae", "iwae", "coupled"), DENSE),
+    "vae2": ("model.widths=[[16]]", *DENSE),
     "dropout": ("model.code=70", *DENSE),
     "ebm": ("model.network.widths=[16]", "model.components=8", "model.sample_steps=20"),
     "gan": ("model.generator.widths=[32]", "model.discriminator.widths=[32]"),

@@ -25,7 +25,7 @@ def share():
 
 
 def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_been(aectl, tmp_path):
-    words = (*QUICK, "epochs=20", "device.threads=1")
+    words = (*QUICK, "epochs=30", "device.threads=1")
     cut = tmp_path / "cut"
     process = begin(*words, "seed=0,1,2", "jobs=2", f"hydra.sweep.dir={cut}")
     wait_until(lambda: list(cut.glob("*/checkpoints/last.pt")))
