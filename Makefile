@@ -5,12 +5,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?= model=dae noise=gaussian
 PORT   ?= 6006
+TESTS  ?= tests
+HYDRA_NEXT ?= 'hydra-core==1.4.0rc3' 'omegaconf>=2.4.0rc1'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test torture lint format figures judges published bench bench-gpu growth board clean distclean
+.PHONY: help setup train test coverage test-lowest test-hydra-next torture readme lint format figures judges \
+	published bench bench-gpu growth board clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed ## make .venv with the pinned versions
 
@@ -25,17 +28,42 @@ train: $(VENV)/.installed ## fetch the data, train and test; ARGS="model=vae" tr
 	@$(BIN)/aectl eval run=latest
 	@echo "curves and pictures: make board"
 
-test: $(VENV)/.installed ## check the style and run the tests
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+test: lint ## check the style and the types, and run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+coverage: $(VENV)/.installed ## run the tests and count the lines that run; fails below 90 %
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov
+
+test-lowest: .venv-lowest/.installed ## run the tests with the oldest versions that pyproject.toml allows
+	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -o filterwarnings=default $(TESTS)
+
+test-hydra-next: .venv-hydra-next/.installed ## run the tests with Hydra's next version
+	@.venv-hydra-next/bin/python -m pytest -n 2 --dist worksteal -o filterwarnings=default $(TESTS)
+
+.venv-lowest/.installed: pyproject.toml constraints.txt tests/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m tests.lowest > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint .venv-lowest/constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv-hydra-next/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-hydra-next
+	grep -v -e '^hydra-core' -e '^omegaconf' constraints.txt > .venv-hydra-next/constraints.txt
+	.venv-hydra-next/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint .venv-hydra-next/constraints.txt --editable '.[dev]' $(HYDRA_NEXT)
+	@touch $@
 
 torture: $(VENV)/.installed ## try faults and hostile input as often as docs/FAULTS.md says; 20 minutes
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --torture tests/faults
 
-lint: $(VENV)/.installed ## check the style
+readme: $(VENV)/.installed ## run README's commands as they are written, on full data; hours
+	@$(BIN)/python -m tests.readme
+
+lint: $(VENV)/.installed ## check the style and the types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 format: $(VENV)/.installed ## put the code in the project's style
 	@$(BIN)/ruff check --fix .
@@ -74,8 +102,8 @@ board: $(VENV)/.installed ## open TensorBoard on all runs; PORT=6007 takes anoth
 	@$(BIN)/tensorboard --logdir outputs --port $(PORT)
 
 clean: ## remove caches and builds
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage*
 	find aectl tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too; runs in outputs/ stay
-	rm -rf $(VENV) .venv-bench
+	rm -rf $(VENV) .venv-bench .venv-lowest .venv-hydra-next

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -109,9 +109,9 @@ def to_onnx(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, b
     files = {}
     for name, program in programs(model, shape):
         _, _, given, made = PARTS[name]
-        names = {"input_names": [given], "output_names": [made], "dynamic_shapes": ({0: "batch"},)}
+        names: dict[str, Any] = {"input_names": [given], "output_names": [made], "dynamic_shapes": ({0: "batch"},)}
         with exporter(name):
-            onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+            onnx = cast("torch.onnx.ONNXProgram", torch.onnx.export(program, dynamo=True, verbose=False, **names))
         # What the exporter notes of each node are lines of this machine's source files.
         for node in onnx.model.graph:
             node.metadata_props.clear()

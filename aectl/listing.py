@@ -52,7 +52,8 @@ def facts(folder: Path) -> list[str]:
         return ["–", "–", "of a newer aectl", "–", age(folder), megabytes(folder), evaluated(run)]
     except ConfigError:
         return ["–", "–", "damaged", "–", "–", megabytes(folder), evaluated(run)]
-    choices = record.get("choices") if isinstance(record.get("choices"), dict) else {}
+    told = record.get("choices")
+    choices = told if isinstance(told, dict) else {}
     names = [str(choices.get(key) or "–") for key in ("model", "dataset")]
     return [*names, status(folder, record), objective(record), age(folder), megabytes(folder), evaluated(run)]
 

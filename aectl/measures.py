@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeGuard
 
 from aectl.terminal import significant
 
@@ -207,7 +207,7 @@ def spread(row: Row, measure: str) -> float | None:
     return found if is_number(found) else None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Return whether a value is a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -252,7 +252,8 @@ def conditions(table: str, row: Row) -> tuple[tuple[str, Any], ...]:
 
 def best(table: str, rows: Rows, measure: str) -> set[str]:
     """Return the names of the rows that are best in a measure, among rows measured alike; one alone is no best."""
-    way, groups = better(table, measure), {}
+    way = better(table, measure)
+    groups: dict[tuple[tuple[str, Any], ...], dict[str, float]] = {}
     for name, row in rows.items():
         value = row.get(measure)
         if way and is_number(value) and not math.isnan(value):

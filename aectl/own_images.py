@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,8 @@ def evaluate(
     """
     if not isinstance(model, (Encodes, Reconstructs)):
         raise ValueError("images: this model can neither encode nor reconstruct images, it only makes its own")
-    folder, written = Path(folder), {}
+    folder = Path(folder)
+    written: dict[str, Path] = {}
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, Encodes):
         codes = apply(model.encode, images).flatten(1).float().cpu()
@@ -85,7 +87,7 @@ def evaluate(
         written |= write_table(folder / "codes.csv", {"name": names, **units})
     restored = apply(model.reconstruct, images) if isinstance(model, Reconstructs) else None
     if restored is not None:
-        arrays = {"names": np.array(names), "x": images.cpu(), "x_hat": restored.cpu()}
+        arrays: dict[str, Any] = {"names": np.array(names), "x": images.cpu(), "x_hat": restored.cpu()}
         written |= write_arrays(folder / "reconstructions.npz", **arrays)
         title = f"Reconstructions of {min(SHOWN, len(images))} of {len(images):,} images"
         figure = reconstructions(images[:SHOWN].cpu(), None, restored[:SHOWN].cpu(), title)
@@ -95,9 +97,9 @@ def evaluate(
     return written
 
 
-def judgements(model: Model, images: Tensor, restored: Tensor | None, rng: Rng) -> dict[str, list]:
+def judgements(model: Model, images: Tensor, restored: Tensor | None, rng: Rng) -> dict[str, list[Any]]:
     """Return the columns of errors.csv: what the model says of each image, as far as it can."""
-    columns: dict[str, list] = {}
+    columns: dict[str, list[Any]] = {}
     if restored is not None:
         columns["mse"] = (images - restored).square().flatten(1).mean(1).double().tolist()
         columns["psnr"] = [psnr(error) for error in columns["mse"]]
@@ -113,11 +115,12 @@ def judgements(model: Model, images: Tensor, restored: Tensor | None, rng: Rng) 
 
 def write_arrays(path: Path, **arrays: Tensor | np.ndarray) -> dict[str, Path]:
     """Write arrays as .npz; returns the path by its name."""
-    np.savez_compressed(path, **{name: np.asarray(array) for name, array in arrays.items()})
+    plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez_compressed(path, **plain)
     return {path.name: path}
 
 
-def write_table(path: Path, columns: dict[str, Iterable]) -> dict[str, Path]:
+def write_table(path: Path, columns: dict[str, Iterable[Any]]) -> dict[str, Path]:
     """Write columns of equal length as .csv, floats to nine digits, which tell any two of 32 bits apart."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 
 import pytest
@@ -21,9 +22,11 @@ def one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    """Baselines are computed once for all tests, and not into the user's cache."""
+    """Baselines are computed once for all tests, those of other workers too, and not into the user's cache."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AECTL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("AECTL_CACHE", str(folder))
         yield
 
 

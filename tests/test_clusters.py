@@ -66,14 +66,14 @@ def ray_cluster(monkeypatch):
 def test_a_ray_cluster_that_loses_a_machine_ends_the_sweep_whole(tmp_path, monkeypatch, ray_cluster):
     monkeypatch.chdir(tmp_path)
     address, kill = ray_cluster
-    words = (*QUICK, "seed=0,1,2,3", "epochs=100")
+    words = (*QUICK, "seed=0,1,2", "epochs=100")
     process = begin("sweep=ray", f"hydra.launcher.address='{address}'", *words)
     wait_until(lambda: len(list(tmp_path.glob("outputs/multirun/*/*/checkpoints/last.pt"))) == 2)
     kill()
     said = process.communicate(timeout=240)[0]
     assert process.returncode == 0, said
     folder = sweep_folder()
-    assert [record(job)["status"] for job in jobs(folder)] == ["done"] * 4
+    assert [record(job)["status"] for job in jobs(folder)] == ["done"] * 3
     assert all(len(rows(job)) == 100 for job in jobs(folder))
     # One of them was cut short with the machine, and went on elsewhere.
     assert any("resumed" in record(job) for job in jobs(folder))

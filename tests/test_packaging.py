@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from tests.lowest import dependencies, lowest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -49,3 +51,8 @@ def test_an_installed_aectl_finds_its_launchers(tmp_path):
         command = [sys.executable, "-m", "aectl", "train", f"sweep={name}", "--cfg", "hydra", "-p", "hydra.launcher"]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert "hydra_plugins.aectl." in done.stdout, done.stderr
+
+
+def test_every_dependency_has_a_lower_bound_to_be_tried():
+    assert len(lowest()) == len(dependencies()) > 20
+    assert lowest()["torch"].startswith("2.")

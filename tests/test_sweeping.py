@@ -24,15 +24,10 @@ def share():
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    words = (*QUICK, "seed=0,1,2", "epochs=40", "jobs=2", "device.threads=1")
-    whole = tmp_path / "whole"
-    code, said = type_in(*words, f"hydra.sweep.dir={whole}")
-    assert code == 0, said
-
+def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_been(aectl, tmp_path):
+    words = (*QUICK, "epochs=30", "device.threads=1")
     cut = tmp_path / "cut"
-    process = begin(*words, f"hydra.sweep.dir={cut}")
+    process = begin(*words, "seed=0,1,2", "jobs=2", f"hydra.sweep.dir={cut}")
     wait_until(lambda: list(cut.glob("*/checkpoints/last.pt")))
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
@@ -44,12 +39,15 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_been(tmp_path, monkey
     assert code == 0, said
     for number, status in before.items():
         assert (f"goes on   {number}  seed={number}" in said) == (status == "interrupted")
-    for one, other in zip(jobs(whole), jobs(cut), strict=True):
-        assert one.name == other.name
-        assert rows(one) == rows(other)
-        assert record(other)["status"] == "done"
+    assert len(jobs(cut)) == 3
+    for seed, job in enumerate(jobs(cut)):
+        alone = tmp_path / "alone" / str(seed)
+        code, *said = aectl("train", *words, f"seed={seed}", f"hydra.run.dir={alone}")
+        assert code == 0, said
+        assert rows(alone) == rows(job)
+        assert record(job)["status"] == "done"
     # Resumed once more, there is nothing to do, and nothing is touched.
     after = {job.name: (job / "metrics.csv").stat().st_mtime_ns for job in jobs(cut)}
-    code, said = type_in(f"resume={cut}")
+    code, said, _ = aectl("train", "-m", f"resume={cut}")
     assert code == 0 and "3 jobs, 3 of them done already" in said
     assert after == {job.name: (job / "metrics.csv").stat().st_mtime_ns for job in jobs(cut)}

@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
@@ -38,8 +38,14 @@ def launch(
         raise ConfigError(f"together must be at least 1, not {together}")
     number = sweep.places_for(config, jobs, len(job_overrides))
 
-    def where(task: Task, watcher: Watcher) -> Bundles:
-        return Bundles(number, together, partial(carry_out, **task.keywords, fail_fast=fail_fast), watcher, fail_fast)
+    def where(task: Task, watcher: Watcher[Planned]) -> Bundles:
+        return Bundles(
+            number,
+            together,
+            partial(carry_out, **cast("partial[str]", task).keywords, fail_fast=fail_fast),
+            watcher,
+            fail_fast,
+        )
 
     known = {one.number for one in read(sweep.folder_of(config)) if one.status == "done"}
     results = sweep.run(config, job_overrides, first, where, sweep.threads_for(number))

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
+from typing import Any
 
 from aectl.config import conf_dir, options
 from aectl.config.schema import SCHEMAS
@@ -119,7 +120,7 @@ def of_command(command: str) -> str:
     ).rstrip()
 
 
-def default(one: Field) -> str:
+def default(one: Field[Any]) -> str:
     """Return a key's default in brackets, nothing where it is a choice or says nothing."""
     value = one.default
     if value is MISSING or value is None:

@@ -125,8 +125,9 @@ def quote_texts(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         key, equals, value = override.partition("=")
         bare = value[:1] not in ("'", '"')
-        special = bare and key in PATHS and set(value) & set(",[]{}()=: \t\n")
-        special = special or ((key in TEXTS or key.lstrip("+").startswith("tags.")) and LIKE_A_NUMBER.fullmatch(value))
+        is_cut = bare and key in PATHS and bool(set(value) & set(",[]{}()=: \t\n"))
+        is_text = key in TEXTS or key.lstrip("+").startswith("tags.")
+        special = is_cut or (is_text and LIKE_A_NUMBER.fullmatch(value) is not None)
         escaped = value.replace("'", "\\'")
         quoted.append(f"{key}{equals}'{escaped}'" if special else override)
     return quoted
@@ -145,7 +146,7 @@ def unknown_flag(word: str, rest: Sequence[str]) -> ConfigError:
     """Return the error for a flag that there is not; `rest` are the words behind it."""
     name, _, value = word.lstrip("-").partition("=")
     key = name.replace("-", "_")
-    keys = {key for schema in SCHEMAS.values() for key in schema.__dataclass_fields__}
+    keys = {one.name for schema in SCHEMAS.values() for one in fields(schema)}
     if key in keys:
         value = value or (rest[0] if rest and "=" not in rest[0] else "…")
         return ConfigError(f"no flag '{word}': settings are typed without dashes: {key}={value}")

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.cli import sweep
-from aectl.config import ConfigError
+from aectl.config import ConfigError, to_plain
 from aectl.sweep.drawings import draw_study
 from aectl.sweep.places import Both, Places
 from aectl.sweep.space import Space
@@ -31,7 +31,7 @@ def launch(
     """Search until the study has as many trials as `trials`, and draw how it went."""
     if trials < 1:
         raise ConfigError(f"trials must be at least 1, not {trials}")
-    space, folder = Space(arguments, OmegaConf.to_container(OmegaConf.create(dict(params)))), sweep.folder_of(config)
+    space, folder = Space(arguments, to_plain(OmegaConf.create(dict(params)))), sweep.folder_of(config)
     found = open_study(folder, storage, study, seed, prune)
     left = trials - len(found.get_trials(deepcopy=False))
     launcher = config.hydra.launcher

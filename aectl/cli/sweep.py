@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.cli import job
 from aectl.cli.launch import MULTIRUN, split_flags
-from aectl.config import ConfigError
+from aectl.config import ConfigError, to_plain
 from aectl.machine import accelerated, usable_cores
 from aectl.run import Run
 from aectl.sweep.places import Places, Task, Watcher
@@ -49,7 +49,7 @@ def run(
     config: DictConfig,
     job_overrides: Sequence[Sequence[str]],
     first: int,
-    where: Callable[[Task, Watcher], Where],
+    where: Callable[[Task, Watcher[Planned]], Where],
     threads: int | None,
 ) -> list[JobReturn]:
     """Run what is not done yet of a sweep's jobs, where it is said; see `carry_out` for what stops it."""
@@ -128,7 +128,7 @@ def typed() -> list[str]:
 
 def hydra_words(config: DictConfig) -> list[str]:
     """Return the overrides of Hydra's own keys that each job needs too."""
-    words = OmegaConf.to_container(config.hydra.overrides.hydra)
+    words: list[str] = to_plain(config.hydra.overrides.hydra)
     return [word for word in words if not word.lstrip("+~").startswith((*OWN, "hydra.mode="))]
 
 

@@ -70,7 +70,8 @@ def owner(run: Run) -> int | str:
         if text.isdigit() and is_alive(int(text)):
             return int(text)
         time.sleep(0.01)
-    return run.record.get("pid") if (run.folder / RECORD).is_file() else "that has only begun"
+    known = run.record.get("pid") if (run.folder / RECORD).is_file() else None
+    return known or "that has only begun"
 
 
 def adopt(run: Run, aside: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
@@ -13,7 +13,7 @@ from rich.table import Table
 from aectl import leaderboard
 from aectl.commands.benchmark import benchmark, fingerprint
 from aectl.commands.pictures import draw_all
-from aectl.config import ConfigError
+from aectl.config import ConfigError, to_plain
 from aectl.evaluation import published
 from aectl.evaluation.report import EVALUATIONS, report
 from aectl.evaluation.subject import Rows, Subject
@@ -65,7 +65,7 @@ def common_folder(folders: list[Path]) -> Path | None:
 
 def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     """Evaluate one run and return its section of metrics.json; its pictures and its page are made anew."""
-    one = OmegaConf.merge(config, {"run": str(folder)})
+    one = cast("DictConfig", OmegaConf.merge(config, {"run": str(folder)}))
     opened = open_run(one)
     subject = Subject(opened.model, benchmark(opened, one), one.nll_images, one.nll_samples)
     section = measured(opened, subject, one)
@@ -79,11 +79,11 @@ def measured(opened: Opened, subject: Subject, config: DictConfig) -> dict[str, 
     """Return what metrics.json keeps of an evaluation: how it was made, its tables, and what is missing and why."""
     # The seed of training's own validation, so that split=valid repeats the trainer's numbers.
     rng = Rng(opened.config.seed, opened.device.torch).fork("validation").fork("noise")
-    own = {"objective": {"model": validate(opened.model, subject.bench.held_out, rng)}}
+    own: dict[str, Rows] = {"objective": {"model": {**validate(opened.model, subject.bench.held_out, rng)}}}
     with console().status("evaluating") as status:
         found = report(subject, chosen_tables(config), lambda title: status.update(f"evaluating: {title}"))
     titles = {one.name: one.title for one in EVALUATIONS if one.name in found.tables}
-    references = OmegaConf.to_container(opened.config.get("reference") or OmegaConf.create({}), resolve=True)
+    references = to_plain(opened.config.get("reference") or {})
     published.check(references)
     if references:
         found.tables["published"] = published.compare({**own, **found.tables}, references)

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from aectl import parallel
-from aectl.config import ConfigError, build, check_empty, check_named, check_signature, check_trusted
+from aectl.config import ConfigError, build, check_empty, check_named, check_signature, check_trusted, to_plain
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
 from aectl.evaluation import published
@@ -53,7 +53,7 @@ def read(config: DictConfig, device: torch.device) -> tuple[dict[str, Any], Sour
 def check(config: DictConfig) -> None:
     """Raise ConfigError for ranges, names and types that cannot work, before anything is built."""
     check_ranges(config)
-    published.check(OmegaConf.to_container(config.get("reference") or OmegaConf.create({}), resolve=True))
+    published.check(to_plain(config.get("reference") or {}))
     if config.resume:
         check_trusted(config, trusted(config))
         config.dataset = settled(config.dataset)

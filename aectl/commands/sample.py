@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -122,8 +123,9 @@ def make(kind: str, opened: Opened, request: Request, folder: Path, name: str) -
     how = KINDS[kind]
     arrays = {key: value.cpu() for key, value in how.make(opened.model, request).items()}
     # Not compressed: grey pixels hardly shrink, and it takes longer than to make them.
+    plain: dict[str, Any] = {key: value.numpy() for key, value in arrays.items()}
     with written(folder / f"{kind}.npz", sync=False) as file:
-        np.savez(file, **{key: value.numpy() for key, value in arrays.items()})
+        np.savez(file, **plain)
     moves = "epochs" in arrays
     state = name if moves else f"{name}, epoch {opened.state['epoch']}"
     title = f"{how.title(opened.model, request)}\n{state}"
@@ -147,7 +149,7 @@ def shipped_models() -> dict[str, type]:
 
 def class_name(path: Path) -> str | None:
     """Return the class that an option of a group names, or the option that it builds on; None if neither does."""
-    config = OmegaConf.load(path)
+    config = cast("DictConfig", OmegaConf.load(path))
     node = config.get("model", config)
     if "_target_" in node:
         return node._target_

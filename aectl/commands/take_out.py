@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from aectl import export, own_images
+from aectl.config import to_plain
 from aectl.loading import Opened, open_run
 from aectl.rng import Rng
 
@@ -42,7 +43,7 @@ def export_parts(config: DictConfig) -> None:
 def notes(opened: Opened) -> dict[str, Any]:
     """Return what an exported file tells of its origin: command, config, data set, epoch, versions and test numbers."""
     record, evaluated = opened.run.record, opened.run.metrics.get("test", {})
-    stored = OmegaConf.to_container(opened.config, resolve=True)
+    stored = to_plain(opened.config)
     tables = {name: table for name, table in evaluated.items() if isinstance(table, dict) and "model" in table}
     return {
         "command": record.get("command"),

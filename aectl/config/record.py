@@ -72,7 +72,7 @@ def values(found: Any, outer: str, inner: str) -> Iterator[Any]:
         yield found
     elif not isinstance(found, list if outer in LISTS else dict):
         yield object()
-    elif outer in LISTS:
+    elif isinstance(found, list):
         yield from found
     else:
         yield from found.values() if inner == "*" else [found.get(inner)]

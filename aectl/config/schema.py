@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config import ConfigError
+from aectl.config import ConfigError, to_plain
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -147,7 +147,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def check_ranges(config: DictConfig) -> None:
     """Raise ConfigError, for the first problem, if a key is unknown or missing or a value lies out of its range."""
     check_keys(config)
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = to_plain(config)
     for path, value in numbers(plain):
         if not math.isfinite(value):
             raise ConfigError(f"{path} must be a finite number, not {value}")
@@ -191,7 +191,7 @@ def check_keys(config: DictConfig) -> None:
     schema = OmegaConf.get_type(config)
     if schema not in SCHEMAS.values():
         return
-    known = [one.name for one in fields(schema)]
+    known = [one.name for one in fields(cast("type[Any]", schema))]
     for key in map(str, config):
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
@@ -270,13 +270,15 @@ def fresh(name: str) -> str:
         return name
     try:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        for tried in itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2))):
+        for number in itertools.count(1):
+            tried = name if number == 1 else f"{name}-{number}"
             with contextlib.suppress(FileExistsError):
                 Path(tried).mkdir()
                 return tried
     except OSError:
         # Hydra will meet the same, and say it.
-        return name
+        pass
+    return name
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -48,7 +48,7 @@ def read_plain(path: Path) -> dict[Any, Any]:
         raise ConfigError(f"{path} cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path} is damaged: it holds no config")
-    return OmegaConf.to_container(config, resolve=False)
+    return cast("dict[Any, Any]", OmegaConf.to_container(config, resolve=False))
 
 
 def read_words(path: Path) -> list[str]:

@@ -33,6 +33,8 @@ class Gaussian(Noise):
     Raises ValueError unless std ≥ 0. Source: lecture, "Como adicionar ruído?", which takes σ ≥ 1.
     """
 
+    std: Tensor
+
     def __init__(self, std: float = 1.0, clip: bool = False) -> None:
         super().__init__()
         if not 0 <= std < float("inf"):
@@ -51,6 +53,8 @@ class Masking(Noise):
     Raises ValueError unless 0 ≤ p ≤ 1. Source: lecture, "Ruído impulsivo"; Vincent et al. 2010, section 3.3.
     """
 
+    p: Tensor
+
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
         self.strength("p", check_probability(p))
@@ -64,6 +68,8 @@ class SaltAndPepper(Noise):
 
     Raises ValueError unless 0 ≤ p ≤ 1. Source: Vincent et al. 2010, section 3.3.
     """
+
+    p: Tensor
 
     def __init__(self, p: float = 0.25) -> None:
         super().__init__()
@@ -82,6 +88,8 @@ class Jitter(Noise):
     It changes where things are, not what they are: the corruption that classifiers are trained under. Raises
     ValueError for a negative shift and unless 0 ≤ p ≤ 1.
     """
+
+    p: Tensor
 
     def __init__(self, shift: int = 2, p: float = 0.0) -> None:
         super().__init__()

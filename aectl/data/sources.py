@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import platformdirs
 from filelock import FileLock
@@ -259,7 +259,7 @@ def members(archive: Path, prefix: str, names: Sequence[str]) -> Iterator[tuple[
         for member in tar:
             name = wanted.get(member.name.removeprefix("./"))
             if name and member.isfile() and member.size <= LARGEST_FILE:
-                yield name, tar.extractfile(member).read()
+                yield name, cast("IO[bytes]", tar.extractfile(member)).read()
 
 
 def reason(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -67,10 +68,10 @@ def scores(subject: Subject) -> Pairs:
 
     A model that was trained under noise is given the clean images.
     """
-    bench = subject.bench
+    bench, model = subject.bench, cast("Reconstructs", subject.model)
     inside = errors(bench.held_out.pixels(), subject.reconstructed)[~bench.is_excluded]
     return {
-        name: (inside, errors(x := source.pixels(), apply(subject.model.reconstruct, x)))
+        name: (inside, errors(x := source.pixels(), apply(model.reconstruct, x)))
         for name, source in bench.all_outliers.items()
     }
 
@@ -80,19 +81,19 @@ def likelihoods(subject: Subject) -> Pairs:
 
     Likelihoods of simple images can be higher than those of the images trained on (Nalisnick et al. 2019).
     """
-    rng = subject.bench.rng("anomalies")
+    model, rng = cast("Scores", subject.model), subject.bench.rng("anomalies")
 
     @torch.no_grad()
     def score(source: Source) -> Tensor:
         parts = source.pixels().split(CHUNK)
-        return -torch.cat([subject.model.log_prob(part, rng=rng, samples=SAMPLES).value for part in parts])
+        return -torch.cat([model.log_prob(part, rng=rng, samples=SAMPLES).value for part in parts])
 
     return pairs_of(subject.bench, score)
 
 
 def energies(subject: Subject) -> Pairs:
     """Return the energies in nats, of binary draws where the model's are of such; the model must have energies."""
-    model, rng = subject.model, subject.bench.rng("anomalies", "energy")
+    model, rng = cast("Energy", subject.model), subject.bench.rng("anomalies", "energy")
 
     def score(source: Source) -> Tensor:
         x = source.pixels()
@@ -116,10 +117,11 @@ def baseline(bench: Benchmark, detector: str, score: Callable[[Tensor], Tensor])
     """Return the row of a detector that knows no model; a set of outliers is known by its images, not by its name."""
     row: Row = {}
     for name, source in bench.all_outliers.items():
-        found = bench.cache.numbers(
-            f"anomalies-{detector}-{digest(bench.inliers, source)}",
-            lambda source=source: detection(score(bench.inliers.pixels()), score(source.pixels())),
-        )
+
+        def compute(source: Source = source) -> Row:
+            return detection(score(bench.inliers.pixels()), score(source.pixels()))
+
+        found = bench.cache.numbers(f"anomalies-{detector}-{digest(bench.inliers, source)}", compute)
         row |= named(found, name)
     return row
 

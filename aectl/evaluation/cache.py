@@ -37,7 +37,7 @@ class Cache:
         """Return the tensors that `compute()` gave when first asked for `name`; those kept come on the CPU."""
         return self.kept(f"{name}.safetensors", compute, load_file, write_arrays)
 
-    def kept(self, file: str, compute: Callable[[], Any], read: Callable, write: Callable) -> Any:
+    def kept(self, file: str, compute: Callable[[], Any], read: Callable[..., Any], write: Callable[..., Any]) -> Any:
         """Return what `file` holds; compute and write it if it is not there, or is damaged."""
         if self.folder is None:
             return compute()

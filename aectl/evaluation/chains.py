@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def measure(subject: Subject) -> Rows:
     The chains begin in states spread wider than the model's distribution, so that what they still remember of them
     shows in R-hat. Behind the model stand as many independent draws. Raises Unmeasured if nothing ever moved.
     """
-    traces = walk(subject.model, subject.bench.rng("chains"))
+    traces = walk(cast("Walks", subject.model), subject.bench.rng("chains"))
     found: Row = {"chains": CHAINS, "draws": DRAWS, "burn_in": BURN_IN, "thinning": THINNING}
     best: Row = dict(found)
     for name, trace in traces.items():

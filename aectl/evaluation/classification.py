@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from aectl.evaluation.probes import linear_accuracy, nameable
 from aectl.evaluation.subject import Row, Rows, Subject, apply, mean_ci95
+from aectl.models.base import Classifies
 
 
 def measure(subject: Subject) -> Rows:
@@ -16,16 +19,16 @@ def measure(subject: Subject) -> Rows:
     """
     bench = subject.bench
     held_out = bench.held_out.take(nameable(bench))
-    found = apply(subject.model.classify, held_out.pixels()).argmax(1)
-    rows = {"model": accuracy(found, held_out.labels), "logistic regression": linear_accuracy(bench)}
+    found = apply(cast("Classifies", subject.model).classify, held_out.pixels()).argmax(1)
+    rows: Rows = {"model": accuracy(found, held_out.labels), "logistic regression": linear_accuracy(bench)}
     return {name: row | error(row) for name, row in rows.items()}
 
 
 def accuracy(found: Tensor, labels: Tensor) -> Row:
     """Return the share of images, in percent, whose found class [N] is the label [N]."""
-    return mean_ci95(100 * (found == labels).float(), "accuracy")
+    return {**mean_ci95(100 * (found == labels).float(), "accuracy")}
 
 
 def error(row: Row) -> Row:
     """Return the other images, in percent: what the accuracy of a row leaves."""
-    return {"error": 100 - row["accuracy"], "error_ci95": row["accuracy_ci95"]}
+    return {"error": 100 - float(row["accuracy"]), "error_ci95": row["accuracy_ci95"]}

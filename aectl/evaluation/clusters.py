@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from statistics import mean, stdev
 
 import numpy as np
 from torch import Tensor
 
+from aectl.data.datasets import Source
 from aectl.evaluation.codes import baselines, checked, slug
 from aectl.evaluation.probes import labelled
 from aectl.evaluation.subject import Benchmark, Row, Rows, Subject
@@ -29,10 +31,11 @@ def measure(subject: Subject) -> Rows:
     labels = bench.held_out.labels[known]
     rows = {"model": agreement(checked(subject.codes)[known], labels, bench)}
     for name, encode in baselines(subject).items():
-        rows[name] = bench.cache.numbers(
-            f"clusters-{slug(name)}-seed-{bench.seed}",
-            lambda encode=encode: agreement(encode(bench.held_out)[known], labels, bench),
-        )
+
+        def compute(encode: Callable[[Source], Tensor] = encode) -> Row:
+            return agreement(encode(bench.held_out)[known], labels, bench)
+
+        rows[name] = bench.cache.numbers(f"clusters-{slug(name)}-seed-{bench.seed}", compute)
     return rows
 
 

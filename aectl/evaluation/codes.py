@@ -27,15 +27,15 @@ def measure(subject: Subject) -> Rows:
     """
     bench = subject.bench
     code = checked(subject.codes)
-    rows: Rows = {"model": sparsity(code) | hoyer(code)}
-    if isinstance(subject.model, HasPosterior):
-        means = apply(lambda x: subject.model.posterior(x)[0], bench.held_out.pixels())
+    rows: Rows = {"model": {**sparsity(code), **hoyer(code)}}
+    if isinstance(model := subject.model, HasPosterior):
+        means = apply(lambda x: model.posterior(x)[0], bench.held_out.pixels())
         rows["model"]["active_latents"] = active_latents(means)
     (name, encode), _ = baselines(subject).items()
 
     def compute() -> Row:
         found = encode(bench.held_out)
-        return sparsity(found) | hoyer(found)
+        return {**sparsity(found), **hoyer(found)}
 
     return rows | {name: bench.cache.numbers(f"codes-{slug(name)}", compute)}
 
@@ -51,7 +51,7 @@ def sparsity(codes: Tensor) -> dict[str, float]:
     }
 
 
-def hoyer(codes: Tensor) -> Row:
+def hoyer(codes: Tensor) -> dict[str, float]:
     """Return the mean over images of (√n - ‖h‖₁/‖h‖₂) / (√n - 1), n the size of the code (Hoyer 2004).
 
     It is 0 where all units are equally strong and 1 where a single one is active. Codes of nothing but zeros have no

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from aectl.data.noise import Gaussian, Masking, SaltAndPepper
 from aectl.evaluation.pca import PCA
 from aectl.evaluation.reconstruction import fidelity, psnr
 from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest, mean_ci95
+from aectl.models.base import Reconstructs
 from aectl.rng import Rng
 
 NOISES: dict[str, Callable[[], nn.Module]] = {
@@ -51,13 +52,13 @@ def measure(subject: Subject) -> Rows:
         return {name: fidelity(x, images, judge, seen) for name, images in restored.items()}
 
     name = f"denoising-{drawn(noisy, noise, bench)}{f'-{judge.name}' if judge else ''}"
-    row = fidelity(x, apply(subject.model.reconstruct, noisy), judge, seen)
+    row = fidelity(x, apply(cast("Reconstructs", subject.model).reconstruct, noisy), judge, seen)
     return {"model": row, **bench.cache.numbers(name, baselines)}
 
 
 def matrix(subject: Subject) -> Rows:
     """Return the PSNR in dB under each of `NOISES`, and of the model on clean images as "none"."""
-    bench = subject.bench
+    bench, model = subject.bench, cast("Reconstructs", subject.model)
     x = bench.held_out.pixels()
     rows: Rows = {"model": decibels(x, subject.reconstructed, "none"), "best affine": {}, "noisy input": {}}
     for name, build in NOISES.items():
@@ -68,7 +69,7 @@ def matrix(subject: Subject) -> Rows:
             affine = AffineDenoiser(moments(noise, bench))
             return {"best affine": decibels(x, affine(noisy), name), "noisy input": decibels(x, noisy, name)}
 
-        rows["model"] |= decibels(x, apply(subject.model.reconstruct, noisy), name)
+        rows["model"] |= decibels(x, apply(model.reconstruct, noisy), name)
         for other, row in bench.cache.numbers(f"psnr-{drawn(noisy, noise, bench)}", baselines).items():
             rows[other] |= row
     return rows
@@ -147,12 +148,12 @@ def pixelwise(noise: nn.Module) -> Pixelwise | None:
     """Return a noise as `Pixelwise`, or None where it is none or is not known to be."""
     kind = type(noise)  # not isinstance: a class derived from these may corrupt in another way
     if kind is Gaussian and not noise.clip:
-        return Pixelwise(1.0, 0.0, (float(noise.std) ** 2, 0.0, 0.0))
+        return Pixelwise(1.0, 0.0, (float(cast("Gaussian", noise).std) ** 2, 0.0, 0.0))
     if kind is Masking:
-        p = float(noise.p)
+        p = float(cast("Masking", noise).p)
         return Pixelwise(1 - p, 0.0, (0.0, 0.0, p * (1 - p)))
     if kind is SaltAndPepper:
-        p = float(noise.p)
+        p = float(cast("SaltAndPepper", noise).p)
         # E[x̃²|x] = (1 - p) x² + p/2, less the square of E[x̃|x] = (1 - p) x + p/2.
         return Pixelwise(1 - p, p / 2, (p / 2 - p * p / 4, -p * (1 - p), p * (1 - p)))
     return None

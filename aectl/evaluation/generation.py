@@ -201,7 +201,8 @@ def held_out_nearest(bench: Benchmark) -> tuple[Tensor, Tensor]:
         return {"distance": distance, "position": position}
 
     found = bench.cache.arrays("nearest-train", compute)
-    return tuple(found[key].to(bench.train.images.device) for key in ("distance", "position"))
+    device = bench.train.images.device
+    return found["distance"].to(device), found["position"].to(device)
 
 
 def table(bench: Benchmark, name: str, model: Row, row: Callable[[Tensor], Row]) -> Rows:
@@ -209,5 +210,9 @@ def table(bench: Benchmark, name: str, model: Row, row: Callable[[Tensor], Row])
     rows = {"model": model}
     for label, draw in baselines(bench).items():
         key = f"{name}-{label}-seed-{bench.seed}".replace(" ", "-")
-        rows[label] = bench.cache.numbers(key, lambda draw=draw: row(draw()))
+
+        def compute(draw: Callable[[], Tensor] = draw) -> Row:
+            return row(draw())
+
+        rows[label] = bench.cache.numbers(key, compute)
     return rows

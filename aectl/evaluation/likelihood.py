@@ -7,6 +7,7 @@ A model of energies alone is normalised in every way that is open to it, a row f
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -28,14 +29,14 @@ def measure(subject: Subject) -> Rows:
     """
     if isinstance(subject.model, Normalises):
         return normalised(subject)
-    bench, k = subject.bench, subject.nll_samples
+    model, bench, k = cast("Scores", subject.model), subject.bench, subject.nll_samples
     x = images(bench, subject.nll_images)
-    score = log_prob(subject.model, x, bench, k)
+    score = log_prob(model, x, bench, k)
     how: Row = {"binarisation": binarisation(score, x), "images": len(x)}
     taken: Row = {} if score.kind == "exact" else {"samples": k}
     rows: Rows = {"model": {**nll(score), **how, **taken}}
     if score.kind == "bound" and k > 1:
-        rows["model, ELBO"] = {**nll(log_prob(subject.model, x, bench, 1)), **how, "samples": 1}
+        rows["model, ELBO"] = {**nll(log_prob(model, x, bench, 1)), **how, "samples": 1}
     if score.of == "grey pixels" and score.kind != "no likelihood":
         others = normal_baselines(subject, x)
     else:
@@ -51,7 +52,7 @@ def normalised(subject: Subject) -> Rows:
 
     nll = mean energy + log Z, whose interval is of both: ci² = ci² over images + ci² of log Z.
     """
-    model, bench = subject.model, subject.bench
+    model, bench = cast("Normalises", subject.model), subject.bench
     x = images(bench, subject.nll_images)
     seen = model.observe(x, bench.rng("likelihood", "observe"))
     energies = torch.cat([model.energy(chunk) for chunk in seen.split(CHUNK)]).double()

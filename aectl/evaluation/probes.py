@@ -133,14 +133,14 @@ def standardised(task: Task) -> Task:
 def in_one_scale(task: Task) -> Task:
     """Return the task with each unit's mean 0 over training images and 1 as the mean of all units' variances."""
     variance, mean = torch.var_mean(task.train, 0, correction=0)
-    scale = variance.mean().sqrt()
-    scale = 1 / scale if scale > 0 else 1.0
+    deviation = variance.mean().sqrt()
+    scale = 1 / deviation if deviation > 0 else 1.0
     return Task((task.train - mean) * scale, task.train_labels, (task.test - mean) * scale, task.test_labels)
 
 
 def linear(task: Task) -> Row:
     """Return the accuracy `linear`, in percent, of logistic regression on all training codes, standardised."""
-    return mean_ci95(100 * right(standardised(task)).float(), "linear")
+    return {**mean_ci95(100 * right(standardised(task)).float(), "linear")}
 
 
 def support_vectors(task: Task) -> Row:
@@ -158,7 +158,7 @@ def support_vectors(task: Task) -> Row:
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = LinearSVC(dual=False).fit(task.train.cpu().numpy(), task.train_labels.cpu())
     found = torch.from_numpy(fitted.predict(task.test.cpu().numpy()))
-    return mean_ci95(100 * (found == task.test_labels.cpu()).float(), "svc")
+    return {**mean_ci95(100 * (found == task.test_labels.cpu()).float(), "svc")}
 
 
 def few_labels(task: Task, bench: Benchmark) -> Row:
@@ -200,4 +200,4 @@ def neighbours(task: Task) -> Row:
         # ‖a - b‖² without ‖a‖², which is the same for all b.
         nearest = torch.addmm(squares, part, task.train.T, alpha=-2).topk(votes, dim=1, largest=False).indices
         found.append(task.train_labels[nearest].mode(1).values)
-    return mean_ci95(100 * (torch.cat(found) == task.test_labels).float(), "knn")
+    return {**mean_ci95(100 * (torch.cat(found) == task.test_labels).float(), "knn")}

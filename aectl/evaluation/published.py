@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from aectl.evaluation.subject import Row, Rows
 from aectl.measures import is_number
@@ -58,10 +58,10 @@ def row(tables: Mapping[str, Rows], one: Mapping[str, Any]) -> Row:
         found |= {f"ours{end}": measured[measure + end] for end in ("_ci95", "_sd") if measure + end in measured}
     if is_number(value):
         found["reference"] = value
-    if ours is not None and is_number(value):
+    if is_number(ours) and is_number(value):
         found["difference"] = ours - value
     found["bound"] = bound(one)
-    found["verdict"] = verdict(ours, one)
+    found["verdict"] = verdict(cast("float | None", ours), one)
     found["source"] = one.get("source") or ""
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -30,9 +31,11 @@ def measure(subject: Subject) -> Rows:
     rows = {"model": fidelity(x, subject.reconstructed, judge, seen)}
     for size in pca_sizes(subject):
         name = f"PCA-{size}"
-        rows[name] = bench.cache.numbers(
-            f"reconstruction-{name}{seen_by}", lambda k=size: fidelity(x, bench.pca.reconstruct(x, k), judge, seen)
-        )
+
+        def pca(k: int = size) -> Row:
+            return fidelity(x, bench.pca.reconstruct(x, k), judge, seen)
+
+        rows[name] = bench.cache.numbers(f"reconstruction-{name}{seen_by}", pca)
     mean = bench.pca.mean.float().view(1, *x.shape[1:])
     rows["mean image"] = bench.cache.numbers(
         f"reconstruction-mean{seen_by}", lambda: fidelity(x, mean.expand_as(x), judge, seen)
@@ -85,7 +88,10 @@ def ssim(clean: Tensor, restored: Tensor) -> float:
 
     sigma = 1.5 if min(clean.shape[2:]) >= 16 else 0.5
     pairs = zip(clean.split(CHUNK), restored.split(CHUNK), strict=True)
-    total = sum(float(similarity(b, a, sigma=sigma, data_range=1.0)) * len(a) for a, b in pairs)
+    total = 0.0
+    for a, b in pairs:
+        # Without `return_full_image` it is the mean alone.
+        total += float(cast("Tensor", similarity(b, a, sigma=sigma, data_range=1.0))) * len(a)
     return total / len(clean)
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from aectl.evaluation.cache import Cache
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.neighbours import nearest
 from aectl.evaluation.pca import PCA
-from aectl.models.base import Model
+from aectl.models.base import Encodes, Model, Reconstructs, Samples
 from aectl.rng import Rng
 
 Row = dict[str, float | str]
@@ -102,24 +103,25 @@ class Subject:
     @cached_property
     def codes(self) -> Tensor:
         """The codes [N, code] of the held-out images; the model must encode."""
-        return encoded(self.model, self.bench.held_out)
+        return encoded(cast("Encodes", self.model), self.bench.held_out)
 
     @cached_property
     def train_codes(self) -> Tensor:
         """The codes [N, code] of the training images; the model must encode."""
-        return encoded(self.model, self.bench.train)
+        return encoded(cast("Encodes", self.model), self.bench.train)
 
     @cached_property
     def reconstructed(self) -> Tensor:
         """The held-out images brought back, [N, C, H, W]; the model must reconstruct."""
-        return apply(self.model.reconstruct, self.bench.held_out.pixels())
+        return apply(cast("Reconstructs", self.model).reconstruct, self.bench.held_out.pixels())
 
     @cached_property
     def samples(self) -> Tensor:
         """As many draws from the model's prior as there are held-out images, [N, C, H, W]; the model must sample."""
         n, rng = len(self.bench.held_out), self.bench.rng("samples")
+        model = cast("Samples", self.model)
         with torch.no_grad():
-            parts = [self.model.sample(min(CHUNK, n - i), rng=rng) for i in range(0, n, CHUNK)]
+            parts = [model.sample(min(CHUNK, n - i), rng=rng) for i in range(0, n, CHUNK)]
         return torch.cat(parts).clamp(0, 1)
 
     @cached_property
@@ -140,7 +142,7 @@ def apply(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encoded(model: Model, source: Source) -> Tensor:
+def encoded(model: Encodes, source: Source) -> Tensor:
     """Return the codes [N, code] of all images of a source."""
     positions = torch.arange(len(source), device=source.images.device)
     return torch.cat([model.encode(source.batch(part).x).flatten(1).float() for part in positions.split(CHUNK)])

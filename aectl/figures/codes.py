@@ -25,11 +25,10 @@ def code_histogram(codes: Tensor) -> Figure:
     axes.axvline(0, color=style.GREY, linewidth=0.8)
     idle = float((np.abs(values) <= ACTIVE).mean())
     axes.text(
-        *(0.98, 0.95, f"{idle:.1%} within ±{ACTIVE:g}\nmean {values.mean():.3g}, std {values.std():.3g}"),
-        transform=axes.transAxes,
-        **{"ha": "right", "va": "top", "fontsize": style.SMALL, "color": style.INK},
+        0.98, 0.95, f"{idle:.1%} within ±{ACTIVE:g}\nmean {values.mean():.3g}, std {values.std():.3g}",
+        transform=axes.transAxes, ha="right", va="top", fontsize=style.SMALL, color=style.INK,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2},
-    )
+    )  # fmt: skip
     style.name_axes(axes, "code value h", "share of all values (log scale)")
     return figure
 
@@ -85,15 +84,18 @@ def scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     """Draw points [N, 2], a colour, a shape and a name for each class."""
     classes = sorted(set(labels[labels >= 0].tolist()))
     if not classes or len(classes) > CROWD:
-        axes.scatter(*points.T, s=9, color=style.BLUE, alpha=0.6, linewidths=0)
+        axes.scatter(points[:, 0], points[:, 1], s=9, color=style.BLUE, alpha=0.6, linewidths=0)
         return
     halo = [patheffects.withStroke(linewidth=3, foreground="white")]
     for i, label in enumerate(classes):
         own = points[labels == label]
         colour, marker = style.CLASSES[i % len(style.CLASSES)], style.MARKERS[i % len(style.MARKERS)]
-        axes.scatter(*own.T, s=11, color=colour, marker=marker, alpha=0.75, linewidths=0, label=str(label))
+        axes.scatter(
+            own[:, 0], own[:, 1], s=11, color=colour, marker=marker, alpha=0.75, linewidths=0, label=str(label)
+        )
+        x, y = np.median(own, axis=0)
         axes.text(
-            *np.median(own, axis=0), str(label), fontsize=12, weight="bold", color=style.INK, path_effects=halo,
+            x, y, str(label), fontsize=12, weight="bold", color=style.INK, path_effects=halo,
             ha="center", va="center", zorder=5,
         )  # fmt: skip
     axes.legend(

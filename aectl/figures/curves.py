@@ -6,6 +6,7 @@ import csv
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ def draw_panel(axes: Axes, name: str, epochs: list[int], curves: dict[str, Curve
     seen = dict.fromkeys(LOOKS, 0)
     for tag, values in curves.items():
         part = tag.rpartition("/")[0]
-        look = LOOKS.get(part, LOOKS[""])
+        look: dict[str, Any] = LOOKS.get(part, LOOKS[""])
         shade = SHADES[seen.get(part, 0) % len(SHADES)]
         seen[part] = seen.get(part, 0) + 1
         marker = "o" if len(epochs) < 12 else None

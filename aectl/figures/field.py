@@ -103,7 +103,7 @@ def points(panels: Mapping[str, Tensor], title: str, labels: Tensor | None = Non
         classes = np.full(len(xy), -1) if labels is None else labels.cpu().numpy()
         # Numbers of no class, and classes beyond the palette, take its colours in turn.
         colours = [style.CLASSES[c % len(style.CLASSES)] if c >= 0 else style.BLUE for c in classes[chosen]]
-        panel.scatter(*xy[chosen].T, s=5, c=colours, alpha=0.7, linewidths=0, zorder=3)
+        panel.scatter(xy[chosen, 0], xy[chosen, 1], s=5, c=colours, alpha=0.7, linewidths=0, zorder=3)
         dress(panel, name)
     return figure
 
@@ -167,7 +167,8 @@ def draw_errors(axes: Axes, model: Reconstructs, source: Source) -> QuadContourS
 def draw_data(axes: Axes, images: Tensor, colour: str = style.GREY) -> None:
     """Draw points as small faint dots."""
     xy = coordinates(images)
-    axes.scatter(*xy[spaced(len(xy))].T, s=4, color=colour, alpha=0.35, linewidths=0, zorder=2)
+    xy = xy[spaced(len(xy))]
+    axes.scatter(xy[:, 0], xy[:, 1], s=4, color=colour, alpha=0.35, linewidths=0, zorder=2)
 
 
 def coordinates(images: Tensor) -> np.ndarray:

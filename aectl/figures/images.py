@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def filters(model: nn.Module, shape: tuple[int, int, int]) -> Figure | None:
     tiles = probes.filter_tiles(model, shape)
     if tiles is None:
         return None
-    layer = probes.pixel_layer(model, tiles[0].numel())
+    layer = cast("nn.Linear", probes.pixel_layer(model, tiles[0].numel()))
     title = f"First layer: weights of {len(tiles)} of {layer.out_features} units (grey 0, white +, black -)"
     return image_grid(tiles, -(-len(tiles) // 10), title)
 
@@ -92,10 +93,10 @@ def manifold_grid(images: Tensor, codes: Tensor, title: str) -> Figure:
         (axes.xaxis, across, centres(images, 1)),
         (axes.yaxis, up, centres(images, 0)[::-1]),
     ):
-        values = values.double().numpy().round(6) + 0.0
+        numbers = values.double().numpy().round(6) + 0.0
         # Five labels, the ends among them: one for each image would not fit.
-        chosen = np.unique(np.linspace(0, len(values) - 1, 5).round().astype(int))
-        axis.set_ticks(places[chosen], [f"{values[i]:.2g}" for i in chosen])
+        chosen = np.unique(np.linspace(0, len(numbers) - 1, 5).round().astype(int))
+        axis.set_ticks(places[chosen], [f"{numbers[i]:.2g}" for i in chosen])
     axes.tick_params(length=3, labelsize=style.SMALL)
     style.name_axes(axes, "first coordinate of the code", "second coordinate")
     return figure

@@ -166,8 +166,10 @@ def ranked(table: str, lines: Iterable[Line], measure: str) -> list[Line]:
 
     def rank(line: Line) -> tuple[bool, int, float]:
         value = line.row.get(measure)
-        known = is_number(value) and not math.isnan(value)
-        return not known, groups.index(conditions(table, line.row)), sign * value if known else 0.0
+        group = groups.index(conditions(table, line.row))
+        if not is_number(value) or math.isnan(value):
+            return True, group, 0.0
+        return False, group, sign * value
 
     return sorted(lines, key=rank)
 
@@ -220,7 +222,7 @@ def mean_of(rows: Sequence[Row]) -> Row:
     """Return the mean of each number that all rows have as `x`, and its standard deviation as `x_sd`."""
     mean: dict[str, Any] = {}
     for measure in columns(rows):
-        values = [row.get(measure) for row in rows]
+        values: list[Any] = [row.get(measure) for row in rows]
         if all(is_number(value) and math.isfinite(value) for value in values):
             mean |= {measure: statistics.fmean(values), f"{measure}_sd": statistics.stdev(values)}
         elif len(set(values)) == 1:

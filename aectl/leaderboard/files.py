@@ -47,7 +47,8 @@ def csv_rows(board: Board) -> list[dict[str, Any]]:
     Columns of numbers are called table.measure, those of the model's other rows table.row.measure; `runs` are the
     numbers of the runs that a row belongs to.
     """
-    models, others = [], {}
+    models: list[Any] = []
+    others: dict[tuple[str, str], tuple[dict[str, Any], list[int]]] = {}
     about = {"dataset": board.dataset, "split": board.split, "images": board.images}
     for entry in board.entries:
         settings = {key: entry.setting(key) for key in board.varied}

@@ -6,13 +6,14 @@ They differ in their YAML alone, and any regulariser combines with any of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Model, Stage
-from aectl.models.networks import Shape, activation_layer, tie
+from aectl.models.networks import Encoder, Shape, activation_layer, tie
 from aectl.rng import Rng
 
 MOST_DEAD = 0.95
@@ -46,6 +47,10 @@ class Autoencoder(Model):
     Raises ValueError for an unknown loss or output, a dropout outside [0, 1), or weights that cannot be tied.
     Source: lecture, "Autoencoders", "Overcomplete regularized AEs", "Denoising AEs".
     """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    code_dropout: Tensor
 
     def __init__(
         self,
@@ -98,14 +103,14 @@ class Autoencoder(Model):
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         h = self.drop_and_encode(self.corrupt(batch.x, rng), rng)
         terms = self.terms(batch.x, h, self.decoder(h))
-        yield Loss(sum(terms.values()), metrics=terms)
+        yield Loss(cast("Tensor", sum(terms.values())), metrics=terms)
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         h = self.encode(self.corrupt(batch.x, rng))
         pixels = self.decoder(h)
         terms = self.terms(batch.x, h, pixels)
         mse = F.mse_loss(self.output(pixels), batch.x)
-        return {"loss": sum(terms.values()), **terms, "mse": mse, "dead": dead(h)}
+        return {"loss": cast("Tensor", sum(terms.values())), **terms, "mse": mse, "dead": dead(h)}
 
     def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
         """Tell of a code most of whose units are the same for all images."""
@@ -130,6 +135,7 @@ class Autoencoder(Model):
         """Return codes with the code layer's input dropped out: h = head(m ⊙ features(x) / (1 - p))."""
         if not self.has_dropout:
             return self.encoder(x)
-        features = self.encoder.features(x)
+        encoder = cast("Encoder", self.encoder)
+        features = encoder.features(x)
         kept = rng.uniform(*features.shape) >= self.code_dropout
-        return self.encoder.head(features * kept / (1 - self.code_dropout))
+        return encoder.head(features * kept / (1 - self.code_dropout))

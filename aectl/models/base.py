@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     """Images [N, C, H, W], pixels in [0, 1]."""
     y: Tensor
     """Classes [N], int64; -1 where there is no label."""
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # of a tuple's own `index` a batch has no need
     """Positions in the source [N], int64."""
 
 
@@ -58,7 +58,7 @@ class Mean(NamedTuple):
     """A metric that is a mean over `count` of a batch's images, such as those with a label; of none it says nothing."""
 
     value: Tensor
-    count: int
+    count: int  # type: ignore[assignment]  # of a tuple's own `count` a mean has no need
 
 
 class Model(nn.Module):
@@ -67,6 +67,9 @@ class Model(nn.Module):
     A subclass's constructor names what it needs of the run: `shape` (C, H, W), `classes`, `noise`, `penalty`; the rest
     of its arguments are the keys of its YAML.
     """
+
+    code: int
+    """The size of a code, of a model that has codes."""
 
     objective: str = "val/loss"
     """The metric that 'best', early stopping and searches minimise."""
@@ -98,7 +101,7 @@ class Model(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no losses")
 
-    def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
+    def validate(self, batch: Batch, rng: Rng) -> Mapping[str, Tensor | Mean]:
         """Return metrics of a held-out batch, each a mean over it or over some of it; changes nothing."""
         raise NotImplementedError(f"{type(self).__name__} defines no validate")
 

@@ -35,6 +35,10 @@ class Boltzmann(Model):
     Raises ValueError for more units than ENUMERABLE, an unknown gradient or numbers out of range.
     """
 
+    chains: Tensor
+    pixel_states: Tensor
+    hidden_states: Tensor
+
     def __init__(
         self,
         shape: Shape,
@@ -129,7 +133,7 @@ class Boltzmann(Model):
             for name, value in values.items()
         }
         metrics = {f"gradient_{name}": gradient.norm() for name, gradient in gradients.items()}
-        cosine = F.cosine_similarity(*gradients.values(), dim=0)
+        cosine = F.cosine_similarity(gradients["exact"], gradients["gibbs"], dim=0)
         yield Loss(values[self.gradient], metrics={"nll": values["exact"].detach(), "cosine": cosine, **metrics})
 
     def both(self, v: Tensor, rng: Rng) -> dict[str, Tensor]:

@@ -28,6 +28,8 @@ class Coupled(Classifier):
     Szummer 2008.
     """
 
+    weight: Tensor
+
     def __init__(
         self,
         shape: Shape,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class DBN(Model):
     """
 
     objective = "val/pseudo_nll"
+    layers: Sequence[RBM]
 
     def __init__(
         self,
@@ -67,10 +69,16 @@ class DBN(Model):
         positive("layer_epochs", [1 if one is None else one for one in epochs])
         self.code, self.draws, self.noise = widths[-1], draws, noise
         self.plan = {f"layer_{k}": length for k, length in enumerate(epochs, 1)}
-        settings = {"steps": steps, "persistent": persistent, "centring": centring, "weight_decay": weight_decay}
+        settings: dict[str, Any] = {
+            "steps": steps,
+            "persistent": persistent,
+            "centring": centring,
+            "weight_decay": weight_decay,
+        }
         settings |= {"sample_steps": sample_steps, "temperatures": temperatures}
         upper = (RBM((1, 1, below), width, **settings) for below, width in pairwise(widths))
-        self.layers = nn.ModuleList([RBM(shape, widths[0], binarise=binarise, **settings), *upper])
+        layers = nn.ModuleList([RBM(shape, widths[0], binarise=binarise, **settings), *upper])
+        self.layers = cast("Sequence[RBM]", layers)
 
     @property
     def top(self) -> RBM:
@@ -119,7 +127,8 @@ class DBN(Model):
             above.visible_offset.copy_(above.mean)
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        metrics, x = {}, batch.x
+        metrics: dict[str, Tensor] = {}
+        x = batch.x
         for k, layer in enumerate(self.layers, 1):
             found = layer.validate(batch._replace(x=x), rng)
             metrics |= {f"{name}_{k}": found[name] for name in ("pseudo_nll", "mse")}

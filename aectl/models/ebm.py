@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,12 @@ class EBM(Model):
     step of Langevin dynamics, a squared distance in whitened coordinates. Raises ValueError for numbers out of range.
     """
 
+    mean: Tensor
+    basis: Tensor
+    spread: Tensor
+    rest: Tensor
+    step_size: Tensor
+
     def __init__(
         self,
         shape: Shape,
@@ -94,11 +100,12 @@ class EBM(Model):
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Fit q to the training images; raises ValueError if they do not vary in as many directions as it has."""
         rng, k, n = Rng(0, self.mean.device).fork("noise distribution"), self.components, 0
-        total, products = 0.0, 0.0
+        total: Tensor | float = 0.0
+        products: Tensor | float = 0.0
         for batch in batches:
             x = self.corrupt(batch.x, rng).flatten(1).cpu().double()
             n, total, products = n + len(x), total + x.sum(0), products + x.T @ x
-        mean = total / n
+        mean = cast("Tensor", total / n)
         variances, basis = torch.linalg.eigh(products / n - torch.outer(mean, mean))
         variances, basis = variances.flip(0), basis.flip(1)
         # Where nothing is left over, nothing can be too small.

@@ -82,6 +82,11 @@ class GAN(Model):
 
     objective = "val/energy_distance"
 
+    averaging: Tensor
+    followed: Tensor
+    gradient_penalty: Tensor
+    shares: Tensor
+
     def __init__(
         self,
         shape: Shape,
@@ -208,8 +213,8 @@ class GAN(Model):
         share = torch.maximum(1 - self.averaging, 1 / (self.followed + 1))
         for mean, present in zip(self.average.parameters(), self.generator.parameters(), strict=True):
             mean.lerp_(present, share)
-        for mean, present in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            mean.copy_(present)
+        for buffer, latest in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            buffer.copy_(latest)
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         y = self.labels(len(batch.x), batch.y, rng)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ class IWAE(VAE):
 
     Raises ValueError for an unknown bound, no sample, a negative warm-up, or codes and widths that do not match.
     """
+
+    steps: Tensor
 
     def __init__(
         self,
@@ -77,12 +80,13 @@ class IWAE(VAE):
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Set the bias of the layer that makes the pixels to the logit of their mean; of a channel's, if it has one."""
-        count, total = 0, 0.0
+        count = 0
+        total: Tensor | float = 0.0
         for batch in batches:
             count, total = count + len(batch.x), total + batch.x.sum(0)
-        mean = total / count
+        mean = cast("Tensor", total / count)
         layers = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-        bias = [layer for layer in self.decoder.modules() if isinstance(layer, layers)][-1].bias
+        bias = cast("Tensor", [layer for layer in self.decoder.modules() if isinstance(layer, layers)][-1].bias)
         mean = mean.flatten() if len(bias) == mean.numel() else mean.flatten(1).mean(1)
         with torch.no_grad():
             bias.copy_(mean.clamp(DARKEST, BRIGHTEST).logit())
@@ -149,12 +153,15 @@ class IWAE(VAE):
 
         return draw
 
-    def terms(self, x: Tensor, lowest: tuple[Tensor, Tensor], k: int, rng: Rng) -> tuple[Tensor, Tensor]:
+    def terms(  # type: ignore[override]  # of several draws: what a VAE does with its own is done otherwise here
+        self, x: Tensor, lowest: tuple[Tensor, Tensor], k: int, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
         """Return, of k draws z for each image, -log p(x|z_1) [k, N] and each code's log q - log p, [L, k, N].
 
         `lowest` are mu and logvar of q(z_1|x). Factors of 2π stand in q and p alike and are left out.
         """
-        codes, log_q, log_p = [], [], []
+        codes: list[Tensor] = []
+        log_q, log_p = [], []
         for up in (None, *self.up):
             mu, logvar = lowest if up is None else parameters(up, codes[-1])
             noise = rng.normal(k, len(x), mu.shape[-1], batch=1)

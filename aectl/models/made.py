@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class FullyVisible(Model):
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Set the output biases to the logits of the pixels' means over the training images, kept off 0 and 1."""
         sums = [(batch.x.flatten(1).sum(0), len(batch.x)) for batch in batches]
-        mean = sum(total for total, _ in sums) / sum(count for _, count in sums)
+        mean = cast("Tensor", sum(total for total, _ in sums)) / sum(count for _, count in sums)
         self.bias.copy_(mean.clamp(DARKEST, 1 - DARKEST).logit())
 
     def corrupt(self, x: Tensor, rng: Rng) -> Tensor:
@@ -147,6 +148,9 @@ class MADE(FullyVisible):
     Raises ValueError for sizes below 1, unknown names, or a model without any weight.
     """
 
+    hidden: Sequence[nn.Linear]
+    places: Tensor
+
     def __init__(
         self,
         shape: Shape,
@@ -166,7 +170,8 @@ class MADE(FullyVisible):
         if not hidden and not direct:
             raise ValueError("without hidden layers a model has direct links or none at all: direct must be true")
         self.sets, self.activation = masks, activation_layer(activation)
-        self.hidden = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise([self.pixels, *hidden]))
+        layers = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise([self.pixels, *hidden]))
+        self.hidden = cast("Sequence[nn.Linear]", layers)
         self.output = nn.Linear(hidden[-1], self.pixels, bias=False) if hidden else None
         self.direct = nn.Linear(self.pixels, self.pixels, bias=False) if direct else None
         rng = Rng(mask_seed).fork("masks")
@@ -190,7 +195,7 @@ class MADE(FullyVisible):
         for layer, own in zip(self.hidden, degrees, strict=True):
             h = self.activation(F.linear(h, masked(layer.weight, own[:, None] >= below), layer.bias))
             below = own
-        logits = self.bias
+        logits: Tensor = self.bias
         if self.output is not None:
             logits = logits + F.linear(h, masked(self.output.weight, places[:, None] > below))
         if self.direct is not None:

@@ -35,6 +35,8 @@ class NADE(FullyVisible):
     # Of its products, matrix by vector, bf16 takes six times as long, and they build on each other.
     fp32_only = True
 
+    places: Tensor
+
     def __init__(
         self,
         shape: Shape,

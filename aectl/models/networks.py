@@ -233,19 +233,19 @@ class TiedLinear(nn.Module):
         return F.linear(h, self.weight.t(), self.bias)
 
 
-def tie(encoder: nn.Module, decoder: DenseDecoder) -> None:
+def tie(encoder: nn.Module, decoder: nn.Module) -> None:
     """Give the decoder the encoder's weights transposed, W′ = Wᵀ, layer by layer from the code outwards.
 
     Raises ValueError unless both are dense and mirror each other.
     """
     down = [layer for layer in encoder.modules() if isinstance(layer, nn.Linear)]
-    places = [i for i, layer in enumerate(getattr(decoder, "layers", [])) if isinstance(layer, nn.Linear)]
-    up = [decoder.layers[i] for i in places]
+    layers = decoder.layers if isinstance(decoder, DenseDecoder) else nn.Sequential()
+    up = {i: layer for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)}
     mirrored = [(layer.out_features, layer.in_features) for layer in reversed(down)]
-    if not up or mirrored != [(layer.in_features, layer.out_features) for layer in up]:
+    if not up or mirrored != [(layer.in_features, layer.out_features) for layer in up.values()]:
         raise ValueError("tied weights need a dense decoder whose widths mirror the dense encoder's")
-    for place, source in zip(places, reversed(down), strict=True):
-        decoder.layers[place] = TiedLinear(source)
+    for place, source in zip(up, reversed(down), strict=True):
+        layers[place] = TiedLinear(source)
 
 
 def dense_layers(sizes: Sequence[int], activation: str, norm: str) -> list[nn.Module]:

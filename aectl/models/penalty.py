@@ -14,6 +14,8 @@ class Penalty(nn.Module):
     The weight is a 0-d buffer rather than a number, so that runs which differ in it alone can share one program.
     """
 
+    weight: Tensor
+
     def __init__(self, weight: float) -> None:
         super().__init__()
         if not 0 <= weight < float("inf"):

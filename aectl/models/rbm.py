@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,13 @@ class RBM(Model):
     """
 
     objective = "val/pseudo_nll"
+
+    mean: Tensor
+    visible_offset: Tensor
+    hidden_offset: Tensor
+    chains: Tensor
+    centring: Tensor
+    weight_decay: Tensor
 
     def __init__(
         self,
@@ -90,12 +98,12 @@ class RBM(Model):
     @property
     def weight(self) -> nn.Parameter:
         """W, [hidden, pixels]."""
-        return self.encoder[1].weight
+        return cast("nn.Parameter", cast("nn.Linear", self.encoder[1]).weight)
 
     @property
     def hidden_bias(self) -> nn.Parameter:
         """The hidden biases c, [hidden]."""
-        return self.encoder[1].bias
+        return cast("nn.Linear", self.encoder[1]).bias
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
@@ -167,7 +175,7 @@ class RBM(Model):
         """Move λ towards the mean activity [hidden], and b so that the distribution stays the same."""
         change = self.centring * (hidden_mean - self.hidden_offset)
         self.hidden_offset += change
-        self.visible_bias += change @ self.weight
+        self.visible_bias.add_(change @ self.weight)
 
     def decay(self) -> Tensor:
         """Return d/2 Σ W²."""
@@ -240,7 +248,7 @@ class RBM(Model):
         energy = (self.weight, *self.biases())
         if is_enumerable(self.weight):
             yield exact(*energy)
-        how = {"rng": rng, "base_bias": bias_of(self.mean), "betas": self.temperatures}
+        how: dict[str, Any] = {"rng": rng, "base_bias": bias_of(self.mean), "betas": self.temperatures}
         yield ais(*energy, **how)
         states = self.gibbs(self.independent(CHAINS, rng), self.temperatures, rng)
         yield reverse_ais(*energy, states, **how)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from aectl.models.networks import Shape, TiedLinear, positive
 from aectl.rng import Rng
 
 FINETUNE = Stage("finetune", labelled=True)
+Number = TypeVar("Number", int, float)
 
 
 class Layer(nn.Module):
@@ -122,6 +124,7 @@ class Stacked(Model):
     """
 
     objective = "val/error"
+    layers: Sequence[Layer]
 
     def __init__(
         self,
@@ -143,7 +146,8 @@ class Stacked(Model):
         self.epochs = dict(zip(self.names, each("pretrain_epochs", pretrain_epochs, len(widths)), strict=True))
         self.rates = dict(zip(self.names, each("pretrain_lr", pretrain_lr, len(widths)), strict=True))
         self.flatten = nn.Flatten()
-        self.layers = nn.ModuleList(layer(inputs=a, outputs=b) for a, b in pairwise([math.prod(shape), *widths]))
+        layers = nn.ModuleList(layer(inputs=a, outputs=b) for a, b in pairwise([math.prod(shape), *widths]))
+        self.layers = cast("Sequence[Layer]", layers)
         self.finetuned = nn.ModuleList(Finetuned(one) for one in self.layers)
         self.head = class_layer(widths[-1], classes)
 
@@ -214,7 +218,7 @@ class Stacked(Model):
         return {**{name: of_labelled(value, batch.y) for name, value in measured.items()}, **metrics}
 
 
-def each(name: str, value: float | Sequence[float], layers: int) -> list[float]:
+def each(name: str, value: Number | Sequence[Number], layers: int) -> list[Number]:
     """Return a number for each layer from one for all or a list of them; raises ValueError unless all are ≥ 0."""
     values = list(value) if isinstance(value, Sequence) else [value] * layers
     if len(values) != layers:

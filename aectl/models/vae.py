@@ -37,6 +37,8 @@ class VAE(Model):
     Raises ValueError for an unknown likelihood, a negative beta or a std that is not positive.
     """
 
+    beta: Tensor
+
     def __init__(
         self,
         shape: Shape,

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,11 @@ import torch.distributed as dist
 import aectl
 from aectl.machine import started_together
 from aectl.parallel import Lost
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+# To mypy `rendezvous` and `TCPStore` are not exported by torch.distributed, whose documentation names both.
 
 WORDS, HERE, ERROR = "aectl/words", "aectl/here/", "aectl/error/"
 """Keys of the store: what the leader says, which followers have come, and what has gone wrong with them."""
@@ -36,10 +42,12 @@ def lead(processes: int, words: str) -> Iterator[None]:
         return
     followers: list[subprocess.Popen[bytes]] = []
     if started_together() > 1:
-        store = next(iter(dist.rendezvous("env://")))[0]
+        store: Store = next(iter(dist.rendezvous("env://")))[0]  # type: ignore[attr-defined]
     else:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK["GLOO_SOCKET_IFNAME"])
-        store = dist.TCPStore(LOOPBACK["MASTER_ADDR"], 0, processes, is_master=True, wait_for_workers=False)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            LOOPBACK["MASTER_ADDR"], 0, processes, is_master=True, wait_for_workers=False
+        )
         followers = [start(number, processes, store.port) for number in range(1, processes)]
     try:
         store.set(WORDS, words)
@@ -55,8 +63,13 @@ def lead(processes: int, words: str) -> Iterator[None]:
 
 def start(number: int, processes: int, port: int) -> subprocess.Popen[bytes]:
     """Start a process on this machine that follows this one."""
-    place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-    place |= {**LOOPBACK, "MASTER_PORT": port}
+    ranks = {
+        "RANK": number,
+        "LOCAL_RANK": number,
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+    }
+    place: dict[str, int | str] = {**ranks, **LOOPBACK, "MASTER_PORT": port}
     # The same aectl, wherever this one was found; and no module of one's own in the place of an installed one.
     root = str(Path(aectl.__file__).parents[1])
     place |= {"PYTHONPATH": os.pathsep.join((root, os.environ.get("PYTHONPATH", ""))), "PYTHONSAFEPATH": 1}
@@ -64,7 +77,7 @@ def start(number: int, processes: int, port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "aectl", "train"], env=environment, stdin=subprocess.DEVNULL)
 
 
-def wait(store: dist.Store, followers: Sequence[subprocess.Popen[bytes]]) -> None:
+def wait(store: Store, followers: Sequence[subprocess.Popen[bytes]]) -> None:
     """Wait until the processes that were started here are there; raises Lost if one of them ends before."""
     for number in range(1, len(followers) + 1):
         while not store.check([f"{HERE}{number}"]):
@@ -93,7 +106,7 @@ def which(followers: Sequence[subprocess.Popen[bytes]]) -> str:
     return ""
 
 
-def told(store: dist.Store, processes: int) -> str:
+def told(store: Store, processes: int) -> str:
     """Return what a follower has said before it ended; nothing if none has."""
     for number in range(1, processes):
         if store.check([f"{ERROR}{number}"]):
@@ -104,7 +117,7 @@ def told(store: dist.Store, processes: int) -> str:
 @contextlib.contextmanager
 def follow() -> Iterator[str]:
     """Train within with the process that leads; gives its words, and lets it know of an error."""
-    store, number, processes = next(iter(dist.rendezvous("env://")))
+    store, number, processes = next(iter(dist.rendezvous("env://")))  # type: ignore[attr-defined]
     store.set(f"{HERE}{number}", "")
     words = store.get(WORDS).decode()
     try:

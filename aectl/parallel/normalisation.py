@@ -14,7 +14,7 @@ def share(model: nn.Module) -> None:
     if count() > 1:
         for layer in model.modules():
             if isinstance(layer, _BatchNorm):
-                layer.forward = Normalised(layer)
+                layer.forward = Normalised(layer)  # type: ignore[method-assign, assignment]  # torch calls what stands there
 
 
 class Normalised:
@@ -42,7 +42,7 @@ class Normalised:
     def follow(self, mean: Tensor, variance: Tensor, n: int) -> None:
         """Move the running statistics, as torch does: the variance is then the unbiased one of n numbers."""
         layer = self.layer
-        if not layer.track_running_stats:
+        if layer.num_batches_tracked is None or layer.running_mean is None or layer.running_var is None:
             return
         layer.num_batches_tracked += 1
         share = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum

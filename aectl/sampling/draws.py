@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.models.base import Decodes, Encodes, Samples
+from aectl.models.base import Decodes, Encodes, Model, Samples
 from aectl.rng import Rng
 from aectl.sampling.request import Arrays, Impossible, Request
 
@@ -21,14 +22,14 @@ WIDEST = 64
 """Directions in which a density is a mixture; in what a wider code has beside them it is a single Gaussian."""
 
 
-def prior(model: Samples, request: Request) -> Arrays:
+def prior(model: Model, request: Request) -> Arrays:
     """Draw images from the model, of one class if the request names one: `images` [n, C, H, W]."""
     rng = request.rng.fork("prior")
     y = {} if request.label is None else {"y": request.labels()}
-    return {"images": model.sample(request.n, rng=rng, temperature=request.temperature, **y)}
+    return {"images": cast("Samples", model).sample(request.n, rng=rng, temperature=request.temperature, **y)}
 
 
-def density(model: Decodes, request: Request) -> Arrays:
+def density(model: Model, request: Request) -> Arrays:
     """Draw codes from a density fitted to those of training images: `images` [n, C, H, W], `codes` [n, code].
 
     So an autoencoder, which has no prior, can sample too (Ghosh et al. 2020, "From variational to deterministic
@@ -37,15 +38,15 @@ def density(model: Decodes, request: Request) -> Arrays:
     k, n = components(request), len(request.train or ())
     if n < k:
         raise Impossible(f"{k:,} components need as many training images, of which there are {n:,}")
-    codes = codes_of_training(model, request.train, request.rng.fork("images"))
+    codes = codes_of_training(cast("Encodes", model), cast("Source", request.train), request.rng.fork("images"))
     fitted = Mixture.fitted(codes, k, request.rng.fork("fit").seed % 2**32)
     drawn = fitted.sample(request.n, request.rng.fork("density"), request.temperature)
-    return {"images": model.decode(drawn), "codes": drawn}
+    return {"images": cast("Decodes", model).decode(drawn), "codes": drawn}
 
 
 def density_title(request: Request) -> str:
     """Return what the pictures of a density are: not samples of the model."""
-    k, fitted_to = components(request), min(IMAGES, len(request.train))
+    k, fitted_to = components(request), min(IMAGES, len(cast("Source", request.train)))
     what = "a Gaussian" if k == 1 else f"a mixture of {k} Gaussians"
     return f"Drawn from {what} fitted afterwards to the codes of {fitted_to:,} training images, not from a prior"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,14 +21,14 @@ REACH = 2.0
 """How far traversals go from 0, in standard deviations of a normal prior: over its central 95 %."""
 
 
-def interpolation(model: Decodes, request: Request) -> Arrays:
+def interpolation(model: Model, request: Request) -> Arrays:
     """Walk from code to code: `images` [rows, STEPS, C, H, W] and their `codes` [rows, STEPS, code].
 
     For a model that encodes, between the codes of two images, and if the request leaves it open in straight lines.
     Otherwise between two draws from the normal prior, on great circles: the middle of a straight line would be too
     short a code for it. Raises Impossible if there are no two images.
     """
-    if has(model, Encodes):
+    if isinstance(model, Encodes):
         ends = model.encode(request.images(2 * request.rows))
         rows = len(ends) // 2
         if not rows:
@@ -64,7 +66,7 @@ def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     return torch.where(has_angle, curved, linear(start, end, share))
 
 
-def traversal(model: Decodes, request: Request) -> Arrays:
+def traversal(model: Model, request: Request) -> Arrays:
     """Change one unit at a time: `images` [units, STEPS, C, H, W], `codes` [units, STEPS, code], `units` [units].
 
     The units whose values vary most come first, at most UNITS of them. Each goes in even steps over the central 95 %
@@ -72,7 +74,7 @@ def traversal(model: Decodes, request: Request) -> Arrays:
     -REACH to REACH standard deviations of the prior while the others stay at 0.
     """
     device = request.rng.device
-    if has(model, Encodes):
+    if isinstance(model, Encodes):
         codes = model.encode(request.images(REFERENCE)).flatten(1)
         low, high = codes.quantile(torch.tensor(CENTRAL, device=device), dim=0)
         units = codes.var(0, correction=0).argsort(descending=True, stable=True)[:UNITS]
@@ -87,7 +89,7 @@ def traversal(model: Decodes, request: Request) -> Arrays:
     return {**decoded(model, moved), "units": units}
 
 
-def manifold(model: Decodes, request: Request, side: int = 2 * STEPS) -> Arrays:
+def manifold(model: Model, request: Request, side: int = 2 * STEPS) -> Arrays:
     """Decode a square grid of two-dimensional codes: `images` [side, side, C, H, W] and `codes` [side, side, 2].
 
     The first coordinate grows to the right, the second upwards: the first row has the largest. A model that samples
@@ -98,15 +100,19 @@ def manifold(model: Decodes, request: Request, side: int = 2 * STEPS) -> Arrays:
     if has(model, Samples):
         across = up = torch.special.ndtri(torch.linspace(*CENTRAL, side)).to(device)
     else:
-        low, high = model.encode(request.images(REFERENCE)).quantile(torch.tensor(CENTRAL, device=device), dim=0)
+        low, high = (
+            cast("Encodes", model)
+            .encode(request.images(REFERENCE))
+            .quantile(torch.tensor(CENTRAL, device=device), dim=0)
+        )
         share = torch.linspace(0, 1, side, device=device)[:, None]
         across, up = linear(low, high, share).unbind(1)
     return decoded(model, torch.stack(torch.meshgrid(across, up.flip(0), indexing="xy"), -1))
 
 
-def decoded(model: Decodes, codes: Tensor) -> Arrays:
+def decoded(model: Model, codes: Tensor) -> Arrays:
     """Return `codes` [rows, columns, code] with their `images` [rows, columns, C, H, W]."""
-    return {"images": model.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2]), "codes": codes}
+    return {"images": cast("Decodes", model).decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2]), "codes": codes}
 
 
 def has_paths(model: type | Model) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -10,26 +12,25 @@ from aectl.rng import Rng
 from aectl.sampling.request import STEPS, Arrays, Request, has
 
 
-def reconstruction(model: Reconstructs, request: Request) -> Arrays:
+def reconstruction(model: Model, request: Request) -> Arrays:
     """Bring test images back through the code: `x`, `x_hat`, and under the model's own noise also `noisy`."""
     x = request.images(request.n)
     noise = getattr(model, "noise", None)
     noisy = {} if noise is None else {"noisy": noise(x, request.rng.fork("noise"))}
-    return {"x": x, **noisy, "x_hat": model.reconstruct(noisy.get("noisy", x))}
+    return {"x": x, **noisy, "x_hat": cast("Reconstructs", model).reconstruct(noisy.get("noisy", x))}
 
 
-def chain(model: Walks | Reconstructs, request: Request) -> Arrays:
+def chain(model: Model, request: Request) -> Arrays:
     """Walk a Markov chain: `images` [rows, states, C, H, W] and after how many steps each, `steps` [states].
 
     Where a model walks, its own steps from its own `start`; else from test images by `corrupt_and_reconstruct`.
     """
     rng = request.rng.fork("chain")
-    walks = has(model, Walks)
-    x = model.start(request.rows, rng=rng) if walks else request.images(request.rows)
+    x = model.start(request.rows, rng=rng) if isinstance(model, Walks) else request.images(request.rows)
     marks = shown(request)
     states = [x] if marks[0] == 0 else []
     for step in range(1, marks[-1] + 1):
-        x = model.walk(x, rng) if walks else corrupt_and_reconstruct(model, x, rng)
+        x = model.walk(x, rng) if isinstance(model, Walks) else corrupt_and_reconstruct(model, x, rng)
         if step in marks:
             states.append(x)
     return {"images": torch.stack(states, 1), "steps": torch.tensor(marks)}
@@ -42,14 +43,14 @@ def shown(request: Request) -> list[int]:
     return sorted({request.burn_in + round(i * request.steps / STEPS) for i in range(STEPS + 1)})
 
 
-def corrupt_and_reconstruct(model: Reconstructs, x: Tensor, rng: Rng) -> Tensor:
+def corrupt_and_reconstruct(model: Model, x: Tensor, rng: Rng) -> Tensor:
     """Return x̃ ~ Ñ(x), then g(f(x̃)), cut to [0, 1].
 
     Were the next x drawn from p(x | x̃), the chain would come to draw from a distribution near that of the data (Bengio
     et al. 2013, "Generalized denoising auto-encoders as generative models"). Here it is the mean of p(x | x̃), which an
     autoencoder gives: cleaner images, and fewer of the rare ones.
     """
-    return model.reconstruct(model.noise(x, rng)).clamp(0, 1)
+    return cast("Reconstructs", model).reconstruct(cast("nn.Module", model.noise)(x, rng)).clamp(0, 1)
 
 
 def has_chain(model: type | Model) -> bool:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.models.base import Model
 from aectl.rng import Rng
 
 STEPS = 10
@@ -63,7 +62,6 @@ class Request:
         return None if self.label is None else torch.full((self.n,), self.label, device=self.rng.device)
 
 
-def has(model: type | Model, *abilities: type) -> bool:
+def has(model: object, *abilities: type) -> bool:
     """Return whether a model, or a class of models, has all the given abilities."""
-    test = issubclass if isinstance(model, type) else isinstance
-    return all(test(model, ability) for ability in abilities)
+    return all(issubclass(model, one) if isinstance(model, type) else isinstance(model, one) for one in abilities)

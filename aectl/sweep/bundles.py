@@ -37,10 +37,10 @@ class Bundle:
                 job.fail(error)
 
 
-class Each(Watcher):
+class Each(Watcher[Bundle]):
     """Tells another watcher of each job in a bundle."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher[Planned]) -> None:
         self.watcher = watcher
 
     def started(self, job: Bundle) -> None:
@@ -59,7 +59,7 @@ class Bundles:
     """Carries out jobs in bundles, one for each place, or more if they would have more than `most` jobs."""
 
     def __init__(
-        self, places: int, most: int, task: Callable[[Bundle], str], watcher: Watcher, fail_fast: bool = False
+        self, places: int, most: int, task: Callable[[Bundle], str], watcher: Watcher[Planned], fail_fast: bool = False
     ) -> None:
         self.places, self.most = places, most
         self.inner = Places(places, task, Each(watcher), fail_fast)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -41,7 +42,7 @@ class Queue(Protocol):
 class Cluster:
     """Hands in all jobs at once and waits for them; Ctrl-C and SIGTERM take them back."""
 
-    def __init__(self, queue: Queue, task: Task, watcher: Watcher, fail_fast: bool = False) -> None:
+    def __init__(self, queue: Queue, task: Task, watcher: Watcher[Planned], fail_fast: bool = False) -> None:
         self.queue, self.task, self.watcher, self.fail_fast = queue, task, watcher, fail_fast
         self.handles: dict[int, tuple[Planned, Handle]] = {}
         self.begun: set[int] = set()
@@ -153,12 +154,12 @@ class Ray:
             raise ConfigError("sweep=ray needs Ray: pip install 'aectl[ray]'") from None
         self.ray, self.resources = ray, resources
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
         except Exception as error:
             raise ConfigError(f"ray: {str(error).splitlines()[0]}") from error
 
     def hand_in(self, task: Task, jobs: list[Planned]) -> list[Handle]:
-        remote = self.ray.remote(lambda job: task(job)).options(max_retries=RETRIES, **self.resources)
+        remote: Any = self.ray.remote(lambda job: task(job)).options(max_retries=RETRIES, **self.resources)
         return [Reference(self.ray, remote.remote(job)) for job in jobs]
 
 

@@ -155,7 +155,10 @@ def draw_study(study: optuna.Study, folder: Path) -> None:
     from optuna.visualization import matplotlib as drawings
 
     done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    pictures = {"history": drawings.plot_optimization_history, "importances": drawings.plot_param_importances}
+    pictures: dict[str, Any] = {
+        "history": drawings.plot_optimization_history,
+        "importances": drawings.plot_param_importances,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         if len(done) < 2 or (name == "importances" and len({trial.value for trial in done}) < 2):

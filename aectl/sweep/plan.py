@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aectl.config import ConfigError
 from aectl.config.record import check_format
@@ -82,7 +83,7 @@ def command(folder: Path) -> list[str]:
     return list(content(folder)["command"])
 
 
-def content(folder: Path) -> dict:
+def content(folder: Path) -> dict[str, Any]:
     """Return what sweep.json holds; raises ConfigError if it cannot be read."""
     found = read_json(folder / PLAN)
     check_format(found, FORMAT, folder / PLAN)

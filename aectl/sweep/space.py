@@ -28,7 +28,7 @@ class Space:
     def __init__(self, arguments: Iterable[str], params: Mapping[str, Any]) -> None:
         words = [*(f"{key}={value}" for key, value in params.items()), *arguments]
         parsed = {one.get_key_element(): one for one in OverridesParser.create().parse_overrides(words)}
-        self.fixed = [one.input_line for one in parsed.values() if not one.is_sweep_override()]
+        self.fixed = [str(one.input_line) for one in parsed.values() if not one.is_sweep_override()]
         self.open = {key: draw_of(key, one) for key, one in parsed.items() if one.is_sweep_override()}
         if not self.open:
             raise ConfigError("nothing to search for: leave a value open, as in 'optimizer.lr=interval(0.0001,0.01)'")
@@ -45,7 +45,8 @@ def written(value: Any) -> str:
 
 def draw_of(key: str, override: Override) -> Draw:
     """Return what draws a value for a key; raises ConfigError for what Optuna cannot draw from."""
-    value, name = override.value(), key.lstrip("+~")
+    value: Any = override.value()
+    name = key.lstrip("+~")
     if override.is_choice_sweep():
         choices = list(override.sweep_string_iterator())
         return lambda trial: trial.suggest_categorical(name, choices)

@@ -66,7 +66,7 @@ def storage_of(folder: Path, storage: str | None) -> Any:
     return storage if "://" in storage else JournalStorage(JournalFileBackend(storage))
 
 
-class Search(Watcher):
+class Search(Watcher[Planned]):
     """Asks a study for jobs, tells it what they came to, and stops those that it gives up.
 
     A trial that a process of this machine took and did not end, since it is no more, is taken up again first.
@@ -122,7 +122,7 @@ class Search(Watcher):
         """Let a hopeless run stop at its next step."""
         pid = Run(job.folder).record.get("pid") if job.status == "running" else None
         # Of a run that goes on, the record has its former process until it has begun.
-        if pid in {child.pid for child in active_children()}:
+        if pid is not None and pid in {child.pid for child in active_children()}:
             self.pruned.add(job.number)
             os.kill(pid, signal.SIGTERM)
 
@@ -141,6 +141,8 @@ class Search(Watcher):
             self.study.tell(trial, value)
 
 
-def is_gone(owner: list | None) -> bool:
+def is_gone(owner: list[Any] | None) -> bool:
     """Return whether a trial's owner was a process of this machine that is no more."""
-    return bool(owner) and owner[0] == socket.gethostname() and not is_alive(owner[1])
+    if not owner:
+        return False
+    return owner[0] == socket.gethostname() and not is_alive(owner[1])

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def view(total: int, name: Callable[[Planned], str]) -> Watcher:
+def view(total: int, name: Callable[[Planned], str]) -> Watcher[Planned]:
     """Return what shows here how `total` jobs fare, each by its name."""
     return Live(total, name) if console().is_terminal else Lines(total, name)
 
 
-class Lines(Watcher):
+class Lines(Watcher[Planned]):
     """A line when a job begins and one when it ends, with what tells it from the others."""
 
     def __init__(self, total: int, name: Callable[[Planned], str]) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class TensorBoard(Observer):
             self.written = trainer.epoch
             self.writer.add_text("config", as_yaml(self.hparams), trainer.epoch)
             if not resumed:
-                self.writer.file_writer.add_summary(sessions(self.hparams)[0])
+                cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams)[0])
             self.writer.flush()
 
     def hush(self, error: threading.ExceptHookArgs) -> None:
@@ -85,16 +85,17 @@ class TensorBoard(Observer):
 
     def write(self, trainer: Trainer, epoch: Epoch) -> None:
         """Write all of an epoch; it is in the file afterwards."""
+        writer = cast("SummaryWriter", self.writer)
         for name, value in epoch.metrics.items():
-            self.writer.add_scalar("time/seconds" if name == "seconds" else name, value, epoch.number)
+            writer.add_scalar("time/seconds" if name == "seconds" else name, value, epoch.number)
         if epoch.number == 1:
-            self.writer.add_custom_scalars({"training": charts(epoch.metrics)})
+            writer.add_custom_scalars({"training": charts(epoch.metrics)})
         for name, image in self.pictures(trainer.model).items():
-            self.writer.add_image(name, image, epoch.number)
+            writer.add_image(name, image, epoch.number)
         if isinstance(trainer.model, Encodes):
             self.add_histogram(encode(trainer.model, shown(trainer)), epoch.number)
         # On disk before the checkpoint that counts this epoch: a crash leaves too much, never too little.
-        self.writer.flush()
+        writer.flush()
         self.written = epoch.number
 
     def finished(self, trainer: Trainer) -> None:
@@ -113,7 +114,7 @@ class TensorBoard(Observer):
             if self.is_complete(trainer):
                 if isinstance(trainer.model, Encodes):
                     self.add_projector(trainer.model, shown(trainer), trainer.epoch)
-                self.writer.file_writer.add_summary(sessions(self.hparams)[1])
+                cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams)[1])
                 # A full disk is told here: what goes wrong in its thread, close() keeps to itself.
                 self.writer.flush()
         finally:
@@ -135,7 +136,7 @@ class TensorBoard(Observer):
         counts = torch.histc(codes, BINS, low, high)
         edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64)[1:]
         total, squares = float(codes.double().sum()), float(codes.double().square().sum())
-        self.writer.add_histogram_raw(
+        cast("SummaryWriter", self.writer).add_histogram_raw(
             "codes", low, high, codes.numel(), total, squares, edges.tolist(), counts.tolist(), epoch
         )
 
@@ -149,7 +150,7 @@ class TensorBoard(Observer):
         # The sheet of thumbnails must be made of squares.
         side = max(x.shape[2:])
         x = functional.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
-        self.writer.add_embedding(codes, labels, x, epoch, tag="codes")
+        cast("SummaryWriter", self.writer).add_embedding(codes, labels, x, epoch, tag="codes")
 
 
 def wait_for_a_later_second(folder: Path) -> bool:
@@ -174,15 +175,16 @@ def shown(trainer: Trainer) -> list[Batch]:
 
 def encode(model: Encodes, batches: list[Batch]) -> Tensor:
     """Return the codes [N, code] of images, on the CPU; leaves the model as it was."""
-    was_training = model.training
-    model.eval()
+    module = cast("Model", model)
+    was_training = module.training
+    module.eval()
     with torch.no_grad():
         codes = torch.cat([model.encode(batch.x).flatten(1).float() for batch in batches]).cpu()
-    model.train(was_training)
+    module.train(was_training)
     return codes
 
 
-def charts(metrics: Mapping[str, float]) -> dict[str, list]:
+def charts(metrics: Mapping[str, float]) -> dict[str, list[Any]]:
     """Return a layout for the custom scalars: all losses on one chart, and each other metric's curves on one.
 
     Equal charts of several runs become one there, but only within the first category that TensorBoard meets: hence a
@@ -197,7 +199,7 @@ def charts(metrics: Mapping[str, float]) -> dict[str, list]:
     return {title: ["Multiline", found] for title, found in tags.items()}
 
 
-def sessions(hparams: Mapping[str, bool | int | float | str]) -> tuple:
+def sessions(hparams: Mapping[str, bool | int | float | str]) -> tuple[Any, ...]:
     """Return the summaries with which a run begins and ends on the HParams page.
 
     The third that TensorBoard's `add_hparams` writes, of the experiment, would fix the columns to one model's; without

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -196,14 +196,14 @@ class CapturedEngine(CompiledEngine):
         put_back(self, start)
         self.rng.restore(random)
 
-    def state(self) -> dict[str, dict]:
+    def state(self) -> dict[str, Mapping[str, Any]]:
         states = super().state()
         for name, settings in self.capturable.items():
             for group, own, rate in zip(states[name]["param_groups"], settings, self.rates[name], strict=True):
                 group.update(own, lr=rate * self.factor)
         return states
 
-    def restore(self, state: dict[str, dict]) -> None:
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         self.forget()
         self.was_recorded = False
         super().restore(state)

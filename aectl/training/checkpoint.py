@@ -47,7 +47,8 @@ def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     What has two names has both afterwards too.
     """
-    found, copies = {}, {}
+    found: dict[str, Tensor] = {}
+    copies: dict[tuple[Any, ...], Tensor] = {}
     for name, tensor in tensors.items():
         if tensor.untyped_storage().nbytes() > tensor.nbytes:
             place = tensor.data_ptr(), tensor.shape, tensor.stride()

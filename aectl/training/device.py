@@ -6,6 +6,7 @@ import contextlib
 import os
 from typing import Any
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -91,6 +92,9 @@ class Device:
             torch.cuda.set_device(self.torch)
         # Weights of pixels that are always black shrink to denormal numbers, on which a CPU is many times slower.
         # Before the threads are made: they inherit it.
+        for number in (np.float32, np.float64):
+            # NumPy 1 looks for the smallest number when it is first asked for its limits, and warns if that is 0.
+            np.finfo(number)
         torch.set_flush_denormal(True)
         keep_memory()
         torch.set_num_threads(self.threads)

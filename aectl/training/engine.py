@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,11 +102,11 @@ class Engine:
         norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
         return torch.linalg.vector_norm(norms)
 
-    def state(self) -> dict[str, Mapping]:
+    def state(self) -> dict[str, Mapping[str, Any]]:
         """Return every optimizer's state, for a checkpoint."""
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
-    def restore(self, state: Mapping[str, Mapping]) -> None:
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Go back to what `state()` returned."""
         for name, optimizer in self.optimizers.items():
             load(optimizer, state[name])

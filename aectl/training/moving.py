@@ -89,7 +89,8 @@ def python_state(model: nn.Module) -> dict[str, Any]:
 
     Weights and buffers are there as objects: a new tensor in the place of an old one is another.
     """
-    seen, found = {id(module) for module in model.modules()}, {}
+    seen = {id(module) for module in model.modules()}
+    found: dict[str, Any] = {}
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             if name in ("_parameters", "_buffers"):

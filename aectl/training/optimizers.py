@@ -33,7 +33,7 @@ def load(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     Adagrad reads its count on the host at every step; from a checkpoint that was read to a GPU, it would wait for it.
     """
     places = {p: own["step"].device for p, own in optimizer.state.items() if isinstance(own.get("step"), Tensor)}
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(dict(state))
     for parameter, place in places.items():
         own = optimizer.state[parameter]
         own["step"] = own["step"].to(place)

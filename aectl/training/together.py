@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class End(NamedTuple):
 Result = Mapping[str, Tensor] | Exception
 """What a step of a run comes to: its scalars by name, or its error."""
 
-Within = Callable[[int], AbstractContextManager]
+Within = Callable[[int], AbstractContextManager[None]]
 """Gives what surrounds all that is done for the run of a number alone."""
 
 
@@ -121,14 +121,17 @@ class Together:
         except Exception as error:
             return [error] * len(self.waiting)
 
-    def advance(self, results: Mapping[int, Result | None]) -> Iterator[End]:
+    def advance(self, results: Mapping[int, Any]) -> Iterator[End]:
         """Give trainers what their steps came to, and take up where their next images are."""
         for number, own in results.items():
             self.waiting.pop(number, None)
-            go_on = self.courses[number].throw if isinstance(own, Exception) else self.courses[number].send
+            course = self.courses[number]
             try:
                 with self.within(number):
-                    self.waiting[number] = go_on(own)
+                    if isinstance(own, Exception):
+                        self.waiting[number] = course.throw(own)
+                    else:
+                        self.waiting[number] = course.send(own)
                 continue
             except StopIteration as end:
                 ended = End(number, end.value, None)
@@ -151,7 +154,7 @@ def fuse(trainers: Sequence[Trainer], indices: Sequence[Tensor]) -> tuple[Fused 
 
 def groups(trainers: Sequence[Trainer]) -> list[list[int]]:
     """Return the numbers of trainers that may share a program: the same model but for tensors, and the same steps."""
-    found: list[tuple[list, list[int]]] = []
+    found: list[tuple[list[Any], list[int]]] = []
     for number, trainer in enumerate(trainers):
         own = [place(trainer), *attributes(trainer.model)]
         same = next((numbers for known, numbers in found if alike(known, own)), None)
@@ -162,7 +165,7 @@ def groups(trainers: Sequence[Trainer]) -> list[list[int]]:
     return [numbers for _, numbers in found]
 
 
-def place(trainer: Trainer) -> tuple:
+def place(trainer: Trainer) -> tuple[Any, ...]:
     """Return where a trainer stands, and in what steps it goes."""
     device = trainer.device
     steps = (trainer.plan, trainer.epochs, trainer.largest_batch, trainer.batch_size, trainer.steps_per_epoch)

@@ -83,7 +83,8 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.is_last_spoilt = False
         self.meter, self.norms = Meter(device.torch), Meter(device.torch)
-        self.exempt, self.start = finite.infinite_buffers(model), None
+        self.exempt = finite.infinite_buffers(model)
+        self.start: dict[str, Any] | None = None
         self.begin_stage(*stage_at(self.plan, 0))
 
     def fit(self, should_stop: Callable[[], str | None] = lambda: None) -> str | None:

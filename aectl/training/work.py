@@ -21,7 +21,7 @@ def multiplications(model: Model, batch: Batch) -> float:
     """
     total = 0
 
-    def add(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def add(layer: nn.Linear | _ConvNd, inputs: tuple[Any, ...], output: Tensor) -> None:
         nonlocal total
         seen = inputs[0] if isinstance(layer, _ConvTransposeNd) else output
         total += layer.weight[0].numel() * seen.numel()

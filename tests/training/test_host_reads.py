@@ -15,6 +15,7 @@ from aectl.training.capture import CapturedEngine
 from aectl.training.device import Device
 from aectl.training.engine import Engine
 from aectl.training.meter import Meter
+from tests.small import SMALL
 from tests.training.tape import HostRead, NoHostReads, taped
 
 MODELS = sorted(path.stem for path in Path(conf_dir(), "model").glob("*.yaml") if path.stem != "custom")
@@ -36,7 +37,8 @@ WORDS = [[f"model={name}"] for name in MODELS] + VARIANTS
 def example(words):
     """Return the config of a model, the model, and images for it, a few without a label."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose("train", ["dataset=digits", *words])
+        small = SMALL.get(words[0].removeprefix("model="), ())
+        config = compose("train", ["dataset=digits", *small, *words])
     check_ranges(config)
     side = 4 if "model=boltzmann" in words else 8
     images = torch.rand(96, 1, side, side, generator=torch.Generator().manual_seed(0))

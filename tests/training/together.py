@@ -20,6 +20,7 @@ from aectl.loading import build_model
 from aectl.training.device import Device
 from aectl.training.schedule import Constant
 from aectl.training.trainer import Trainer
+from tests.small import SMALL
 
 # A step of Adam is as large for a tiny gradient as for a great one, and rounding would decide its sign.
 OPTIMIZER = partial(torch.optim.SGD, lr=0.1)
@@ -34,7 +35,10 @@ VARIANTS = {
     "made sets": ["model=made", "model.masks=4"],
 }
 MODELS = sorted(path.stem for path in Path(conf_dir(), "model").glob("*.yaml") if path.stem != "custom")
-RUNS = {**{name: [f"model={name}"] for name in MODELS}, **VARIANTS}
+RUNS = {
+    name: [*words, *SMALL.get(words[0].partition("=")[2], ())]
+    for name, words in {**{name: [f"model={name}"] for name in MODELS}, **VARIANTS}.items()
+}
 
 
 def source(shape):
