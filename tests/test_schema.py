@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError, conf_dir, options
-from aectl.config.schema import SCHEMAS, TrainConfig, check_ranges, seconds, slug
+from aectl.config.folders import slug
+from aectl.config.schema import SCHEMAS, TrainConfig, check_ranges, seconds
 
 
 def composed(*overrides, name="train", hydra=False):

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from aectl.config import ConfigError, conf_dir
 from aectl.config.files import guard
-from aectl.config.schema import SCHEMAS, claiming
+from aectl.config.folders import claiming
+from aectl.config.schema import SCHEMAS
 
 MULTIRUN = ("-m", "--multirun")
 

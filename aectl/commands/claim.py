@@ -36,15 +36,12 @@ class Unwritable(OSError):
 
 def claim(config: DictConfig, run: Run) -> FileLock:
     """Return the lock of the run's folder, held; raises ConfigError if it is another run's or being trained."""
-    if (run.folder / RECORD).is_file() and not config.resume:
-        raise ConfigError(f"{run.folder} holds a run already; aectl train resume={run.folder} goes on with it")
     lock = FileLock(run.folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise Busy(f"{run.folder} is being trained by process {owner(run)}") from None
     if (run.folder / RECORD).is_file() and not config.resume:
-        # Of the two that began together, the other one has come to its end in between.
         lock.release()
         raise ConfigError(f"{run.folder} holds a run already; aectl train resume={run.folder} goes on with it")
     (run.folder / PID).write_text(str(os.getpid()))

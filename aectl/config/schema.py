@@ -1,26 +1,19 @@
-"""The typed shape of each command's config, the ranges of its values, and the names of a sweep's folders."""
+"""The typed shape of each command's config, and the ranges of its values."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import getpass
-import itertools
 import math
-import os
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, to_plain
+from aectl.config.folders import aside, fresh, scratch, slug
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -224,71 +217,6 @@ def seconds(text: str) -> float:
     if "".join(number + unit for number, unit in parts) != text or bare or not total:
         raise ConfigError(f"max_time must be a time such as 90 (seconds), 10m, 2h or 1h30m, not '{text}'")
     return total
-
-
-def slug(overrides: Iterable[str], limit: int = 80) -> str:
-    """Return a folder name that tells a sweep's jobs apart: `vae-code_32-seed_1` for model=vae model.code=32 seed=1.
-
-    It holds letters, digits, `.`, `_`, `+` and `-` alone (launchers for clusters refuse `=`), at most `limit` of them.
-    """
-    parts = []
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        leaf = key.rpartition(".")[2]
-        if leaf == "_target_":
-            parts.append(value.rpartition(".")[2])
-        else:
-            parts.append(value if key in SLUG_GROUPS else f"{leaf}_{value}")
-    clean = [re.sub(r"[^A-Za-z0-9.+-]+", "_", part).strip("_.") for part in parts]
-    return "-".join(part for part in clean if part)[:limit].rstrip("-_.") or "default"
-
-
-SLUG_GROUPS = ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device", "experiment", "sweep")
-
-
-def scratch() -> str:
-    """Return a folder for what Hydra writes about sweeps of commands that keep nothing themselves."""
-    return str(Path(tempfile.gettempdir(), f"aectl-{getpass.getuser()}"))
-
-
-def aside() -> str:
-    """Return the name of a folder that Hydra may write into before the run's folder is this process's own."""
-    return f".hydra~{os.getpid()}"
-
-
-CLAIMS = ContextVar("CLAIMS", default=False)
-"""Whether folders that configs name are made: a run is to begin, and no config is only looked at."""
-
-
-def fresh(name: str) -> str:
-    """Make a new folder and return its name, `name`, or where that is there already `name`-2, `name`-3, …
-
-    To make it is to claim it: of several processes that try to only one can.
-    """
-    if not (CLAIMS.get() and HydraConfig.initialized()):
-        # Hydra asks when it composes a config, too.
-        return name
-    try:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count(1):
-            tried = name if number == 1 else f"{name}-{number}"
-            with contextlib.suppress(FileExistsError):
-                Path(tried).mkdir()
-                return tried
-    except OSError:
-        # Hydra will meet the same, and say it.
-        pass
-    return name
-
-
-@contextlib.contextmanager
-def claiming(does: bool) -> Iterator[None]:
-    """Let configs, within, claim the folders that they name for their run, or not."""
-    token = CLAIMS.set(does)
-    try:
-        yield
-    finally:
-        CLAIMS.reset(token)
 
 
 def register() -> None:

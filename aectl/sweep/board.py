@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from aectl.config.schema import slug
+from aectl.config.folders import slug
 from aectl.run import Run
 from aectl.seeds import interval
 from aectl.sweep.jobs import Job, over_seeds

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aectl.config import ConfigError
+from aectl.config.folders import slug
 from aectl.config.record import check_format
-from aectl.config.schema import slug
 from aectl.config.stored import read_json
 from aectl.run import RECORD, Run, write_json
 from aectl.terminal import shown

@@ -21,8 +21,10 @@ IMPORTED = (
     "tensorboard.summary.writer.event_file_writer",
     "torch.utils.tensorboard",
     "aectl.commands.train",
+    "aectl.commands.eval",
     "aectl.cli.launch",
     "tests.faults.children",
+    "tests.faults.racing",
 )
 EVENTS = ("open", "os.rename", "os.link", "os.remove", "os.mkdir")
 """What Python tells audit hooks of files, before it does it."""

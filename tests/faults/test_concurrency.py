@@ -1,28 +1,17 @@
 """Commands that meet in one folder: none mixes with another, and what is refused leaves the other as it was."""
 
-import contextlib
 import csv
-import io
 import json
-import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
-import torch.utils.tensorboard
-from hydra.core import utils
 from omegaconf import OmegaConf
 
-import aectl.commands.eval
-import aectl.commands.train  # noqa: F401
-from aectl import cli
-from aectl.evaluation.cache import Cache
 from aectl.training import checkpoint
-from aectl.training.trainer import Trainer
+from tests.faults.racing import ask, be_patient, raced, stop_the_clock, typed
 
 TINY = (
     "model=linear",
@@ -35,56 +24,12 @@ TINY = (
 )
 
 
-def typed(*words):
-    """Type a command in this process; returns the exit code and what it said on stderr."""
-    said, sys.argv = io.StringIO(), ["aectl", *words]
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else int(bool(stop.code)), said.getvalue()
-    return 0, said.getvalue()
-
-
-def raced(*commands):
-    """Run functions in processes of their own that begin at one moment; returns what each gave, by JSON."""
-    begin, children = os.pipe(), []
-    for number, command in enumerate(commands):
-        if (pid := os.fork()) == 0:
-            os.close(begin[1])
-            os.read(begin[0], 1)
-            try:
-                Path(f"{number}.answer").write_text(json.dumps(command()))
-            finally:
-                os._exit(0)
-        children.append(pid)
-    # All of them wait for the pipe's end.
-    os.close(begin[0])
-    os.close(begin[1])
-    for pid in children:
-        os.waitpid(pid, 0)
-    return [json.loads(Path(f"{number}.answer").read_text()) for number in range(len(commands))]
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["aectl"])
     monkeypatch.delenv("AECTL_DEBUG", raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def standing(monkeypatch):
-    """Let the clock stand: all that begins does so in one microsecond."""
-    moment = utils.datetime(2026, 1, 2, 3, 4, 5, 678)
-
-    class Clock:
-        @staticmethod
-        def now():
-            return moment
-
-    monkeypatch.setattr(utils, "datetime", Clock)
 
 
 def check_run(folder, seed):
@@ -102,9 +47,9 @@ def check_run(folder, seed):
     return record["objective"]["value"]
 
 
-def test_runs_that_begin_in_one_moment_have_a_folder_each(here, standing, tally):
+def test_runs_that_begin_in_one_moment_have_a_folder_each(here, tally):
     count = 3
-    results = raced(*(lambda seed=seed: typed("train", *TINY, f"seed={seed}") for seed in range(count)))
+    results = raced(*((typed, ("train", *TINY, f"seed={seed}")) for seed in range(count)), first=[stop_the_clock])
     assert results == [[0, ""]] * count
     folders = sorted(Path("outputs/digits/linear").iterdir())
     stamp = "2026-01-02_03-04-05-000678"
@@ -114,28 +59,9 @@ def test_runs_that_begin_in_one_moment_have_a_folder_each(here, standing, tally)
     tally("runs of one microsecond, in folders of their own", count)
 
 
-@pytest.fixture
-def patient(monkeypatch):
-    """Return a function from whose call on a run trains only once another command has given its answer."""
-
-    def be():
-        fit = Trainer.fit
-
-        def wait_and_fit(*arguments):
-            end = time.monotonic() + 60
-            while not list(Path().glob("*.answer")) and time.monotonic() < end:
-                time.sleep(0.01)
-            return fit(*arguments)
-
-        monkeypatch.setattr(Trainer, "fit", wait_and_fit)
-
-    return be
-
-
-def test_of_two_runs_in_one_folder_the_second_is_refused_and_changes_nothing(here, patient, tally):
-    patient()
+def test_of_two_runs_in_one_folder_the_second_is_refused_and_changes_nothing(here, tally):
     words = ("hydra.run.dir=mine", *TINY)
-    results = raced(*(lambda seed=seed: typed("train", *words, f"seed={seed}") for seed in range(2)))
+    results = raced(*((typed, ("train", *words, f"seed={seed}")) for seed in range(2)), first=[be_patient])
     assert sorted(code for code, _ in results) == [0, 2]
     winner = next(seed for seed, (code, _) in enumerate(results) if code == 0)
     pid = json.loads(Path("mine/run.json").read_text())["pid"]
@@ -154,11 +80,10 @@ def test_a_refused_run_leaves_the_config_of_the_one_that_is_there(here):
     check_run(Path("mine"), 1)
 
 
-def test_of_resumes_that_begin_together_one_goes_on_and_the_others_name_it(here, patient, tally):
+def test_of_resumes_that_begin_together_one_goes_on_and_the_others_name_it(here, tally):
     assert typed("train", "hydra.run.dir=mine", *TINY, "seed=1")[0] == 0
-    patient()
     before = json.loads(Path("mine/run.json").read_text())["pid"]
-    results = raced(*(lambda n=n: typed("train", "resume=mine", f"epochs={n}") for n in (3, 4)))
+    results = raced(*((typed, ("train", "resume=mine", f"epochs={n}")) for n in (3, 4)), first=[be_patient])
     assert sorted(code for code, _ in results) == [0, 2]
     record = json.loads(Path("mine/run.json").read_text())
     epochs = next(number for number, (code, _) in zip((3, 4), results, strict=True) if code == 0)
@@ -176,7 +101,7 @@ def test_a_run_is_evaluated_by_two_at_once_and_while_it_trains(here, monkeypatch
     monkeypatch.setenv("AECTL_CACHE", str(here / "cache"))
     assert typed("train", "hydra.run.dir=mine", *TINY)[0] == 0
     words = ("run=mine", "device=cpu", "figures=false", "only=reconstruction")
-    commands = [lambda: typed("eval", *words)] * 2 + [lambda: typed("train", "resume=mine", "epochs=10")]
+    commands = [(typed, ("eval", *words))] * 2 + [(typed, ("train", "resume=mine", "epochs=10"))]
     assert [code for code, _ in raced(*commands)] == [0, 0, 0]
     record, metrics = (json.loads(Path("mine", name).read_text()) for name in ("run.json", "metrics.json"))
     assert (record["status"], metrics["train"]["epoch"]) == ("done", 10)
@@ -186,16 +111,7 @@ def test_a_run_is_evaluated_by_two_at_once_and_while_it_trains(here, monkeypatch
 
 
 def test_a_baseline_is_computed_once_for_all_that_ask(here, tally):
-    def ask():
-        def compute():
-            with Path("computed").open("a") as file:
-                file.write("x")
-            time.sleep(0.05)
-            return {"a": torch.arange(1000)}
-
-        return int(Cache(here / "cache").arrays("some", compute)["a"].sum())
-
-    assert raced(*[ask] * 6) == [499500] * 6
+    assert raced(*[(ask, (str(here / "cache"),))] * 6) == [499500] * 6
     assert Path("computed").read_text() == "x"
     tally("processes that filled a cache at once", 6)
 
