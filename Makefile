@@ -55,7 +55,7 @@ test-hydra-next: .venv-hydra-next/.installed ## run the tests with Hydra's next 
 	@touch $@
 
 torture: $(VENV)/.installed ## try faults and hostile input as often as docs/FAULTS.md says; 20 minutes
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --torture tests/faults
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --torture
 
 readme: $(VENV)/.installed ## run README's commands as they are written, on full data; hours
 	@$(BIN)/python -m tests.readme

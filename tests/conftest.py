@@ -4,11 +4,41 @@ import contextlib
 import logging
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from aectl import cli
+
+FAULTS = Path(__file__).parent / "faults"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--torture", action="store_true", help="faults alone, as often as docs/FAULTS.md says")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "torture: of faults, and long: for `make torture` alone")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is for `make torture` alone, or with it, what is not for it."""
+    is_long = config.getoption("--torture")
+
+    def is_chosen(item):
+        is_marked = item.get_closest_marker("torture") is not None
+        return is_marked or FAULTS in item.path.parents if is_long else not is_marked
+
+    chosen = [item for item in items if is_chosen(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not is_chosen(item)])
+    items[:] = chosen
+
+
+@pytest.fixture(scope="session")
+def torture(request):
+    """Whether faults are tried in their long form, as `make torture` does, or in the short one of `make test`."""
+    return request.config.getoption("--torture")
 
 
 @pytest.fixture(autouse=True)

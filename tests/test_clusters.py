@@ -62,6 +62,7 @@ def ray_cluster(monkeypatch):
     cluster.shutdown()
 
 
+@pytest.mark.torture
 @pytest.mark.filterwarnings("ignore")
 def test_a_ray_cluster_that_loses_a_machine_ends_the_sweep_whole(tmp_path, monkeypatch, ray_cluster):
     monkeypatch.chdir(tmp_path)

@@ -122,6 +122,7 @@ def test_stopped_together_and_resumed_it_is_as_if_nothing_had_happened(tmp_path,
     assert rows(Path("cut")) == rows(Path("whole"))
 
 
+@pytest.mark.torture
 def test_when_one_is_gone_the_others_end_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("train", *QUICK, "epochs=100000")

@@ -1,20 +1,10 @@
-"""How hard the faults are tried: a short form in `make test`, a long one by `make torture`, which prints the counts."""
+"""What the tests of faults share: they count what they have seen, and `make torture` prints the counts."""
 
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
-
-
-def pytest_addoption(parser):
-    parser.addoption("--torture", action="store_true", help="try every fault as often as the promise says")
-
-
-@pytest.fixture(scope="session")
-def torture(request):
-    """Whether this is the long form."""
-    return request.config.getoption("--torture", default=False)
 
 
 @pytest.fixture
@@ -29,7 +19,7 @@ def tally(record_property):
 
 def pytest_terminal_summary(terminalreporter, config):
     """Print what the tests have counted, those of other processes too."""
-    if not config.getoption("--torture", default=False):
+    if not config.getoption("--torture"):
         return
     counts = Counter()
     for report in terminalreporter.getreports("passed"):

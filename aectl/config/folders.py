@@ -1,0 +1,80 @@
+"""Names of the folders that configs ask for: of runs, of a sweep's jobs, and of what Hydra writes for itself."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+
+def slug(overrides: Iterable[str], limit: int = 80) -> str:
+    """Return a folder name that tells a sweep's jobs apart: `vae-code_32-seed_1` for model=vae model.code=32 seed=1.
+
+    It holds letters, digits, `.`, `_`, `+` and `-` alone (launchers for clusters refuse `=`), at most `limit` of them.
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        leaf = key.rpartition(".")[2]
+        if leaf == "_target_":
+            parts.append(value.rpartition(".")[2])
+        else:
+            parts.append(value if key in SLUG_GROUPS else f"{leaf}_{value}")
+    clean = [re.sub(r"[^A-Za-z0-9.+-]+", "_", part).strip("_.") for part in parts]
+    return "-".join(part for part in clean if part)[:limit].rstrip("-_.") or "default"
+
+
+SLUG_GROUPS = ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device", "experiment", "sweep")
+
+
+def scratch() -> str:
+    """Return a folder for what Hydra writes about sweeps of commands that keep nothing themselves."""
+    return str(Path(tempfile.gettempdir(), f"aectl-{getpass.getuser()}"))
+
+
+def aside() -> str:
+    """Return the name of a folder that Hydra may write into before the run's folder is this process's own."""
+    return f".hydra~{os.getpid()}"
+
+
+CLAIMS = ContextVar("CLAIMS", default=False)
+"""Whether folders that configs name are made: a run is to begin, and no config is only looked at."""
+
+
+def fresh(name: str) -> str:
+    """Make a new folder and return its name, `name`, or where that is there already `name`-2, `name`-3, …
+
+    To make it is to claim it: of several processes that try to only one can.
+    """
+    if not (CLAIMS.get() and HydraConfig.initialized()):
+        # Hydra asks when it composes a config, too.
+        return name
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            tried = name if number == 1 else f"{name}-{number}"
+            with contextlib.suppress(FileExistsError):
+                Path(tried).mkdir()
+                return tried
+    except OSError:
+        # Hydra will meet the same, and say it.
+        pass
+    return name
+
+
+@contextlib.contextmanager
+def claiming(does: bool) -> Iterator[None]:
+    """Let configs, within, claim the folders that they name for their run, or not."""
+    token = CLAIMS.set(does)
+    try:
+        yield
+    finally:
+        CLAIMS.reset(token)
