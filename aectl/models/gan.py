@@ -56,6 +56,8 @@ their gradients are equal where D = ½ (Goodfellow et al. 2014, section 3)."""
 
 LEAST_SPREAD, LEAST_REACHED = 0.15, 0.02
 """Of `variety`, below which a generator has collapsed: on MNIST the default has .33 and .09 after 3 epochs."""
+PINNED = 0.99
+"""Share of both kinds of images, over an epoch, from which on a discriminator is pinned; the default has .83 to .92."""
 
 
 class GAN(Model):
@@ -223,12 +225,20 @@ class GAN(Model):
         return {"energy_distance": energy_distance(batch.x, fake), **accuracies, **variety(batch.x, fake)}
 
     def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
-        """Tell of samples that are all alike, or near to few of the images."""
+        """Tell of samples that are all alike or near to few of the images, and of a discriminator pinned at 0 or 1."""
         spread, reached = metrics.get("val/spread", 1.0), metrics.get("val/reached", 1.0)
-        if spread >= LEAST_SPREAD and reached >= LEAST_REACHED:
-            return {}
-        alike = f"its samples lie {spread:.1%} as far apart as held-out images, {reached:.1%} of which are near to one"
-        return {"collapse": f"the generator has collapsed: {alike}"}
+        right = [metrics.get(f"train/accuracy_{kind}", 0.5) for kind in ("real", "fake")]
+        found = {}
+        if spread < LEAST_SPREAD or reached < LEAST_REACHED:
+            near = f"{reached:.1%} of which are near to one"
+            alike = f"its samples lie {spread:.1%} as far apart as held-out images, {near}"
+            found["collapse"] = f"the generator has collapsed: {alike}"
+        # A critic of Wasserstein's has no threshold to be right by.
+        is_judge = self.discriminator_cost is not wasserstein
+        if is_judge and (min(right) > PINNED or max(right) < 1 - PINNED):
+            shares = "{:.1%} of real and {:.1%} of fake images".format(*right)
+            found["discriminator"] = f"the discriminator is right about {shares}: the generator learns nothing from it"
+        return found
 
     def accuracies(self, real: Scores, fake: Scores) -> dict[str, Tensor]:
         """Return the shares of real and of fake images that the discriminator tells right."""

@@ -1,5 +1,6 @@
 """Models that go wrong with finite numbers are told of, once; those that learn are not."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from aectl.models.autoencoder import dead
-from aectl.models.gan import variety
+from aectl.models.gan import GAN, variety
+from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.rng import Rng
 from aectl.training import alarms as observer
 
@@ -69,6 +71,16 @@ def test_a_generator_whose_samples_are_all_alike_is_told(aectl, soon, tally):
     tally("generators that had collapsed: told once")
 
 
+def test_a_discriminator_that_is_always_right_or_never_is_told_of_and_a_critic_is_not():
+    part = functools.partial
+    kinds = (part(DenseDecoder, widths=[2]), part(DenseEncoder, widths=[2]))
+    judge, critic = (GAN((1, 4, 4), 2, *kinds, loss=loss) for loss in ("nonsaturating", "wgan_gp"))
+    for real, fake, told in ((1.0, 0.995, True), (0.0, 0.001, True), (1.0, 0.5, False), (0.92, 0.87, False)):
+        metrics = {"train/accuracy_real": real, "train/accuracy_fake": fake, "val/spread": 0.5, "val/reached": 0.3}
+        assert list(judge.alarms(metrics)) == ["discriminator"] * told
+        assert not critic.alarms(metrics)
+
+
 @pytest.mark.parametrize("rate", [0.0002, 0.05])
 def test_of_generators_as_they_come_only_the_collapsed_one_is_told(rate, aectl, torture, tally):
     """At 250 times the usual rate the discriminator wins, and after 10 epochs all samples are one image."""
@@ -76,7 +88,7 @@ def test_of_generators_as_they_come_only_the_collapsed_one_is_told(rate, aectl, 
         pytest.skip("a long form's")
     words = ("model=gan", *DIGITS, "batch_size=32", "epochs=30", f"optimizer.lr={rate}")
     assert aectl("train", *words)[0] == 0
-    assert list(alarms()) == ([] if rate < 0.01 else ["collapse"])
+    assert sorted(alarms()) == ([] if rate < 0.01 else ["collapse", "discriminator"])
     tally("generators, collapsed or not: told apart")
 
 
