@@ -113,6 +113,8 @@ def test_a_command_in_a_sentence_goes_through(aectl, words):
     if words[1] in ("eval", "sample"):
         labelled = ("model=gan", *SMALL["gan"], "model.conditional=true") if "label=7" in words else VAE
         assert aectl("train", *labelled, *QUICK)[0] == 0
+    if "resume=latest" in words:
+        assert aectl("train", *VAE)[0] == 0
     code, out, err = carried_out(aectl, words)
     assert code == 0, f"{shlex.join(words)}\n{out}{err}"
 
