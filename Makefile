@@ -9,7 +9,7 @@ TESTS  ?= tests
 HYDRA_NEXT ?= 'hydra-core==1.4.0rc3' 'omegaconf>=2.4.0rc1'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test coverage test-lowest test-hydra-next torture readme lint format figures judges \
+.PHONY: help setup train test test-lowest test-hydra-next torture readme lint format figures judges \
 	published bench bench-gpu growth board clean distclean
 
 help: ## list the targets
@@ -28,10 +28,7 @@ train: $(VENV)/.installed ## fetch the data, train and test; ARGS="model=vae" tr
 	@$(BIN)/aectl eval run=latest
 	@echo "curves and pictures: make board"
 
-test: lint ## check the style and the types, and run the tests
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
-
-coverage: $(VENV)/.installed ## run the tests and count the lines that run; fails below 90 %
+test: lint ## check the style and the types, and run the tests; fails if less than 90 % of the lines run
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov
 
 test-lowest: .venv-lowest/.installed ## run the tests with the oldest versions that pyproject.toml allows

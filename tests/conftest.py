@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,30 @@ def pytest_collection_modifyitems(config, items):
 def torture(request):
     """Whether faults are tried in their long form, as `make torture` does, or in the short one of `make test`."""
     return request.config.getoption("--torture")
+
+
+@pytest.fixture
+def tally(record_property):
+    """Return a function that counts what a test has seen: tally("kills survived", 3)."""
+
+    def count(what, number=1):
+        record_property(f"tally {what}", number)
+
+    return count
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print what the tests have counted, those of other processes too."""
+    if not config.getoption("--torture"):
+        return
+    counts = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, number in report.user_properties:
+            if name.startswith("tally "):
+                counts[name.removeprefix("tally ")] += number
+    terminalreporter.section("faults")
+    for what, number in counts.items():
+        terminalreporter.write_line(f"{number:6,} {what}")
 
 
 @pytest.fixture(autouse=True)

@@ -134,9 +134,8 @@ def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], path: 
             raise ConfigError(f"{full}: {target.__name__} takes no '{key}', {hint}")
         if value == "???":
             raise ConfigError(f"{full} is missing: type {full}=…")
-        is_node = isinstance(value, Mapping) and "_target_" in value
         left_out = value is None and known_default(target, key) is None
-        if key in types and not is_node and not left_out and not fits(value, types[key]):
+        if key in types and not left_out and not fits(value, types[key]):
             raise ConfigError(f"{full}={value!r}: it must be {words(types[key])}")
 
 

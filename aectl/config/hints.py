@@ -40,12 +40,13 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if origin in WORDS:
         return type(value) is origin
+    if isinstance(value, dict) and "_target_" in value:
+        # What it makes is for the constructor to judge.
+        return True
     if origin in LISTS:
         return isinstance(value, (list, tuple)) and items_fit(value, origin, arguments)
     if origin in MAPPINGS:
         return isinstance(value, dict)
-    if isinstance(value, dict) and "_target_" in value:
-        return True
     return not is_opaque(origin) or (isinstance(value, (list, tuple, dict)) and issubclass(origin, COLLECTIONS))
 
 
