@@ -21,6 +21,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "torture: of faults, and long: for `make torture` alone")
+    # Known to pytest-cov, where that is there: counting makes what calls much Python a third slower.
+    config.addinivalue_line("markers", "no_cover: its lines are not counted, since others run them too")
 
 
 def pytest_collection_modifyitems(config, items):

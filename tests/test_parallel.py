@@ -107,6 +107,7 @@ def test_one_run_is_shared_by_two_processes(aectl):
             assert ours == pytest.approx(alone, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.torture
 def test_stopped_together_and_resumed_it_is_as_if_nothing_had_happened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("train", *QUICK, "epochs=20", "device.count=2")

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from tests.typed import QUICK, begin, jobs, record, rows, sweep_folder, type_in, wait_until
 
 
@@ -24,6 +26,7 @@ def share():
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
+@pytest.mark.torture
 def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_been(aectl, tmp_path):
     words = (*QUICK, "epochs=30", "device.threads=1")
     cut = tmp_path / "cut"

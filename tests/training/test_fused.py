@@ -76,6 +76,7 @@ def composed(name, seed):
     return build_model(config, {"shape": shape, "classes": 10}, seed), source(shape)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", [*MODELS, "conv batch norm", "rbm CD"])
 def test_every_model_comes_to_what_it_comes_to_alone(name, tmp_path):
     data = composed(name, 0)[1]
