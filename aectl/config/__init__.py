@@ -64,7 +64,7 @@ def build(node: Any, path: str = "", **supplied: Any) -> Any:
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{place(error, path)}: {error}") from error
 
 
 def translate(error: InstantiationException, path: str) -> Exception:
@@ -74,11 +74,16 @@ def translate(error: InstantiationException, path: str) -> Exception:
         cause = cause.__cause__
     if isinstance(cause, Exception) and not isinstance(cause, (TypeError, ValueError, InstantiationException)):
         return cause
-    # Hydra's key is the full one where the node hangs in a config, else it counts from the node.
-    match = re.search(r"full_key: (\S+)", str(error))
-    if match:
-        path = match[1] if within(match[1], (path,)) else join(path, match[1])
-    return ConfigError(f"{path}: {str(cause).splitlines()[0]}")
+    return ConfigError(f"{place(error, path)}: {str(cause).splitlines()[0]}")
+
+
+def place(error: Exception, path: str) -> str:
+    """Return the path of the node, within the one at `path`, that an error is of, if Hydra has told."""
+    # Hydra 1.3 tells it in the text, 1.4 in a note. It is the full one where the node hangs in a config.
+    match = re.search(r"full_key: (\S+)", "\n".join([str(error), *getattr(error, "__notes__", ())]))
+    if not match or match[1] == path:
+        return path
+    return match[1] if within(match[1], (path,)) else join(path, match[1])
 
 
 def allowlist(plain: Mapping[str, Any]) -> dict[str, Any]:
