@@ -51,7 +51,7 @@ test-hydra-next: .venv-hydra-next/.installed ## run the tests with Hydra's next 
 		--constraint .venv-hydra-next/constraints.txt --editable '.[dev]' $(HYDRA_NEXT)
 	@touch $@
 
-torture: $(VENV)/.installed ## try faults and hostile input as often as docs/FAULTS.md says; 20 minutes
+torture: $(VENV)/.installed ## try faults and hostile input as often as docs/FAULTS.md says; ten minutes
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --torture
 
 readme: $(VENV)/.installed ## run README's commands as they are written, on full data; hours
