@@ -83,9 +83,17 @@ def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
+OTHERS = [(model, noise) for model in MODELS for noise in NOISES if noise != own_noise(model)]
+
+
 @pytest.mark.no_cover
 @pytest.mark.parametrize(
-    ("model", "noise"), [(model, noise) for model in MODELS for noise in NOISES if noise != own_noise(model)]
+    ("model", "noise"),
+    # Each model under one, and so each noise with several: all pairs take a minute, and are make torture's.
+    [
+        pytest.param(*pair, marks=pytest.mark.torture if (number + number // 5) % 5 else ())
+        for number, pair in enumerate(OTHERS)
+    ],
 )
 def test_every_model_trains_under_every_other_noise(aectl, model, noise):
     code, out, err = aectl("train", f"model={model}", f"noise={noise}", *QUICK, *SMALL.get(model, ()))
