@@ -122,10 +122,9 @@ def started(*words):
     return subprocess.Popen(command, text=True, **pipes)
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("part", range(2))
-def test_twenty_real_commands_at_once(part, here, torture, tally):
-    if not torture:
-        pytest.skip("a long form's")
+def test_twenty_real_commands_at_once(part, here, tally):
     children = [started(*TINY, f"seed={seed}") for seed in range(10)]
     assert [child.communicate()[1] for child in children] == [""] * 10
     seeds = Counter(json.loads(path.read_text())["seed"] for path in Path("outputs").rglob("run.json"))
@@ -135,9 +134,8 @@ def test_twenty_real_commands_at_once(part, here, torture, tally):
     tally("runs started at once, in folders of their own", 10)
 
 
-def test_five_sweeps_at_once(here, torture, tally):
-    if not torture:
-        pytest.skip("a long form's")
+@pytest.mark.torture
+def test_five_sweeps_at_once(here, tally):
     children = [started("-m", *TINY, f"seed={seed},{seed + 1}", "jobs=1") for seed in (0, 2, 4, 6, 8)]
     assert [child.communicate()[1] for child in children] == [""] * 5
     sweeps = sorted(path.parent for path in Path("outputs/multirun").glob("*/sweep.json"))

@@ -29,6 +29,7 @@ from aectl.data.sources import DataError
 from aectl.loading import settled
 from aectl.sampling import history
 from aectl.sampling.request import Impossible
+from tests.faults.payload import Payload
 
 NAMES = list(sources.DIGESTS["mnist"])
 
@@ -295,7 +296,7 @@ def test_a_process_killed_halfway_leaves_whole_files_and_the_next_goes_on(tmp_pa
     assert sources.read("mnist", NAMES, root) == FILES
     assert asked == NAMES[1:]
     assert not list(raw.parent.glob(".fetch-*"))
-    tally("kills survived")
+    tally("killed downloads gone on with")
 
 
 def test_an_archive_writes_nothing_and_is_believed_in_no_link_and_no_size(tmp_path, monkeypatch, tally):
@@ -349,16 +350,6 @@ def test_a_run_of_a_stranger_makes_no_folder_where_it_says(kept, tmp_path, monke
         package.dataset(run).split("test")
     assert not (tmp_path / "elsewhere").exists()
     tally("attacks refused")
-
-
-class Payload:
-    """Pickled, it is a command."""
-
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.canary}",)
 
 
 def test_arrays_of_objects_are_not_unpickled(tmp_path, tally):

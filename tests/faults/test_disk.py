@@ -174,10 +174,9 @@ def test_nothing_can_be_written_at_all(aectl, disk, whole):
     check_same(run, whole)
 
 
+@pytest.mark.torture
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="root gives up its powers in Linux's own way")
-def test_a_folder_without_permission(whole, tmp_path, torture):
-    if not torture:
-        pytest.skip("in the long form")
+def test_a_folder_without_permission(whole, tmp_path):
     run = tmp_path / "closed" / "run"
     shutil.copytree(whole, run)
     folders = [run.parent, *(path for path in run.rglob("*") if path.is_dir()), run]

@@ -122,10 +122,9 @@ def summed(found, tally):
         pytest.fail("\n".join(bad), pytrace=False)
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_key_of_every_option_is_attacked(part, torture, attack, trained, tally):
-    if not torture:
-        pytest.skip("in the long form")
+def test_every_key_of_every_option_is_attacked(part, attack, trained, tally):
     found = []
     for target in hostile.targets()[part::PARTS]:
         # Those of train have many options each.
@@ -217,9 +216,8 @@ def test_configs_that_are_none(attack, tally):
     summed_files([(content, said, attack(*config_of(content))) for content, said in hostile_files.CONFIGS], tally)
 
 
-def test_files_that_are_no_images(torture, attack, tally):
-    if not torture:
-        pytest.skip("in the long form")
+@pytest.mark.torture
+def test_files_that_are_no_images(attack, tally):
     summed_files([(content, said, attack(*kind(content))) for kind, content, said in OWN], tally)
     assert not Path("unpickled").exists()
 
@@ -236,10 +234,9 @@ def test_what_is_no_image_is_not_read(kind, content, message, tmp_path, monkeypa
     assert not Path("unpickled").exists()
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("kind", [config_of, arrays_of, folder_of])
-def test_damaged_files(kind, torture, attack, tally):
-    if not torture:
-        pytest.skip("in the long form")
+def test_damaged_files(kind, attack, tally):
     whole = {
         config_of: hostile_files.MINE.encode(),
         arrays_of: hostile_files.npz(x=hostile_files.IMAGES, y=hostile_files.LABELS),

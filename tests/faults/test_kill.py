@@ -156,9 +156,8 @@ def test_a_resume_within_the_second_of_the_kill_comes_behind_it(whole, tmp_path)
     check_same(run, whole("undercomplete"))
 
 
-def test_a_killed_evaluation_leaves_whole_files_and_can_be_repeated(whole, tmp_path, torture, tally):
-    if not torture:
-        pytest.skip("in the long form")
+@pytest.mark.torture
+def test_a_killed_evaluation_leaves_whole_files_and_can_be_repeated(whole, tmp_path, tally):
     rng, run, other = random.Random("kill eval"), tmp_path / "run", tmp_path / "other" / "run"
     shutil.copytree(whole("undercomplete"), run)
     shutil.copytree(whole("undercomplete"), other)

@@ -23,16 +23,7 @@ from aectl.sweep import read_jobs
 from aectl.sweep.cluster import Slurm
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
-
-
-class Payload:
-    """Pickled, it is a command."""
-
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.canary}",)
+from tests.faults.payload import Payload
 
 
 def changed(run, change):
