@@ -9,8 +9,16 @@ TESTS  ?= tests
 HYDRA_NEXT ?= 'hydra-core==1.4.0rc3' 'omegaconf>=2.4.0rc1'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-lowest test-hydra-next torture readme lint format figures judges \
+.PHONY: help setup train test test-lowest test-hydra-next test-pythons torture readme lint format figures judges \
 	published bench bench-gpu growth board clean distclean
+
+# $(call install,VENV,ARGUMENTS): pip's messages go to VENV/pip.log; if it fails, its reason is printed.
+define install
+@echo "installing into $(1), which takes some minutes the first time; messages are in $(1)/pip.log"
+@$(1)/bin/python -m pip install --disable-pip-version-check $(2) > $(1)/pip.log 2>&1 || { \
+	grep -v -E "^ *(Collecting|Downloading|Using cached|Processing|Obtaining|Looking in|━)|: (started|finished .*'done')$$" \
+		$(1)/pip.log | tail -n 25 >&2; echo "pip could not install into $(1): its reason is above" >&2; exit 1; }
+endef
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,8 +27,8 @@ setup: $(VENV)/.installed ## make .venv with the pinned versions
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("aectl needs Python 3.10 or newer: make PYTHON=python3.x") if sys.version_info < (3, 10) else None'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(PYTHON) -m venv $(VENV)
+	$(call install,$(VENV),--constraint constraints.txt --editable '.[dev]')
 	@touch $@
 
 train: $(VENV)/.installed ## fetch the data, train and test; ARGS="model=vae" trains another model
@@ -37,18 +45,21 @@ test-lowest: .venv-lowest/.installed ## run the tests with the oldest versions t
 test-hydra-next: .venv-hydra-next/.installed ## run the tests with Hydra's next version
 	@.venv-hydra-next/bin/python -m pytest -n 2 --dist worksteal -o filterwarnings=default $(TESTS)
 
+test-pythons: ## resolve the pinned versions for each Python that aectl supports, without installing them
+	@test -x .venv-uv/bin/uv || $(PYTHON) -m venv .venv-uv
+	@test -x .venv-uv/bin/uv || .venv-uv/bin/python -m pip install --disable-pip-version-check --quiet uv
+	@$(PYTHON) tests/pythons.py .venv-uv/bin/uv
+
 .venv-lowest/.installed: pyproject.toml constraints.txt tests/lowest.py
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m tests.lowest > .venv-lowest/constraints.txt
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint .venv-lowest/constraints.txt --editable '.[dev]'
+	$(call install,.venv-lowest,--constraint .venv-lowest/constraints.txt --editable '.[dev]')
 	@touch $@
 
 .venv-hydra-next/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-hydra-next
 	grep -v -e '^hydra-core' -e '^omegaconf' constraints.txt > .venv-hydra-next/constraints.txt
-	.venv-hydra-next/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint .venv-hydra-next/constraints.txt --editable '.[dev]' $(HYDRA_NEXT)
+	$(call install,.venv-hydra-next,--constraint .venv-hydra-next/constraints.txt --editable '.[dev]' $(HYDRA_NEXT))
 	@touch $@
 
 torture: $(VENV)/.installed ## try faults and hostile input as often as docs/FAULTS.md says; ten minutes
@@ -85,8 +96,7 @@ published: $(VENV)/.installed ## run the experiments that have published numbers
 
 bench: $(VENV)/.installed ## time the same networks trained by aectl and by others, and write docs/BENCHMARKS.md
 	@test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		torch torchvision pythae lightning
+	$(call install,.venv-bench,--constraint constraints.txt torch torchvision pythae lightning)
 	@$(BIN)/python -m tests.benchmarks .venv-bench/bin/python
 
 bench-gpu: $(VENV)/.installed ## time training steps on a GPU, and write their table in docs/BENCHMARKS.md
@@ -103,4 +113,4 @@ clean: ## remove caches and builds
 	find aectl tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too; runs in outputs/ stay
-	rm -rf $(VENV) .venv-bench .venv-lowest .venv-hydra-next
+	rm -rf $(VENV) .venv-bench .venv-lowest .venv-hydra-next .venv-uv

@@ -1,12 +1,17 @@
 """The wheel carries conf/ and works from any folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+from packaging.requirements import Requirement
+
 from tests.lowest import dependencies, lowest
+from tests.pythons import PYTHONS
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,3 +61,38 @@ def test_an_installed_aectl_finds_its_launchers(tmp_path):
 def test_every_dependency_has_a_lower_bound_to_be_tried():
     assert len(lowest()) == len(dependencies()) > 20
     assert lowest()["torch"].startswith("2.")
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_python_has_one_pin_of_each_package_within_its_bounds(python):
+    """Whether an index has such releases is seen by `make test-pythons`."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    applying = [
+        pin for pin in map(Requirement, lines) if not pin.marker or pin.marker.evaluate({"python_version": python})
+    ]
+    pins = {pin.name: str(pin.specifier).removeprefix("==") for pin in applying}
+    assert len(pins) == len(applying)
+    for wanted in map(Requirement, dependencies()):
+        assert wanted.specifier.contains(pins[wanted.name]), wanted
+
+
+PIP = """#!/bin/sh
+echo "Collecting numpy"
+echo "  Getting requirements to build editable: finished with status 'done'"
+echo "ERROR: Cannot install aectl and numpy==9 because these package versions have conflicting dependencies." >&2
+exit {code}
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_make_prints_the_reason_of_pip_where_it_fails_and_nothing_else(tmp_path, code):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "env/bin").mkdir(parents=True)
+    (tmp_path / "env/bin/python").write_text(PIP.format(code=code))
+    (tmp_path / "env/bin/python").chmod(0o755)
+    done = subprocess.run(["make", "setup", "PYTHON=true", "VENV=env"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("installing into env")
+    assert len(done.stdout.splitlines()) == 1
+    assert ("conflicting dependencies" in done.stderr) == (code != 0) == (done.returncode != 0)
+    assert "Collecting" not in done.stderr and "'done'" not in done.stderr
