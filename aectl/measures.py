@@ -24,6 +24,9 @@ SPREADS = ("_ci95", "_sd")
 WORDS = ("missing", "titles")
 """What a section of metrics.json holds by table that is no table."""
 
+COPY = 1e-9
+"""Mean squared error below which images differ by rounding alone."""
+
 LARGEST = 2**63
 """Of whole numbers; Python could not divide those that a float has no room for."""
 
@@ -170,6 +173,11 @@ def is_models(name: str) -> bool:
     return name == MODEL or name.startswith(f"{MODEL}, ")
 
 
+def is_copy(name: str, row: Row) -> bool:
+    """Return whether a row is of principal components as many as the image has pixels: they copy it and cannot lose."""
+    return name.startswith("PCA-") and is_number(mse := row.get("mse")) and mse < COPY
+
+
 def tables_of(section: Mapping[str, Any]) -> dict[str, Rows]:
     """Return the tables in a section of metrics.json, by name: what of it is made of rows."""
     found = {name: rows for name, rows in section.items() if isinstance(rows, dict) and name not in WORDS}
@@ -184,11 +192,23 @@ def damage(section: Mapping[str, Any]) -> str:
     for key, kind in (("images", int), ("epoch", int), ("fingerprint", str), *((word, dict) for word in WORDS)):
         if section.get(key) is not None and type(section[key]) is not kind:
             return key
+    if not are_verdicts(section.get("verdicts")):
+        return "verdicts"
     texts = {f"{word}.{key}": text for word in WORDS for key, text in (section.get(word) or {}).items()}
     wrong = [where for where, text in texts.items() if not isinstance(text, str)]
     for name, rows in tables_of(section).items():
         wrong += [f"{name}.{row}.{m}" for row, found in rows.items() for m, v in found.items() if not is_cell(v)]
     return wrong[0] if wrong else ""
+
+
+def are_verdicts(found: Any) -> bool:
+    """Return whether this is a list of verdicts, each with an outcome and a text, or None as in older files."""
+    if found is None:
+        return True
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        return False
+    texts = all(isinstance(one.get(key), str) for one in found for key in ("table", "outcome", "text"))
+    return texts and all(is_cell(value) for one in found for value in one.values())
 
 
 def is_cell(value: Any) -> bool:
@@ -251,12 +271,15 @@ def conditions(table: str, row: Row) -> tuple[tuple[str, Any], ...]:
 
 
 def best(table: str, rows: Rows, measure: str) -> set[str]:
-    """Return the names of the rows that are best in a measure, among rows measured alike; one alone is no best."""
+    """Return the names of the rows that are best in a measure, among rows measured alike; one alone is no best.
+
+    A baseline that copies images whatever it was fitted to is left out.
+    """
     way = better(table, measure)
     groups: dict[tuple[tuple[str, Any], ...], dict[str, float]] = {}
     for name, row in rows.items():
         value = row.get(measure)
-        if way and is_number(value) and not math.isnan(value):
+        if way and is_number(value) and not math.isnan(value) and not is_copy(name, row):
             groups.setdefault(conditions(table, row), {})[name] = value
     choose = min if way == "lower" else max
     tops = [(group, choose(group.values())) for group in groups.values() if len(group) > 1]

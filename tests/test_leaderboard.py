@@ -86,6 +86,19 @@ def test_bounds_and_exact_likelihoods_are_ranked_together_and_estimates_apart(tm
     assert {"kind", "binarisation", "samples"} <= set(table.columns)
 
 
+def test_below_a_table_the_best_run_is_compared_with_its_baseline(tmp_path, capsys):
+    def evaluated(name, mse, text):
+        verdicts = [{"table": "reconstruction", "outcome": "better", "text": text}]
+        return write_run(tmp_path, name, [f"seed={name}"], verdicts=verdicts, reconstruction=reconstruction(mse))
+
+    board = only_board(evaluated("1", 0.03, "better by 1 dB"), evaluated("2", 0.01, "better by 3 dB"))
+    leaderboard.show([board])
+    assert "2: better by 3 dB" in capsys.readouterr().out
+    assert "2: better by 3 dB" in "\n".join(leaderboard.files.markdown_of(board))
+    # Runs that were evaluated before there were verdicts.
+    assert only_board(write_run(tmp_path, "old", reconstruction=reconstruction(0.1))).tables[0].baseline == ""
+
+
 def test_denoising_is_ranked_within_one_noise(tmp_path):
     runs = [
         write_run(

@@ -14,8 +14,8 @@ from aectl import leaderboard
 from aectl.commands.benchmark import benchmark, fingerprint
 from aectl.commands.pictures import draw_all
 from aectl.config import ConfigError, to_plain
-from aectl.evaluation import published
-from aectl.evaluation.report import EVALUATIONS, report
+from aectl.evaluation import published, verdict
+from aectl.evaluation.report import EVALUATIONS, HEADLINES, report
 from aectl.evaluation.subject import Rows, Subject
 from aectl.loading import Opened, open_run
 from aectl.measures import arrow, column, columns, damage
@@ -100,6 +100,7 @@ def measured(opened: Opened, subject: Subject, config: DictConfig) -> dict[str, 
         **own,
         **found.tables,
         "missing": found.missing,
+        "verdicts": verdict.verdicts(found.tables, HEADLINES),
     }
 
 
@@ -126,6 +127,8 @@ def show(section: dict[str, Any], run: Run) -> None:
         out.print()
     for name, why in section["missing"].items():
         out.print(f"no table of {name}: {why}", soft_wrap=True)
+    if verdicts := section.get("verdicts"):
+        out.print("\n" + "\n".join(one["text"] for one in verdicts), style="bold")
     for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", "report.html")):
         if (run.folder / path).exists():
             log.info("%s %s", what, shown(run.folder / path))

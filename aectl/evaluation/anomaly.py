@@ -11,12 +11,21 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.evaluation.subject import CHUNK, Benchmark, Row, Rows, Subject, Unmeasured, apply, digest
+from aectl.evaluation.verdict import Headline
 from aectl.models.base import Energy, Normalises, Reconstructs, Scores
 
 SAMPLES = 10
 """Importance samples of a likelihood: enough to rank images by it, at a hundredth of what measuring it takes."""
 COMPONENTS = 64
 """Principal components of the linear detector, or a quarter of the pixels where these are few."""
+
+HEADLINE = Headline(
+    "anomalies",
+    "auroc_*",
+    (("PCA-*", "mean intensity"),),
+    rank=8,
+    about="detection of {}: AUROC",
+)
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 """Scores of ordinary images [N] and of outliers [M], higher for what looks stranger, by the outliers' name.

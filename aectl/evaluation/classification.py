@@ -8,7 +8,12 @@ from torch import Tensor
 
 from aectl.evaluation.probes import linear_accuracy, nameable
 from aectl.evaluation.subject import Row, Rows, Subject, apply, mean_ci95
+from aectl.evaluation.verdict import Headline
 from aectl.models.base import Classifies
+
+HEADLINE = Headline(
+    "classification", "accuracy", (("logistic regression",),), rank=1, unit="%", unit_of_difference="points"
+)
 
 
 def measure(subject: Subject) -> Rows:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian, Masking, SaltAndPepper
 from aectl.evaluation.pca import PCA
-from aectl.evaluation.reconstruction import fidelity, psnr
+from aectl.evaluation.reconstruction import fidelity, psnr, psnr_ci95
 from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest, mean_ci95
+from aectl.evaluation.verdict import Headline
 from aectl.models.base import Reconstructs
 from aectl.rng import Rng
 
@@ -32,6 +33,16 @@ NOISES: dict[str, Callable[[], nn.Module]] = {
 
 PASSES = 3
 """Corruptions of each training image where the moments have no closed form."""
+
+HEADLINE = Headline(
+    "denoising",
+    "psnr",
+    (("best affine", "noisy input"),),
+    rank=2,
+    unit="dB",
+    words={"best affine": "best affine denoiser"},
+    ci95=psnr_ci95,
+)
 
 
 def measure(subject: Subject) -> Rows:

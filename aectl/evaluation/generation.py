@@ -24,11 +24,19 @@ from aectl.evaluation.manifolds import manifolds
 from aectl.evaluation.neighbours import nearest
 from aectl.evaluation.samplers import baselines
 from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
+from aectl.evaluation.verdict import Headline
 
 FEWEST = 5 * GROUPS
 """Images below which spreads over groups of them mean nothing."""
 COVERED = 0.1
 """A class is covered if its share among samples is at least this part of its share among held-out images."""
+
+BASELINES = (("PCA-Gaussian", "GMM-*"),)
+GOAL, WORDS = "real training images", {"real training images": "training images"}
+HEADLINE = Headline("samples", "energy", BASELINES, rank=6, about="samples: energy distance", goal=GOAL, words=WORDS)
+HEADLINE_IN_FEATURES = Headline(
+    "samples", "frechet", BASELINES, rank=5, about="samples: Fréchet distance", goal=GOAL, words=WORDS
+)
 
 
 def measure(subject: Subject) -> Rows:

@@ -14,10 +14,21 @@ from torch import Tensor
 
 from aectl.evaluation.pca import PCA
 from aectl.evaluation.subject import CHUNK, Benchmark, Row, Rows, Subject, mean_ci95
+from aectl.evaluation.verdict import Headline
+from aectl.measures import Row as AnyRow
 from aectl.models.base import Encodes, Normalises, Partition, Score, Scores
 
 SMALLEST = 1e-9
 """A variance below this is rounding: a normal density with it could be made as large as one likes."""
+
+
+def kind_of(row: AnyRow) -> str:
+    """Return how the number is to be read, nothing if it is exact."""
+    kind = str(row.get("kind") or "exact")
+    return "" if kind == "exact" else kind
+
+
+HEADLINE = Headline("likelihood", "nll", (("*",),), rank=3, about="NLL", unit="nats", note=kind_of)
 
 
 def measure(subject: Subject) -> Rows:

@@ -13,6 +13,7 @@ from torch import Tensor
 from aectl.data.datasets import Source, balanced
 from aectl.evaluation.codes import RAW, baselines, checked, pixels, slug
 from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
+from aectl.evaluation.verdict import Headline
 
 FEW = (10, 100, 1000)
 """Numbers of labelled images that a linear probe is trained from, beside all of them."""
@@ -29,6 +30,8 @@ CONSTANT = 1e-5
 """A unit is constant whose standard deviation is below this share of the largest magnitude in the code."""
 CHUNK = 500
 """Images at a time: one row of distances for each."""
+
+HEADLINE = Headline("classes from codes", "linear", (("PCA-*",),), rank=7, unit="%", unit_of_difference="points")
 
 
 @dataclass(frozen=True)

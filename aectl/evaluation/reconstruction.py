@@ -13,10 +13,22 @@ from aectl.evaluation.codes import sparsity
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.pca import affine_basis
 from aectl.evaluation.subject import CHUNK, Row, Rows, Subject, mean_ci95
+from aectl.evaluation.verdict import Headline
+from aectl.measures import Row as AnyRow
+from aectl.measures import is_number
 from aectl.models.base import Decodes, Encodes
 
 NARROWEST = 5
 """Pixels: images with a shorter side have no structure for SSIM's window to see."""
+
+
+def psnr_ci95(row: AnyRow, metric: str) -> float:
+    """Return the half width of the PSNR's 95 % interval, 10 / ln 10 · ci / MSE by that of the squared error."""
+    mse, ci95 = row.get("mse"), row.get("mse_ci95")
+    return 10 / math.log(10) * ci95 / mse if is_number(mse) and is_number(ci95) and mse > 0 else 0.0
+
+
+HEADLINE = Headline("reconstruction", "psnr", (("PCA-*",), ("mean image",)), rank=4, unit="dB", ci95=psnr_ci95)
 
 
 def measure(subject: Subject) -> Rows:

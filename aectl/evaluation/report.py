@@ -19,34 +19,55 @@ from aectl.evaluation import (
     reconstruction,
 )
 from aectl.evaluation.subject import Rows, Subject, Unmeasured
+from aectl.evaluation.verdict import Headline
 from aectl.models.base import Classifies, Encodes, Energy, Normalises, Reconstructs, Samples, Scores, Walks
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A table by name and title: the abilities that a model needs for it, and how it is made."""
+    """A table by name and title: the abilities that a model needs for it, how it is made, and what decides in it."""
 
     name: str
     title: str
     abilities: tuple[type | UnionType, ...]
     measure: Callable[[Subject], Rows]
+    headline: Headline | None = None
 
 
 EVALUATIONS = (
-    Evaluation("reconstruction", "reconstruction", (Reconstructs,), reconstruction.measure),
-    Evaluation("denoising", "denoising, under the run's own noise", (Reconstructs,), denoising.measure),
+    Evaluation("reconstruction", "reconstruction", (Reconstructs,), reconstruction.measure, reconstruction.HEADLINE),
+    Evaluation(
+        "denoising", "denoising, under the run's own noise", (Reconstructs,), denoising.measure, denoising.HEADLINE
+    ),
     Evaluation("noises", "denoising, PSNR in dB under each noise", (Reconstructs,), denoising.matrix),
     Evaluation("codes", "codes", (Encodes,), codes.measure),
-    Evaluation("probes", "classes read off the codes, accuracy in %", (Encodes,), probes.measure),
+    Evaluation("probes", "classes read off the codes, accuracy in %", (Encodes,), probes.measure, probes.HEADLINE),
     Evaluation("clusters", "clusters of the codes", (Encodes,), clusters.measure),
-    Evaluation("likelihood", "likelihood, nats per image", (Scores | Normalises,), likelihood.measure),
-    Evaluation("anomalies", "detection of images of another kind", (Reconstructs | Scores | Energy,), anomaly.measure),
-    Evaluation("samples", "samples, by their pixels", (Samples,), generation.measure),
-    Evaluation("distances", "samples, in the judge's features", (Samples,), generation.distances),
+    Evaluation(
+        "likelihood", "likelihood, nats per image", (Scores | Normalises,), likelihood.measure, likelihood.HEADLINE
+    ),
+    Evaluation(
+        "anomalies",
+        "detection of images of another kind",
+        (Reconstructs | Scores | Energy,),
+        anomaly.measure,
+        anomaly.HEADLINE,
+    ),
+    Evaluation("samples", "samples, by their pixels", (Samples,), generation.measure, generation.HEADLINE),
+    Evaluation(
+        "distances",
+        "samples, in the judge's features",
+        (Samples,),
+        generation.distances,
+        generation.HEADLINE_IN_FEATURES,
+    ),
     Evaluation("chains", "Markov chains", (Walks,), chains.measure),
     Evaluation("classes", "classes of samples, in %", (Samples,), generation.classes),
-    Evaluation("classification", "classification", (Classifies,), classification.measure),
+    Evaluation("classification", "classification", (Classifies,), classification.measure, classification.HEADLINE),
 )
+
+HEADLINES = {one.name: one.headline for one in EVALUATIONS if one.headline is not None}
+"""What decides in a table, by its name."""
 
 
 @dataclass

@@ -53,7 +53,7 @@ class Table:
     """One ability: its measures and rows, best first, and the names of the rows that are best in each measure.
 
     Where seeds were varied the means over them come first, they alone are the best, and `verdict` says of the first
-    measure from which of the others the best mean differs.
+    measure from which of the others the best mean differs. `baseline` compares the best run with its baseline.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Table:
     lines: list[Line]
     best: dict[str, set[str]]
     verdict: str = ""
+    baseline: str = ""
 
     def is_best(self, line: Line, measure: str) -> bool:
         """Return whether a run, or a mean over seeds, is the best of its kind in a measure."""
@@ -107,7 +108,8 @@ class Board:
 
     def table(self, name: str) -> Table:
         """Return the table of one ability."""
-        runs = [line for entry in self.entries for line in self.lines_of(entry, name)]
+        owners = {line.name: (line, entry) for entry in self.entries for line in self.lines_of(entry, name)}
+        runs = [line for line, _ in owners.values()]
         means, others = over_seeds(self, name), baselines(self, name)
         shown = main(name, columns(line.row for line in (*runs, *others)))
         leading = next((measure for measure in shown if better(name, measure)), None)
@@ -120,7 +122,8 @@ class Board:
         titles = [(entry.section.get("titles") or {}).get(name) for entry in self.entries]
         title = next((title for title in titles if title), name)
         verdict = told_by_seeds(name, means, leading) if leading else ""
-        return Table(name, title, shown, [*means, *runs, *others], tops, verdict)
+        baseline = against_baseline(name, runs[0].name, owners[runs[0].name][1]) if runs else ""
+        return Table(name, title, shown, [*means, *runs, *others], tops, verdict, baseline)
 
     def lines_of(self, entry: Entry, table: str) -> list[Line]:
         """Return a run's rows in a table; those beside the first are named after it: `2 vae, likelihood`."""
@@ -216,6 +219,12 @@ def told_by_seeds(table: str, means: Sequence[Line], measure: str) -> str:
     if not open_questions:
         return f"{best_one} significantly better than the others (Welch's test over seeds, p < {SURE})."
     return f"{best_one} not significantly better (Welch's test over seeds) than {', '.join(open_questions)}."
+
+
+def against_baseline(table: str, name: str, entry: Entry) -> str:
+    """Return a run's verdict in a table, the empty text if its evaluation has none there."""
+    found = [one["text"] for one in entry.section.get("verdicts") or () if one["table"] == table]
+    return f"{name}: {found[0]}" if found else ""
 
 
 def mean_of(rows: Sequence[Row]) -> Row:

@@ -42,7 +42,7 @@ def show(boards: Sequence[Board]) -> None:
 
 def notes(table: Table) -> list[str]:
     """Return what is to be said below a table."""
-    return [*([MIXED] if table.mixed else []), *([table.verdict] if table.verdict else [])]
+    return [note for note in (MIXED if table.mixed else "", table.verdict, table.baseline) if note]
 
 
 def legend(board: Board) -> tuple[list[str], list[list[str]]]:

@@ -294,6 +294,8 @@ def places(section):
     yield "row", lambda value: section["reconstruction"].update(model=value)
     yield "number", lambda value: section["reconstruction"]["model"].update(mse=value)
     yield "spread", lambda value: section["reconstruction"]["model"].update(mse_ci95=value)
+    yield "verdicts", lambda value: section.update(verdicts=value)
+    yield "verdict", lambda value: section.update(verdicts=[{"table": value, "outcome": "better", "text": "x"}])
     yield "text", lambda value: section["reconstruction"]["model"].update(kind=value)
 
 
@@ -301,7 +303,7 @@ def test_numbers_that_are_none_are_told_in_a_line(kept, tmp_path, capsys, tortur
     runs = [kept(to="one"), kept(to="two")]
     with_record(runs[1], overrides=["seed=1"], seed=1)
     whole = (runs[0] / "metrics.json").read_text()
-    for number in range(10):
+    for number in range(12):
         for value in NUMBERS if torture else NUMBERS[number % 3 :: 3]:
             content = json.loads(whole)
             name, change = list(places(content["test"]))[number]

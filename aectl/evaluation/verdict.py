@@ -1,0 +1,167 @@
+"""Verdicts: whether a model is better than its baselines, one sentence for each of its abilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from aectl.measures import MODEL, Row, Rows, better, columns, is_copy, is_models, is_number
+
+MOST = 4
+"""Verdicts of one evaluation, at most."""
+
+
+def read_ci95(row: Row, metric: str) -> float:
+    """Return the half width of a metric's 95 % confidence interval, 0 if the row has none."""
+    found = row.get(f"{metric}_ci95")
+    return found if is_number(found) else 0.0
+
+
+def no_note(row: Row) -> str:
+    """Return the empty text: nothing to say about how a number was measured."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model compared with a baseline, as metrics.json stores it."""
+
+    table: str
+    metric: str
+    ours: float
+    baseline: str
+    """The baseline's row."""
+    theirs: float
+    difference: float
+    """ours - theirs"""
+    ci95: float
+    """Half the width of the difference's 95 % confidence interval, as if the two numbers were independent. They are of
+    the same images, so that the true interval is narrower if anything."""
+    unit: str
+    outcome: str
+    """`better` or `worse`, `unclear` if the interval covers zero."""
+    text: str
+    """All of this in a sentence."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The metric of a table that decides whether a model is better than its baselines.
+
+    Every evaluation module declares its own.
+    """
+
+    ability: str
+    """What is compared. Of several headlines with the same ability only the first is used."""
+    metric: str
+    """A column, or a pattern of columns (`auroc_*`) of which the last counts."""
+    baselines: tuple[tuple[str, ...], ...]
+    """Patterns of row names, in groups: the best row of the first group that has any is the competitor."""
+    rank: int
+    """Verdicts are sorted by rank, and the first `MOST` are kept."""
+    about: str = ""
+    """How the sentence begins, if not with the ability; `{}` stands for what the metric's pattern leaves open."""
+    unit: str = ""
+    unit_of_difference: str = ""
+    """If not `unit`: of percentages it is points."""
+    goal: str = ""
+    """A row that shows what can be reached, such as training images in a table of samples."""
+    words: Mapping[str, str] = field(default_factory=dict)
+    """How the sentence calls a row, if not by its name."""
+    ci95: Callable[[Row, str], float] = read_ci95
+    note: Callable[[Row], str] = no_note
+    """How the model's number was measured, put in brackets after it."""
+
+
+def verdicts(tables: Mapping[str, Rows], headlines: Mapping[str, Headline]) -> list[dict[str, Any]]:
+    """Return the verdicts of an evaluation, the most telling first; tables and headlines go by the table's name."""
+    found: dict[str, Verdict] = {}
+    for name, headline in sorted(headlines.items(), key=lambda item: item[1].rank):
+        verdict = judge(name, tables.get(name, {}), headline)
+        if verdict is not None:
+            found.setdefault(headline.ability, verdict)
+    return [asdict(verdict) for verdict in list(found.values())[:MOST]]
+
+
+def judge(table: str, rows: Rows, headline: Headline) -> Verdict | None:
+    """Return the verdict of one table; None if it lacks the model's number or a baseline's."""
+    models = {name: row for name, row in rows.items() if is_models(name)}
+    metric = next((m for m in reversed(columns(models.values())) if fnmatchcase(m, headline.metric)), "")
+    name = MODEL if MODEL in models else best_row(table, models, metric)
+    rival, copy = competitor(table, rows, metric, headline.baselines)
+    if not name or not rival or not is_number(ours := rows[name].get(metric)):
+        return None
+    theirs, way = rows[rival][metric], better(table, metric)
+    difference = ours - theirs
+    ci95 = math.hypot(headline.ci95(rows[name], metric), headline.ci95(rows[rival], metric))
+    found = outcome(difference, ci95, way)
+    begin = (headline.about or headline.ability).format(metric.removeprefix(headline.metric.rstrip("*")))
+    how = ", ".join(filter(None, (name.removeprefix(MODEL).removeprefix(", "), headline.note(rows[name]))))
+    decimals = decimals_of(difference, ci95)
+    text = (
+        f"{begin} {with_unit(rounded(ours, decimals), headline.unit)}{f' ({how})' if how else ''}, "
+        f"{headline.words.get(rival, rival)} {rounded(theirs, decimals)}: "
+        f"{in_words(found, difference, ci95, decimals, headline.unit_of_difference or headline.unit)}"
+    )
+    if is_number(goal := rows.get(headline.goal, {}).get(metric)):
+        text += f" ({headline.words.get(headline.goal, headline.goal)} {rounded(goal, decimals)})"
+    if copy:
+        text += f" ({copy} copies the image)"
+    return Verdict(table, metric, ours, rival, theirs, difference, ci95, headline.unit, found, text)
+
+
+def competitor(table: str, rows: Rows, metric: str, groups: Iterable[Iterable[str]]) -> tuple[str, str]:
+    """Return the baseline that counts, and the one left out before it, if any, because it copies and cannot lose."""
+    copy = ""
+    for patterns in groups:
+        fits = {n: row for n, row in rows.items() if not is_models(n) and any(fnmatchcase(n, p) for p in patterns)}
+        rivals = {name: row for name, row in fits.items() if not is_copy(name, row)}
+        if best := best_row(table, rivals, metric):
+            return best, copy
+        copy = next(iter(fits), copy)
+    return "", copy
+
+
+def best_row(table: str, rows: Rows, metric: str) -> str:
+    """Return the name of the row that is best in a metric, the empty text if no row has the number."""
+    sign = 1 if better(table, metric) == "lower" else -1
+    known = {name: sign * row[metric] for name, row in rows.items() if is_number(row.get(metric))}
+    return min((name for name, value in known.items() if not math.isnan(value)), key=known.__getitem__, default="")
+
+
+def outcome(difference: float, ci95: float, way: str) -> str:
+    """Return `better` or `worse`, or `unclear` if the interval covers zero; a model whose number is NaN is worse."""
+    if math.isnan(difference):
+        return "worse"
+    if abs(difference) <= ci95 or difference == 0:
+        return "unclear"
+    return "better" if (difference < 0) == (way == "lower") else "worse"
+
+
+def decimals_of(difference: float, ci95: float) -> int:
+    """Return how many decimals a sentence shows: two digits of the difference, but none that the interval swallows."""
+    sizes = [(abs(difference), 1), (ci95, 0)]
+    known = [more - math.floor(math.log10(size)) for size, more in sizes if math.isfinite(size) and size > 0]
+    return min(max(min(known, default=1), 1), 6)
+
+
+def in_words(found: str, difference: float, ci95: float, decimals: int, unit: str) -> str:
+    """Return an outcome with the difference: `better by 1.5 dB`, `no clear difference (0.1 ± 0.3 dB)`."""
+    if found == "unclear":
+        return (
+            f"no clear difference ({with_unit(f'{rounded(difference, decimals)} ± {rounded(ci95, decimals)}', unit)})"
+        )
+    return found if math.isnan(difference) else f"{found} by {with_unit(rounded(abs(difference), decimals), unit)}"
+
+
+def rounded(value: float, decimals: int) -> str:
+    """Return a number with so many decimals, and no minus before a zero."""
+    return f"{round(value, decimals) + 0.0 if math.isfinite(value) else value:.{decimals}f}"
+
+
+def with_unit(text: str, unit: str) -> str:
+    """Return a number with its unit."""
+    return f"{text} {unit}".rstrip()

@@ -1,0 +1,148 @@
+"""Verdicts: the fair competitor, the interval, the sentence."""
+
+import json
+import math
+
+import pytest
+
+from aectl.evaluation.report import EVALUATIONS, HEADLINES
+from aectl.evaluation.verdict import MOST, verdicts
+from aectl.measures import best, better, damage
+
+
+def psnr(value, ci95=0.0):
+    mse = 10 ** (-value / 10)
+    return {"mse": mse, "mse_ci95": ci95 * mse * math.log(10) / 10, "psnr": value}
+
+
+COPY = {"mse": 4.6e-31, "psnr": 303.4}
+MIX = {"PCA-Gaussian": {"frechet": 40.0}, "GMM-50": {"frechet": 35.1}, "real training images": {"frechet": 4.1}}
+DETECTORS = {"PCA-64": {"auroc_fashion_mnist": 0.981}, "mean intensity": {"auroc_fashion_mnist": 0.7}}
+BERNOULLI = {"independent Bernoulli": {"nll": 206.8, "nll_ci95": 1.0}}
+PROBES = {"PCA-32": {"linear": 88.4, "linear_ci95": 0.6}, "raw pixels": {"linear": 92.0, "linear_ci95": 0.5}}
+
+SENTENCES = {
+    "denoising 16.3 dB, best affine denoiser 14.8: better by 1.5 dB": {
+        "denoising": {"model": psnr(16.31, 0.04), "best affine": psnr(14.79, 0.04), "noisy input": psnr(6.0)}
+    },
+    "reconstruction 20.0 dB, PCA-32 25.8: worse by 5.8 dB": {
+        "reconstruction": {"model": psnr(19.96), "PCA-32": psnr(25.77), "mean image": psnr(11.0)}
+    },
+    "reconstruction 20.1 dB, PCA-32 20.0: no clear difference (0.1 ± 0.5 dB)": {
+        "reconstruction": {"model": psnr(20.1, 0.4), "PCA-32": psnr(20.0, 0.3), "mean image": psnr(11.0)}
+    },
+    "reconstruction 20.0 dB, mean image 20.0: no clear difference (0.0 ± 0.0 dB)": {
+        "reconstruction": {"model": psnr(20.0), "mean image": psnr(20.0)}
+    },
+    "reconstruction 30.0 dB, PCA-240 28.0: better by 2.0 dB": {
+        "reconstruction": {"model": psnr(30.0), "PCA-784": COPY, "PCA-240": psnr(28.0), "mean image": psnr(11.0)}
+    },
+    "reconstruction 30.0 dB, mean image 11.0: better by 19.0 dB (PCA-784 copies the image)": {
+        "reconstruction": {"model": psnr(30.0), "PCA-784": COPY, "mean image": psnr(11.0)}
+    },
+    "classification 98.6 %, logistic regression 92.6: better by 6.0 points": {
+        "classification": {"model": {"accuracy": 98.6}, "logistic regression": {"accuracy": 92.6}}
+    },
+    "classes from codes 91.3 %, PCA-32 88.4: better by 2.9 points": {
+        "probes": {"model": {"linear": 91.3, "linear_ci95": 0.6}, **PROBES}
+    },
+    "NLL 104.2 nats (bound), independent Bernoulli 206.8: better by 102.6 nats": {
+        "likelihood": {"model": {"nll": 104.2, "kind": "bound"}, "model, ELBO": {"nll": 108.0}, **BERNOULLI}
+    },
+    "NLL 500.0 nats, probabilistic PCA-2 450.0: worse by 50.0 nats": {
+        "likelihood": {
+            "model": {"nll": 500.0, "kind": "exact"},
+            "independent normal": {"nll": 600.0},
+            "probabilistic PCA-2": {"nll": 450.0},
+        }
+    },
+    "samples: Fréchet distance 12.3, GMM-50 35.1: better by 22.8 (training images 4.1)": {
+        "samples": {"model": {"energy": 0.1}, "PCA-Gaussian": {"energy": 0.2}},
+        "distances": {"model": {"frechet": 12.3, "frechet_ci95": 0.4}, **MIX},
+    },
+    "samples: energy distance 0.046, PCA-Gaussian 0.012: worse by 0.033 (training images 0.000)": {
+        "samples": {
+            "model": {"energy": 0.0456},
+            "PCA-Gaussian": {"energy": 0.0123},
+            "real training images": {"energy": -0.0002},
+        }
+    },
+    "detection of fashion_mnist: AUROC 0.994 (likelihood), PCA-64 0.981: better by 0.013": {
+        "anomalies": {
+            "model, error": {"auroc_fashion_mnist": 0.9},
+            "model, likelihood": {"auroc_fashion_mnist": 0.994},
+            **DETECTORS,
+            "chance": {"auroc_fashion_mnist": 0.5},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+def test_a_verdict_names_the_fair_baseline_the_difference_and_its_unit(text):
+    (found,) = verdicts(SENTENCES[text], HEADLINES)
+    assert found["text"] == text
+    assert found["outcome"] == next(
+        o for w, o in (("better", "better"), ("worse", "worse"), ("", "unclear")) if w in text
+    )
+    assert found["baseline"] in SENTENCES[text][found["table"]]
+    assert found["difference"] == found["ours"] - found["theirs"]
+    assert damage({"verdicts": json.loads(json.dumps([found]))}) == ""
+
+
+@pytest.mark.parametrize(
+    ("ours", "ci95", "outcome"), [(12.0, 1.0, "better"), (12.0, 1.6, "unclear"), (8.0, 1.0, "worse")]
+)
+def test_a_difference_counts_if_its_interval_does_not_cover_zero(ours, ci95, outcome):
+    # The interval of the difference: √(ci95² + 1.2²), 1.56 and 2 where ours has 1.0 and 1.6.
+    accuracy = {"accuracy": 10.0, "accuracy_ci95": 1.2}
+    rows = {"model": {"accuracy": ours, "accuracy_ci95": ci95}, "logistic regression": accuracy}
+    (found,) = verdicts({"classification": rows}, HEADLINES)
+    assert found["outcome"] == outcome
+    assert found["ci95"] == pytest.approx(math.hypot(ci95, 1.2))
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"), [(math.inf, "better"), (math.nan, "worse"), (-math.inf, "worse"), (None, None), ("x", None)]
+)
+def test_numbers_without_end_and_none_at_all(value, outcome):
+    rows = {"model": {"mse": 0.1, "psnr": value}, "PCA-2": psnr(20.0)}
+    found = verdicts({"reconstruction": rows}, HEADLINES)
+    assert [one["outcome"] for one in found] == ([outcome] if outcome else [])
+    assert all("nan by" not in one["text"] for one in found)
+
+
+def test_without_a_baseline_or_a_model_there_is_no_verdict():
+    assert verdicts({}, HEADLINES) == []
+    assert verdicts({"reconstruction": {"PCA-2": psnr(20.0)}, "denoising": {"model": psnr(1.0)}}, HEADLINES) == []
+    assert verdicts({"codes": {"model": {"units": 3}, "PCA-3": {"units": 3}}}, HEADLINES) == []
+
+
+def test_the_most_telling_come_first_and_are_few():
+    tables = {name: rows for case in reversed(SENTENCES.values()) for name, rows in case.items()}
+    found = [one["table"] for one in verdicts(tables, HEADLINES)]
+    assert found == ["classification", "denoising", "likelihood", "reconstruction"]
+    assert len(found) == MOST
+
+
+def test_every_headline_is_of_a_metric_with_a_better_direction():
+    assert {one.name for one in EVALUATIONS if one.headline} == set(HEADLINES)
+    for name, headline in HEADLINES.items():
+        assert better(name, headline.metric.replace("*", "x"))
+
+
+def test_what_copies_the_image_is_never_the_best():
+    rows = {"model": psnr(30.0), "PCA-784": COPY, "PCA-240": psnr(28.0)}
+    for metric in ("mse", "psnr"):
+        assert best("reconstruction", rows, metric) == {"model"}
+    # A run of a leaderboard may come back whole, and is the best then.
+    assert best("reconstruction", {"1 code=8": psnr(30.0), "2 code=784": COPY}, "mse") == {"2 code=784"}
+
+
+WHOLE = {"table": "probes", "outcome": "better", "text": "x"}
+
+
+@pytest.mark.parametrize("bad", [5, {}, "x", [5], [{}], [{**WHOLE, "text": 5}], [{**WHOLE, "ours": []}], [WHOLE, None]])
+def test_verdicts_of_another_kind_are_damage(bad):
+    assert damage({"verdicts": bad}) == "verdicts"
+    assert damage({}) == damage({"verdicts": None}) == damage({"verdicts": [WHOLE]}) == ""
