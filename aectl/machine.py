@@ -55,7 +55,7 @@ def group_bytes(listed: Path = Path("/proc/self/cgroup"), root: Path = Path("/sy
     In a container the group's path is often that of the host: what is not there says nothing.
     """
     with contextlib.suppress(OSError):
-        for line in listed.read_text().splitlines():
+        for line in listed.read_text(encoding="utf-8", errors="replace").splitlines():
             _, kinds, path = line.split(":", 2)
             if kinds not in ("", "memory"):
                 continue
@@ -63,7 +63,7 @@ def group_bytes(listed: Path = Path("/proc/self/cgroup"), root: Path = Path("/sy
             place = Path(path.lstrip("/"))
             for part in (place, *place.parents):
                 with contextlib.suppress(OSError, ValueError):
-                    yield int((top / part / name).read_text())
+                    yield int((top / part / name).read_text(encoding="ascii"))
 
 
 def keep_memory() -> None:

@@ -191,4 +191,5 @@ def git_state() -> dict[str, Any] | None:
 def git(folder: Path, *arguments: str) -> str:
     """Return what a git command prints."""
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    output = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+    return output.decode("utf-8", "replace").strip()

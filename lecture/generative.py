@@ -102,5 +102,5 @@ def distances(axes: Axes, rows: list[Numbers]) -> Numbers:
 
 def measured(folder: Path) -> list[Numbers]:
     """Return what a run measured after each epoch."""
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return [{key: float(value) for key, value in row.items() if key != "stage"} for row in csv.DictReader(file)]

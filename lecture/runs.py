@@ -114,7 +114,8 @@ def train(root: Path = FOLDER, names: Iterable[str] = RUNS, report: Callable[[st
             for name in [name for name, training in running.items() if training.process.poll() is not None]:
                 ended = running.pop(name)
                 if ended.process.returncode:
-                    raise TrainingFailed(f"{command(name)}\n{ended.log.read_text()[-2000:].strip()}")
+                    log = ended.log.read_text(encoding="utf-8", errors="replace")
+                    raise TrainingFailed(f"{command(name)}\n{log[-2000:].strip()}")
                 report(f"{name:14} {time.monotonic() - ended.since:4.0f} s  {command(name)}")
             time.sleep(0.1)
     finally:
@@ -130,7 +131,7 @@ def start(folder: Path, recipe: tuple[str, ...]) -> Training:
     words = (f"resume={folder}",) if begun else (*recipe, f"hydra.run.dir={folder}")
     log = folder.with_name(f"{folder.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
             (sys.executable, "-m", "aectl", "train", *words),
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -143,5 +144,5 @@ def start(folder: Path, recipe: tuple[str, ...]) -> Training:
 
 def trained_seconds(folder: Path) -> float:
     """Return the seconds that the epochs of a run took."""
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return sum(float(row["seconds"]) for row in csv.DictReader(file))

@@ -140,15 +140,17 @@ def test_settings_that_are_lists_and_small_numbers(tmp_path, capsys):
     assert (hparams["model.widths"].string_value, hparams["optimizer.lr"].number_value) == ("[8]", 1e-4)
 
 
-def test_failed_jobs_decide_the_exit_code_even_if_nothing_can_be_drawn(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("failures", [0, 1])
+def test_a_sweep_whose_report_is_lost_exits_with_one(tmp_path, capsys, monkeypatch, failures):
     write_job(tmp_path, 0, ["seed=0"], 1.0)
     write_job(tmp_path, 1, ["seed=1"], 2.0)
-    write_job(tmp_path, 2, ["seed=2"], status="failed", error="boom")
+    if failures:
+        write_job(tmp_path, 2, ["seed=2"], status="failed", error="boom")
     monkeypatch.setattr("aectl.sweep.table.report", lambda *_: 1 / 0)
     with pytest.raises(SystemExit) as ended:
         close(tmp_path, capsys)
     assert ended.value.code == 1
-    assert "pages are incomplete: ZeroDivisionError" in capsys.readouterr().out
+    assert "pages are incomplete: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_what_seeds_come_to_stands_on_tensorboards_page(tmp_path, capsys):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from aectl.cli.standard_streams import lenient_streams
 from aectl.machine import is_follower, started_together
 from aectl.terminal import brief
 
@@ -31,22 +32,21 @@ def main() -> None:
     arguments = sys.argv[1:]
     # Hydra prints and exits by itself otherwise, before anyone could say it better.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # A log line that cannot be written, to a closed pipe say, is no reason for a traceback.
+    # A log line that cannot be written, to a full disk say, is no reason for a traceback.
     logging.raiseExceptions = False
     gc.set_threshold(RARELY)
-    try:
-        dispatch(arguments)
-    except KeyboardInterrupt:
-        print("aectl: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has seen enough; Python must not flush into it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
-    except Exception as error:
-        report(error)
-    finally:
-        gc.set_threshold(*USUAL)
+    # A single run's lines are in its train.log, too.
+    is_logged = arguments[:1] == ["train"] and not any(word.startswith("-") for word in arguments)
+    with lenient_streams(output_is_kept=is_logged):
+        try:
+            dispatch(arguments)
+        except KeyboardInterrupt:
+            print("aectl: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+        except Exception as error:
+            report(error)
+        finally:
+            gc.set_threshold(*USUAL)
 
 
 def dispatch(arguments: Sequence[str]) -> None:
@@ -117,8 +117,6 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
         if not sweep:
             overrides = quote_texts(overrides)
         launch(name, [*flags, *overrides], task(command, function))
-    except BrokenPipeError:
-        raise
     except Exception as error:
         report(error, name, overrides)
 

@@ -44,7 +44,11 @@ def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()
 @contextlib.contextmanager
 def silence(said: TextIO) -> Iterator[None]:
     """Let nothing through to the terminal, where other jobs speak; what goes to stderr is kept in `said`."""
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(said):
+    with (
+        Path(os.devnull).open("w", encoding="utf-8", errors="replace") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(said),
+    ):
         yield
 
 

@@ -44,7 +44,7 @@ def claim(config: DictConfig, run: Run) -> FileLock:
     if (run.folder / RECORD).is_file() and not config.resume:
         lock.release()
         raise ConfigError(f"{run.folder} holds a run already; aectl train resume={run.folder} goes on with it")
-    (run.folder / PID).write_text(str(os.getpid()))
+    (run.folder / PID).write_text(str(os.getpid()), encoding="ascii")
     clear(run)
     return lock
 
@@ -63,7 +63,8 @@ def owner(run: Run) -> int | str:
     """Return the process that holds the lock of a run's folder, as far as its files tell."""
     end = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < end:
-        text = (run.folder / PID).read_text() if (run.folder / PID).is_file() else ""
+        path = run.folder / PID
+        text = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
         if text.isdigit() and is_alive(int(text)):
             return int(text)
         time.sleep(0.01)

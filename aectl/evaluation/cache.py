@@ -64,12 +64,12 @@ def folder_for(digest: str) -> Path:
 
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds."""
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(content: Any, path: Path) -> None:
     """Write numbers as JSON."""
-    path.write_text(json.dumps(content, indent=1))
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def write_arrays(content: dict[str, Tensor], path: Path) -> None:

@@ -71,7 +71,7 @@ def draw_panel(axes: Axes, name: str, epochs: list[int], curves: dict[str, Curve
 
 def read(path: Path) -> tuple[list[int], list[str], dict[str, Curve]]:
     """Return epochs, their stages, and the values of each metric, nan where an epoch has none; without the seconds."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         # A full disk may have cut the last row.
         rows = [row for row in csv.DictReader(file) if None not in row.values()]
     if not rows:

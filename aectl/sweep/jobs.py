@@ -80,7 +80,7 @@ def epochs(folder: Path) -> list[dict[str, str]]:
     path = folder / "metrics.csv"
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         return [row for row in csv.DictReader(file) if None not in row.values()]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from aectl import page
 from aectl.seeds import interval, p_value
 from aectl.sweep import board
 from aectl.sweep.jobs import Job, differing, over_seeds, read_jobs
-from aectl.terminal import console, shown
+from aectl.terminal import brief, console, shown
 
 
 class SweepTable(Callback):
     """Hydra's callback: at the end of a sweep it prints the runs, best objective first, and writes sweep.csv.
 
-    It leaves with exit code 1 if a job failed, after the others have had their turn.
+    It exits with code 1 if a job failed, after the others have had their turn, or if the table or a page cannot be
+    written.
     """
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -30,9 +32,11 @@ class SweepTable(Callback):
         try:
             close(folder)
         except Exception as error:
-            console().print(f"the sweep's table or pages are incomplete: {type(error).__name__}: {error}")
-        if any(job.status == "failed" for job in read_jobs(folder)):
+            reason = f"{type(error).__name__}: {error}"
+            print(f"aectl: the sweep's table or pages are incomplete: {brief(reason)}", file=sys.stderr)
             # Hydra turns Exceptions of a callback into warnings.
+            raise SystemExit(1) from None
+        if any(job.status == "failed" for job in read_jobs(folder)):
             raise SystemExit(1)
 
 

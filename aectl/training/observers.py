@@ -73,7 +73,7 @@ class CsvLog(Observer):
             self.columns += fresh
             self.rewrite([*rows, row])
             return
-        with naming(self.path), self.path.open("a", newline="") as file:
+        with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def rewrite(self, rows: Sequence[Mapping[str, str]]) -> None:
