@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from aectl.data import array_files, sources
+from aectl.data.content_split import hash_array_file, hash_images, hold_out, places
 from aectl.data.mapped import Mapped
 from aectl.data.sources import DataError
 from aectl.models.base import Batch
@@ -26,6 +27,8 @@ from aectl.rng import Rng
 
 TRAINING = 60_000  # images in the training file of MNIST and of Fashion-MNIST
 SPLITS = ("train", "valid", "test", "excluded")
+SPLIT_RULES = ("content", "position")
+"""What decides which of one's own images are held out."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Source:
     index: Tensor  # positions in the file they come from [N], int64
     scale: float
     classes: int
+    hashes: Callable[[], Tensor] | None = None  # gives [N, 2], int64, on the CPU: see content_split.py
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -62,7 +66,12 @@ class Source:
         labels, index = (t.index_select(0, indices) for t in (self.labels, self.index))
         whole = self.images
         images = whole.take(indices) if isinstance(whole, Mapped) else whole.index_select(0, indices)
-        return replace(self, images=images, labels=labels, index=index)
+        hashes = None if self.hashes is None else partial(rows_of, self.hashes, indices.cpu())
+        return replace(self, images=images, labels=labels, index=index, hashes=hashes)
+
+    def image_hashes(self) -> Tensor:
+        """Return the hash of the content of each image, [N, 2], int64, computed when it is first asked for."""
+        return hash_images(self.images) if self.hashes is None else self.hashes()
 
     def labelled(self) -> Source:
         """Return a source of the examples that have a label, which is this one if all have."""
@@ -75,23 +84,34 @@ class Source:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
 
 
+def rows_of(compute: Callable[[], Tensor], indices: Tensor) -> Tensor:
+    """Return the rows at `indices` of a tensor that is computed when it is asked for."""
+    return compute()[indices]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A data set and its splits; `read("train")` and `read("test")` give the whole parts, each when first needed.
 
     `valid` images of the training part are held out for validation, by a permutation that is always the same. Classes
     in `exclude` are left out of "train" and "valid", not of "test". With `labels` only so many images of "train",
-    equally many of each class, keep their label. Raises ValueError if `exclude` names an unknown class or every class,
-    or for `labels` that are no count.
+    equally many of each class, keep their label.
+
+    If `by_content`, what is held out and what keeps its label depends on each image's `hashes`, and `valid` may be a
+    share; see content_split.py. If `is_fixed`, the arguments alone decide what the images are, as with published sets.
+
+    Raises ValueError if `exclude` names an unknown class or every class, or for `labels` that are no count.
     """
 
     name: str
     shape: tuple[int, int, int]
     classes: int
     read: Callable[[str], Source]
-    valid: int = 0
+    valid: float = 0
     exclude: Sequence[int] = ()
     labels: int | None = None
+    by_content: bool = False
+    is_fixed: bool = False
 
     def __post_init__(self) -> None:
         if self.labels is not None and (type(self.labels) is not int or self.labels < 0):
@@ -110,13 +130,20 @@ class Dataset:
         if which == "test":
             return replace(self.read("test"), classes=self.classes).to(device)
         part = self.read("train")
-        held = Rng(0).fork("valid").permutation(len(part)) < self.valid
+        held = self.is_validation(part)
         excluded = torch.isin(part.labels, torch.tensor(tuple(self.exclude), dtype=torch.int64))
         chosen = {"train": ~held & ~excluded, "valid": held & ~excluded, "excluded": excluded}[which]
         if which == "train" and not chosen.any():
             raise ValueError(f"exclude must leave images to train on, not {list(self.exclude)}")
         found = part.take(chosen.nonzero().squeeze(1))
         return (self.with_few_labels(found) if which == "train" else found).to(device)
+
+    def is_validation(self, part: Source) -> Tensor:
+        """Return whether each image of the training part is held out for validation, [N], bool."""
+        if self.by_content:
+            # Test images are at the other end, so that neither border depends on the other one.
+            return hold_out(1 - places(part.image_hashes()), self.valid)
+        return Rng(0).fork("valid").permutation(len(part)) < self.valid
 
     def with_few_labels(self, source: Source) -> Source:
         """Return the source with as many labels as there are to be, by a draw that is always the same."""
@@ -125,7 +152,13 @@ class Dataset:
         known = (source.labels >= 0).nonzero().squeeze(1)
         if self.labels > len(known):
             raise ValueError(f"labels must be at most the {len(known):,} labelled training images, not {self.labels:,}")
-        kept = known[balanced(source.labels[known], self.labels, Rng(0).fork("labels"))]
+        # The second half of a hash, since the first half has decided what is trained on.
+        order = (
+            source.image_hashes()[known, 1].argsort(stable=True)
+            if self.by_content
+            else Rng(0).fork("labels").permutation(len(known))
+        )
+        kept = known[first_of_each_class(source.labels[known], self.labels, order)]
         labels = torch.full_like(source.labels, -1)
         labels[kept] = source.labels[kept]
         return replace(source, labels=labels)
@@ -166,7 +199,8 @@ def digits(valid: float = 150, test: float = 360, exclude: Sequence[int] = (), l
         whole = Source(pixels.byte().reshape(-1, 1, 8, 8), labels.long(), torch.arange(total), 1 / 16, 10)
         return portion(whole, part, tested)
 
-    return Dataset("digits", (1, 8, 8), 10, read, held_out("valid", valid, total, total - tested), exclude, labels)
+    kept = held_out("valid", valid, total, total - tested)
+    return Dataset("digits", (1, 8, 8), 10, read, kept, exclude, labels, is_fixed=True)
 
 
 def arrays(
@@ -176,16 +210,24 @@ def arrays(
     test: float = 0.1,
     exclude: Sequence[int] = (),
     labels: int | None = None,
+    split_by: str = "position",
 ) -> Dataset:
     """Return one's own images from a .npy or .npz file: [N, H, W], [N, C, H, W], or [N, H, W, C] with C 1 or 3.
 
     Pixels are uint8 or floats in [0, 1]. Those of a .npy of uint8 or float32 stay in the file, which may be larger
     than memory. A .npz has them as `x` or `images`, else as its first array, and may have labels, integers from 0 (-1:
     none), as `y` or `labels`. `valid` and `test` are counts, or shares of the file if < 1; with a `test_path`, that
-    file is the test set and `test` is not used. Raises ValueError for an argument out of range, and DataError for a
-    file that is missing, damaged, or has no such images.
+    file is the test set and `test` is not used.
+
+    `split_by` is "content" (of each image's pixels: adding images moves no old one, equal images are all in one split,
+    shares are approximate, see content_split.py) or "position" (in the file: adding one draws all splits anew), which
+    is the rule of runs whose config has no such key.
+
+    Raises ValueError for an argument out of range, and DataError for a file that is missing, damaged, or has no such
+    images.
     """
-    whole = load(path)
+    check_split_rule(split_by)
+    whole = with_hashes(load(path), path)
     tested = 0 if test_path else held_out("test", test, len(whole), len(whole))
     if test_path and not Path(test_path).expanduser().is_file():
         raise DataError(f"test_path must be a file, not {test_path}")
@@ -193,15 +235,28 @@ def arrays(
     @cache
     def read(part: str) -> Source:
         if part == "train" or not test_path:
-            return portion(whole, part, tested)
-        other = load(test_path)
+            return divide(whole, part, tested, 0 if test_path else test, split_by)
+        other = with_hashes(load(test_path), test_path)
         if other.shape != whole.shape or 0 < whole.classes < other.classes:
             found, known = (f"{s.shape} of {s.classes} classes" for s in (other, whole))
             raise DataError(f"images in {test_path} are {found}, where those in {path} are {known}")
         return other
 
     kept = held_out("valid", valid, len(whole), len(whole) - tested)
-    return Dataset(Path(path).stem, whole.shape, whole.classes, read, kept, exclude, labels)
+    by_content = split_by == "content"
+    valid = valid if by_content else kept
+    return Dataset(Path(path).stem, whole.shape, whole.classes, read, valid, exclude, labels, by_content)
+
+
+def check_split_rule(split_by: str) -> None:
+    """Raise ValueError unless there is a rule for splits of this name."""
+    if split_by not in SPLIT_RULES:
+        raise ValueError(f"split_by must be {' or '.join(SPLIT_RULES)}, not '{split_by}'")
+
+
+def with_hashes(source: Source, path: str) -> Source:
+    """Return a source of all images of a .npy or .npz file with their hashes."""
+    return replace(source, hashes=cache(partial(hash_array_file, Path(path).expanduser(), source.images)))
 
 
 def from_collection(name: str, root: str | None, valid: float, exclude: Sequence[int], labels: int | None) -> Dataset:
@@ -215,7 +270,8 @@ def from_collection(name: str, root: str | None, valid: float, exclude: Sequence
         images, labels = (idx(content[file], folder / file, rank) for file, rank in zip(files, (3, 1), strict=True))
         return Source(images[:, None], labels.long(), torch.arange(len(images)), 1 / 255, 10)
 
-    return Dataset(name, (1, 28, 28), 10, read, held_out("valid", valid, TRAINING, TRAINING), exclude, labels)
+    kept = held_out("valid", valid, TRAINING, TRAINING)
+    return Dataset(name, (1, 28, 28), 10, read, kept, exclude, labels, is_fixed=True)
 
 
 def idx(content: bytes, path: Path, rank: int) -> Tensor:
@@ -240,17 +296,32 @@ def load(path: str) -> Source:
 
 
 def balanced(labels: Tensor, n: int, rng: Rng) -> Tensor:
-    """Draw the positions [n] of images with labels [N], equally many of each class as far as possible.
+    """Draw the positions [n] of images with labels [N], equally many of each class as far as possible."""
+    return first_of_each_class(labels, n, rng.permutation(len(labels)))
 
-    The first of each class come first, then the second, …: where n is no multiple of the number of classes some have
-    one more, and where a class has too few the others have more.
+
+def first_of_each_class(labels: Tensor, n: int, order: Tensor) -> Tensor:
+    """Return the positions [n] of images with labels [N]: in an `order` [N] the first of each class, the second, ….
+
+    Where n is no multiple of the number of classes some have one more, and where a class has too few the others have
+    more.
     """
-    order = rng.permutation(len(labels))
     _, classes, counts = labels[order].unique(return_inverse=True, return_counts=True)
     by_class = classes.argsort(stable=True)
     rank = torch.empty_like(order)
     rank[by_class] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[classes[by_class]]
     return order[rank.argsort(stable=True)[:n]]
+
+
+def divide(whole: Source, part: str, tested: int, test: float, split_by: str) -> Source:
+    """Return the test examples of a whole file as part "test", or the others as "train".
+
+    By position these are `tested` of them, by content the count or share `test` with the lowest places.
+    """
+    if split_by == "position":
+        return portion(whole, part, tested)
+    held = hold_out(places(whole.image_hashes()), test)
+    return whole.take((held if part == "test" else ~held).nonzero().squeeze(1))
 
 
 def portion(whole: Source, part: str, tested: int) -> Source:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 
-from aectl.data.datasets import Dataset, Source, held_out, portion
+from aectl.data.content_split import hash_image_files
+from aectl.data.datasets import Dataset, Source, check_split_rule, divide, held_out
 from aectl.data.pictures import is_image
 from aectl.data.resized import resized
 from aectl.data.sources import DataError
@@ -23,19 +24,27 @@ def folder(
     test: float = 0.1,
     exclude: Sequence[int] = (),
     labels: int | None = None,
+    split_by: str = "position",
 ) -> Dataset:
     """Return the image files below a folder, resized to `size` × `size` with antialiasing; `channels` 1 is grey, 3 RGB.
 
     Sub-folders are the classes, in the order of their names, as in torchvision's ImageFolder; a folder of images alone
     has no classes. The resized bytes are kept in the user's cache, mapped into memory, until a file changes. `valid`
     and `test` are counts, or shares of the images if < 1; with a `test_root`, which has the same classes, that is the
-    test set and `test` is not used. Raises ValueError for an argument out of range, and DataError for a folder that is
-    missing or has no images, or for a file that cannot be read.
+    test set and `test` is not used.
+
+    `split_by` is "content" (of each file's bytes, so that neither more files nor another `size` move one between the
+    splits, and copies of a file are all in one; shares are approximate, see content_split.py) or "position" (among all
+    files: adding one draws all splits anew), which is the rule of runs whose config has no such key.
+
+    Raises ValueError for an argument out of range, and DataError for a folder that is missing or has no images, or for
+    a file that cannot be read.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, not {channels}")
+    check_split_rule(split_by)
     shape = (channels, size, size)
     place = Path(root).expanduser()
     names = classes_of(place)
@@ -47,11 +56,12 @@ def folder(
     @cache
     def read(part: str) -> Source:
         if part == "train" or not test_root:
-            return portion(source(files, shape, len(names)), part, tested)
+            return divide(source(files, shape, len(names)), part, tested, 0 if test_root else test, split_by)
         return source(files_of(Path(test_root).expanduser(), names), shape, len(names))
 
     kept = held_out("valid", valid, len(files), len(files) - tested)
-    return Dataset(place.name, shape, len(names), read, kept, exclude, labels)
+    by_content = split_by == "content"
+    return Dataset(place.name, shape, len(names), read, valid if by_content else kept, exclude, labels, by_content)
 
 
 def classes_of(place: Path) -> list[str]:
@@ -75,5 +85,6 @@ def files_of(place: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
 
 def source(files: Sequence[tuple[Path, int]], shape: tuple[int, int, int], classes: int) -> Source:
     """Return the images of files as bytes [N, C, H, W] with their classes."""
-    labels = torch.tensor([y for _, y in files])
-    return Source(resized([path for path, _ in files], shape), labels, torch.arange(len(files)), 1 / 255, classes)
+    paths = [path for path, _ in files]
+    images, labels = resized(paths, shape), torch.tensor([y for _, y in files])
+    return Source(images, labels, torch.arange(len(files)), 1 / 255, classes, cache(partial(hash_image_files, paths)))

@@ -76,6 +76,12 @@ def patches(
         raise ValueError(f"per_image must be at least 1, not {per_image}")
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must lie in (0, 1], not {threshold}")
-    cut: dict[str, Any] = {"per_image": per_image, "threshold": threshold, "blank": blank, "seed": seed}
+    cut: dict[str, Any] = {
+        "per_image": per_image,
+        "threshold": threshold,
+        "blank": blank,
+        "seed": seed,
+        "is_fixed": True,
+    }
     shape = (1, side, side)
     return Patches("patches", shape, images.classes, images.read, images.valid, exclude, **cut)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from aectl.data.content_split import state_of_files
 from aectl.data.mapped import Mapped
 from aectl.data.pictures import picture
 from aectl.data.sources import DataError, data_folder
@@ -26,19 +26,13 @@ log = logging.getLogger("aectl")
 
 def resized(files: Sequence[Path], shape: tuple[int, int, int]) -> Mapped:
     """Return images as bytes [N, C, H, W], from the file that an earlier call has left, or made now."""
-    kept = data_folder() / "folders" / f"{digest(files, shape)}.npy"
+    kept = data_folder() / "folders" / f"{state_of_files(files, shape)}.npy"
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(kept.with_suffix(".lock")):
         if not kept.is_file():
             log.info("resizing %s images, once", f"{len(files):,}")
             make(kept, files, shape)
     return Mapped(np.load(kept, mmap_mode="r"))
-
-
-def digest(files: Sequence[Path], shape: tuple[int, int, int]) -> str:
-    """Return a name that changes with the files and with what is made of them."""
-    found = [(str(path.absolute()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
-    return hashlib.sha256(repr((found, shape)).encode()).hexdigest()[:32]
 
 
 def check_room(path: Path, count: int, shape: tuple[int, int, int]) -> None:

@@ -117,4 +117,5 @@ def toy(
         whole = Source(x.view(-1, 1, 1, 2), (classes * u).long(), torch.arange(points), 1.0, classes)
         return portion(whole, part, tested)
 
-    return Dataset("toy", (1, 1, 2), classes, read, held_out("valid", valid, points, points - tested), exclude)
+    kept = held_out("valid", valid, points, points - tested)
+    return Dataset("toy", (1, 1, 2), classes, read, kept, exclude, is_fixed=True)
