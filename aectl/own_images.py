@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aectl.data.datasets import load
-from aectl.data.pictures import image_files, picture
+from aectl.data.datasets import load_for_testing
+from aectl.data.pictures import Survey, image_files, picture, read_all, skipped_line
 from aectl.data.sources import DataError
 from aectl.evaluation.reconstruction import psnr
 from aectl.evaluation.subject import CHUNK, apply
@@ -23,6 +25,8 @@ from aectl.models.base import Classifies, Encodes, Model, Reconstructs, Scores
 from aectl.rng import Rng
 from aectl.terminal import harmless
 
+log = logging.getLogger("aectl")
+
 ARRAYS = (".npy", ".npz")
 SHOWN = 20
 """Images on the sheet of reconstructions; the arrays hold all."""
@@ -30,26 +34,35 @@ BRIGHT, DARK = 0.6, 0.4
 """Mean intensities that only a light and only a dark background reach."""
 
 
-def read(path: str, shape: tuple[int, int, int], invert: bool = False) -> tuple[Tensor, list[str]]:
+def read(
+    path: str, shape: tuple[int, int, int], invert: bool = False, white: float | None = None
+) -> tuple[Tensor, list[str]]:
     """Return images [N, C, H, W] of a model's shape, pixels in [0, 1], and their names.
 
     `path` is a folder of image files (png, jpg, bmp, gif, …: what Pillow opens), taken in the order of their names
     and without its sub-folders; one image file; or a .npy or .npz file as for `dataset=arrays`, whose images must
     have the shape and are named by their positions. Image files are turned as their camera says, laid on white where
     transparent, made grey (ITU-R 601) or RGB, and resized to H × W with antialiasing, whatever their proportions.
-    `invert` replaces x by 1 - x, as black ink on white paper needs it for a model of white digits on black.
+    `invert` replaces x by 1 - x, as black ink on white paper needs it for a model of white digits on black; `white` is
+    the value of a white pixel, by default that of the numbers' type. A .npz with splits gives its test images. Files
+    that cannot be read are skipped, and named in the log.
 
-    Raises DataError for a path that is not there, a folder without images, an unreadable file, or a wrong shape.
+    Raises DataError for a path that is not there, a folder without images that can be read, or a wrong shape.
     """
     place = Path(path).expanduser()
     if place.suffix.lower() in ARRAYS and not place.is_dir():
-        source = load(str(place))
+        source = load_for_testing(str(place), scale=white)
         if source.shape != tuple(shape):
             raise DataError(f"images in {place} are {source.shape} (C, H, W), the model's are {tuple(shape)}")
         images, names = source.pixels(), [str(i) for i in source.index.tolist()]
     else:
-        files = image_files(place)
-        images, names = torch.stack([picture(file, shape) for file in files]), [file.name for file in files]
+        skipped: Counter[str] = Counter()
+        files, survey = image_files(place, skipped), Survey()
+        found = dict(read_all(files, lambda file: picture(file, shape, white, survey), survey))
+        images, names = torch.stack([*found.values()]), [files[position].name for position in found]
+        for line in (skipped_line(place, skipped), *survey.notices(place.name)):
+            if line:
+                log.warning("%s", line)
     return (1 - images if invert else images), names
 
 

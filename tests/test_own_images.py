@@ -81,7 +81,7 @@ def test_16_bits_and_floats_keep_their_levels(tmp_path):
     images, _ = own_images.read(str(tmp_path), COLOUR)
     assert np.allclose(images.numpy(), ramp, atol=2e-5)
     Image.fromarray(255 * ramp).save(tmp_path / "c.tiff")
-    with pytest.raises(DataError, match=r"c\.tiff .*floats in \[0, 1\]"):
+    with pytest.raises(DataError, match=r"c\.tiff .*floats in \[0, 1\].*type dataset.scale=255"):
         own_images.read(str(tmp_path), COLOUR)
 
 
@@ -97,7 +97,7 @@ def test_arrays_are_taken_as_they_are(tmp_path):
         own_images.read(str(tmp_path / "x.npy"), (1, 9, 9))
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_what_cannot_be_read_is_named(tmp_path, caplog):
     with pytest.raises(DataError, match="holds no image"):
         own_images.read(str(tmp_path), GREY)
     with pytest.raises(DataError, match="nowhere is not there"):
@@ -105,8 +105,10 @@ def test_what_cannot_be_read_is_named(tmp_path):
     Image.fromarray(grey_levels()[0]).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "broken.png").write_bytes(whole[: len(whole) // 2])
+    assert own_images.read(str(tmp_path), GREY)[1] == ["a.png"]
+    assert f"{tmp_path.name}: skipped {tmp_path.name}/broken.png, which cannot be read" in caplog.text
     with pytest.raises(DataError, match=r"broken\.png cannot be read"):
-        own_images.read(str(tmp_path), GREY)
+        own_images.read(str(tmp_path / "broken.png"), GREY)
 
 
 @pytest.mark.parametrize(("level", "mean", "inverted"), [(0.9, 0.13, True), (0.1, 0.8, True), (0.2, 0.13, False)])

@@ -119,7 +119,7 @@ def test_pictures_that_the_disk_has_no_room_for_are_refused(tmp_path):
 
 def test_archives_that_are_larger_unpacked_than_memory_are_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "x.npz", x=np.zeros((100, 100, 100), np.uint8))
-    assert array_files.read(tmp_path / "x.npz")[0].shape == (100, 1, 100, 100)
+    assert array_files.read(tmp_path / "x.npz")["all"].pixels.shape == (100, 1, 100, 100)
     monkeypatch.setattr(array_files, "memory_bytes", lambda: 1e5)
     with pytest.raises(DataError, match=r"x.npz has 1,000,128 bytes unpacked, and this machine's memory 100,000"):
         array_files.read(tmp_path / "x.npz")

@@ -21,7 +21,9 @@ TOLD = ("model", "noise", "penalty", "optimizer", "schedule", "epochs", "batch_s
 def evaluate_images(config: DictConfig) -> None:
     """Write the codes, reconstructions and errors of the images that the config names into the run's images/."""
     opened = open_run(config)
-    images, names = own_images.read(config.images, opened.dataset.shape, config.invert)
+    images, names = own_images.read(
+        config.images, opened.dataset.shape, config.invert, opened.config.dataset.get("scale")
+    )
     if own_images.looks_inverted(images, float(opened.dataset.split("train").pixels().mean())):
         turned = str(not config.invert).lower()
         log.warning("these images are light where the run's are dark, or the reverse: try invert=%s", turned)

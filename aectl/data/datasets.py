@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -99,6 +99,7 @@ class Dataset:
 
     If `by_content`, what is held out and what keeps its label depends on each image's `hashes`, and `valid` may be a
     share; see content_split.py. If `is_fixed`, the arguments alone decide what the images are, as with published sets.
+    If `has_valid`, `read("valid")` gives the images for validation, and none of the training part are held out.
 
     Raises ValueError if `exclude` names an unknown class or every class, or for `labels` that are no count.
     """
@@ -112,6 +113,7 @@ class Dataset:
     labels: int | None = None
     by_content: bool = False
     is_fixed: bool = False
+    has_valid: bool = False
 
     def __post_init__(self) -> None:
         if self.labels is not None and (type(self.labels) is not int or self.labels < 0):
@@ -129,8 +131,9 @@ class Dataset:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {which!r}")
         if which == "test":
             return replace(self.read("test"), classes=self.classes).to(device)
-        part = self.read("train")
-        held = self.is_validation(part)
+        given = which == "valid" and self.has_valid
+        part = self.read("valid" if given else "train")
+        held = torch.ones(len(part), dtype=torch.bool) if given else self.is_validation(part)
         excluded = torch.isin(part.labels, torch.tensor(tuple(self.exclude), dtype=torch.int64))
         chosen = {"train": ~held & ~excluded, "valid": held & ~excluded, "excluded": excluded}[which]
         if which == "train" and not chosen.any():
@@ -211,52 +214,58 @@ def arrays(
     exclude: Sequence[int] = (),
     labels: int | None = None,
     split_by: str = "position",
+    scale: float | None = None,
+    keys: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Return one's own images from a .npy or .npz file: [N, H, W], [N, C, H, W], or [N, H, W, C] with C 1 or 3.
 
-    Pixels are uint8 or floats in [0, 1]. Those of a .npy of uint8 or float32 stay in the file, which may be larger
-    than memory. A .npz has them as `x` or `images`, else as its first array, and may have labels, integers from 0 (-1:
-    none), as `y` or `labels`. `valid` and `test` are counts, or shares of the file if < 1; with a `test_path`, that
-    file is the test set and `test` is not used.
+    Pixels are uint8 or floats in [0, 1]; with `scale`, the value of a white pixel, any numbers from 0 to that. Those of
+    a .npy of uint8 or float32 stay in the file, which may be larger than memory.
 
-    `split_by` is "content" (of each image's pixels: adding images moves no old one, equal images are all in one split,
-    shares are approximate, see content_split.py) or "position" (in the file: adding one draws all splits anew), which
-    is the rule of runs whose config has no such key.
+    A .npz may have labels, integers from 0 (-1: none). Its arrays are found by their names: x and y, images and labels,
+    data and target, arr_0 and arr_1, each also with a split such as in x_train, val_labels or test_images; else the one
+    array that could be images is taken. Splits in the file are used as they are. `keys` says which array is what where
+    names do not: {images: a, labels: b, test_images: c}.
 
-    Raises ValueError for an argument out of range, and DataError for a file that is missing, damaged, or has no such
-    images.
+    `valid` and `test` are counts, or shares of the file if < 1, of images held out where the file has no such split;
+    with a `test_path`, that file is the test set. `split_by` is "content" (of each image's pixels: adding images moves
+    no old one, equal images are all in one split, shares are approximate, see content_split.py) or "position" (in the
+    file: adding one draws all splits anew), which is the rule of runs whose config has no such key.
+
+    Raises ValueError for an argument out of range, and DataError for a file that is missing, damaged, ambiguous, or has
+    no such images.
     """
     check_split_rule(split_by)
-    whole = with_hashes(load(path), path)
-    tested = 0 if test_path else held_out("test", test, len(whole), len(whole))
+    parts = load(path, keys, scale)
+    whole = parts.get("all") or parts["train"]
+    has_test = "test" in parts or test_path is not None
+    tested = 0 if has_test else held_out("test", test, len(whole), len(whole))
     if test_path and not Path(test_path).expanduser().is_file():
         raise DataError(f"test_path must be a file, not {test_path}")
 
     @cache
     def read(part: str) -> Source:
-        if part == "train" or not test_path:
-            return divide(whole, part, tested, 0 if test_path else test, split_by)
-        other = with_hashes(load(test_path), test_path)
-        if other.shape != whole.shape or 0 < whole.classes < other.classes:
-            found, known = (f"{s.shape} of {s.classes} classes" for s in (other, whole))
-            raise DataError(f"images in {test_path} are {found}, where those in {path} are {known}")
-        return other
+        if part == "test" and test_path:
+            other = load_for_testing(test_path, keys, scale)
+            if other.shape != whole.shape or 0 < whole.classes < other.classes:
+                found, known = (f"{s.shape} of {s.classes} classes" for s in (other, whole))
+                raise DataError(f"images in {test_path} are {found}, where those in {path} are {known}")
+            return other
+        if part != "train" and part in parts:
+            return parts[part]
+        return divide(whole, part, tested, 0 if has_test else test, split_by)
 
-    kept = held_out("valid", valid, len(whole), len(whole) - tested)
-    by_content = split_by == "content"
-    valid = valid if by_content else kept
-    return Dataset(Path(path).stem, whole.shape, whole.classes, read, valid, exclude, labels, by_content)
+    has_valid, by_content = "valid" in parts, split_by == "content"
+    kept = 0 if has_valid else held_out("valid", valid, len(whole), len(whole) - tested)
+    amount = valid if by_content and not has_valid else kept
+    name, rules = Path(path).stem, {"by_content": by_content, "has_valid": has_valid}
+    return Dataset(name, whole.shape, whole.classes, read, amount, exclude, labels, **rules)
 
 
 def check_split_rule(split_by: str) -> None:
     """Raise ValueError unless there is a rule for splits of this name."""
     if split_by not in SPLIT_RULES:
         raise ValueError(f"split_by must be {' or '.join(SPLIT_RULES)}, not '{split_by}'")
-
-
-def with_hashes(source: Source, path: str) -> Source:
-    """Return a source of all images of a .npy or .npz file with their hashes."""
-    return replace(source, hashes=cache(partial(hash_array_file, Path(path).expanduser(), source.images)))
 
 
 def from_collection(name: str, root: str | None, valid: float, exclude: Sequence[int], labels: int | None) -> Dataset:
@@ -288,11 +297,25 @@ def idx(content: bytes, path: Path, rank: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy())
 
 
-def load(path: str) -> Source:
-    """Return the images, and the labels if there are any, of a .npy or .npz file; see `arrays`."""
-    pixels, labels = array_files.read(Path(path).expanduser())
-    scale, classes = 1 / 255 if pixels.dtype == torch.uint8 else 1.0, int(labels.max()) + 1
-    return Source(pixels, labels, torch.arange(len(pixels)), scale, classes)
+def load(path: str, keys: Mapping[str, str] | None = None, scale: float | None = None) -> dict[str, Source]:
+    """Return the images of a .npy or .npz file, with their hashes, by split; "all" without splits; see `arrays`."""
+    file = Path(path).expanduser()
+    parts = array_files.read(file, keys, scale)
+    classes = max(int(part.labels.max()) for part in parts.values()) + 1
+    return {
+        name: Source(
+            pixels, labels, torch.arange(len(pixels)), factor, classes, cache(partial(hash_array_file, file, pixels))
+        )
+        for name, (pixels, labels, factor) in parts.items()
+    }
+
+
+def load_for_testing(path: str, keys: Mapping[str, str] | None = None, scale: float | None = None) -> Source:
+    """Return the test images of a .npy or .npz file, or all of a file without splits."""
+    parts = load(path, keys, scale)
+    if found := parts.get("test") or parts.get("all"):
+        return found
+    raise DataError(f"{path} has training images and no test images: name them by dataset.keys=")
 
 
 def balanced(labels: Tensor, n: int, rng: Rng) -> Tensor:

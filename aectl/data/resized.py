@@ -1,7 +1,8 @@
-"""Image files as one file of bytes in the user's cache, made once and mapped into memory."""
+"""Cache resized image files as one file of bytes, mapped into memory."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -10,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock
+from torch import Tensor
 
 from aectl.data.content_split import state_of_files
 from aectl.data.mapped import Mapped
-from aectl.data.pictures import picture
+from aectl.data.pictures import Survey, picture, read_all
 from aectl.data.sources import DataError, data_folder
 from aectl.machine import memory_bytes
 
@@ -24,15 +27,23 @@ COPIES = 4
 log = logging.getLogger("aectl")
 
 
-def resized(files: Sequence[Path], shape: tuple[int, int, int]) -> Mapped:
-    """Return images as bytes [N, C, H, W], from the file that an earlier call has left, or made now."""
-    kept = data_folder() / "folders" / f"{state_of_files(files, shape)}.npy"
+def resized(files: Sequence[Path], shape: tuple[int, int, int], white: float | None = None) -> tuple[Mapped, Tensor]:
+    """Return images as bytes [N, C, H, W], read now or by an earlier call, and the positions [N] of their files.
+
+    Files that cannot be read are left out. What the survey of the files noticed is logged each time.
+    """
+    kept = data_folder() / "folders" / f"{state_of_files(files, shape, white)}.npy"
     kept.parent.mkdir(parents=True, exist_ok=True)
+    facts = kept.with_suffix(".json")
     with FileLock(kept.with_suffix(".lock")):
-        if not kept.is_file():
+        if not (kept.is_file() and facts.is_file()):
             log.info("resizing %s images, once", f"{len(files):,}")
-            make(kept, files, shape)
-    return Mapped(np.load(kept, mmap_mode="r"))
+            make(kept, facts, files, shape, white)
+        found = json.loads(facts.read_text(encoding="utf-8"))
+    for notice in found["notices"]:
+        log.warning("%s", notice)
+    positions = torch.tensor(found["positions"], dtype=torch.int64)
+    return Mapped(np.load(kept, mmap_mode="r"), torch.arange(len(positions))), positions
 
 
 def check_room(path: Path, count: int, shape: tuple[int, int, int]) -> None:
@@ -44,15 +55,24 @@ def check_room(path: Path, count: int, shape: tuple[int, int, int]) -> None:
         raise DataError(f"an image of {shape} takes {COPIES} × {numbers:,} bytes of memory, which this machine lacks")
 
 
-def make(path: Path, files: Sequence[Path], shape: tuple[int, int, int]) -> None:
-    """Write the resized images into a file, which is whole or absent."""
+def make(path: Path, facts: Path, files: Sequence[Path], shape: tuple[int, int, int], white: float | None) -> None:
+    """Write the resized images into `path`, and which files they are of and what was noticed into `facts`.
+
+    Each is whole or absent. Images of files that cannot be read are missing: the others fill the first rows.
+    """
     check_room(path, len(files), shape)
     aside = path.with_name(f".{path.stem}.{os.getpid()}.npy")
+    survey = Survey()
+    positions: list[int] = []
     try:
         pixels = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=(len(files), *shape))
-        for number, file in enumerate(files):
-            pixels[number] = (picture(file, shape) * 255).round().byte().numpy()
+        for position, image in read_all(files, lambda file: picture(file, shape, white, survey), survey):
+            pixels[len(positions)] = (image * 255).round().byte().numpy()
+            positions.append(position)
         pixels.flush()
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+    name = files[0].parent.name if len(files) == 1 else Path(os.path.commonpath(files)).name
+    text = json.dumps({"positions": positions, "notices": survey.notices(name)})
+    facts.write_text(text, encoding="utf-8")

@@ -1,6 +1,8 @@
 """Splits are disjoint, fixed and lazy; files of one's own are read, or refused with a reason."""
 
 import hashlib
+import math
+import re
 import struct
 
 import numpy as np
@@ -275,7 +277,7 @@ def test_arrays_that_are_no_images_are_refused(tmp_path, array, message):
 
 @pytest.mark.parametrize(
     "labels",
-    [np.zeros(5, int), np.zeros((6, 1), int), np.zeros(6), np.full(6, -2), np.array(list("abcdef")), np.array(3)],
+    [np.zeros(5, int), np.zeros((6, 2), int), np.zeros(6), np.full(6, -2), np.array(list("abcdef")), np.array(3)],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path, labels):
     with pytest.raises(ValueError, match=r"labels in .* must be integers"):
@@ -301,6 +303,116 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
             datasets.arrays(path)
     with pytest.raises(sources.DataError, match=r"must be .N, H, W."):
         datasets.arrays(save(tmp_path, y=np.zeros(3, int)))
+
+
+def pixels(n=20):
+    return np.arange(n * 16, dtype=np.uint8).reshape(n, 4, 4)
+
+
+def classes(n=20):
+    return np.arange(n) % 3
+
+
+@pytest.mark.parametrize(
+    ("named", "splits"),
+    [
+        # Images to train on (with those held out of them), to validate and to test: how many, and with labels or not.
+        ({"x_test": pixels(7), "x_train": pixels(), "y_train": classes(), "y_test": classes(7)}, (18, 2, 7, True)),
+        ({"x": pixels(), "y": classes()}, (16, 2, 2, True)),
+        ({"X": pixels(), "Y": classes()}, (16, 2, 2, True)),
+        ({"data": pixels(), "target": classes()}, (16, 2, 2, True)),
+        ({"arr_1": classes(), "arr_0": pixels()}, (16, 2, 2, True)),
+        ({"trainX": pixels(), "trainY": classes(), "testX": pixels(4)}, (18, 2, 4, True)),
+        ({"xtrain": pixels(), "xval": pixels(3)}, (18, 3, 2, False)),
+        ({"x": pixels(), "y": classes(), "x_test": pixels(4), "y_test": classes(4)}, (18, 2, 4, True)),
+        ({"train": pixels(), "test": pixels(3)}, (18, 2, 3, False)),
+        # As in MedMNIST's files (Yang et al. 2023): labels are [N, 1].
+        (
+            {f"{part}_{what}": pixels(n) if what == "images" else classes(n)[:, None]
+             for part, n in (("train", 20), ("val", 5), ("test", 6)) for what in ("images", "labels")},
+            (20, 5, 6, True),
+        ),
+        # What is neither is ignored: the positions of a split, names of classes, an array with another name.
+        ({"x": pixels(), "y": classes(), "train": np.arange(5)}, (16, 2, 2, True)),
+        ({"label_names": np.array(["a", "b", "c"]), "photos": pixels(), "y": classes()}, (16, 2, 2, True)),
+    ],
+)  # fmt: skip
+def test_arrays_are_found_by_their_usual_names(tmp_path, named, splits):
+    dataset = datasets.arrays(save(tmp_path, **named))
+    parts = [dataset.split(which) for which in ("train", "valid", "test")]
+    train, valid, test, is_labelled = splits
+    assert [len(part) for part in parts] == [train, valid, test]
+    assert bool((parts[0].labels >= 0).all()) is is_labelled
+    if is_labelled:
+        assert torch.equal(parts[0].labels, parts[0].index % 3)
+    # Each image is the one at its position in its own array.
+    for part in parts:
+        assert torch.equal(part.images[:, 0, 0, 0], (part.index * 16 % 256).byte())
+
+
+@pytest.mark.parametrize(
+    ("named", "keys", "message"),
+    [
+        ({"x": pixels(), "images": pixels()}, None, r"'x' or 'images'\? .*dataset.keys="),
+        ({"x": pixels(), "x_train": pixels()}, None, r"'x' or 'x_train'\? .*dataset.keys=.train_images"),
+        ({"a": pixels(), "b": pixels()}, None, r"has 'a', 'b': .*'dataset.keys={images: a}'"),
+        ({"x": pixels(), "y": classes(), "labels": classes()}, None, r"'y' or 'labels'\?"),
+        ({"x_test": pixels(), "y_test": classes()}, None, r"no training images.*dataset.keys="),
+        ({"x_train": pixels(), "x_test": pixels(5)[:, :2]}, None, r"one shape and type, not train \(1, 4, 4\)"),
+        ({"x_train": pixels(), "y_val": classes(), "x_test": pixels(5)}, None, r"labels 'y_val' and no images"),
+        ({"a": pixels()}, {"image": "a"}, r"dataset.keys: no 'image', choose from images"),
+        ({"a": pixels()}, "a", r"dataset.keys must say .* not 'a'"),
+        ({"a": pixels()}, {"images": "b"}, r"dataset.keys.images: no array 'b'.* has 'a'"),
+    ],
+)
+def test_ambiguous_arrays_are_refused(tmp_path, named, keys, message):
+    with pytest.raises(sources.DataError, match=message):
+        datasets.arrays(save(tmp_path, **named), keys=keys)
+
+
+def test_keys_say_which_array_is_what(tmp_path, caplog):
+    path = save(tmp_path, a=255 - pixels(), b=pixels(), y=classes(), c=pixels(4))
+    dataset = datasets.arrays(path, keys={"images": "b", "test_images": "c"})
+    train, test = dataset.split("train"), dataset.split("test")
+    assert (len(train), len(test), dataset.classes) == (18, 4, 3)
+    assert torch.equal(train.images[:, 0, 0, 0], (train.index * 16 % 256).byte())
+    with caplog.at_level("INFO", logger="aectl"):
+        assert datasets.arrays(path, keys={"images": "b"}).classes == 3
+    assert "own.npz: reading 'b', 'y', ignoring 'a', 'c'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("array", "scale", "notice", "highest"),
+    [
+        (np.full((6, 2, 2), 1, np.uint8), None, "brightest pixel is 1 of 255.*type dataset.scale=1 ", 1 / 255),
+        (np.full((6, 2, 2), 1, np.uint8), 1, None, 1),
+        (np.full((6, 2, 2), 0.003), None, "brightest pixel is 0.003 of 1", 0.003),
+        (np.full((6, 2, 2), 4000, np.int32), 4095, None, 4000 / 4095),
+        (np.full((6, 2, 2), 100, np.uint16), 4095, "brightest pixel is 100 of 4095.*dataset.scale=255", 100 / 4095),
+        (np.full((6, 2, 2), 128.0), 255, None, 128 / 255),
+        (np.full((6, 2, 2), 200, np.uint8), None, None, 200 / 255),
+    ],
+)
+def test_pixels_far_below_white_are_noticed_and_scale_decides(tmp_path, caplog, array, scale, notice, highest):
+    source = datasets.arrays(save(tmp_path, array), scale=scale).split("train")
+    assert source.pixels().max() == pytest.approx(highest)
+    assert bool(notice) == bool(caplog.text) and (not notice or re.search(notice, caplog.text))
+
+
+@pytest.mark.parametrize(
+    ("array", "scale", "message"),
+    [
+        (np.full((6, 2, 2), 3000, np.int32), None, "not int32: type dataset.scale=4095"),
+        (np.full((6, 2, 2), 1.0000001), None, "go from 1.0000001 to 1.0000001"),
+        (np.full((6, 2, 2), 200, np.uint8), 100, r"must lie in \[0, 100\], but go from 200 to 200"),
+        (np.full((6, 2, 2), -5, np.int32), 255, r"must lie in \[0, 255\], but go from -5"),
+        (np.zeros((6, 2, 2), np.uint8), 0, "scale must be the value of a white pixel"),
+        (np.zeros((6, 2, 2), np.uint8), math.inf, "scale must be"),
+    ],
+)
+def test_pixels_beyond_white_are_refused(tmp_path, array, scale, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.arrays(save(tmp_path, array), scale=scale)
 
 
 def test_two_channels_have_no_picture_and_are_refused(tmp_path):

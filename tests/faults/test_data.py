@@ -403,7 +403,7 @@ def test_a_file_that_unpacks_to_more_than_a_machine_holds_is_refused(tmp_path, m
     with pytest.raises(DataError, match="would unpack to 2,0"):
         array_files.read(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", x=np.zeros((2**15, 8, 8), np.uint8))
-    assert len(array_files.read(tmp_path / "b.npz")[0]) == 2**15
+    assert len(array_files.read(tmp_path / "b.npz")["all"].pixels) == 2**15
 
 
 def arrays():
@@ -424,7 +424,7 @@ def test_damaged_arrays_are_arrays_or_are_refused(tmp_path, torture, tally, name
         for bad in damaged(arrays()[name], 1 if torture else 13):
             file.write_bytes(bad)
             try:
-                images, labels = array_files.read(file)
+                images, labels, _ = array_files.read(file)["all"]
                 assert len(images) == len(labels)
             except DataError:
                 tally("damaged files refused")
