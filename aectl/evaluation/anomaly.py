@@ -49,7 +49,7 @@ def measure(subject: Subject) -> Rows:
         raise Unmeasured("there are no held-out images of the classes trained on")
     rows = {row: compared(pairs) for row, pairs in by_ability(subject).items()}
     pixels = math.prod(bench.held_out.shape)
-    code = min(COMPONENTS, max(1, pixels // 4))
+    code = min(COMPONENTS, max(1, pixels // 4), bench.pca.rank)
     rows[f"PCA-{code}"] = baseline(bench, f"pca-{code}", lambda x: errors(x, bench.pca.reconstruct(x, code)))
     rows["mean intensity"] = baseline(bench, "intensity", lambda x: x.flatten(1).mean(1))
     rows["chance"] = {}

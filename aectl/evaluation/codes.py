@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -81,15 +80,16 @@ def checked(codes: Tensor) -> Tensor:
 def baselines(subject: Subject) -> dict[str, Callable[[Source], Tensor]]:
     """Return what to compare a model's codes with, maps from images to [N, size] by the name of their row.
 
-    These are as many principal components as the code has units, at most all, and the pixels.
+    These are as many principal components as the code has units, at most the rank of the training images, and the
+    pixels.
     """
     bench = subject.bench
-    size = min(subject.codes.shape[1], math.prod(bench.train.shape))
+    size = min(subject.codes.shape[1], bench.pca.rank)
 
     def principal(source: Source) -> Tensor:
         return apply(lambda x: bench.pca.encode(x, size), source.pixels())
 
-    return {f"PCA-{size}": principal, RAW: pixels}
+    return {f"PCA-{size}": principal, RAW: pixels} if size else {RAW: pixels}
 
 
 def pixels(source: Source) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,6 +25,17 @@ class PCA:
         device = source.images.device
         self.mean, self.components = found["mean"].to(device), found["components"].to(device)
         self.variances = found["variances"].to(device)
+
+    @cached_property
+    def rank(self) -> int:
+        """How many components have a variance: the others are arbitrary directions in which the images do not differ.
+
+        With fewer images than pixels it is at most their number less one. Variances below rounding errors are none:
+        ε² of pixels in float32, and ε · pixels · E‖x‖² of the covariance in float64.
+        """
+        power = float(self.variances.sum() + self.mean.square().sum())
+        error = max(torch.finfo(torch.float64).eps * len(self.mean) * power, torch.finfo(torch.float32).eps ** 2)
+        return int((self.variances > error).sum())
 
     def encode(self, x: Tensor, code: int) -> Tensor:
         """Return the first `code` coordinates [N, code] of images [N, C, H, W]."""

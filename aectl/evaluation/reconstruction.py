@@ -52,7 +52,8 @@ def measure(subject: Subject) -> Rows:
     rows["mean image"] = bench.cache.numbers(
         f"reconstruction-mean{seen_by}", lambda: fidelity(x, mean.expand_as(x), judge, seen)
     )
-    if isinstance(model, Decodes) and isinstance(model, Encodes) and (code := subject.codes.shape[1]) < x[0].numel():
+    narrow = min(bench.pca.rank, x[0].numel() - 1)
+    if isinstance(model, Decodes) and isinstance(model, Encodes) and (code := subject.codes.shape[1]) <= narrow:
         basis = affine_basis(model, code, x.device)
         if basis is not None:
             rows["model"]["angle_to_pca_deg"] = bench.pca.largest_angle_deg(basis)
@@ -60,11 +61,13 @@ def measure(subject: Subject) -> Rows:
 
 
 def pca_sizes(subject: Subject) -> list[int]:
-    """Return how many components to compare with: as many as the code has, and as are active if those are fewer."""
-    if not isinstance(subject.model, Encodes):
+    """Return how many components to compare with: as many as the code has, and as are active if those are fewer.
+
+    There are at most as many as the training images have rank.
+    """
+    if not isinstance(subject.model, Encodes) or not subject.bench.pca.rank:
         return []
-    pixels = math.prod(subject.bench.train.shape)
-    width = min(subject.codes.shape[1], pixels)
+    width = min(subject.codes.shape[1], subject.bench.pca.rank)
     active = round(sparsity(subject.codes)["active_units"])
     return [width, active] if 0 < active < 0.9 * width else [width]
 

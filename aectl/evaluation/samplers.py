@@ -45,7 +45,7 @@ def mixture(bench: Benchmark) -> Tensor:
 
         chosen = bench.rng("mixture").permutation(len(bench.train))[:MIXTURE_IMAGES]
         images = bench.train.batch(chosen).x
-        codes = bench.pca.encode(images, min(MIXTURE_CODE, images[0].numel())).double().cpu().numpy()
+        codes = bench.pca.encode(images, min(MIXTURE_CODE, max(bench.pca.rank, 1))).double().cpu().numpy()
         # The default tolerance gains less than 0.1 nats and takes three times as long.
         model = GaussianMixture(mixture_size(bench), tol=1e-2, reg_covar=1e-4, random_state=bench.seed)
         # Matrices this small are slower with more threads, and a mixture that could be a little better is no news.

@@ -8,8 +8,10 @@ import torch
 from sklearn.decomposition import PCA as Reference
 
 from aectl.data.datasets import Source
+from aectl.evaluation import codes, reconstruction
 from aectl.evaluation.cache import Cache
 from aectl.evaluation.pca import PCA, affine_basis
+from aectl.evaluation.subject import Benchmark, Subject
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.rng import Rng
@@ -106,3 +108,30 @@ def test_a_decoder_that_gives_no_numbers_is_not_called_affine():
     linear = Autoencoder(SHAPE, 3, partial(DenseEncoder), partial(DenseDecoder)).requires_grad_(False)
     linear.decoder.layers[0].bias.fill_(float("nan"))
     assert affine_basis(linear, 3, torch.device("cpu")) is None
+
+
+def test_fewer_images_than_pixels_have_as_many_components_as_their_rank():
+    # 20 of 64 dimensions vary, and of 12 images 11 directions: a code of 32 has no 32 components to be compared with.
+    x, held_out = correlated(12, rank=20), correlated(200, seed=1, rank=20)
+    pca = PCA(source(x))
+    assert pca.rank == 11
+    theirs = reference(x, 11)
+    expected = theirs.inverse_transform(theirs.transform(held_out.flatten(1).numpy()))
+    assert np.allclose(pca.reconstruct(held_out, pca.rank).flatten(1).numpy(), expected, atol=1e-6)
+    few = 0.5 + (Rng(0).normal(100, 20) @ Rng(1).normal(20, 64) * 1e-3).view(-1, *SHAPE)
+    assert PCA(source(few)).rank == 20
+    assert PCA(source(torch.full((5, *SHAPE), 0.3))).rank == 0
+
+
+def test_the_baseline_of_a_wide_code_is_named_by_the_rank():
+    train, held_out = source(correlated(12, rank=20)), source(correlated(40, seed=1, rank=20))
+    model = Autoencoder(SHAPE, 32, partial(DenseEncoder), partial(DenseDecoder)).requires_grad_(False)
+    subject = Subject(model, Benchmark(train, held_out))
+    rows = reconstruction.measure(subject)
+    assert list(rows) == ["model", "PCA-11", "mean image"] and "angle_to_pca_deg" not in rows["model"]
+    left = reference(train.images, 11)
+    x = held_out.images.flatten(1).numpy()
+    assert rows["PCA-11"]["mse"] == pytest.approx(
+        np.square(x - left.inverse_transform(left.transform(x))).mean(), rel=1e-4
+    )
+    assert list(codes.baselines(subject)) == ["PCA-11", "raw pixels"]
