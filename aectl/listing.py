@@ -15,7 +15,8 @@ from aectl.config import ConfigError
 from aectl.config.record import FORMAT, NewerFormat, check_format
 from aectl.config.stored import read_json
 from aectl.run import OUTPUTS, RECORD, Run, every, find, last_start
-from aectl.terminal import beside, console, shown, significant
+from aectl.terminal import console, shown, significant
+from aectl.terminal_table import rows_with_paths
 
 MOST = 30
 """Runs that are listed."""
@@ -31,7 +32,9 @@ def show(root: Path = OUTPUTS) -> None:
         out.print(f"no run in {shown(root)} yet; make one: aectl train model=dae dataset=digits", soft_wrap=True)
         return
     latest = runs[:MOST]
-    lines = beside(HEADINGS, [facts(folder) for folder in latest], [shown(folder) for folder in latest], out.width)
+    lines = rows_with_paths(
+        HEADINGS, [facts(folder) for folder in latest], [shown(folder) for folder in latest], out.width
+    )
     for number, line in enumerate(lines):
         out.print(line, style=None if number else "bold", soft_wrap=True)
     if len(runs) > MOST:

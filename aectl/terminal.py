@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that a table calculator would compute, or hand on to another program."""
 
+FILE_WIDTH = 200
+"""Columns of a file that a table is printed to."""
 
-def console() -> Console:
-    """Return where tables are printed; a file has no 80 columns to cut them at."""
+
+def console(file_width: int = FILE_WIDTH) -> Console:
+    """Return where tables are printed; a file is `file_width` columns wide unless $COLUMNS is set."""
     from rich.console import Console
     from rich.text import Text
 
@@ -27,7 +30,9 @@ def console() -> Console:
             return super().render_str(lines_of(text), **{**options, "markup": False, "emoji": False})
 
     terminal = Plain(highlight=False, markup=False, emoji=False)
-    return terminal if terminal.is_terminal else Plain(highlight=False, markup=False, emoji=False, width=200)
+    if terminal.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+        return terminal
+    return Plain(highlight=False, markup=False, emoji=False, width=file_width)
 
 
 def significant(value: float, digits: int = 4) -> str:
@@ -86,20 +91,6 @@ def cut(line: str, longest: int) -> str:
     """Return a line without its middle if it is longer than that."""
     tail = longest // 4
     return line if len(line) <= longest else f"{line[: longest - tail - 3]} … {line[-tail:]}"
-
-
-def beside(headings: Sequence[str], rows: Sequence[Sequence[str]], paths: Sequence[str], width: int) -> list[str]:
-    """Return lines of aligned cells with a path behind each, or below it where `width` columns do not hold both.
-
-    Paths are never cut or broken, so that they can be copied.
-    """
-    rows, paths = [[printable(cell) for cell in row] for row in rows], [*map(printable, paths)]
-    sizes = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    facts = ["  ".join(c.ljust(size) for c, size in zip(row, sizes, strict=True)) for row in (headings, *rows)]
-    if max((len(fact) + 2 + len(path) for fact, path in zip(facts[1:], paths, strict=True)), default=0) <= width:
-        return [f"{fact}  {path}" for fact, path in zip(facts, ("folder", *paths), strict=True)]
-    below = [(fact.rstrip(), f"    {path}") for fact, path in zip(facts[1:], paths, strict=True)]
-    return [facts[0].rstrip(), *[line for pair in below for line in pair]]
 
 
 def shown(path: Path) -> str:

@@ -15,6 +15,7 @@ LAYERS = {
     "rng": 0,
     "parallel": 0,
     "terminal": 0,
+    "terminal_table": 1,
     "machine": 0,
     "durable": 0,
     "measures": 1,

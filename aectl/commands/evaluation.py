@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import logging
+import textwrap
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
+from rich.console import Console
 
 from aectl import leaderboard
 from aectl.commands.benchmark import benchmark, fingerprint
@@ -18,10 +19,12 @@ from aectl.evaluation import published, verdict
 from aectl.evaluation.report import EVALUATIONS, HEADLINES, report
 from aectl.evaluation.subject import Rows, Subject
 from aectl.loading import Opened, open_run
-from aectl.measures import arrow, column, columns, damage
+from aectl.measures import arrow, column, damage, is_number
+from aectl.measures import columns as measures_of
 from aectl.rng import Rng
 from aectl.run import Run, now
 from aectl.terminal import console, shown
+from aectl.terminal_table import Column, print_table
 from aectl.training.validation import validate
 
 log = logging.getLogger("aectl")
@@ -123,25 +126,23 @@ def show(section: dict[str, Any], run: Run) -> None:
     images = f"{section['images']:,} {section['split']} images"
     out.print(f"{choices.get('model')} on {choices.get('dataset')}, {images}, after epoch {section['epoch']}\n")
     for name, title in section["titles"].items():
-        out.print(printable(name, title, section[name]))
+        print_rows(out, name, title, section[name])
         out.print()
     for name, why in section["missing"].items():
         out.print(f"no table of {name}: {why}", soft_wrap=True)
     if verdicts := section.get("verdicts"):
-        out.print("\n" + "\n".join(one["text"] for one in verdicts), style="bold")
+        texts = [textwrap.fill(one["text"], max(out.width, 20), subsequent_indent="  ") for one in verdicts]
+        out.print("\n" + "\n".join(texts), style="bold", soft_wrap=True)
     for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", "report.html")):
         if (run.folder / path).exists():
             log.info("%s %s", what, shown(run.folder / path))
 
 
-def printable(name: str, title: str, rows: Rows) -> Table:
-    """Return a table for the terminal, each measure with its better direction, each number with its spread."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("", style="bold")
-    measures = columns(rows.values())
-    for measure in measures:
-        table.add_column(f"{measure} {arrow(name, measure)}".strip(), justify="right", no_wrap=True)
-    cells = [[" ".join(cell).strip() for cell in column(rows.values(), measure)] for measure in measures]
-    for label, *row in zip(rows, *cells, strict=True):
-        table.add_row(label, *row)
-    return table
+def print_rows(out: Console, name: str, title: str, rows: Rows) -> None:
+    """Print a table of metrics.json, each measure with its better direction, each number with its spread."""
+    columns = []
+    for measure in measures_of(rows.values()):
+        cells = [" ".join(cell).strip() for cell in column(rows.values(), measure)]
+        numbers = any(is_number(row.get(measure)) for row in rows.values())
+        columns.append(Column(f"{measure} {arrow(name, measure)}".strip(), cells, is_text=not numbers))
+    print_table(out, Column("", list(rows), bold=range(len(rows))), columns, title)

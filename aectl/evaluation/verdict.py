@@ -100,7 +100,7 @@ def judge(table: str, rows: Rows, headline: Headline) -> Verdict | None:
     found = outcome(difference, ci95, way)
     begin = (headline.about or headline.ability).format(metric.removeprefix(headline.metric.rstrip("*")))
     how = ", ".join(filter(None, (name.removeprefix(MODEL).removeprefix(", "), headline.note(rows[name]))))
-    decimals = decimals_of(difference, ci95)
+    decimals = decimals_of(ours, theirs, ci95)
     text = (
         f"{begin} {with_unit(rounded(ours, decimals), headline.unit)}{f' ({how})' if how else ''}, "
         f"{headline.words.get(rival, rival)} {rounded(theirs, decimals)}: "
@@ -141,11 +141,18 @@ def outcome(difference: float, ci95: float, way: str) -> str:
     return "better" if (difference < 0) == (way == "lower") else "worse"
 
 
-def decimals_of(difference: float, ci95: float) -> int:
-    """Return how many decimals a sentence shows: two digits of the difference, but none that the interval swallows."""
-    sizes = [(abs(difference), 1), (ci95, 0)]
-    known = [more - math.floor(math.log10(size)) for size, more in sizes if math.isfinite(size) and size > 0]
-    return min(max(min(known, default=1), 1), 6)
+def decimals_of(ours: float, theirs: float, ci95: float) -> int:
+    """Return how many decimals a sentence shows: two digits of the difference and one of each number.
+
+    Digits smaller than the interval are left out; there is always one decimal.
+    """
+    wanted = max(place_of(ours - theirs) + 1, place_of(ours), place_of(theirs))
+    return min(max(min(wanted, place_of(ci95)) if ci95 > 0 else wanted, 1), 6)
+
+
+def place_of(value: float) -> int:
+    """Return the decimal of a number's first digit: 2 for 0.05, -1 for 50, 0 for zero and what is not finite."""
+    return -math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
 
 
 def in_words(found: str, difference: float, ci95: float, decimals: int, unit: str) -> str:

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from aectl.leaderboard.boards import Board, Table
-from aectl.measures import arrow, column, is_spread
-from aectl.terminal import beside, console, lines_of, shown, significant
-
-if TYPE_CHECKING:
-    from rich.table import Table as Printable
+from aectl.measures import arrow, column, is_number, is_spread
+from aectl.terminal import console, shown, significant
+from aectl.terminal_table import Column, blocks, print_table, rows_with_paths
 
 NARROW = 100
 """Columns where there is no terminal to fill."""
-GAP = 2
 MANY = 2
-"""Parts of a table up to which its numbers keep their spreads."""
+"""Blocks of a table up to which its numbers keep their spreads."""
 STYLES = {"run": "", "mean": "italic", "baseline": "dim"}
 MIXED = "Measured in different ways, which do not compare: each is ranked by itself."
 
 
 def show(boards: Sequence[Board]) -> None:
     """Print all tables, the best run of each column in bold."""
-    out = console()
-    width = out.width if out.is_terminal else NARROW
+    out = console(NARROW)
     for board in boards:
         out.print(f"\n{board.title}\n", style="bold")
-        for line in beside(*legend(board), [shown(entry.folder) for entry in board.entries], width):
+        for line in rows_with_paths(*legend(board), [shown(entry.folder) for entry in board.entries], out.width):
             out.print(line, soft_wrap=True)
         for table in board.tables:
-            for title, part in printable(table, width):
-                out.print(f"\n{title}", style="bold")
-                out.print(part)
+            out.print()
+            styles = [STYLES[line.kind] for line in table.lines]
+            print_table(out, *split(table, out.width), title=table.title, styles=styles)
             for note in notes(table):
                 out.print(note, style="dim", soft_wrap=True)
     if boards:
@@ -58,49 +53,27 @@ def legend(board: Board) -> tuple[list[str], list[list[str]]]:
     return headings, rows
 
 
-def printable(table: Table, width: int) -> Iterator[tuple[str, Printable]]:
-    """Yield title and printable form of a table, in parts of at most `width` columns; of many, without spreads."""
-    texts = columns_of(table)
-    if len(parts(table, texts, width)) > MANY:
-        texts = columns_of(table, spreads=False)
-    for number, part in enumerate(parts(table, texts, width)):
-        more = ", continued" if number else ""
-        yield table.title + more, one_part(table, {measure: texts[measure] for measure in part})
+def split(table: Table, width: int) -> tuple[Column, list[Column]]:
+    """Return the names and the columns of a table; the numbers of one that fills many blocks have no spreads."""
+    names = Column("", [line.name for line in table.lines])
+    columns = [printable_column(table, measure, cells) for measure, cells in columns_of(table).items()]
+    if len(list(blocks(names, columns, width))) > MANY:
+        short = columns_of(table, spreads=False)
+        columns = [printable_column(table, measure, cells) for measure, cells in short.items()]
+    return names, columns
+
+
+def printable_column(table: Table, measure: str, cells: list[str]) -> Column:
+    """Return the column of a measure, the best runs in bold."""
+    bold = [index for index, line in enumerate(table.lines) if table.is_best(line, measure)]
+    numbers = any(is_number(line.row.get(measure)) for line in table.lines)
+    return Column(heading(table, measure), cells, is_text=not numbers, bold=bold)
 
 
 def columns_of(table: Table, spreads: bool = True) -> dict[str, list[str]]:
     """Return the cells of each measure as text."""
     rows = [line.row if spreads else {k: v for k, v in line.row.items() if not is_spread(k)} for line in table.lines]
     return {measure: [" ".join(pair).strip() for pair in column(rows, measure)] for measure in table.columns}
-
-
-def parts(table: Table, texts: dict[str, list[str]], width: int) -> list[list[str]]:
-    """Return the measures in as many parts as it takes for each to fit `width` columns beside the rows' names."""
-    used = left = max(len(line.name) for line in table.lines)
-    found: list[list[str]] = [[]]
-    for measure, cells in texts.items():
-        wide = GAP + max(map(len, [heading(table, measure), *cells]))
-        if found[-1] and used + wide > width:
-            found.append([])
-            used = left
-        found[-1].append(measure)
-        used += wide
-    return found
-
-
-def one_part(table: Table, texts: dict[str, list[str]]) -> Printable:
-    """Return a printable table of some measures."""
-    from rich.table import Table as Printable
-    from rich.text import Text
-
-    result = Printable(box=None, pad_edge=False, padding=(0, GAP, 0, 0))
-    result.add_column("", no_wrap=True)
-    for measure in texts:
-        result.add_column(heading(table, measure), justify="right", no_wrap=True)
-    for index, line in enumerate(table.lines):
-        cells = [Text(lines_of(texts[m][index]), style="bold" if table.is_best(line, m) else "") for m in texts]
-        result.add_row(line.name, *cells, style=STYLES[line.kind])
-    return result
 
 
 def heading(table: Table, measure: str) -> str:

@@ -8,7 +8,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -18,6 +18,10 @@ from aectl.seeds import interval, p_value
 from aectl.sweep import board
 from aectl.sweep.jobs import Job, differing, over_seeds, read_jobs
 from aectl.terminal import brief, console, shown
+from aectl.terminal_table import Column, cell_width, padded, print_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class SweepTable(Callback):
@@ -116,11 +120,11 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
     """Print the table, the means over seeds where there are several, and all failures."""
     out = console()
     out.print()
-    out.print(table_of_jobs(jobs, varied))
+    print_jobs(out, jobs, varied)
     groups = over_seeds(jobs, varied)
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
         out.print()
-        out.print(table_of_seeds(groups, name_of(jobs)))
+        print_seeds(out, groups, name_of(jobs))
         if len(groups) > 1:
             out.print("p: how probable a difference as large from the best would be without one (Welch's test)")
     failures = [job for job in jobs if job.status == "failed"]
@@ -132,38 +136,40 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
     out.print(f"\nsweep {folder}", soft_wrap=True)
 
 
-def table_of_jobs(jobs: Sequence[Job], varied: Sequence[str]) -> Any:
-    """Return the printable table of jobs; the best is marked with a star, one for each metric minimised."""
-    from rich.table import Table
-
-    table = Table("", "job", *varied, box=None, pad_edge=False)
-    for heading in (name_of(jobs), "epoch", "seconds", "status"):
-        table.add_column(heading, justify="left" if heading == "status" else "right")
+def print_jobs(out: Console, jobs: Sequence[Job], varied: Sequence[str]) -> None:
+    """Print the table of jobs; the best is marked with a star, one for each metric minimised."""
     metrics, marked = name_of(jobs), set()
+    stars = []
     for job in jobs:
         best = job.metric not in marked and job.status != "failed" and not math.isnan(job.value)
         marked |= {job.metric} if best else set()
-        time = "" if job.seconds is None else f"{job.seconds:.1f}"
-        cells = [job.settings.get(key, "") for key in varied]
-        value = number(job.value) if job.metric in ("", metrics) else f"{job.metric} {number(job.value)}"
-        cells += [value, str(job.objective.get("epoch", "")), time, job.status]
-        table.add_row("*" if best else "", str(job.number), *cells, style="bold" if best else None)
-    return table
+        stars.append("*" if best else " ")
+    values = [number(job.value) if job.metric in ("", metrics) else f"{job.metric} {number(job.value)}" for job in jobs]
+    names = Column("  job", [f"{star} {job.number}" for star, job in zip(stars, jobs, strict=True)])
+    columns = [Column(key, [job.settings.get(key, "") for job in jobs], is_text=True) for key in varied]
+    columns += [
+        Column(metrics, values),
+        Column("epoch", [str(job.objective.get("epoch", "")) for job in jobs]),
+        Column("seconds", ["" if job.seconds is None else f"{job.seconds:.1f}" for job in jobs]),
+        Column("status", [job.status for job in jobs], is_text=True),
+    ]
+    print_table(out, names, columns, styles=["bold" if star == "*" else "" for star in stars])
 
 
-def table_of_seeds(groups: Sequence[tuple[dict[str, str], list[float]]], name: str) -> Any:
-    """Return the printable table of means over seeds: standard deviation, bootstrap interval, p against the best."""
-    from rich.table import Table
-
-    table = Table(*groups[0][0], box=None, pad_edge=False)
-    for heading in (f"mean {name}", "± std", "95 %", "seeds", "p"):
-        table.add_column(heading, justify="right")
-    best = groups[0][1]
-    for group, values in groups:
-        mean, deviation = number(statistics.fmean(values)), f"{statistics.stdev(values):.2g}" if values[1:] else "-"
-        p = "" if values is best else probability(best, values)
-        table.add_row(*group.values(), mean, deviation, spread(values), str(len(values)), p)
-    return table
+def print_seeds(out: Console, groups: Sequence[tuple[dict[str, str], list[float]]], name: str) -> None:
+    """Print the table of means over seeds: standard deviation, bootstrap interval, p against the best."""
+    best, values = groups[0][1], [group for _, group in groups]
+    settings = [list(groups[0][0]), *[list(group.values()) for group, _ in groups]]
+    sizes = [max(map(cell_width, values)) for values in zip(*settings, strict=True)]
+    heading, *names = [padded(row, sizes) for row in settings]
+    columns = [
+        Column(f"mean {name}", [number(statistics.fmean(group)) for group in values]),
+        Column("± std", [f"{statistics.stdev(group):.2g}" if group[1:] else "-" for group in values]),
+        Column("95 %", [spread(group) for group in values]),
+        Column("seeds", [str(len(group)) for group in values]),
+        Column("p", ["" if group is best else probability(best, group) for group in values]),
+    ]
+    print_table(out, Column(heading, names), columns)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -78,7 +78,10 @@ class Live(Lines):
         """Return the jobs that run now, and how many are to come."""
         from rich.table import Table
 
-        table = Table("job", "", "epoch", "objective", "left", box=None, pad_edge=False)
+        table = Table("job", box=None, pad_edge=False)
+        table.add_column("", overflow="fold")
+        for heading in ("epoch", "objective", "left"):
+            table.add_column(heading, no_wrap=True)
         for job in self.running.values():
             table.add_row(str(job.number), self.name(job), *progress(job))
         table.caption = f"{self.count} of {self.total} ended"
