@@ -80,6 +80,32 @@ ALIKE = {"exact": "exact or bound", "bound": "exact or bound"}
 """Texts that stand for another one in comparing: what a bound on -log p(x) says is reached at least."""
 
 MEANING = {
+    "objective/loss": "what training minimises, a mean over images",
+    "objective/negative_elbo": "negative evidence lower bound, at least the negative log-likelihood, in nats per image",
+    "objective/nll": "the loss's term of reconstruction, -log p(x|z), in nats per image",
+    "objective/kl": "the loss's divergence of the codes from their prior, in nats per image",
+    "objective/kl_*": "the share in kl of this layer of codes, in nats per image",
+    "objective/one_set": "mean over the orderings of each one's own negative log-likelihood, in nats per image",
+    "objective/pseudo_nll": "negative pseudo-log-likelihood of the binary pixels, in nats per image",
+    "objective/pseudo_nll_*": "negative pseudo-log-likelihood of this layer's input, in nats per image",
+    "objective/reconstruction": "the loss's term of reconstruction, summed over pixels, a mean over images",
+    "objective/reconstruction_*": "error of this layer in reconstructing its input, a mean over images",
+    "objective/penalty": "the loss's penalty, a mean over images",
+    "objective/classification": "cross-entropy of the classes, in nats per labelled image",
+    "objective/error": "share of labelled images classified wrongly",
+    "objective/mse_*": "mean squared error of this layer in reconstructing its input",
+    "objective/dead": "share of the code's units that are the same for all images",
+    "objective/energy": "mean free energy of the images, in nats",
+    "objective/energy_distance": "energy distance between samples and these images",
+    "objective/spread": "mean distance between samples, relative to that between images",
+    "objective/reached": "share of images that are the nearest one of some sample",
+    "sweep/epoch": "epoch of the best value",
+    "sweep/seconds": "duration of the run",
+    "sweep/val/*": "best value on validation images, a mean over them",
+    "sweep/train/*": "best value on training images, a mean over them",
+    "seeds/val/*": "mean over seeds of the best values on validation images",
+    "seeds/train/*": "mean over seeds of the best values on training images",
+    "seeds/seeds": "runs that differ in the seed alone",
     "seeds/95 %": "bootstrap interval of the mean over seeds",
     "seeds/p": "how probable a difference from the best as large as this one would be without one (Welch's test)",
     "noises/*": "PSNR of the restored images under this noise, in dB",
@@ -105,6 +131,8 @@ MEANING = {
     "ap_*": "average precision",
     "rhat_*": "split R-hat of this statistic of the states: 1 where the chains have forgotten their starts",
     "ess_*": "independent draws that tell the mean of this statistic as well",
+    "images": "images that were measured",
+    "chains/chains": "chains that were run",
     "chains/draws": "states of each chain",
     "burn_in": "steps before the first draw",
     "thinning": "steps from draw to draw",
@@ -134,6 +162,7 @@ MEANING = {
     "active_share": "share of units active on an image",
     "active_units": "units active on an image",
     "dead_units": "units never active",
+    "active_latents": "units whose posterior mean varies over images with a variance above .01",
     "units": "size of the code",
     "hoyer": "Hoyer sparsity, 0 for equal units, 1 for a single active one",
 }
@@ -141,10 +170,11 @@ MEANING = {
 
 
 def looked_up(known: Mapping[str, str], table: str, measure: str) -> str:
-    """Return what `known` says of a measure, the first pattern that fits; the empty text if it says nothing."""
-    if measure in known:
-        return known[measure]
-    names = (measure, f"{table}/{measure}")
+    """Return what `known` says of a measure: under its own name, else the first pattern that fits, else nothing."""
+    names = (f"{table}/{measure}", measure)
+    for name in names:
+        if name in known:
+            return known[name]
     return next((found for pattern, found in known.items() if any(fnmatchcase(n, pattern) for n in names)), "")
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,9 @@ GROUPS = ("model", "dataset")
 """Parts of a config that no run is without."""
 PACKAGES = ("aectl", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 OUTPUTS = Path("outputs")
+
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
+"""The words of the command line as they were typed; empty in the process of a sweep's job, which nobody typed."""
 
 
 class Run:
@@ -87,9 +91,9 @@ class Run:
         device: dict[str, Any],
         goal: dict[str, Any],
     ) -> None:
-        """Write run.json for a run that starts, or goes on, now; `goal` has the epochs and the objective."""
+        """Write run.json for a run that starts or resumes now; `goal` has the epochs and the objective."""
         resumed = (self.folder / RECORD).is_file()
-        command = shlex.join(["aectl", "train", *overrides])
+        command = shlex.join(COMMAND.get() or ("aectl", "train", *overrides))
         started = {} if resumed else {"started": now(), "command": command, "overrides": overrides}
         self.update(
             format=FORMAT,

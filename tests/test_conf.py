@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from aectl.config import accepts, build, check_signature, conf_dir
 from aectl.config.schema import check_ranges
 from aectl.loading import PARTS, build_model
-from aectl.models.base import Model
+from aectl.measures import meaning
+from aectl.models.base import Batch, Model
+from aectl.rng import Rng
 from aectl.training.device import available
 
 CONF = Path(conf_dir())
@@ -43,8 +46,13 @@ def test_every_option_composes_and_fits_its_signature(group, option):
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "model" and option != "custom"])
 def test_every_model_builds_with_every_number_of_its_yaml_stated(option):
     config = composed("dataset=digits", f"model={option}")
-    model = build_model(config, FACTS.get(option, DIGITS))
+    facts = FACTS.get(option, DIGITS)
+    model = build_model(config, facts)
     assert isinstance(model, Model)
+    # The first table of an evaluation shows what it validates.
+    batch = Batch(Rng(0).uniform(100, *facts["shape"]), torch.arange(100) % 10, torch.arange(100))
+    names = model.eval().validate(batch, Rng(0))
+    assert names and [name for name in names if not meaning("objective", name)] == []
     for part in PARTS:
         assert accepts(config.model, part) or config[part]["_target_"] is None
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from aectl import page
+from aectl.page import split
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 RECORD = {
@@ -38,6 +39,16 @@ SECTION = {
     },
     "likelihood": {"model": {"nll": 95.5, "kind": "bound"}, "<i>AIS</i>": {"nll": 80.0, "kind": "estimate"}},
     "probes": {"model": {"linear_10": 60.0, "linear_10_sd": 4.0}},
+    "noises": {
+        name: {f"salt_and_pepper_{i}": level + i for i in range(9)}
+        | {f"salt_and_pepper_{i}_ci95": 0.04 for i in range(9)}
+        for name, level in (("model", 10.0), ("best affine", 9.0), ("noisy input of a long name", 1.0))
+    },
+    "settings": {"job 0": {"tags.path": "a_path/" * 30, "tags.words": "several words " * 20}},
+    "verdicts": [
+        {"table": "denoising", "outcome": "better", "text": "denoising 16.3 dB, <best> affine 14.8: better by 1.5"},
+        {"table": "samples", "outcome": "odd", "text": "samples .9"},
+    ],
     "missing": {"distances": "no judge for <b>digits</b>"},
     "titles": {"reconstruction": "reconstruction", "likelihood": "likelihood, nats per image"},
 }
@@ -72,10 +83,20 @@ class Parsed(HTMLParser):
             self.tables[-1][-1][-1] += data.strip("\n").replace("\u200b", "").replace("\xa0", " ")
 
 
+SIZES = {
+    "anomalies_mnist": (300, 200),
+    "learning_curves": (400, 400),
+    "my_own_figure": (300, 300),
+    "reconstructions": (900, 200),
+    "samples": (200, 200),
+}
+"""Figures by name, in the order of the files, with their pixels."""
+
+
 @pytest.fixture
 def pictures(tmp_path):
-    paths = [tmp_path / "reconstructions.png", tmp_path / "my_own_figure.png"]
-    for path, size in zip(paths, [(900, 200), (300, 300)], strict=True):
+    paths = [tmp_path / f"{name}.png" for name in SIZES]
+    for path, size in zip(paths, SIZES.values(), strict=True):
         Image.new("RGB", size, "steelblue").save(path)
     return paths
 
@@ -83,7 +104,8 @@ def pictures(tmp_path):
 @pytest.fixture
 def written(tmp_path, pictures):
     path = tmp_path / "report.html"
-    settings = {"title": "dae on digits", "command": "aectl eval run=x", "config_yaml": "tags:\n  why: </pre><script>"}
+    settings = {"title": "dae on digits", "name": "<u>run</u>", "config_yaml": "tags:\n  why: </pre><script>"}
+    settings |= {"commands": [RECORD["command"], "aectl eval run=x"]}
     assert page.write(path, **settings, record=RECORD, section=SECTION, figures=pictures) == path
     return path
 
@@ -116,7 +138,7 @@ def test_what_users_typed_is_text_and_no_markup(written, parsed):
 
 
 def test_tables_are_complete(parsed):
-    reconstruction, likelihood, probes = parsed.tables
+    reconstruction, likelihood, probes, *noises, _ = parsed.tables
     assert reconstruction == [
         ["row", "mse ↓", "psnr ↑"],
         ["dae", "0.003912", "± 0.000041", "24.08"],
@@ -126,20 +148,57 @@ def test_tables_are_complete(parsed):
     assert likelihood == [["row", "nll ↓", "kind"], ["dae", "95.50", "bound"], ["<i>AIS</i>", "80.00", "estimate"]]
     assert probes[1] == ["dae", "60.0", "± 4.0"]
     assert "a standard deviation for linear_10" in parsed.text
+    # Wider than a screen, and so in two parts, each with the names of the rows.
+    assert [[row[0] for row in part] for part in noises] == [
+        ["row", "dae", "best affine", "noisy input of a long name"]
+    ] * 2
+    assert [name for part in noises for name in part[0][1:]] == [f"salt_and_pepper_{i} ↑" for i in range(9)]
+    assert [row[-2:] for row in noises[1]][1:] == [["18.000", "± 0.040"], ["17.000", "± 0.040"], ["9.000", "± 0.040"]]
 
 
 def test_the_best_is_marked_among_rows_measured_alike(written):
     best = re.findall(r'class="best">([^<]*)<', written.read_text())
-    assert best == ["0.003912", "24.08"]
-    assert written.read_text().count('<tr class="model">') == 3
+    assert best == ["0.003912", "24.08", *[f"{10 + i}.000" for i in range(9)]]
+    assert written.read_text().count('<tr class="model">') == 5
+
+
+def test_each_number_is_named_by_split_and_each_column_explained(parsed):
+    assert parsed.text.count("\n10000 test images") == 0
+    assert parsed.text.count("\n10,000 test images\n") == 5
+    assert "mse: mean squared error per pixel" in re.sub(r"(mse)(mean)", r"\1: \2", parsed.text)
+    assert parsed.text.count("PSNR of the restored images under this noise, in dB") == 1
+
+
+def test_verdicts_and_pictures_come_before_the_tables_and_the_tables_before_what_made_them(parsed):
+    words = ("dae on digits", "denoising 16.3 dB", "samples .9", "Losses and metrics", "Images drawn", "± half")
+    words += ("Reconstruction\n", "Not measured\n", "How it was made\n", "aectl eval run=x", "cpu, fp32", "tags:")
+    places = [parsed.text.rindex(word) for word in words]
+    assert places == sorted(places)
+    assert ("li", {"class": "better"}) in parsed.elements
+    assert ("li", {}) in parsed.elements
 
 
 def test_pictures_are_embedded_with_captions_and_texts_for_who_cannot_see(parsed):
     images = [attributes for tag, attributes in parsed.elements if tag == "img"]
-    assert [(image["width"], image["height"]) for image in images] == [("900", "200"), ("300", "300")]
+    order = ["reconstructions", "learning_curves", "samples", "anomalies_mnist", "my_own_figure"]
+    assert [(int(image["width"]), int(image["height"])) for image in images] == [SIZES[name] for name in order]
     assert all(image["src"].startswith("data:image/png;base64,iVBOR") and len(image["alt"]) > 10 for image in images)
-    assert "My own figure." in parsed.text
-    assert ("figure", {"class": "wide"}) in parsed.elements
+    assert "My own figure." in parsed.text and "held-out images from mnist." in parsed.text
+    # Learning curves are large whatever their shape.
+    assert [a.get("class") for tag, a in parsed.elements if tag == "figure"] == ["wide", "wide", None, None, None]
+
+
+def test_wide_tables_are_split_into_even_parts():
+    assert split([100] * 8, 1000) == [(0, 8)]
+    assert split([100] * 8, 500) == [(0, 4), (4, 8)]
+    assert split([100] * 9, 400) == [(0, 3), (3, 6), (6, 9)]
+    assert split([900, 100, 100], 500) == [(0, 1), (1, 2), (2, 3)]
+    assert split([], 500) == [(0, 0)]
+    assert split([100, 100], -5) == [(0, 1), (1, 2)]
+    for widths in ([120, 80, 300, 40, 250, 90, 310, 60], [399] * 5, [10] * 50):
+        parts = split(widths, 400)
+        assert all(sum(widths[first:last]) <= 400 for first, last in parts)
+        assert [i for first, last in parts for i in range(first, last)] == list(range(len(widths)))
 
 
 def test_the_head_says_what_it_is_about(parsed):
@@ -148,16 +207,17 @@ def test_the_head_says_what_it_is_about(parsed):
         "after epoch 2",
         "interrupted",
         "1 February 2026, 08:05 UTC",
+        "<u>run</u>",
         "cpu, fp32, 1 thread",
         "0123456789, with changes",
-        "val/loss 4.387 in epoch 2",
+        "val/loss 4.387 in epoch 2, on validation images",
         "aectl eval run=x",
     )
     assert [word for word in words if word not in parsed.text] == []
 
 
 def test_a_record_that_tells_little_makes_a_page_too(tmp_path):
-    path = page.write(tmp_path / "r.html", title="x", command="", config_yaml="", record={}, section={"split": "test"})
+    path = page.write(tmp_path / "r.html", title="x", commands=[], record={}, section={"split": "test"})
     found = Parsed(path.read_text())
     assert found.tables == []
     assert "None" not in found.text
@@ -165,12 +225,17 @@ def test_a_record_that_tells_little_makes_a_page_too(tmp_path):
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome here")
 def test_a_browser_shows_it_without_a_page_that_scrolls_sideways(written):
-    """The page in frames of a phone's and a screen's width, measured from outside, since it runs no script itself."""
-    frames = "".join(f'<iframe src="{written.name}" width="{w}" height="900"></iframe>' for w in (420, 1200))
+    """The page in frames of a phone's and a screen's width, measured from outside, since it runs no script itself.
+
+    Tables scroll in boxes of their own on the phone, and not at all on the screen.
+    """
+    frames = "".join(f'<iframe src="{written.name}" width="{w}" height="900"></iframe>' for w in (400, 1280))
     script = """onload = () => document.body.append(JSON.stringify([...document.querySelectorAll('iframe')].map(f => {
         const d = f.contentDocument, images = [...d.images]
+        const boxes = [...d.querySelectorAll('.scroll')]
         return [d.documentElement.scrollWidth, images.filter(i => i.naturalWidth).length,
-                d.querySelectorAll('tbody tr').length, f.contentWindow.performance.getEntriesByType('resource')
+                boxes.filter(b => b.scrollWidth > b.clientWidth).length > 0, d.querySelectorAll('tbody tr').length,
+                f.contentWindow.performance.getEntriesByType('resource')
                 .filter(e => !e.name.startsWith('data:')).length] })))"""
     outer = written.with_name("outer.html")
     outer.write_text(f"<!doctype html><body>{frames}<script>{script}</script>")
@@ -179,4 +244,4 @@ def test_a_browser_shows_it_without_a_page_that_scrolls_sideways(written):
     shown = subprocess.run([*command, "--dump-dom", outer.as_uri()], capture_output=True, text=True, timeout=120)
     found = re.search(r"\[\[.*?\]\]", html.unescape(shown.stdout.split("</script>")[-1]))
     assert found, shown.stderr
-    assert found[0] == "[[420,2,6,0],[1200,2,6,0]]"
+    assert found[0] == "[[400,5,true,13,0],[1280,5,false,13,0]]"

@@ -1,7 +1,10 @@
 """The table at the end of a sweep, from run folders alone."""
 
 import csv
+import html
 import json
+import re
+import shlex
 
 import pytest
 from omegaconf import OmegaConf
@@ -117,6 +120,63 @@ def test_figures_and_a_page_show_what_was_swept(tmp_path, capsys):
     assert page.count("data:image/png") == 3
     assert "optimizer.lr" in page and "0.01" in page
     assert "3 runs" in page and "checkpoint" not in page
+
+
+RECORD = {"choices": {"model": "dae", "dataset": "digits"}, "versions": {"aectl": "0.1.0"}}
+
+
+def page_of(folder, capsys):
+    close(folder, capsys)
+    return html.unescape((folder / "report.html").read_text())
+
+
+def test_the_page_names_model_data_settings_and_the_command_that_was_typed(tmp_path, capsys):
+    typed = ["aectl", "train", "-m", "model=dae", "seed=0,1", "jobs=1", "tags.why=it's a <b>$x</b>"]
+    for seed in range(3):
+        words = ["dataset=digits", "epochs=5", f"seed={seed}"]
+        write_job(tmp_path, seed, words, 3.0 - seed, **RECORD) if seed else write_job(
+            tmp_path, 0, words, status="failed", error="no room"
+        )
+    plan = {"format": 1, "typed": typed, "command": ["-m", "model=dae", "hydra.launcher.jobs=1"], "jobs": []}
+    (tmp_path / "sweep.json").write_text(json.dumps(plan))
+    with pytest.raises(SystemExit):
+        page_of(tmp_path, capsys)
+    text = html.unescape((tmp_path / "report.html").read_text())
+    assert "<h1>dae on digits: sweep of seed</h1>" in text
+    assert f"{tmp_path.name} · 3 runs: 2 done, 1 failed" in text
+    (typed_line,) = re.findall(r"^.*tags.why.*$", text, re.MULTILINE)
+    assert shlex.split(typed_line.partition(">")[2]) == typed
+    assert f"aectl train -m resume={tmp_path}" in text
+    assert "Best run: job 2 (seed=2), val/loss 1." in text
+    for name, value in (("model", "dae"), ("data set", "digits"), ("other settings typed", "epochs=5")):
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in text
+    assert "no room" in text
+    # Older sweeps have only the words that Hydra was given; in a stranger's each word is quoted.
+    (tmp_path / "sweep.json").write_text(json.dumps({**plan, "typed": None, "command": ["-m", "seed=1; rm x"]}))
+    with pytest.raises(SystemExit):
+        page_of(tmp_path, capsys)
+    assert "aectl train -m 'seed=1; rm x'" in html.unescape((tmp_path / "report.html").read_text())
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.0, 1.1, 2.0, 2.1], "code=2 1.05, significantly better than model.code=4 2.05 (Welch's test, p = 0.005)"),
+        ([1.0, 3.0, 2.0, 2.1], "code=2 2, not significantly better than model.code=4 2.05 (Welch's test, p = 0.97)"),
+        ([1.0, 1.0, 2.0, 2.0], "code=2 1, not significantly better than model.code=4 2 (Welch's test)"),
+    ],
+)
+def test_the_page_says_whether_the_best_setting_is_better_as_far_as_seeds_can_tell(tmp_path, capsys, values, said):
+    for number, value in enumerate(values):
+        write_job(tmp_path, number, [f"model.code={2 + 2 * (number > 1)}", f"seed={number % 2}"], value)
+    page = page_of(tmp_path, capsys)
+    assert said in page
+    assert 'scope="row">jobs 0, 1<' in page and 'scope="row">jobs 2, 3<' in page
+
+
+def test_a_sweep_of_one_run_has_a_page_too(tmp_path, capsys):
+    write_job(tmp_path, 0, ["model=dae"], 1.0)
+    assert "Best run: job 0, val/loss 1." in page_of(tmp_path, capsys)
 
 
 def test_intervals_and_p_values_over_seeds():

@@ -1,5 +1,6 @@
 """Whole sweeps: beside each other, killed in the middle, and gone on with."""
 
+import json
 import os
 import signal
 
@@ -19,6 +20,10 @@ def test_jobs_run_beside_each_other_and_a_failed_one_is_told_at_once(tmp_path, m
     assert lines.index(failed) < next(i for i, line in enumerate(lines) if "of 3 runs failed" in line)
     states = [record(job)["status"] for job in jobs(sweep_folder())]
     assert states == ["done", "failed", "done"]
+    # What was typed is kept word for word; of a job, nobody typed more than its overrides.
+    typed = ["aectl", "train", "-m", *QUICK[:2], "model.code=4,0,8", "epochs=2", "jobs=2"]
+    assert json.loads((sweep_folder() / "sweep.json").read_text())["typed"] == typed
+    assert record(jobs(sweep_folder())[2])["command"].startswith("aectl train dataset=digits device=cpu model.code=8 ")
     assert [record(job)["overrides"][-1] for job in jobs(sweep_folder())] == [f"device.threads={share()}"] * 3
 
 

@@ -67,6 +67,9 @@ def dispatch(arguments: Sequence[str]) -> None:
         return print(help.of_command(command) if command in COMMANDS else help.overview())
     if command not in COMMANDS:
         refuse(unknown_command(arguments))
+    from aectl.run import COMMAND
+
+    COMMAND.set(("aectl", *arguments))
     return run_command(command, arguments[1:])
 
 

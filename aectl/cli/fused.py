@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from aectl.cli import job, sweep
 from aectl.cli.job import silence
 from aectl.config import ConfigError
-from aectl.run import Run
+from aectl.run import COMMAND, Run
 from aectl.sweep.bundles import Bundle, Bundles
 from aectl.sweep.places import Task, Watcher
 from aectl.sweep.plan import Planned, read
@@ -89,6 +89,7 @@ def begin(one: Planned, fleet: Fleet, flags: Sequence[str], extra: Sequence[str]
 
     if (pid := job.wait_for(one)) is not None:
         return f"process {pid} still trains it"
+    COMMAND.set(())
     words, said, known = job.command(one, extra), io.StringIO(), len(fleet.begun)
     with contextlib.suppress(SystemExit), silence(said):
         run_command("train", [*flags, *words], fleet.take)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from aectl.cli.resume import may_change
-from aectl.run import Run, is_alive
+from aectl.run import COMMAND, Run, is_alive
 from aectl.sweep.plan import Planned
 
 PATIENCE_SECONDS = 60.0
@@ -30,6 +30,7 @@ def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()
     if (pid := wait_for(job)) is not None:
         return f"process {pid} still trains it"
     words = command(job, extra)
+    COMMAND.set(())
     said = io.StringIO()
     with contextlib.suppress(SystemExit), silence(said):
         run_command("train", [*flags, *words])

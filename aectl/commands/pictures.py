@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from aectl import durable, page
@@ -41,12 +44,20 @@ def draw_all(opened: Opened, subject: Subject, section: dict[str, Any], config: 
     page.write(
         run.folder / "report.html",
         title=f"{choices.get('model')} on {choices.get('dataset')}",
-        command=f"aectl eval run={shown(run.folder)} split={config.split} checkpoint={config.checkpoint}",
+        name=run.folder.absolute().name,
+        commands=[str(run.record.get("command") or ""), eval_command(run.folder, config)],
         config_yaml=OmegaConf.to_yaml(opened.config, resolve=True),
         record=run.record,
         section=section,
         figures=paths,
     )
+
+
+def eval_command(folder: Path, config: DictConfig) -> str:
+    """Return the command that evaluates a run as it was evaluated, quoted for a shell."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else [f"split={config.split}"]
+    kept = [word for word in typed if word.lstrip("+~").partition("=")[0] != "run"]
+    return shlex.join(["aectl", "eval", f"run={shown(folder)}", *kept])
 
 
 def strangeness(subject: Subject) -> dict[str, Any]:

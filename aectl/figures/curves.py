@@ -15,6 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from aectl.figures import style
 
 COLUMNS = 3
+WIDTH, HEIGHT, LOSS_HEIGHT = 10.2, 2.3, 3.8
+"""Inches: of the figure, of a row of small panels, and of the panel of losses."""
 LOOKS = {
     "train": {"color": style.BLUE, "linestyle": "-"},
     "val": {"color": style.ORANGE, "linestyle": "--"},
@@ -27,7 +29,7 @@ Curve = list[float]
 
 
 def learning_curves(metrics_csv: Path) -> Figure:
-    """Show every metric over the epochs, training and validation in one panel, all losses in the first.
+    """Show every metric over the epochs, training and validation in one panel, all losses in a large one on top.
 
     Raises ValueError if the file has no finished epoch, OSError if it cannot be read.
     """
@@ -37,11 +39,15 @@ def learning_curves(metrics_csv: Path) -> Figure:
         name = tag.rpartition("/")[2]
         panels.setdefault("loss" if name.startswith("loss") else name, {})[tag] = values
     panels = {name: found for name, found in panels.items() if found}
-    columns = min(COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.4 * columns, 2.5 * rows), dpi=style.DPI, layout="constrained")
-    for i, (name, found) in enumerate(panels.items()):
-        axes = figure.add_subplot(rows, columns, i + 1)
+    on_top = int("loss" in panels)
+    others = len(panels) - on_top
+    columns = max(1, min(COLUMNS, others))
+    heights = [LOSS_HEIGHT] * on_top + [HEIGHT] * -(-others // columns)
+    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=style.DPI, layout="constrained")
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    places = [grid[0, :]] * on_top + [grid[on_top + i // columns, i % columns] for i in range(others)]
+    for place, (name, found) in zip(places, panels.items(), strict=True):
+        axes = figure.add_subplot(place)
         draw_panel(axes, name, epochs, found)
         for before, (earlier, later) in zip(epochs, pairwise(stages), strict=False):
             if earlier != later:

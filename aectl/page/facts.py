@@ -1,4 +1,4 @@
-"""What the head of the page says of a run, in words."""
+"""What the page says of a run beside its numbers: images, objective, device, versions."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ from typing import Any
 
 from aectl.terminal import significant
 
+SPLITS = {"train": ", on training images", "val": ", on validation images"}
+"""The images of a metric, by the prefix of its name."""
+
 
 def subtitle(section: Mapping[str, Any]) -> str:
-    """Return what was evaluated: `10,000 test images, checkpoint best of epoch 12`, or what the section says."""
+    """Return what was evaluated: `10,000 test images, checkpoint “best”, after epoch 12`, or the section's `about`."""
     if "about" in section:
         return str(section["about"])
-    images, split = section.get("images"), section.get("split", "")
-    counted = f"{images:,} {split} images".replace("  ", " ") if isinstance(images, int) else f"{split} images"
     after = f", after epoch {section['epoch']}" if "epoch" in section else ""
-    return f"{counted.strip()}, checkpoint “{section.get('checkpoint', 'best')}”{after}"
+    return f"{measured_on(section)}, checkpoint “{section.get('checkpoint', 'best')}”{after}"
 
 
-def facts(record: Mapping[str, Any], section: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what is known of a run, as pairs of a name and words; nothing of what is not known."""
+def measured_on(section: Mapping[str, Any]) -> str:
+    """Return the images of an evaluation: `10,000 test images`; nothing of a section that has none."""
+    images, split = section.get("images"), section.get("split", "")
+    if "about" in section:
+        return ""
+    counted = f"{images:,} {split} images" if isinstance(images, int) else f"{split} images"
+    return " ".join(counted.split())
+
+
+def run_facts(record: Mapping[str, Any], section: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is known of a run, as pairs of a name and a text; what is not known is left out."""
     choices = record.get("choices") or {}
     pairs = [
         ("model", choices.get("model")),
         ("data set", choices.get("dataset")),
         ("noise", choices.get("noise")),
         ("penalty", choices.get("penalty")),
-        ("objective", objective(record)),
+        ("objective of training", objective(record)),
         ("epochs trained", record.get("epochs")),
         ("seed of training", record.get("seed")),
         ("seed of evaluation", section.get("seed")),
@@ -35,18 +45,24 @@ def facts(record: Mapping[str, Any], section: Mapping[str, Any]) -> list[tuple[s
         ("evaluated", when(section.get("when"))),
         ("device", device(record)),
         ("git", git(record)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())),
+        ("versions", versions(record)),
     ]
     return [(name, str(value)) for name, value in pairs if value not in (None, "", "None")]
 
 
+def versions(record: Mapping[str, Any]) -> str:
+    """Return the packages that a run was trained with, and their versions."""
+    return ", ".join(f"{name} {version}" for name, version in (record.get("versions") or {}).items())
+
+
 def objective(record: Mapping[str, Any]) -> str:
-    """Return what was minimised, how far, and when."""
+    """Return the metric that was minimised, its best value, and its images, by the prefix of its name."""
     found = record.get("objective") or {}
-    value = found.get("value")
+    name, value = str(found.get("name") or ""), found.get("value")
     if value is None:
-        return str(found.get("name") or "")
-    return f"{found.get('name')} {significant(value)} in epoch {found.get('epoch')}"
+        return name
+    images = SPLITS.get(name.partition("/")[0], "")
+    return f"{name} {significant(value)} in epoch {found.get('epoch')}{images}"
 
 
 def when(text: Any) -> str:

@@ -44,13 +44,17 @@ def draw(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
 def curves(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
     """Return the metric over the epochs, the best job's curve the darkest."""
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure, axes = pyplot.subplots(figsize=(10, 4.6))
     for job, colour in reversed(list(zip(jobs, shades(len(jobs)), strict=True))):
         points = [(int(row["epoch"]), float(row[metric])) for row in epochs(job.folder) if row.get(metric)]
-        label = f"{job.number}  " + " ".join(f"{key.rpartition('.')[2]}={job.settings.get(key, '')}" for key in swept)
+        label = f"job {job.number}  " + " ".join(
+            f"{key.rpartition('.')[2]}={job.settings.get(key, '')}" for key in swept
+        )
         axes.plot([epoch for epoch, _ in points], [value for _, value in points], color=colour, label=label)
-    axes.set(xlabel="epoch", ylabel=metric, title="The runs over one another")
+    axes.set(xlabel="epoch", ylabel=metric, title=f"{metric} of each run")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(jobs) <= FEW:
         axes.legend(reverse=True, frameon=False, fontsize=8)
     return figure
@@ -90,7 +94,7 @@ def parallel(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
         for height, text in ticks:
             axes.annotate(text, (place, height), (4, 0), textcoords="offset points", fontsize=8, va="center")
     axes.set_xticks(range(len(heights)), [*(key.rpartition(".")[2] for key in swept), metric])
-    axes.set(yticks=[], xlim=(-0.2, len(heights) - 0.4), title="Each run's way to its objective")
+    axes.set(yticks=[], xlim=(-0.2, len(heights) - 0.4), title="Settings and objective of each run")
     axes.spines[:].set_visible(False)
     return figure
 

@@ -27,6 +27,7 @@ class Job:
     error: str = ""
     objective: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -72,7 +73,7 @@ def read_job(number: int, folder: Path) -> Job:
         overrides = read_words(path) if path.is_file() else []
     error = (str(record.get("error") or "").strip().splitlines() or [""])[-1]
     objective, status = record.get("objective") or {}, record.get("status") or "failed"
-    return Job(number, folder, settings(overrides), status, error, objective, seconds_of(record))
+    return Job(number, folder, settings(overrides), status, error, objective, seconds_of(record), record)
 
 
 def epochs(folder: Path) -> list[dict[str, str]]:
@@ -115,3 +116,9 @@ def over_seeds(jobs: Sequence[Job], varied: Sequence[str]) -> list[tuple[dict[st
             groups.setdefault(tuple(job.settings.get(key, "") for key in others), []).append(job.value)
     named = [(dict(zip(others, values, strict=True)), objectives) for values, objectives in groups.items()]
     return sorted(named, key=lambda group: statistics.fmean(group[1]))
+
+
+def name_of(jobs: Sequence[Job]) -> str:
+    """Return the metric that the jobs minimised; models may differ in theirs."""
+    names = dict.fromkeys(job.objective["name"] for job in jobs if job.objective.get("name"))
+    return " / ".join(names) or "objective"

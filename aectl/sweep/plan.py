@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from aectl.config import ConfigError
 from aectl.config.folders import slug
 from aectl.config.record import check_format
 from aectl.config.stored import read_json
-from aectl.run import RECORD, Run, write_json
+from aectl.run import COMMAND, RECORD, Run, write_json
 from aectl.terminal import shown
 
 PLAN = "sweep.json"
@@ -65,7 +66,8 @@ def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
                 f"  and would now be {' '.join(job.overrides)}: what the sweep was started from has changed"
             )
     entries = [{"number": job.number, "overrides": list(job.overrides)} for job in known.values()]
-    write_json(folder / PLAN, {"format": FORMAT, "command": list(words), "jobs": entries})
+    typed = content(folder)["typed"] if (folder / PLAN).is_file() else list(COMMAND.get())
+    write_json(folder / PLAN, {"format": FORMAT, "typed": typed, "command": list(words), "jobs": entries})
 
 
 def read(folder: Path) -> list[Planned]:
@@ -83,12 +85,22 @@ def command(folder: Path) -> list[str]:
     return list(content(folder)["command"])
 
 
+def typed_command(folder: Path) -> str:
+    """Return the command that started the sweep in a folder as it was typed, quoted for a shell; empty without one."""
+    if not (folder / PLAN).is_file():
+        return ""
+    found = content(folder)
+    # Sweeps of older versions have only the words that Hydra was given.
+    return shlex.join(found["typed"] or ["aectl", "train", *found["command"]])
+
+
 def content(folder: Path) -> dict[str, Any]:
     """Return what sweep.json holds; raises ConfigError if it cannot be read."""
     found = read_json(folder / PLAN)
     check_format(found, FORMAT, folder / PLAN)
     try:
         jobs = [{"number": int(one["number"]), "overrides": [*map(str, one["overrides"])]} for one in found["jobs"]]
-        return {"command": [*map(str, found["command"])], "jobs": jobs}
+        typed = [*map(str, found.get("typed") or [])]
+        return {"typed": typed, "command": [*map(str, found["command"])], "jobs": jobs}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / PLAN} cannot be read: {error}") from None

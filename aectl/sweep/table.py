@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from aectl import page
-from aectl.seeds import interval, p_value
 from aectl.sweep import board
-from aectl.sweep.jobs import Job, differing, over_seeds, read_jobs
-from aectl.terminal import brief, console, shown
+from aectl.sweep.formats import number, probability, spread
+from aectl.sweep.jobs import Job, differing, name_of, over_seeds, read_jobs
+from aectl.sweep.report import report
+from aectl.terminal import brief, console
 from aectl.terminal_table import Column, cell_width, padded, print_table
 
 if TYPE_CHECKING:
@@ -56,48 +56,6 @@ def close(folder: Path) -> None:
     board.write(folder, jobs, varied)
 
 
-def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
-    """Draw the sweep's figures, and write its report.html; where there are fewer than two ends, there is nothing."""
-    if sum(not math.isnan(job.value) for job in jobs) < 2:
-        return
-    from aectl.sweep import drawings
-
-    drawings.draw(jobs, varied, folder / "figures")
-    rows = {f"job {job.number}": {**{k: job.settings.get(k, "") for k in varied}, **outcome(job)} for job in jobs}
-    figures = sorted((folder / "figures").glob("*.png"))
-    titles = {"seeds": "means over seeds, best first", "sweep": "the runs, best first"}
-    means = {f"setting {i}": row for i, row in enumerate(means_of(jobs, varied), 1)} if "seed" in varied else {}
-    section = {"about": f"{len(jobs)} runs", "titles": titles, "seeds": means, "sweep": rows}
-    command = f"aectl train -m resume={shown(folder)}"
-    page.write(
-        folder / "report.html",
-        title=f"sweep {folder.name}",
-        command=command,
-        config_yaml="",
-        record={},
-        section=section,
-        figures=figures,
-    )
-
-
-def means_of(jobs: Sequence[Job], varied: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what each setting came to over its seeds, the best first, for the page."""
-    groups = over_seeds(jobs, varied)
-    rows = []
-    for settings, values in groups:
-        deviation = {f"{name_of(jobs)}_sd": statistics.stdev(values)} if len(values) > 1 else {}
-        p = "" if values is groups[0][1] else probability(groups[0][1], values)
-        mean = {name_of(jobs): statistics.fmean(values), **deviation, "95 %": spread(values)}
-        rows.append({**settings, **mean, "seeds": len(values), "p": p})
-    return rows
-
-
-def outcome(job: Job) -> dict[str, Any]:
-    """Return what a job came to, for the page."""
-    value = {} if math.isnan(job.value) else {job.metric: job.value, "epoch": job.objective.get("epoch", "")}
-    return {**value, "status": job.status}
-
-
 def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     """Write the table, in full precision and with each run's folder."""
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -108,12 +66,6 @@ def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
             value = "" if math.isnan(job.value) else job.value
             epoch, folder = job.objective.get("epoch", ""), job.folder.name
             writer.writerow([job.number, *values, value, epoch, job.seconds, job.status, folder, job.error])
-
-
-def name_of(jobs: Sequence[Job]) -> str:
-    """Return the metric that the jobs minimised; models may differ in theirs."""
-    names = dict.fromkeys(job.objective["name"] for job in jobs if job.objective.get("name"))
-    return " / ".join(names) or "objective"
 
 
 def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
@@ -170,20 +122,3 @@ def print_seeds(out: Console, groups: Sequence[tuple[dict[str, str], list[float]
         Column("p", ["" if group is best else probability(best, group) for group in values]),
     ]
     print_table(out, Column(heading, names), columns)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Return the 95 % bootstrap interval of the mean over seeds; a dash of one seed."""
-    found = interval(values)
-    return "-" if found is None else f"{number(found[0])} … {number(found[1])}"
-
-
-def probability(best: Sequence[float], values: Sequence[float]) -> str:
-    """Return how probable such a difference would be where there is none; a dash where seeds cannot tell."""
-    p = p_value(best, values)
-    return "-" if p is None else f"{p:.2g}"
-
-
-def number(value: float) -> str:
-    """Return a number in five significant digits, a dash for nan."""
-    return "-" if math.isnan(value) else f"{value:.5g}"
