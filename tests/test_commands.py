@@ -1,8 +1,10 @@
 """Every model through the real commands: train, eval, sample, resume and load, on bundled digits."""
 
 import csv
+import html
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from PIL import Image
 import aectl as package
 from aectl.config import conf_dir
 from aectl.figures import style
+from aectl.measures import columns, meaning, tables_of
 from aectl.run import Run, find
 from tests.small import QUICK, SMALL, SOME
 
@@ -71,8 +74,15 @@ def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
     assert Run(folder).record["choices"]["noise"] == own_noise(model)
     code, out, err = aectl("eval", "run=latest", "device=cpu", "device.threads=1")
     assert code == 0, out + err
-    assert json.loads((folder / "metrics.json").read_text())["test"]["images"] == 360
+    section = json.loads((folder / "metrics.json").read_text())["test"]
+    assert section["images"] == 360
+    assert [(t, m) for t, rows in tables_of(section).items() for m in columns(rows.values()) if not meaning(t, m)] == []
     assert list((folder / "figures").glob("*.png"))
+    page = html.unescape((folder / "report.html").read_text())
+    trained = shlex.join(["aectl", "train", f"model={model}", *QUICK, *SMALL.get(model, ())])
+    evaluated = f"aectl eval run={folder.relative_to(Path.cwd())} device=cpu device.threads=1"
+    assert f"{trained}\n{evaluated}\n" in page
+    assert "The model's own loss and metrics, on test images" in page
     code, out, err = aectl("sample", "run=latest", "device=cpu", "n=20")
     assert code == 0, out + err
     assert list((folder / "samples").glob("*.png"))

@@ -69,8 +69,11 @@ def dispatch(arguments: Sequence[str]) -> None:
         refuse(unknown_command(arguments))
     from aectl.run import COMMAND
 
-    COMMAND.set(("aectl", *arguments))
-    return run_command(command, arguments[1:])
+    typed = COMMAND.set(("aectl", *arguments))
+    try:
+        run_command(command, arguments[1:])
+    finally:
+        COMMAND.reset(typed)
 
 
 def unknown_command(arguments: Sequence[str]) -> str:
