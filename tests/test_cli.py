@@ -6,17 +6,23 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from aectl.cli.launch import admit_new_keys, split_flags
+from aectl.cli.explain import settings_near
+from aectl.cli.launch import LAUNCHERS, admit_new_keys, split_flags
 from aectl.commands.claim import adopt
-from aectl.config import ConfigError
+from aectl.config import ConfigError, conf_dir, options
+from aectl.config.did_you_mean import MEANINGS, all_keys
 from aectl.config.schema import SCHEMAS, check_ranges
+from aectl.evaluation.report import EVALUATIONS
 from aectl.run import Run
+from aectl.sampling import KINDS
 
 TORCH_FREE = """
 import sys
@@ -92,37 +98,37 @@ def test_version(aectl):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "no command 'trian', did you mean 'train'?"),
+        (["trian"], "no command 'trian'; did you mean 'train'?"),
         (["model=dae"], "the command comes first: aectl train model=dae"),
-        (["train", "model=daa"], "no model called 'daa', did you mean 'dae'?"),
+        (["train", "model=daa"], "no model called 'daa'; did you mean 'dae'?"),
         (["train", "model=zzzzz"], "no model called 'zzzzz'\n  there are: "),
-        (["train", "model.cod=3"], "no key 'model.cod', did you mean 'model.code'?"),
-        (["train", "modle.code=3"], "no key 'modle.code', did you mean 'model.code'?"),
-        (["train", "epocs=3"], "no key 'epocs', did you mean 'epochs'?"),
-        (["train", "lr=3"], "no key 'lr', did you mean 'optimizer.lr'?"),
-        (["train", "optimzer=sgd"], "no key 'optimzer', did you mean 'optimizer'?"),
+        (["train", "model.cod=3"], "no key 'model.cod'; did you mean model.code=3?"),
+        (["train", "modle.code=3"], "no key 'modle.code'; did you mean model.code=3?"),
+        (["train", "epocs=3"], "no key 'epocs'; did you mean epochs=3?"),
+        (["train", "lr=3"], "no key 'lr'; did you mean optimizer.lr=3?"),
+        (["train", "optimzer=sgd"], "no key 'optimzer'; did you mean optimizer=sgd?"),
         (["train", "noise.std=1"], "no key 'noise.std': noise=none has none\n  other options: gaussian"),
-        (["train", "noise=gaussian", "noise.sdt=1"], "no key 'noise.sdt', did you mean 'noise.std'?"),
-        (["train", "+modl=x"], "no key 'modl', did you mean 'model'?"),
+        (["train", "noise=gaussian", "noise.sdt=1"], "no key 'noise.sdt'; did you mean noise.std=1?"),
+        (["train", "+modl=x"], "no key 'modl'; did you mean model="),
         (["train", "+epochs=3"], "epochs has a value already: write epochs=… without the +"),
         (["train", "epochs=abc"], "epochs: 'abc' is not a whole number"),
         (["train", "epochs=0"], "epochs must be at least 1, not 0"),
         (["train", "noise=gaussian,masking"], "noise=gaussian,masking gives several values: add -m"),
         (["train", "seed=range(3)"], "seed=range(3) gives several values: add -m"),
-        (["train", "vae"], "'vae' is not key=value, did you mean model=vae?"),
+        (["train", "vae"], "'vae' is not key=value; did you mean model=vae?"),
         (["train", "tags.why=a=b"], "cannot read "),
         (["train", "--epochs", "3"], "no flag '--epochs': settings are typed without dashes: epochs=3"),
-        (["train", "hydra/launcher=nothing"], "it may need the package hydra-nothing-launcher"),
-        (["train", "-m", "model=dae,daa"], "no model called 'daa', did you mean 'dae'?"),
+        (["train", "-m", "hydra/launcher=nothing"], "it may need the package hydra-nothing-launcher"),
+        (["train", "-m", "model=dae,daa"], "no model called 'daa'; did you mean 'dae'?"),
         (["sample"], "run is missing: type run=latest"),
-        (["eval", "run=x", "chekpoint=last"], "no key 'chekpoint', did you mean 'checkpoint'?"),
+        (["eval", "run=x", "chekpoint=last"], "no key 'chekpoint'; did you mean checkpoint=last?"),
         (["train", "resume="], "'' is no run: the folder holds no run.json"),
         (["train", "init_from="], "init_from is empty"),
         (["train", "resume=nowhere"], "'nowhere' is no run: the folder does not exist"),
         (["train", "-m", "resume=latest"], "no sweep in "),
         (["train", "-m", "resume=nowhere"], "'nowhere' is no sweep: the folder does not exist"),
         (["train", "-m", "resume=nowhere", "seed=3"], "seed cannot change in a resumed sweep; jobs, fail_fast"),
-        (["train", "jobs=2"], "jobs=2 is for sweeps, which want the flag -m"),
+        (["train", "jobs=2"], "jobs=2 is for sweeps: add -m\n  aectl train -m jobs=2"),
         (["train", "-m", "seed=1,2", "jobs=0"], "jobs must be at least 1, not 0"),
         (["train", "-m", "seed=1,2", "jobs=some"], "jobs"),
     ],
@@ -133,6 +139,130 @@ def test_bad_input_is_told_in_a_line_or_two(aectl, calls, arguments, message):
     assert err.startswith(f"aectl: {message}") or message in err
     assert 1 <= len(err.splitlines()) <= 2
     assert not runs()
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggested"),
+    [
+        ("latent_dim=16", "model.code=16"),
+        ("sigma=2", "noise=gaussian noise.std=2"),
+        ("data=FashionMNIST", "dataset=fashion_mnist"),
+        ("n_trials=9", "trials=9"),
+        ("--latent-dim 16", "model.code=16"),
+        ("--lr=1", "optimizer.lr=1"),
+        ("autoencoder", "model=undercomplete"),
+        ("epochs 5", "epochs=5"),
+        ("latest", "resume=latest"),
+        ("dataset=FashionMNIST", "'fashion_mnist'"),
+        ("+lr=3", "optimizer.lr=3"),
+    ],
+)
+def test_a_suggestion_is_what_to_type_with_its_value(aectl, calls, typed, suggested):
+    code, _, err = aectl("train", *typed.split())
+    assert code == 2
+    assert err.splitlines()[0].endswith(f"; did you mean {suggested}?")
+    assert len(err.splitlines()) <= 2
+
+
+CONFIGS = {
+    "ae": {"code": 1, "encoder": {"widths": [1]}, "decoder": {"widths": [1]}, "code_dropout": 0, "loss": "mse"},
+    "iwae": {"codes": [1], "samples": 5},
+    "rbm": {"hidden": 1, "steps": 1},
+    "vae": {"code": 1, "beta": 1, "likelihood": "bernoulli"},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "typed", "suggested"),
+    [
+        ("ae", "latent=16", "model.code=16"),
+        ("ae", "bottleneck_size=16", "model.code=16"),
+        ("ae", "zDim=16", "model.code=16"),
+        ("iwae", "z_dim=16", "'model.codes=[16]'"),
+        ("iwae", "k=16", "model.samples=16"),
+        ("ae", "hidden=128", "'model.encoder.widths=[128]'"),
+        ("ae", "hidden_dims=128,64", "'model.encoder.widths=[128,64]'"),
+        ("ae", "model.decoder.hidden=9", "'model.decoder.widths=[9]'"),
+        ("rbm", "hidden_units=128", "model.hidden=128"),
+        ("rbm", "cd_k=2", "model.steps=2"),
+        ("ae", "learning_rate=.1", "optimizer.lr=.1"),
+        ("ae", "optimizer.learningRate=.1", "optimizer.lr=.1"),
+        ("ae", "batch=3", "batch_size=3"),
+        ("ae", "bs=3", "batch_size=3"),
+        ("ae", "num_epochs=3", "epochs=3"),
+        ("ae", "trainer.max_epochs=3", "epochs=3"),
+        ("ae", "wd=3", "optimizer.weight_decay=3"),
+        ("ae", "dropout=.1", "model.code_dropout=.1"),
+        ("ae", "criterion=bce", "model.loss=bce"),
+        ("vae", "kl_weight=2", "model.beta=2"),
+        ("vae", "recon_loss=gaussian", "model.likelihood=gaussian"),
+        ("ae", "noise_level=2", "noise.std=2"),
+        ("ae", "lambda=2", "penalty=l1 penalty.weight=2"),
+        ("ae", "random_state=2", "seed=2"),
+        ("ae", "gpu=0", "device=cuda"),
+        ("ae", "optim=Adam", "optimizer=adam"),
+        ("ae", "dataset_name=fashion-mnist", "dataset=fashion_mnist"),
+        ("ae", "arch=denoising_autoencoder", "model=dae"),
+        ("ae", "data_dir=x", "dataset.root=x"),
+        ("ae", "qqqqq=2", None),
+    ],
+)
+def test_suggestions_look_at_meaning_and_name_what_the_config_has(model, typed, suggested):
+    groups = {"noise": {"std": 1}, "penalty": {}, "optimizer": {"lr": 1, "weight_decay": 0}, "dataset": {"root": ""}}
+    config = {**groups, "model": CONFIGS[model], "device": {}, "epochs": 1, "batch_size": 1, "seed": 0}
+    key, _, value = typed.partition("=")
+    assert settings_near(key, value, config) == ([suggested] if suggested else [])
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggested"),
+    [
+        ("eval latest", "run=latest"),
+        ("sample num_samples=3", "n=3"),
+        ("eval format=onnx", "export=onnx"),
+        ("fit", "'train'"),
+    ],
+)
+def test_suggestions_of_the_other_commands(aectl, calls, typed, suggested):
+    code, _, err = aectl(*typed.split())
+    assert code == 2
+    assert f"; did you mean {suggested}?" in err
+
+
+def test_every_suggestion_is_a_name_that_aectl_has():
+    """Keys of some model or command, options, tables, kinds: nothing is suggested that does not exist anywhere."""
+    known = {name for names in options().values() for name in names} | {*SCHEMAS, *LAUNCHERS, *KINDS}
+    known |= {one.name for one in EVALUATIONS} | {"bce", "bernoulli", "mse", "steps", "name"}
+    known |= {one.name for schema in SCHEMAS.values() for one in fields(schema)}
+    for path in Path(conf_dir()).glob("*/*.yaml"):
+        content = (
+            {path.parent.name: plain} if "_target_" in (plain := yaml.safe_load(path.read_text()) or {}) else plain
+        )
+        known |= {key for key, _ in all_keys(content)}
+    for ours in MEANINGS.values():
+        assert {name.partition("=")[0] for name in ours.split()} <= known
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["sweep=optuna model.code=3,4", "sweep=local", "trials=3", "fail_fast=true epochs=2", "hydra/launcher=fused",
+     "hydra.launcher.jobs=2", "resume=latest jobs=2", "storage=x", "together=2"],
+)  # fmt: skip
+def test_settings_of_a_sweep_without_its_flag_are_refused_with_the_command(aectl, calls, typed):
+    code, _, err = aectl("train", *typed.split())
+    assert code == 2
+    first, second = err.splitlines()
+    assert first.endswith("is for sweeps: add -m")
+    assert second == f"  aectl train -m {typed}"
+    assert not Path("outputs").exists()
+
+
+def test_several_values_without_the_flag_show_the_whole_command(aectl, calls):
+    assert aectl("train", "seed=0,1", "model=vae")[2].splitlines()[1] == "  aectl train -m seed=0,1 model=vae"
+    err = aectl("train", "model.encoder.widths=9,8")[2]
+    assert "'model.encoder.widths=[9,8]' is a list" in err
+    assert "aectl train -m model.encoder.widths=9,8" in err
+    assert not Path("outputs").exists()
 
 
 def test_errors_of_the_task(aectl, calls):
@@ -275,6 +405,7 @@ def test_resume_refuses_what_would_make_another_run(aectl, calls):
     assert code == 2
     assert "model.code cannot change in a resumed run; epochs, max_time, patience, trust and device.* can" in err
     assert "init_from=latest model.code=3" in err
+    assert "no key 'num_epochs'; did you mean epochs=9?" in aectl("train", "resume=latest", "num_epochs=9")[2]
     for typed in ("device=cpu", "hydra.run.dir=x", "hydra.output_subdir=x", "+model.x=3"):
         assert aectl("train", "resume=latest", typed)[0] == 2
 

@@ -62,8 +62,8 @@ def test_a_config_that_fits_its_signature_passes(keys):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"cod": 3}, "model.cod: Net takes no 'cod', did you mean 'code'?"),
-        ({"zzz": 3}, "model.zzz: Net takes no 'zzz', it takes code, widths, p, act, noise, some"),
+        ({"cod": 3}, "model.cod: Net takes no 'cod'; did you mean 'code'?"),
+        ({"zzz": 3}, "model.zzz: Net takes no 'zzz'; it takes code, widths, p, act, noise, some"),
         ({"code": "x"}, "model.code='x': it must be a whole number"),
         ({"code": 1.5}, "model.code=1.5: it must be a whole number"),
         ({"code": True}, "model.code=True: it must be a whole number"),
@@ -73,7 +73,7 @@ def test_a_config_that_fits_its_signature_passes(keys):
         ({"widths": [1, "b"]}, "model.widths=[1, 'b']: it must be a list, each a whole number"),
         (
             {"noise": {"_target_": "my_parts.Net", "cod": 3}},
-            "model.noise.cod: Net takes no 'cod', did you mean 'code'?",
+            "model.noise.cod: Net takes no 'cod'; did you mean 'code'?",
         ),
         ({"_target_": "???"}, "model._target_ is missing: type model._target_=my_module.MyClass"),
     ],
@@ -152,11 +152,11 @@ def test_build_of_a_partial_is_a_callable_with_what_was_supplied():
         ),
         (
             {"_target_": "my_parts.Nett"},
-            "model: cannot find 'my_parts.Nett': 'my_parts' has no 'Nett', did you mean 'Net'?",
+            "model: cannot find 'my_parts.Nett': 'my_parts' has no 'Nett'; did you mean 'Net'?",
         ),
         (
             {"_target_": "my_part.Net"},
-            "model: cannot find 'my_part.Net': there is no module 'my_part' here or among the packages, "
+            "model: cannot find 'my_part.Net': there is no module 'my_part' here or among the packages; "
             "did you mean 'my_parts'?",
         ),
         ({"_target_": "json"}, "model: 'json' is no class or function"),

@@ -312,7 +312,7 @@ def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl):
         (("label=3",), "model 'undercomplete' cannot sample a class: it was told none"),
         (("label=-1",), "label must be at least 0, not -1"),
         (("kind=chain",), "was trained without noise (noise=gaussian). Models that can: boltzmann, conv, coupled, dae"),
-        (("kind=chian",), "no pictures called 'chian', did you mean 'chain'?"),
+        (("kind=chian",), "no pictures called 'chian'; did you mean 'chain'?"),
         (("path=round",), "path must be one of auto, linear, spherical, not 'round'"),
         (("density=flow",), "density must be one of gaussian, gmm, not 'flow'"),
         (("steps=0",), "steps must be at least 1, not 0"),

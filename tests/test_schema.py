@@ -49,7 +49,7 @@ def test_values_out_of_range_are_refused(values, message):
         ("eval", ["run=x", "split=all"], "split must be one of test, valid, train, not 'all'"),
         ("sample", ["run=x", "n=0"], "n must be at least 1, not 0"),
         ("sample", ["run=x", "temperature=-1"], "temperature must be at least 0"),
-        ("train", ["+modl=x"], "no key 'modl', did you mean 'model'?"),
+        ("train", ["+modl=x"], "no key 'modl'; did you mean 'model'?"),
         ("train", ["~epochs"], "epochs is missing from the config"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
 import importlib
 import logging
@@ -81,9 +80,9 @@ def unknown_command(arguments: Sequence[str]) -> str:
     word = arguments[0]
     if "=" in word or word.startswith("-"):
         return f"the command comes first: aectl train {' '.join(arguments)}\n  commands: {', '.join(COMMANDS)}"
-    near = difflib.get_close_matches(word, COMMANDS, 1)
-    hint = f"did you mean '{near[0]}'?" if near else f"the commands are {', '.join(COMMANDS)}"
-    return f"no command '{word}', {hint}\n  aectl --help explains them"
+    from aectl.config.did_you_mean import hint
+
+    return f"no command '{word}'{hint(word, COMMANDS, 'the commands are ' + ', '.join(COMMANDS))}"
 
 
 def run_command(command: str, arguments: Sequence[str], function: Function | None = None) -> None:
@@ -95,6 +94,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
     from aectl.cli.launch import (
         MULTIRUN,
         admit_new_keys,
+        check_sweep_words,
         check_switches,
         launch,
         name_launchers_keys,
@@ -105,26 +105,29 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
 
     if is_follower():
         return follow(command, arguments)
-    name, overrides = command, list(arguments)
+    name, typed = command, list(arguments)
     try:
         flags, overrides = split_flags(arguments)
+        typed = overrides
         sweep = any(flag in MULTIRUN for flag in flags)
         if sweep and started_together() > 1:
             raise ConfigError("torchrun trains one run at a time; in a sweep, device.count= shares each run's batches")
+        if command == "train":
+            check_sweep_words(flags, overrides)
         if command == "train" and resume.asked(overrides):
             if sweep:
                 flags, overrides = resume.sweep(overrides)
             else:
                 name, overrides = "resume", resume.prepare(overrides)
         if command == "train":
-            overrides = name_launchers_keys(overrides, sweep)
+            overrides = name_launchers_keys(overrides)
         check_switches(command, overrides)
         overrides = admit_new_keys(overrides)
         if not sweep:
             overrides = quote_texts(overrides)
         launch(name, [*flags, *overrides], task(command, function))
     except Exception as error:
-        report(error, name, overrides)
+        report(error, name, typed)
 
 
 def follow(command: str, arguments: Sequence[str]) -> None:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import re
+import shlex
 import traceback
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from aectl.cli.launch import LAUNCHERS, UnknownFlag
 from aectl.config import conf_dir, options
+from aectl.config.did_you_mean import (
+    all_keys,
+    hint,
+    nearest_names,
+    same_meaning,
+    same_settings,
+    similar_settings,
+    to_type,
+)
+from aectl.config.schema import UnknownKey
 from aectl.durable import account, is_full
 
 BAD_INPUT, UNEXPECTED = 2, 1
@@ -30,6 +44,10 @@ def explain(error: Exception, name: str, overrides: Sequence[str]) -> tuple[str,
         return explain_composition(error, name, overrides), BAD_INPUT
     if isinstance(error, OmegaConfBaseException):
         return with_key(error), BAD_INPUT
+    if isinstance(error, UnknownFlag):
+        return unknown_flag(error, name, overrides), BAD_INPUT
+    if isinstance(error, UnknownKey):
+        return unknown_key(error.key, name, overrides, error.value), BAD_INPUT
     if is_ours(error):
         return str(error), BAD_INPUT
     where = system.filename or output_folder(system) if system is not None else None
@@ -78,12 +96,11 @@ def explain_composition(error: HydraException, name: str, overrides: Sequence[st
     """Return what is wrong with a command line that Hydra could not compose."""
     text, cause = str(error), error.__cause__
     if isinstance(error, OverrideParseException):
-        return unreadable(text, error.override, overrides)
+        return unreadable(text, error.override, name, overrides)
     if isinstance(error, MissingConfigException):
         return missing_option(text)
     if match := re.search(r"Ambiguous value for argument '(.+)'|Sweep parameters '(.+)' requires", text):
-        sweep = match[1] or match[2]
-        return f"{sweep} gives several values: add -m to train one run for each\n  aectl train -m {sweep}"
+        return several_values(match[1] or match[2], name, overrides)
     if match := re.search(r"Could not override '([^'@]+)'\.\s+(?:To append|No match)", text):
         return unknown_key(match[1], name, overrides)
     if match := re.search(r"Multiple values for (\S+)\. ", text):
@@ -106,12 +123,11 @@ def with_key(error: OmegaConfBaseException) -> str:
     return f"{error.full_key}: {first}" if error.full_key else first
 
 
-def unreadable(text: str, word: str, overrides: Sequence[str]) -> str:
+def unreadable(text: str, word: str, name: str, overrides: Sequence[str]) -> str:
     """Return what is wrong with a word that does not read as key=value."""
     for bare in overrides:
         if "=" not in bare and not bare.startswith("~"):
-            groups = [group for group, names in options().items() if bare in names]
-            return f"'{bare}' is not key=value" + (f", did you mean {groups[0]}={bare}?" if groups else "")
+            return f"'{bare}' is not key=value{bare_word(bare, name, overrides)}"
     key, _, value = word.partition("=")
     lines = [line for line in text.splitlines() if line.strip(" ^~") and "See https" not in line]
     detail = (lines or [""])[-1].partition(" expecting")[0]
@@ -125,55 +141,122 @@ def missing_option(text: str) -> str:
         return text.splitlines()[0]
     group, option = match.groups()
     known = re.findall(r"^\t(\S+)$", text.partition("Config search path")[0], re.MULTILINE) or options().get(group, [])
-    near = difflib.get_close_matches(option, known, 1)
-    first = f"no {group} called '{option}'" + (f", did you mean '{near[0]}'?" if near else "")
+    first = f"no {group} called '{option}'{hint(option, known)}"
     if group in ("hydra/launcher", "hydra/sweeper"):
         first += f"; it may need the package hydra-{option.replace('_', '-')}-{group.partition('/')[2]}"
     return f"{first}\n  there are: {', '.join(known)}" if known else first
 
 
-def unknown_key(key: str, name: str, overrides: Sequence[str]) -> str:
-    """Return that there is no such key, and the nearest one that there is."""
-    config = reference_config(name, overrides)
-    if config is None or key.startswith("hydra."):
+def several_values(word: str, name: str, overrides: Sequence[str]) -> str:
+    """Return that a key has several values, and the command for one run of each, or for a list where one is wanted."""
+    command = "train" if name == "resume" else name
+    key, _, value = word.partition("=")
+    again = shlex.join(["aectl", command, "-m", *overrides])
+    config, _ = reference(name, overrides)
+    if isinstance(dict(all_keys(config)).get(key), list):
+        return f"{word} gives several values: {to_type(key, value, config, {})} is a list\n  one run for each: {again}"
+    return f"{word} gives several values: add -m to {command} once for each\n  {again}"
+
+
+def unknown_flag(error: UnknownFlag, name: str, overrides: Sequence[str]) -> str:
+    """Return that there is no such flag, and the setting to type instead."""
+    config, _ = reference(name, overrides)
+    if error.key in dict(all_keys(config)):
+        return f"{error}: settings are typed without dashes: {to_type(error.key, error.value, config, options())}"
+    near = settings_near(error.key, error.value, config)
+    return f"{error}; did you mean {near[0]}?" if near else f"{error}; aectl --help shows how"
+
+
+def bare_word(word: str, name: str, overrides: Sequence[str]) -> str:
+    """Return what a word without `=` was probably meant as: an option, a run, or a key with its value after a space."""
+    config, _ = reference(name, overrides)
+    after = next((other for before, other in pairwise(overrides) if before == word and "=" not in other), "")
+    groups = [group for group, names in options().items() if group in config and word in names]
+    if word == "latest" or Path(word).is_dir():
+        near = [f"{'resume' if name == 'train' else 'run'}={word}"]
+    elif groups:
+        near = [f"{groups[0]}={word}"]
+    elif word in dict(all_keys(config)):
+        near = [to_type(word, after, config, options())]
+    else:
+        meant = [(group, nearest_names(word, names)) for group, names in options().items() if group in config]
+        near = [f"{group}={found[0]}" for group, found in meant if found] or settings_near(word, after, config)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def unknown_key(key: str, name: str, overrides: Sequence[str], value: str | None = None) -> str:
+    """Return that there is no such key, and the setting to type instead."""
+    config, choices = reference(name, overrides)
+    if not config or key.startswith("hydra."):
         return f"no key '{key}'\n  aectl {name} --cfg hydra shows Hydra's own"
-    keys = [k for k in all_keys(OmegaConf.to_container(config)) if not k.startswith("hydra.")]
+    keys = dict(all_keys(config))
     if key in keys:
         return f"no key '{key}': another word on the line has taken it away"
-    parent, _, leaf = key.rpartition(".")
-    siblings = [k for k in keys if k.rpartition(".")[0] == parent]
-    near = [k for k in keys if k.rpartition(".")[2] == leaf][:3]
-    near = near or difflib.get_close_matches(key, siblings, 1) or difflib.get_close_matches(key, keys, 1)
-    if near and not key.startswith(f"{near[0]}."):
-        return f"no key '{key}', did you mean {' or '.join(repr(k) for k in near)}?"
-    if siblings:
+    if value is None:
+        typed = [word.lstrip("+~").partition("=") for word in overrides]
+        value = next((given for name, _, given in reversed(typed) if name == key), "")
+    if near := settings_near(key, value, config):
+        return f"no key '{key}'; did you mean {' or '.join(near[:2])}?"
+    parent = key.rpartition(".")[0]
+    if siblings := [one for one in keys if one.rpartition(".")[0] == parent]:
         return f"no key '{key}'\n  there are: {', '.join(siblings)}"
-    choice = OmegaConf.select(config, f"hydra.runtime.choices.{parent}")
-    if choice is not None:
-        others = [one for one in options().get(parent, []) if one != choice]
-        return f"no key '{key}': {parent}={choice} has none\n  other options: {', '.join(others)}"
+    if parent in choices:
+        others = [one for one in options().get(parent, []) if one != choices[parent]]
+        return f"no key '{key}': {parent}={choices[parent]} has none\n  other options: {', '.join(others)}"
     return f"no key '{key}'\n  aectl {name} --help lists the keys"
 
 
+def settings_near(key: str, value: str, config: Mapping[str, Any]) -> list[str]:
+    """Return what to type instead of `key=value`: by its meaning, also with another option, else by its spelling."""
+    if near := same_settings(key, config):
+        return [to_type(one, value, config, options()) for one in near]
+    for meant in same_meaning(key) if "." not in key else ():
+        group, _, leaf = meant.partition(".")
+        if group in config and (option := option_with(group, leaf)):
+            return [f"{group}={option} {to_type(meant, value, config, {})}"]
+    return [to_type(one, value, config, options()) for one in similar_settings(key, config)]
+
+
+def option_with(group: str, key: str) -> str | None:
+    """Return the option of a group with the fewest keys among which is `key`; None if there is none, or for models."""
+    if not key or group == "model":
+        return None
+    found = {}
+    for option in options().get(group, []):
+        keys = re.findall(r"^(\w+):", Path(conf_dir(), group, f"{option}.yaml").read_text(), re.MULTILINE)
+        if key in keys:
+            found[option] = len(keys)
+    return min(found, key=lambda option: found[option], default=None)
+
+
+def reference(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the plain config to look for keys in, with those of a sweep, and the option of each group."""
+    config = reference_config(name, overrides)
+    if config is None:
+        return {}, {}
+    choices = {str(group): option for group, option in config.hydra.runtime.choices.items()}
+    plain = {
+        str(key): value
+        for key, value in cast("dict[Any, Any]", OmegaConf.to_container(config)).items()
+        if key != "hydra"
+    }
+    return {**plain, **(dict.fromkeys(LAUNCHERS) if name == "train" else {})}, choices
+
+
 def reference_config(name: str, overrides: Sequence[str]) -> DictConfig | None:
-    """Return a config to look for keys in: with the options that were typed if that composes, else the default one."""
+    """Return a config: with the options that were typed if that composes, else the default one."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
+    # Within a command Hydra is initialised, and refuses to be so twice.
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     groups = [o for o in overrides if re.fullmatch(r"\w+=\w+", o) and o.partition("=")[0] in options()]
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        for chosen in (groups, []):
-            try:
-                return compose(name, chosen, return_hydra_config=True)
-            except HydraException:
-                continue
-    return None
-
-
-def all_keys(plain: Any, path: str = "") -> Iterable[str]:
-    """Yield the dotted keys of a plain config, without those that only Hydra reads (`_target_`)."""
-    if isinstance(plain, dict):
-        for key, value in plain.items():
-            if not str(key).startswith("_"):
-                full = f"{path}.{key}" if path else str(key)
-                yield full
-                yield from all_keys(value, full)
+    try:
+        with initialize_config_dir(conf_dir(), version_base="1.3"):
+            for chosen in (groups, []):
+                with contextlib.suppress(HydraException):
+                    return compose(name, chosen, return_hydra_config=True)
+        return None
+    finally:
+        GlobalHydra.instance().hydra = outer

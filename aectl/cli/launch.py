@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -27,6 +27,9 @@ LAUNCHERS = {
     "trials": "hydra.sweeper.trials",
     "storage": "hydra.sweeper.storage",
 }
+
+# How other keys begin that only a sweep has.
+OF_SWEEPS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
 
 # Keys of eval and sample that name files, and may be several of them.
 PATHS = ("run", "images")
@@ -70,7 +73,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if name in (*SWITCHES, *VALUED, *OPTIONAL):
             flags.append(word)
         else:
-            raise unknown_flag(word, words)
+            raise UnknownFlag(word, words)
         if equals or name in SWITCHES:
             continue
         if words and "=" not in words[0] and not words[0].startswith("-"):
@@ -93,16 +96,22 @@ def check_flags(flags: Sequence[str]) -> None:
             raise ConfigError(f"{name} takes no '{value}'")
 
 
-def name_launchers_keys(overrides: Sequence[str], sweep: bool) -> list[str]:
-    """Return the overrides with `jobs=` and the like as keys of the launcher or sweeper, whichever it is.
+def check_sweep_words(flags: Sequence[str], overrides: Sequence[str]) -> None:
+    """Raise ConfigError, with the right command, for settings of a sweep without the flag -m that makes one."""
+    is_asked = any(flag.partition("=")[0] in OPTIONAL for flag in flags)
+    if is_asked or any(flag in MULTIRUN for flag in flags) or "hydra.mode=MULTIRUN" in overrides:
+        return
+    for word in overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        if (key in (*LAUNCHERS, "sweep") or key.startswith(OF_SWEEPS)) and value != "null":
+            again = shlex.join(["aectl", "train", *flags, "-m", *overrides])
+            raise ConfigError(f"{word} is for sweeps: add -m\n  {again}")
 
-    Raises ConfigError where there is no sweep that they could be of.
-    """
+
+def name_launchers_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with `jobs=` and the like as keys of the launcher or sweeper, whichever it is."""
     split = [o.partition("=") for o in overrides]
-    named = [f"{LAUNCHERS[key]}={value}" if key in LAUNCHERS else key + sign + value for key, sign, value in split]
-    if not sweep and (changed := [o for o, new in zip(overrides, named, strict=True) if o != new]):
-        raise ConfigError(f"{changed[0]} is for sweeps, which want the flag -m")
-    return named
+    return [f"{LAUNCHERS[key]}={value}" if key in LAUNCHERS else key + sign + value for key, sign, value in split]
 
 
 def admit_new_keys(overrides: Sequence[str]) -> list[str]:
@@ -143,13 +152,11 @@ def check_switches(command: str, overrides: Sequence[str]) -> None:
             raise ConfigError(f"{key}: '{value}' is not true or false")
 
 
-def unknown_flag(word: str, rest: Sequence[str]) -> ConfigError:
-    """Return the error for a flag that there is not; `rest` are the words behind it."""
-    name, _, value = word.lstrip("-").partition("=")
-    key = name.replace("-", "_")
-    keys = {one.name for schema in SCHEMAS.values() for one in fields(schema)}
-    if key in keys:
-        value = value or (rest[0] if rest and "=" not in rest[0] else "…")
-        return ConfigError(f"no flag '{word}': settings are typed without dashes: {key}={value}")
-    near = difflib.get_close_matches(key, sorted(keys), 1)
-    return ConfigError(f"no flag '{word}'" + (f", did you mean {near[0]}=…?" if near else "; aectl --help shows how"))
+class UnknownFlag(ConfigError):
+    """A flag that Hydra does not have, such as `--epochs 3`; `rest` are the words after it."""
+
+    def __init__(self, word: str, rest: Sequence[str]) -> None:
+        super().__init__(f"no flag '{word}'")
+        name, _, value = word.lstrip("-").partition("=")
+        self.key = name.replace("-", "_")
+        self.value = value or (rest[0] if rest and "=" not in rest[0] and not rest[0].startswith("-") else "")

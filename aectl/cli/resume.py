@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from aectl.cli.launch import LAUNCHERS, MULTIRUN, split_flags
 from aectl.config import ConfigError
+from aectl.config.did_you_mean import nearest_names
+from aectl.config.schema import SCHEMAS
 from aectl.config.stored import check_links, read_plain
 from aectl.machine import usable_cores
 from aectl.run import OUTPUTS, Run, find
@@ -20,6 +23,7 @@ from aectl.run import OUTPUTS, Run, find
 KEYS = ("epochs", "max_time", "patience", "trust", "hydra.verbose")
 NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
 """What may be typed beside resume=: it changes how long or where the run goes on, not what it is."""
+TRAIN_KEYS = {one.name for one in fields(SCHEMAS["train"])}
 KEPT = ("threads", "precision")
 """What a run found out of its device: it goes on to the bit only so, since sums depend on how threads share them."""
 
@@ -92,6 +96,8 @@ def prepare(overrides: Sequence[str]) -> list[str]:
     others = [o for o in overrides if key(o) != "resume"]
     for other in others:
         if not may_change(other):
+            if key(other) not in TRAIN_KEYS and (near := nearest_names(key(other), KEYS)):
+                raise ConfigError(f"no key '{key(other)}'; did you mean {near[0]}={value(other)}?")
             raise ConfigError(
                 f"{key(other)} cannot change in a resumed run; epochs, max_time, patience, trust and device.* can\n"
                 f"  a new run from its weights: aectl train … init_from={name} {other}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import textwrap
 from pathlib import Path
@@ -15,6 +14,7 @@ from aectl import leaderboard
 from aectl.commands.benchmark import benchmark, fingerprint
 from aectl.commands.pictures import draw_all
 from aectl.config import ConfigError, to_plain
+from aectl.config.did_you_mean import hint
 from aectl.evaluation import published, verdict
 from aectl.evaluation.report import EVALUATIONS, HEADLINES, report
 from aectl.evaluation.subject import Rows, Subject
@@ -113,9 +113,7 @@ def chosen_tables(config: DictConfig) -> list[str]:
     chosen = str(config.only).split(",") if isinstance(config.only, str) else list(config.only or [])
     for name in chosen:
         if name not in names:
-            near = difflib.get_close_matches(str(name), names, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(names)}"
-            raise ConfigError(f"only: no table called '{name}', {hint}")
+            raise ConfigError(f"only: no table called '{name}'" + hint(name, names, f"choose from {', '.join(names)}"))
     return chosen
 
 

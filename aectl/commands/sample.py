@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -15,6 +14,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, conf_dir
+from aectl.config.did_you_mean import hint
 from aectl.config.schema import SampleConfig, check_ranges
 from aectl.durable import clear, written
 from aectl.figures.gallery import figure
@@ -55,9 +55,9 @@ def run(config: DictConfig) -> None:
 def check_kind(kind: str) -> None:
     """Raise ConfigError if there are no pictures of this name."""
     if kind != "all" and kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from all, {', '.join(KINDS)}"
-        raise ConfigError(f"kind: no pictures called '{kind}', {hint}")
+        raise ConfigError(
+            f"kind: no pictures called '{kind}'" + hint(kind, KINDS, f"choose from all, {', '.join(KINDS)}")
+        )
 
 
 def choose(kind: str, model: Model, name: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import re
@@ -14,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from aectl.config.did_you_mean import hint
 from aectl.config.hints import fits, hints, words
 from aectl.config.locate import locate
 from aectl.config.trust import may_be_called, may_be_looked_up, within
@@ -134,9 +134,10 @@ def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], path: 
             continue
         if not takes(target, key):
             known = list(parameters(target) or {})
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join(known) or 'nothing'}"
-            raise ConfigError(f"{full}: {target.__name__} takes no '{key}', {hint}")
+            raise ConfigError(
+                f"{full}: {target.__name__} takes no '{key}'"
+                + hint(key, known, "it takes " + (", ".join(known) or "nothing"))
+            )
         if value == "???":
             raise ConfigError(f"{full} is missing: type {full}=…")
         left_out = value is None and known_default(target, key) is None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from aectl.config.did_you_mean import hint
 
 
 def locate(name: str) -> Any:
@@ -47,8 +48,7 @@ def missing(name: str, path: str, neighbours: Iterable[str]) -> str:
     """Return the message for a part of a dotted name that is not there."""
     parent, _, part = path.rpartition(".")
     where = f"'{parent}' has no '{part}'" if parent else f"there is no module '{part}' here or among the packages"
-    near = difflib.get_close_matches(part, [n for n in neighbours if not n.startswith("_")], 1)
-    return f"cannot find '{name}': {where}" + (f", did you mean '{near[0]}'?" if near else "")
+    return f"cannot find '{name}': {where}" + hint(part, [n for n in neighbours if not n.startswith("_")])
 
 
 def failed(name: str, path: str, error: Exception) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, to_plain
+from aectl.config.did_you_mean import hint
 from aectl.config.folders import aside, fresh, scratch, slug
 
 
@@ -137,6 +137,14 @@ LARGEST = 2**63
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+class UnknownKey(ConfigError):
+    """A key at the top level that the command does not have, typed with a `+`."""
+
+    def __init__(self, key: str, value: Any, known: Sequence[str]) -> None:
+        super().__init__(f"no key '{key}'" + hint(key, known, f"the keys are {', '.join(known)}"))
+        self.key, self.value = key, "" if value is None else str(value)
+
+
 def check_ranges(config: DictConfig) -> None:
     """Raise ConfigError, for the first problem, if a key is unknown or missing or a value lies out of its range."""
     check_keys(config)
@@ -187,9 +195,7 @@ def check_keys(config: DictConfig) -> None:
     known = [one.name for one in fields(cast("type[Any]", schema))]
     for key in map(str, config):
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the keys are {', '.join(known)}"
-            raise ConfigError(f"no key '{key}', {hint}")
+            raise UnknownKey(key, config[key], known)
     for key in known:
         if key not in config:
             raise ConfigError(f"{key} is missing from the config")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from aectl.config.did_you_mean import hint
 from aectl.models.base import Model
 from aectl.training.finite import NotFinite
 
@@ -31,7 +32,9 @@ def check(trainer: Trainer) -> None:
     with torch.no_grad():
         names = [f"val/{name}" for name in trainer.model.validate(few, trainer.held_out.fork("check"))]
     if objective not in names:
-        raise ValueError(f"objective: no metric called '{objective}', choose from {', '.join(names)}")
+        raise ValueError(
+            f"objective: no metric called '{objective}'" + hint(objective, names, f"choose from {', '.join(names)}")
+        )
 
 
 def value(trainer: Trainer, metrics: Mapping[str, float]) -> float:

@@ -218,7 +218,7 @@ def test_no_checkpoint_is_overwritten_by_an_interruption_after_a_bad_step(make_t
 
 
 def test_an_unknown_objective_names_those_there_are(make_trainer):
-    with pytest.raises(ValueError, match=r"no metric called 'val/accuracy', choose from .*val/mse"):
+    with pytest.raises(ValueError, match=r"no metric called 'val/accuracy'; choose from .*val/mse"):
         make_trainer(seeded("dae"), objective="val/accuracy").fit()
 
 
