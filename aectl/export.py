@@ -8,7 +8,7 @@ import json
 import logging
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from aectl.durable import written
-from aectl.models.base import Classifies, Decodes, Encodes, Model
+from aectl.models.base import Classifies, Decodes, Encodes, Energy, Model
 
 Shape = tuple[int, int, int]
 """Channels, height and width."""
@@ -32,8 +32,11 @@ PARTS: dict[str, tuple[type, str, str, str]] = {
     "encoder": (Encodes, "encode", "images", "codes"),
     "decoder": (Decodes, "decode", "codes", "images"),
     "classifier": (Classifies, "classify", "images", "logits"),
+    "energy": (Energy, "energy", "images", "energies"),
 }
 """For each file: the ability that it takes, its method, and the names of what goes in and comes out."""
+LABELS = "labels"
+"""The second input of a conditional model's decoder: classes [N], int64, counted from 0."""
 
 
 class ExportError(ValueError):
@@ -44,10 +47,11 @@ def write(model: Model, shape: Shape, folder: Path | str, format: str, metadata:
     """Write a trained model, made for images of `shape`, into `folder`; returns the paths of the files.
 
     `safetensors`: model.safetensors, all weights and buffers by the names that they have in the model. `onnx` and
-    `torch`: encoder, decoder and classifier as .onnx and .pt2, as far as the model can encode, decode and classify;
-    they map batches of any size N, images [N, C, H, W] with pixels in [0, 1] to codes [N, code] or logits
-    [N, classes], and codes to images, in evaluation mode and without noise. A generator is a decoder. `metadata` is
-    written into every file, each value as JSON, together with `shape`.
+    `torch`: encoder, decoder and classifier as .onnx and .pt2, as far as the model has these abilities, or the energy
+    of one that has none of them. They map batches of any size N, in evaluation mode and without noise: images
+    [N, C, H, W] with pixels in [0, 1] to codes [N, code], logits [N, classes] or energies [N], and codes to images. A
+    generator is a decoder; a conditional one takes classes [N], int64, as a second input. `metadata` is written into
+    every file, each value as JSON, together with `shape`.
 
     Raises ExportError, a ValueError, for an unknown format, for a model that has no such part or whose method the
     exporter cannot follow, and where packages for ONNX are missing; it says which to install.
@@ -108,8 +112,12 @@ def to_onnx(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, b
         raise ExportError(f"ONNX needs the package {' and '.join(missing)}: pip install 'aectl[onnx]'")
     files = {}
     for name, program in programs(model, shape):
-        _, _, given, made = PARTS[name]
-        names: dict[str, Any] = {"input_names": [given], "output_names": [made], "dynamic_shapes": ({0: "batch"},)}
+        given = inputs(model, name)
+        names: dict[str, Any] = {
+            "input_names": given,
+            "output_names": [PARTS[name][3]],
+            "dynamic_shapes": ({0: "batch"},) * len(given),
+        }
         with exporter(name):
             onnx = cast("torch.onnx.ONNXProgram", torch.onnx.export(program, dynamo=True, verbose=False, **names))
         # What the exporter notes of each node are lines of this machine's source files.
@@ -123,14 +131,27 @@ def to_onnx(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, b
 def programs(model: Model, shape: Shape) -> Iterator[tuple[str, ExportedProgram]]:
     """Yield each part of a model by name, as a program for batches of any size; raises ExportError if it has none."""
     parts = {name: method for name, (ability, method, _, _) in PARTS.items() if isinstance(model, ability)}
+    if len(parts) > 1:
+        # Of a model that has other parts it may be an estimate by random numbers.
+        parts.pop("energy", None)
     if not parts:
-        raise ExportError("this model has no part to export: it can neither encode, decode nor classify")
+        raise ExportError(
+            "this model has no part to export: it neither encodes, decodes, classifies nor has an energy; "
+            "export=safetensors writes its weights"
+        )
     images = torch.zeros(EXAMPLES, *shape)
+    labels = torch.zeros(EXAMPLES, dtype=torch.int64)
     for name, method in parts.items():
-        example = codes_for(model, images) if name == "decoder" else images
+        examples = [codes_for(model, images) if name == "decoder" else images]
+        examples += [labels] * (len(inputs(model, name)) - 1)
         with exporter(name):
-            program = trace(Part(model, method), example)
+            program = trace(Part(model, method), examples)
         yield name, program
+
+
+def inputs(model: Model, name: str) -> list[str]:
+    """Return the names of a part's inputs."""
+    return [PARTS[name][2], *([LABELS] if name == "decoder" and model.conditional else [])]
 
 
 class Part(nn.Module):
@@ -140,9 +161,10 @@ class Part(nn.Module):
         super().__init__()
         self.model, self.method = model, method
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return what the method makes of a batch."""
-        return getattr(self.model, self.method)(x)
+        method = getattr(self.model, self.method)
+        return method(x) if labels is None else method(x, labels)
 
 
 def codes_for(model: Model, images: Tensor) -> Tensor:
@@ -154,13 +176,13 @@ def codes_for(model: Model, images: Tensor) -> Tensor:
     raise ExportError("the decoder cannot be exported: the model has neither encode nor a width `code`")
 
 
-def trace(part: Part, example: Tensor) -> ExportedProgram:
+def trace(part: Part, examples: Sequence[Tensor]) -> ExportedProgram:
     """Return a part as a program with the weights that it uses, no others, and with no trace of this machine."""
-    batch = ({0: Dim("batch")},)
-    graph = torch.export.export(part, (example,), dynamic_shapes=batch).module()
+    batch = ({0: Dim("batch")},) * len(examples)
+    graph = torch.export.export(part, tuple(examples), dynamic_shapes=batch).module()
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
-    program = torch.export.export(graph, (example,), dynamic_shapes=batch)
+    program = torch.export.export(graph, tuple(examples), dynamic_shapes=batch)
     for node in program.graph.nodes:
         for key in ("stack_trace", "nn_module_stack"):
             node.meta.pop(key, None)
@@ -182,6 +204,8 @@ def exporter(name: str) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        if reason.startswith("Constraints violated (batch)"):
+            reason = "it fixes the size of a batch, as len(x) does; x.shape[0] does not"
         raise ExportError(f"the {name} cannot be exported: {reason}") from error
     finally:
         logging.disable(before)

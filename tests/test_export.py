@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,14 +13,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from aectl import export
+from aectl.commands.sample import shipped_models
 from aectl.export import ExportError
+from aectl.loading import build_model
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Model
+from aectl.models.boltzmann import Boltzmann
 from aectl.models.classifier import Classifier
+from aectl.models.dbm import DBM
 from aectl.models.gan import GAN
 from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.models.penalty import L1
 from aectl.models.vae import VAE
+from tests.test_conf import DIGITS, FACTS, composed
 
 SHAPE = (1, 8, 8)
 METADATA = {"command": "aectl train model=dae 'x=é'", "config": {"seed": 0}, "metrics": {"mse": 0.25}}
@@ -31,6 +37,9 @@ MODELS = {
     "conv": (lambda: Autoencoder(SHAPE, 4, *conv), {"encoder", "decoder"}),
     "vae": (lambda: VAE(SHAPE, 3, encoder, decoder), {"encoder", "decoder"}),
     "gan": (lambda: GAN(SHAPE, 3, partial(decoder, norm="batch"), encoder), {"decoder"}),
+    "conditional": (lambda: GAN(SHAPE, 3, decoder, encoder, conditional=True, classes=10), {"decoder"}),
+    "dbm": (lambda: DBM(SHAPE, [6, 5]), {"encoder"}),
+    "boltzmann": (lambda: Boltzmann((1, 3, 3), 2), {"energy"}),
     "classifier": (lambda: Classifier(SHAPE, 10, 6, encoder), {"encoder", "classifier"}),
 }
 
@@ -44,13 +53,20 @@ def make(name):
     return model.eval().requires_grad_(False)
 
 
-def example(model, part, n):
-    shape = (model.code,) if part == "decoder" else SHAPE
-    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(n))
+def shape_of(name):
+    return (1, 3, 3) if name == "boltzmann" else SHAPE
 
 
-def expected(model, part, x):
-    return getattr(model, export.PARTS[part][1])(x).numpy()
+def examples(model, part, n, shape=SHAPE):
+    """Return what a part takes, n of each."""
+    rng = torch.Generator().manual_seed(n)
+    x = torch.rand(n, *((model.code,) if part == "decoder" else shape), generator=rng)
+    labels = torch.randint(10, (n,), generator=rng)
+    return [x, labels][: 1 + (part == "decoder" and model.conditional)]
+
+
+def expected(model, part, xs):
+    return getattr(model, export.PARTS[part][1])(*xs).numpy()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -79,30 +95,31 @@ def test_equal_weights_are_equal_files():
 def test_onnx_computes_the_same(tmp_path, name):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = make(name)
-    paths = export.write(model, SHAPE, tmp_path, "onnx", METADATA)
+    paths = export.write(model, shape_of(name), tmp_path, "onnx", METADATA)
     assert {path.name for path in paths} == {f"{part}.onnx" for part in MODELS[name][1]}
     for path in paths:
         assert b"aectl/" not in path.read_bytes()
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         assert json.loads(session.get_modelmeta().custom_metadata_map["config"]) == METADATA["config"]
-        (given,), (made,) = session.get_inputs(), session.get_outputs()
-        assert (given.name, made.name) == export.PARTS[path.stem][2:]
-        assert (given.shape[0], made.shape[0]) == ("batch", "batch")
+        given, (made,) = session.get_inputs(), session.get_outputs()
+        assert [one.name for one in given] == export.inputs(model, path.stem)
+        assert (given[0].name, made.name) == export.PARTS[path.stem][2:]
+        assert {one.shape[0] for one in (*given, made)} == {"batch"}
         for n in (1, 7):
-            x = example(model, path.stem, n)
-            (found,) = session.run(None, {given.name: x.numpy()})
-            assert np.allclose(found, expected(model, path.stem, x), atol=1e-5)
+            xs = examples(model, path.stem, n, shape_of(name))
+            (found,) = session.run(None, {one.name: x.numpy() for one, x in zip(given, xs, strict=True)})
+            assert np.allclose(found, expected(model, path.stem, xs), atol=1e-5)
 
 
 def test_programs_of_torch_run_where_there_is_no_aectl(tmp_path):
     cases = []
     for name in MODELS:
         model = make(name)
-        paths = export.write(model, SHAPE, tmp_path / name, "torch", METADATA)
+        paths = export.write(model, shape_of(name), tmp_path / name, "torch", METADATA)
         assert {path.name for path in paths} == {f"{part}.pt2" for part in MODELS[name][1]}
         for path in paths:
-            xs = [example(model, path.stem, n) for n in (1, 7)]
-            cases.append((str(path), [(x, torch.from_numpy(expected(model, path.stem, x))) for x in xs]))
+            batches = [examples(model, path.stem, n, shape_of(name)) for n in (1, 7)]
+            cases.append((str(path), [(xs, torch.from_numpy(expected(model, path.stem, xs))) for xs in batches]))
     torch.save(cases, tmp_path / "cases")
     code = (
         "import sys, torch; sys.modules['aectl'] = None\n"
@@ -110,8 +127,8 @@ def test_programs_of_torch_run_where_there_is_no_aectl(tmp_path):
         "    notes = {'command': ''}\n"
         "    program = torch.export.load(path, extra_files=notes).module()\n"
         "    assert 'aectl train' in notes['command'], notes\n"
-        "    for x, y in pairs:\n"
-        "        assert torch.allclose(program(x), y, atol=1e-6), path\n"
+        "    for xs, y in pairs:\n"
+        "        assert torch.allclose(program(*xs), y, atol=1e-6), path\n"
         "    print(path)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "cases"], capture_output=True, text=True, check=False)
@@ -146,10 +163,10 @@ class Unsized(Model):
 @pytest.mark.parametrize(
     ("model", "format", "message"),
     [
-        (Fixed(), "torch", r"^the encoder cannot be exported: .*batch"),
+        (Fixed(), "torch", r"^the encoder cannot be exported: .*size of a batch.* x.shape\[0\]"),
         (Undecided(), "onnx", r"^the encoder cannot be exported: .*data-dependent"),
         (Unsized(), "torch", "neither encode nor a width"),
-        (Model(), "onnx", "neither encode, decode nor classify"),
+        (Model(), "onnx", "neither encodes, decodes, classifies nor has an energy; export=safetensors"),
         (Model(), "pickle", "safetensors, onnx, torch, not 'pickle'"),
     ],
 )
@@ -165,3 +182,32 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ExportError, match=r"onnxscript: pip install 'aectl\[onnx\]'"):
         export.write(make("vae"), SHAPE, tmp_path, "onnx", {})
+
+
+UNABLE = ("fvsbn", "made", "nade")
+"""They have log p(x) alone, of binary draws of the pixels."""
+
+
+def test_every_shipped_model_has_a_part_or_is_known_to_have_none():
+    methods = [method for _, method, _, _ in export.PARTS.values()]
+    without = [name for name, model in shipped_models().items() if not any(hasattr(model, one) for one in methods)]
+    assert without == [*UNABLE]
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("words", [*[(name,) for name in shipped_models()], ("gan_conv", "model.conditional=true")])
+def test_every_shipped_model_computes_the_same_as_onnx(tmp_path, words, tally):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    facts = FACTS.get(words[0], DIGITS)
+    model = build_model(composed(f"model={words[0]}", "dataset=digits", *words[1:]), facts).eval().requires_grad_(False)
+    if words[0] in UNABLE:
+        with pytest.raises(ExportError, match="no part to export"):
+            export.write(model, facts["shape"], tmp_path, "onnx", {})
+        return
+    for path in export.write(model, facts["shape"], tmp_path, "onnx", {}):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        code = session.get_inputs()[0].shape[-1]
+        xs = examples(SimpleNamespace(code=code, conditional=model.conditional), path.stem, 3, facts["shape"])
+        (found,) = session.run(None, dict(zip(export.inputs(model, path.stem), [x.numpy() for x in xs], strict=True)))
+        assert np.allclose(found, expected(model, path.stem, xs), atol=1e-4)
+        tally("parts of models that ONNX computes as torch does")

@@ -102,10 +102,11 @@ class DBM(Model):
 
         The sweeps start at `mean` [N, widths[1]], else at the mean of g over data; each raises the bound, or leaves it.
         """
+        # v.shape[0] and not len(v), which the exporter would take for a constant.
         machine, v = self.machine, v.flatten(1)
-        mean = machine.mean[self.pixels :].expand(len(v), -1) if mean is None else mean
+        mean = machine.mean[self.pixels :].expand(v.shape[0], -1) if mean is None else mean
         offset, bias = machine.visible_offset[self.pixels :], machine.visible_bias[self.pixels :]
-        seen = machine.inputs(torch.cat([v, offset.expand(len(v), -1)], 1))
+        seen = machine.inputs(torch.cat([v, offset.expand(v.shape[0], -1)], 1))
         for _ in range(self.sweeps if sweeps is None else sweeps):
             h = (seen + F.linear(mean - offset, self.links)).sigmoid()
             mean = F.linear(h - machine.hidden_offset, self.links.T, bias).sigmoid()

@@ -155,7 +155,7 @@ class GAN(Model):
         A conditional one draws the classes y [N], or all of the commonest one.
         """
         if self.conditional:
-            y = self.shares.argmax().expand(len(z)) if y is None else y
+            y = self.shares.argmax().expand(z.shape[0]) if y is None else y
             z = torch.cat([z, F.one_hot(y, len(self.shares)).to(z)], 1)
         return (self.generator if self.training else self.average)(z).sigmoid()
 
