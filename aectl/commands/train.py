@@ -118,7 +118,11 @@ def begin(config: DictConfig, run: Run, sources: Sources = read) -> Begun:
         "choices": {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)},
         "overrides": list(hydra.overrides.task),
         "device": trainer.device.describe(),
-        "goal": {"epochs": trainer.epochs, "objective": trainer.objective},
+        "goal": {
+            "epochs": trainer.epochs,
+            "objective": trainer.objective,
+            "metric_settings": {name: list(keys) for name, keys in trainer.model.metric_settings.items()},
+        },
     }
     limit = seconds(config.max_time) if config.max_time else None
     return Begun(run, trainer, lock, limit, record, hydra.output_subdir)

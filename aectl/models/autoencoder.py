@@ -6,7 +6,7 @@ They differ in their YAML alone, and any regulariser combines with any of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,7 @@ class Autoencoder(Model):
     encoder: nn.Module
     decoder: nn.Module
     code_dropout: Tensor
+    metric_settings: ClassVar = {"loss": ("loss",)}
 
     def __init__(
         self,

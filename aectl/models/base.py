@@ -6,9 +6,9 @@ is a set of abilities: protocols of methods, asked for with `isinstance`, never 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -73,6 +73,10 @@ class Model(nn.Module):
 
     objective: str = "val/loss"
     """The metric that 'best', early stopping and searches minimise."""
+
+    metric_settings: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """By metric of `validate`, the constructor's arguments that its formula contains: runs that differ in one of them
+    cannot be compared by that metric."""
 
     conditional: bool = False
     """Whether sample(y=…) heeds the classes y."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class Coupled(Classifier):
     Szummer 2008.
     """
 
+    metric_settings: ClassVar = {"loss": ("weight",)}
     weight: Tensor
 
     def __init__(

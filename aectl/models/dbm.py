@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class DBM(Model):
     of both its images. Raises ValueError unless there are two hidden layers, or for numbers out of range.
     """
 
+    metric_settings: ClassVar = {"pseudo_nll": ("binarise",)}
     objective = "val/pseudo_nll"
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class DBN(Model):
     layers or numbers out of range.
     """
 
+    metric_settings: ClassVar = {"pseudo_nll": ("binarise",)}
     objective = "val/pseudo_nll"
     layers: Sequence[RBM]
 

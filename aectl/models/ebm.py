@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,7 @@ class EBM(Model):
     step of Langevin dynamics, a squared distance in whitened coordinates. Raises ValueError for numbers out of range.
     """
 
+    metric_settings: ClassVar = {"loss": ("noise_ratio",)}
     mean: Tensor
     basis: Tensor
     spread: Tensor

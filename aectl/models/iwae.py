@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class IWAE(VAE):
     Raises ValueError for an unknown bound, no sample, a negative warm-up, or codes and widths that do not match.
     """
 
+    metric_settings: ClassVar = {"loss": ("samples", "bound", "binarise"), "negative_elbo": ("binarise",)}
     steps: Tensor
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class FullyVisible(Model):
     in validation.
     """
 
+    metric_settings: ClassVar = {"loss": ("binarise",)}
     sets: int = 1
 
     def __init__(self, shape: Shape, *, binarise: bool, noise: nn.Module | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class RBM(Model):
     nothing of it. Raises ValueError for numbers out of range.
     """
 
+    metric_settings: ClassVar = {"pseudo_nll": ("binarise",)}
     objective = "val/pseudo_nll"
 
     mean: Tensor

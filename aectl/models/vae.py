@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ class VAE(Model):
     """
 
     beta: Tensor
+    metric_settings: ClassVar = {
+        "loss": ("likelihood", "binarise", "std", "beta"),
+        "negative_elbo": ("likelihood", "binarise", "std"),
+    }
 
     def __init__(
         self,

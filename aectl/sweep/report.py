@@ -12,6 +12,7 @@ from typing import Any
 
 from aectl import page
 from aectl.seeds import SURE, p_value
+from aectl.sweep.comparable import Comparison
 from aectl.sweep.formats import number, probability, spread
 from aectl.sweep.jobs import Job, name_of, over_seeds
 from aectl.sweep.plan import typed_command
@@ -21,17 +22,19 @@ MANY = 6
 """Numbers of jobs that a row's name lists."""
 
 
-def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
+def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison: Comparison) -> None:
     """Write the sweep's report.html, and draw its figures if at least two jobs have an objective."""
     if sum(not math.isnan(job.value) for job in jobs) > 1:
         from aectl.sweep import drawings
 
         drawings.draw(jobs, varied, folder / "figures")
     groups = over_seeds(jobs, varied) if "seed" in varied else []
+    best = [*best_of_seeds(groups, name_of(jobs)), *best_of_jobs(jobs, varied)] if comparison.is_fair else []
+    notice = f"{comparison.notice}." if comparison.notice else ""
     section = {
         "about": count_by_status(jobs),
         "titles": {"seeds": "means over seeds, best first", "sweep": "runs, best first"},
-        "verdicts": [*best_of_seeds(groups, name_of(jobs)), *best_of_jobs(jobs, varied)],
+        "verdicts": [*best, *([{"outcome": "unclear", "text": notice}] if notice else [])],
         "seeds": {f"jobs {', '.join(numbers_of(jobs, group[0]))}": mean_row(group, groups, jobs) for group in groups},
         "sweep": {
             f"job {job.number}": {**{k: job.settings.get(k, "") for k in varied}, **outcome(job)} for job in jobs

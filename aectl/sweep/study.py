@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from aectl.config import ConfigError
 from aectl.run import Run, is_alive
-from aectl.sweep.jobs import epochs
+from aectl.sweep.comparable import why_not_comparable
+from aectl.sweep.jobs import epochs, read_jobs
 from aectl.sweep.places import Watcher
 from aectl.sweep.plan import Planned, note, plan
 from aectl.sweep.space import Space
 from aectl.sweep.view import goal_of
+from aectl.terminal import console
 
 if TYPE_CHECKING:
     import optuna
@@ -77,6 +79,7 @@ class Search(Watcher[Planned]):
         self.running: dict[int, tuple[optuna.Trial, Planned]] = {}
         self.reported: dict[int, int] = {}
         self.pruned: set[int] = set()
+        self.warned = False
 
     def jobs(self) -> Iterator[Planned]:
         """Yield jobs until the study has as many trials as it is to have, here and on other machines."""
@@ -139,6 +142,13 @@ class Search(Watcher[Planned]):
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         elif job.status == "done":
             self.study.tell(trial, value)
+            self.warn()
+
+    def warn(self) -> None:
+        """Print once if what the jobs minimise cannot be compared between them, so that the search is misled."""
+        if not self.warned and (reason := why_not_comparable(read_jobs(self.folder))):
+            self.warned = True
+            console().print(f"{reason}: type objective=val/mse, or another metric that all jobs share", soft_wrap=True)
 
 
 def is_gone(owner: list[Any] | None) -> bool:

@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from aectl.sweep import board
+from aectl.sweep.comparable import Comparison, compare
 from aectl.sweep.formats import number, probability, spread
 from aectl.sweep.jobs import Job, differing, name_of, over_seeds, read_jobs
 from aectl.sweep.report import report
@@ -46,13 +47,14 @@ class SweepTable(Callback):
 
 def close(folder: Path) -> None:
     """Print the table of a sweep's jobs, and write sweep.csv, the page and what TensorBoard shows of seeds."""
-    jobs = sorted(read_jobs(folder), key=lambda job: job.rank)
+    comparison = compare(read_jobs(folder))
+    jobs = sorted(comparison.jobs, key=lambda job: job.rank)
     if not jobs:
         return
     varied = differing(jobs)
     write_csv(folder / "sweep.csv", jobs, varied)
-    show(jobs, varied, folder)
-    report(folder, jobs, varied)
+    show(jobs, varied, folder, comparison)
+    report(folder, jobs, varied, comparison)
     board.write(folder, jobs, varied)
 
 
@@ -68,11 +70,13 @@ def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
             writer.writerow([job.number, *values, value, epoch, job.seconds, job.status, folder, job.error])
 
 
-def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
+def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: Comparison) -> None:
     """Print the table, the means over seeds where there are several, and all failures."""
     out = console()
     out.print()
-    print_jobs(out, jobs, varied)
+    print_jobs(out, jobs, varied, comparison.is_fair)
+    if comparison.notice:
+        out.print(comparison.notice, soft_wrap=True)
     groups = over_seeds(jobs, varied)
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
         out.print()
@@ -88,12 +92,12 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
     out.print(f"\nsweep {folder}", soft_wrap=True)
 
 
-def print_jobs(out: Console, jobs: Sequence[Job], varied: Sequence[str]) -> None:
-    """Print the table of jobs; the best is marked with a star, one for each metric minimised."""
+def print_jobs(out: Console, jobs: Sequence[Job], varied: Sequence[str], is_fair: bool = True) -> None:
+    """Print the table of jobs, a star at the best by each metric; none where the comparison is not fair."""
     metrics, marked = name_of(jobs), set()
     stars = []
     for job in jobs:
-        best = job.metric not in marked and job.status != "failed" and not math.isnan(job.value)
+        best = is_fair and job.metric not in marked and job.status != "failed" and not math.isnan(job.value)
         marked |= {job.metric} if best else set()
         stars.append("*" if best else " ")
     values = [number(job.value) if job.metric in ("", metrics) else f"{job.metric} {number(job.value)}" for job in jobs]
