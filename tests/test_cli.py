@@ -14,6 +14,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from aectl.cli import help
 from aectl.cli.explain import settings_near
 from aectl.cli.launch import LAUNCHERS, admit_new_keys, split_flags
 from aectl.commands.claim import adopt
@@ -79,7 +80,10 @@ def test_help_teaches_commands_groups_sweeps_resume_and_tab(aectl, arguments):
     assert code == 0
     for text in ("train", "eval", "sample", "undercomplete, ", "masking", "adamw", "-m", "resume", "-sc install=bash"):
         assert text in out
-    assert max(map(len, out.splitlines())) <= 130
+    assert max(map(len, out.splitlines())) <= 80
+    assert len(out.splitlines()) <= 90
+    order = [out.index(f"\n{part}") for part in ("usage", "commands", "models", "other choices", "examples", "sweeps")]
+    assert order == sorted(order)
 
 
 @pytest.mark.parametrize("command", SCHEMAS)
@@ -89,6 +93,55 @@ def test_help_of_a_command_lists_every_key_with_its_meaning(aectl, command):
     for name, field in SCHEMAS[command].__dataclass_fields__.items():
         assert any(line.split()[:1] == [name] for line in out.splitlines())
         assert field.metadata["help"].split(";")[0] in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", [(), ("train",)])
+def test_help_says_in_a_line_what_each_model_is(aectl, words):
+    lines = aectl(*words, "--help")[1].splitlines()
+    for name in options()["model"]:
+        (said,) = [line for line in lines if line.split()[:1] == [name]]
+        assert len(said.split()) > 4
+        # Of the YAML, nothing else in between; what is longer would take a second line.
+        assert f"# {said.split(maxsplit=1)[1]}.\n" in Path(conf_dir(), "model", f"{name}.yaml").read_text()
+
+
+def test_a_new_model_is_described_by_the_header_of_its_yaml(tmp_path):
+    texts = {
+        "# @package _global_\n# aectl train model=x\n# aectl train model=x model.code=2\n# Mine.\n# More.\n": "Mine",
+        "# aectl train model=x\n# Mine, without a package\ncode: 3\n": "Mine, without a package",
+        "#\n# Mine alone.\n": "Mine alone",
+        "code: 3\n# Not the header.\n": "no description in its YAML",
+        "": "no description in its YAML",
+    }
+    for text, said in texts.items():
+        (tmp_path / "x.yaml").write_text(text)
+        assert help.description(tmp_path / "x.yaml") == said
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs"),
+    [
+        ((), 40),
+        (("model=vae",), 30),
+        (("model=vae", "epochs=3"), 3),
+        (("model=vae2",), 30),
+        (("experiment=burda_iwae_1l_k5",), 3280),
+        (("-m", "model=vae,gan"), 40),
+        (("model=zzz",), 40),
+    ],
+)
+def test_help_gives_the_defaults_of_the_composed_run(aectl, words, epochs):
+    code, out, _ = aectl("train", *words, "--help")
+    assert code == 0
+    keys = out[out.index("\nkeys") : out.index("\nmodels")]
+    assert f"[{epochs}]" in " ".join(keys[keys.index("\n  epochs ") : keys.index("\n  batch_size ")].split())
+
+
+def test_help_of_defaults_leaves_to_the_recipe_what_is_null(monkeypatch):
+    monkeypatch.setattr(help, "composed", lambda *_: {"epochs": None, "recipe": {"epochs": 7, "steps": 4000}})
+    text = help.of_command("train")
+    assert "[7]" in text and "4000" not in text
 
 
 def test_version(aectl):

@@ -63,7 +63,7 @@ def dispatch(arguments: Sequence[str]) -> None:
     if command is None or len(words) < len(arguments):
         from aectl.cli import help
 
-        return print(help.of_command(command) if command in COMMANDS else help.overview())
+        return print(help.of_command(command, words[1:]) if command in COMMANDS else help.overview())
     if command not in COMMANDS:
         refuse(unknown_command(arguments))
     from aectl.run import COMMAND

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import conf_dir, options
 from aectl.config.schema import SCHEMAS
@@ -15,8 +18,8 @@ GROUPS = ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "devi
 
 SUMMARY = {
     "train": "train a model; its run gets a folder of its own in outputs/",
-    "eval": "how good a run's model is, on images it was not trained on: numbers and figures",
-    "sample": "pictures that a run's model makes: samples, reconstructions, interpolations",
+    "eval": "measure a trained model on held-out images: verdict, tables, figures",
+    "sample": "draw samples, reconstructions and interpolations from a model",
 }
 
 EXAMPLES = {
@@ -25,23 +28,23 @@ EXAMPLES = {
         ("a denoising autoencoder", "aectl train model=dae noise=gaussian noise.std=0.5"),
         ("a sweep: nine runs and their table", "aectl train -m model=vae model.code=2,8,32 seed=0,1,2"),
         ("a search among settings", "aectl train -m sweep=search_vae trials=20 epochs=5"),
-        ("go on with a run, here for longer", "aectl train resume=latest epochs=50"),
-        ("one's own class", "aectl train model=custom model._target_=my_module.MyModel model.width=64"),
+        ("resume a run, here for longer", "aectl train resume=latest epochs=50"),
+        ("your own class", "aectl train model=custom model._target_=my_module.MyModel model.width=64"),
     ),
     "eval": (
-        ("which runs there are", "aectl eval"),
+        ("list the runs", "aectl eval"),
         ("the last run, on the test images", "aectl eval run=latest"),
         ("several runs, a row for each", "aectl eval 'run=outputs/mnist/*/*'"),
         ("a tighter bound, and nothing else", "aectl eval run=latest only=likelihood nll_samples=5000"),
-        ("one's own images", "aectl eval run=latest images=photos"),
-        ("encoder and decoder for elsewhere", "aectl eval run=latest export=onnx"),
+        ("your own images", "aectl eval run=latest images=photos"),
+        ("encoder and decoder for other programs", "aectl eval run=latest export=onnx"),
     ),
     "sample": (
-        ("all that the last model can make", "aectl sample run=latest"),
-        ("a hundred likely samples", "aectl sample run=latest kind=prior n=100 temperature=0.8"),
+        ("everything the last model can make", "aectl sample run=latest"),
+        ("a hundred samples, less varied than the prior", "aectl sample run=latest kind=prior n=100 temperature=0.8"),
         ("an autoencoder samples too", "aectl sample run=latest kind=density density=gaussian"),
-        ("from image to image, on great circles", "aectl sample run=latest kind=interpolation path=spherical"),
-        ("a denoising autoencoder walks on", "aectl sample run=latest kind=chain steps=200"),
+        ("interpolate between images on great circles", "aectl sample run=latest kind=interpolation path=spherical"),
+        ("a chain of a denoising autoencoder", "aectl sample run=latest kind=chain steps=200"),
     ),
 }
 
@@ -50,25 +53,31 @@ aectl: train, evaluate and sample autoencoders and small generative networks.
 
 usage: aectl <command> [key=value ...]
 
-commands (aectl <command> --help lists what each can be told)
+commands (aectl <command> --help lists its keys)
 {commands}
 
-choices (group=option), the default ones first
+models (model={model}, the default, or another)
+{models}
+
+other choices (group=option), the default first
 {groups}
 
 examples
 {examples}
 
-sweeps      give a key several values, separated by commas, and add -m: one run for each combination, side by
-            side on the cores (jobs=2 says how many, fail_fast=true stops at a failure), a table at the end.
-            aectl train -m resume=SWEEP goes on with what is not done; sweep=optuna lets Optuna choose values,
-            sweep=fused stacks small nets into one program.
-resume      Ctrl-C stops a run so that it can go on: aectl train resume=RUN. RUN is its folder, or latest.
-look        aectl train --cfg job shows the config that a command would use, without running it.
-            tensorboard --logdir outputs draws the curves of all runs.
-TAB         eval "$(aectl -sc install=bash)" completes commands, keys and options; put it into ~/.bashrc.
-            zsh takes the same line, fish: aectl -sc install=fish | source
-trouble     AECTL_DEBUG=1 shows tracebacks.
+sweeps   Separate values by commas and add -m: one run for each combination,
+         in parallel on the cores (jobs=2 says how many, fail_fast=true stops at
+         a failure), and a table at the end. aectl train -m resume=SWEEP resumes
+         it. sweep=optuna lets Optuna choose values, sweep=fused trains small
+         nets in one program.
+resume   Ctrl-C stops a run. aectl train resume=RUN resumes it; RUN is its
+         folder, or latest.
+look     aectl train --cfg job prints the config and runs nothing.
+         tensorboard --logdir outputs draws the curves of all runs.
+TAB      eval "$(aectl -sc install=bash)" completes commands, keys and options;
+         put it into ~/.bashrc. zsh takes the same line,
+         fish: aectl -sc install=fish | source
+trouble  AECTL_DEBUG=1 shows tracebacks.
 """
 
 COMMAND = """\
@@ -76,7 +85,7 @@ aectl {command}: {summary}
 
 usage: aectl {command} [key=value ...]
 
-keys
+keys{which}
 {keys}
 {groups}
 examples
@@ -86,11 +95,18 @@ flags
 {flags}
 """
 
+RECIPE = ("epochs", "batch_size")
+"""Keys that the model's recipe decides where they are null."""
+WIDTH = 80
+"""Characters of a line of help."""
+MANY = 20
+"""Options of a group up to which all are listed."""
+
 FLAGS = (
     ("-m, --multirun", "run every combination of values separated by commas: seed=0,1,2"),
     ("--cfg job", "show the config instead of running; with -p model only that part of it"),
     ("--info defaults", "show which files the config comes from"),
-    ("--config-dir DIR", "look for options in one's own folder too: DIR/model/mine.yaml"),
+    ("--config-dir DIR", "also look for options in your own folder: DIR/model/mine.yaml"),
     ("--hydra-help", "flags and settings of Hydra, which reads the command line"),
 )
 
@@ -98,42 +114,90 @@ FLAGS = (
 def overview() -> str:
     """Return the text of `aectl --help`."""
     return OVERVIEW.format(
-        commands=columns(SUMMARY.items()),
-        groups=columns(group_lines("train", GROUPS)),
-        examples=columns([*EXAMPLES["train"][:4], EXAMPLES["eval"][0]]),
+        commands=two_columns(SUMMARY.items()),
+        model=defaults("train")["model"],
+        models=two_columns(model_lines()),
+        groups=two_columns(group_lines("train", [group for group in GROUPS if group != "model"])),
+        examples=example_lines([*EXAMPLES["train"][:4], EXAMPLES["eval"][0]]),
     ).rstrip()
 
 
-def of_command(command: str) -> str:
-    """Return the text of `aectl <command> --help`."""
+def of_command(command: str, overrides: Sequence[str] = ()) -> str:
+    """Return the text of `aectl <command> --help`, with the defaults of a run that has these overrides."""
     schema = fields(SCHEMAS[command])
-    keys = [(one.name, one.metadata["help"] + default(one)) for one in schema]
+    chosen = defaults(command).get("model")
+    # Only a model's YAML changes the schema's defaults; composing takes a tenth of a second.
+    config = composed(command, overrides) if chosen else vars(SCHEMAS[command]())
+    keys = [(one.name, one.metadata["help"] + default(one, config)) for one in schema]
     choices = [group for group in GROUPS if group in {one.name for one in schema} or command == "train"]
-    groups = f"\nchoices (group=option), the default ones first\n{columns(group_lines(command, choices))}\n"
+    groups, heading, which = "", "choices", ""
+    if chosen:
+        choices.remove("model")
+        heading = "other choices"
+        groups = f"\nmodels (model={chosen}, the default, or another)\n{two_columns(model_lines())}\n"
+        which = next((word for word in reversed(overrides) if word.startswith("model=")), f"model={chosen}")
+    groups += f"\n{heading} (group=option), the default first\n{two_columns(group_lines(command, choices))}\n"
     return COMMAND.format(
         command=command,
         summary=SUMMARY[command],
-        keys=columns(keys),
+        which=f" [default, with {which}]" if which else " [default]",
+        keys=two_columns(keys),
         groups=groups,
-        examples=columns(EXAMPLES[command]),
-        flags=columns(FLAGS),
+        examples=example_lines(EXAMPLES[command]),
+        flags=two_columns(FLAGS),
     ).rstrip()
 
 
-def default(one: Field[Any]) -> str:
-    """Return a key's default in brackets, nothing where it is a choice or says nothing."""
-    value = one.default
-    if value is MISSING or value is None:
+def composed(command: str, overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Return a command's config as a run would have it; without the overrides if they are wrong."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        try:
+            return compose(command, [word for word in overrides if "=" in word])
+        except (HydraException, OmegaConfBaseException):
+            return compose(command)
+
+
+def default(one: Field[Any], config: Mapping[str, Any]) -> str:
+    """Return a key's default in brackets, nothing where it is a choice or says nothing.
+
+    What the config leaves open, the model's recipe may give.
+    """
+    value = config.get(one.name)
+    if value is None and one.name in RECIPE:
+        value = (config.get("recipe") or {}).get(one.name)
+    if not isinstance(value, (bool, int, float, str)):
         return ""
     return f" [{str(value).lower() if isinstance(value, bool) else value}]"
 
 
+def model_lines() -> list[tuple[str, str]]:
+    """Return each model with the line that describes it in its YAML, the default first."""
+    chosen = defaults("train")["model"]
+    names = sorted(options()["model"], key=lambda name: (name != chosen, name))
+    return [(name, description(Path(conf_dir(), "model", f"{name}.yaml"))) for name in names]
+
+
+def description(path: Path) -> str:
+    """Return what a YAML's header says: its first comment that is neither Hydra's nor a command."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.removeprefix("#").strip()
+        if not line.startswith("#"):
+            break
+        if text and not text.startswith(("@", "aectl ")):
+            return text.removesuffix(".")
+    return "no description in its YAML"
+
+
 def group_lines(command: str, groups: Sequence[str]) -> list[tuple[str, str]]:
-    """Return each group that has options with them, the default one first."""
+    """Return each group that has options with them, the default first; of very many, the first few."""
     found, chosen = options(), defaults(command)
     lines = []
     for group in groups:
         names = sorted(found.get(group, []), key=lambda name: (name != chosen.get(group), name))
+        if len(names) > MANY:
+            names = [*names[:3], f"… ({len(names)} in all: TAB lists them, as does conf/{group}/)"]
         if names:
             lines.append((group, ", ".join(names)))
     return lines
@@ -148,12 +212,17 @@ def defaults(command: str) -> dict[str, str]:
     return {str(group): str(option) for group, option in chosen}
 
 
-def columns(rows: Iterable[tuple[str, str]]) -> str:
+def example_lines(examples: Iterable[tuple[str, str]]) -> str:
+    """Return commands, each below a comment on it, to be copied whole."""
+    return "\n".join(f"  # {what}\n  {command}" for what, command in examples)
+
+
+def two_columns(rows: Iterable[tuple[str, str]]) -> str:
     """Return two columns, the second one wrapped."""
     rows = list(rows)
-    width = max(len(left) for left, _ in rows)
+    left = max(len(name) for name, _ in rows)
     lines = []
-    for left, right in rows:
-        wrapped = textwrap.wrap(right, max(120 - width, 40), break_on_hyphens=False)
-        lines += [f"  {left:{width}}  {wrapped[0]}", *(f"  {'':{width}}  {line}" for line in wrapped[1:])]
+    for name, text in rows:
+        wrapped = textwrap.wrap(text, WIDTH - left - 4, break_on_hyphens=False)
+        lines += [f"  {name:{left}}  {wrapped[0]}", *(f"  {'':{left}}  {line}" for line in wrapped[1:])]
     return "\n".join(lines)
