@@ -22,7 +22,9 @@ SPREADS = ("_ci95", "_sd")
 """What the names of spreads end in."""
 
 WORDS = ("missing", "titles")
-"""What a section of metrics.json holds by table that is no table."""
+"""Texts that a section of metrics.json holds by table."""
+MADE = "made"
+"""Where a section keeps each table's origin: checkpoint, epoch, weights, settings, time, and why it is stale, if so."""
 
 COPY = 1e-9
 """Mean squared error below which images differ by rounding alone."""
@@ -210,7 +212,7 @@ def is_copy(name: str, row: Row) -> bool:
 
 def tables_of(section: Mapping[str, Any]) -> dict[str, Rows]:
     """Return the tables in a section of metrics.json, by name: what of it is made of rows."""
-    found = {name: rows for name, rows in section.items() if isinstance(rows, dict) and name not in WORDS}
+    found = {name: rows for name, rows in section.items() if isinstance(rows, dict) and name not in (*WORDS, MADE)}
     return {name: rows for name, rows in found.items() if all(isinstance(row, dict) for row in rows.values())}
 
 
@@ -219,13 +221,22 @@ def damage(section: Mapping[str, Any]) -> str:
 
     It may have been written by a stranger: numbers must be such that can be computed with.
     """
-    for key, kind in (("images", int), ("epoch", int), ("fingerprint", str), *((word, dict) for word in WORDS)):
+    for key, kind in (
+        ("images", int),
+        ("epoch", int),
+        ("fingerprint", str),
+        ("quick", str),
+        ("when", str),
+        *((word, dict) for word in (*WORDS, MADE)),
+    ):
         if section.get(key) is not None and type(section[key]) is not kind:
             return key
     if not are_verdicts(section.get("verdicts")):
         return "verdicts"
     texts = {f"{word}.{key}": text for word in WORDS for key, text in (section.get(word) or {}).items()}
     wrong = [where for where, text in texts.items() if not isinstance(text, str)]
+    origins = section.get(MADE) or {}
+    wrong += [f"{MADE}.{name}" for name, one in origins.items() if not is_origin(one)]
     for name, rows in tables_of(section).items():
         wrong += [f"{name}.{row}.{m}" for row, found in rows.items() for m, v in found.items() if not is_cell(v)]
     return wrong[0] if wrong else ""
@@ -239,6 +250,26 @@ def are_verdicts(found: Any) -> bool:
         return False
     texts = all(isinstance(one.get(key), str) for one in found for key in ("table", "outcome", "text"))
     return texts and all(is_cell(value) for one in found for value in one.values())
+
+
+def is_origin(value: Any) -> bool:
+    """Return whether a value can say where a table comes from: numbers and texts by name."""
+    return isinstance(value, dict) and all(is_cell(one) for one in value.values())
+
+
+def origin_note(section: Mapping[str, Any], table: str) -> str:
+    """Return what sets a table apart from the evaluation it stands in: stale, or of another checkpoint or seed.
+
+    The empty text for a table that was made as the section says.
+    """
+    one = (section.get(MADE) or {}).get(table) or {}
+    if one.get("stale"):
+        return f"stale: {one['stale']}"
+    differs = [key for key in ("checkpoint", "epoch") if one.get(key) != section.get(key)]
+    parts = [f"checkpoint {one.get('checkpoint')}, epoch {one.get('epoch')}"] if one and differs else []
+    seeds = [part for part in str(one.get("settings", "")).split() if part.startswith("seed=")]
+    parts += [part for part in seeds if part != f"seed={section.get('seed')}"]
+    return ", ".join(parts)
 
 
 def is_cell(value: Any) -> bool:

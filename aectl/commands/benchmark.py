@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 
 from omegaconf import DictConfig
@@ -11,36 +9,49 @@ from omegaconf import DictConfig
 from aectl.config import ConfigError, build
 from aectl.data.datasets import Source
 from aectl.data.sources import DataError
-from aectl.evaluation.cache import VERSION, Cache, folder_for
+from aectl.evaluation.cache import Cache, folder_for
 from aectl.evaluation.judge import judge_of
 from aectl.evaluation.subject import Benchmark, digest
 from aectl.loading import Opened, settled
-from aectl.run import Run, versions
+from aectl.rng import Rng
 
 log = logging.getLogger("aectl")
 
 COUNTERPARTS = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
 """Data sets of one format: of each the other's images are outliers."""
-DECIDING = ("split", "seed", "nll_images", "nll_samples", "outliers", "only")
-"""Keys of the command that decide what its numbers are."""
 
 
-def benchmark(opened: Opened, config: DictConfig) -> Benchmark:
-    """Return what the run is measured on; raises ConfigError if the split is empty."""
+QUICK = {"images": 1000, "train": 10_000, "nll_images": 100, "nll_samples": 100}
+"""What a quick evaluation takes at most: images and training images, and of the likelihood images and draws."""
+
+
+def benchmark(opened: Opened, config: DictConfig, with_outliers: bool = True) -> Benchmark:
+    """Return what the run is measured on; raises ConfigError if the split is empty.
+
+    Images of other kinds are read, and if need be fetched, only `with_outliers`.
+    """
     device, dataset = opened.device.torch, opened.dataset
     held_out = dataset.split(config.split, device)
     if not len(held_out):
         raise ConfigError(f"split={config.split} of this run's dataset is empty")
     train = dataset.split("train", device)
+    if config.quick:
+        train, held_out = some(train, QUICK["train"]), some(held_out, QUICK["images"])
     return Benchmark(
         train,
         held_out,
-        other_images(opened, config),
+        other_images(opened, config) if with_outliers else {},
         judge_of(dataset.name, device),
         Cache(folder_for(digest(train, held_out))),
         config.seed,
         dataset.exclude,
     )
+
+
+def some(source: Source, count: int) -> Source:
+    """Return `count` images of a source, always the same ones, or all if they are fewer."""
+    order = Rng(0, source.images.device).fork("quick").permutation(len(source))
+    return source if len(source) <= count else source.take(order[:count].sort().values)
 
 
 def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
@@ -59,17 +70,10 @@ def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
     if tuple(other.shape) != tuple(opened.dataset.shape):
         raise ConfigError(f"outliers={name}: its images are {other.shape}, the run's {tuple(opened.dataset.shape)}")
     try:
-        return {name: other.split("test", opened.device.torch)}
+        test = other.split("test", opened.device.torch)
+        return {name: some(test, QUICK["images"]) if config.quick else test}
     except DataError as error:
         if config.outliers != "auto":
             raise
         log.warning("no outliers: %s", str(error).splitlines()[0])
         return {}
-
-
-def fingerprint(run: Run, config: DictConfig) -> str:
-    """Return a name for everything that decides an evaluation's numbers: weights, command, version of aectl."""
-    found = hashlib.sha256(run.checkpoint(config.checkpoint).read_bytes())
-    settings = {key: str(config[key]) for key in DECIDING}
-    found.update(json.dumps([settings, versions(), VERSION], sort_keys=True).encode())
-    return found.hexdigest()[:16]

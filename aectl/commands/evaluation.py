@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import logging
 import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from aectl import leaderboard
-from aectl.commands.benchmark import benchmark, fingerprint
-from aectl.commands.pictures import draw_all
+from aectl.commands.benchmark import QUICK, benchmark
+from aectl.commands.pictures import draw_all, page_name
+from aectl.commands.progress import table_progress
+from aectl.commands.provenance import (
+    OBJECTIVE,
+    PUBLISHED,
+    mark_stale,
+    origin,
+    outdated_tables,
+    section_name,
+    stored_section,
+    weights_digest,
+)
 from aectl.config import ConfigError, to_plain
 from aectl.config.did_you_mean import hint
 from aectl.evaluation import published, verdict
-from aectl.evaluation.report import EVALUATIONS, HEADLINES, report
+from aectl.evaluation.report import EVALUATIONS, HEADLINES, Report, lacking, report
 from aectl.evaluation.subject import Rows, Subject
 from aectl.loading import Opened, open_run
-from aectl.measures import arrow, column, damage, is_number
+from aectl.measures import arrow, column, is_number, origin_note, tables_of
 from aectl.measures import columns as measures_of
+from aectl.models.base import Model
 from aectl.rng import Rng
 from aectl.run import Run, now
 from aectl.terminal import console, shown
@@ -33,26 +47,31 @@ LEADERBOARDS = Path("outputs", "leaderboards")
 
 
 def single(config: DictConfig, folder: Path) -> None:
-    """Evaluate one run and print its tables."""
-    show(evaluate(config, folder), Run(folder))
+    """Print one run's tables; evaluate it first, unless metrics.json has the tables that are asked for."""
+    chosen, run = chosen_tables(config), Run(folder)
+    section = stored_answer(run, config, chosen)
+    if section:
+        log.info("evaluated %s; again=true computes it anew\n", section["when"][:16].replace("T", " ") + " UTC")
+    else:
+        section = evaluate(config, folder)
+    show(section, run, chosen)
 
 
 def compare(config: DictConfig, folders: list[Path]) -> None:
-    """Evaluate the runs that were not evaluated so before, and show all in one leaderboard, a row for each."""
-    chosen_tables(config)
+    """Show several runs in one leaderboard, a row for each; evaluate those that have not been evaluated so."""
+    chosen = chosen_tables(config)
     trained = [folder for folder in folders if Run(folder).checkpoint(config.checkpoint).is_file()]
     for folder in folders:
         if folder not in trained:
             log.warning("%s is left out: it has no checkpoint '%s'", shown(folder), config.checkpoint)
     folders = trained
     for number, folder in enumerate(folders, 1):
-        known = Run(folder).metrics.get(config.split, {})
-        if damage(known) or config.again or known.get("fingerprint") != fingerprint(Run(folder), config):
+        if not stored_answer(Run(folder), config, chosen):
             log.info("evaluating %s (%d of %d)", shown(folder), number, len(folders))
             evaluate(config, folder)
     if not folders:
         raise ConfigError("none of these runs has been trained")
-    boards = leaderboard.boards(folders, config.split)
+    boards = leaderboard.boards(folders, section_name(config))
     leaderboard.show(boards)
     place = common_folder(folders) or LEADERBOARDS / now().replace(":", "-")
     for path in leaderboard.write(place, boards):
@@ -66,45 +85,135 @@ def common_folder(folders: list[Path]) -> Path | None:
     return parent if not parents and (parent / "multirun.yaml").is_file() else None
 
 
+def stored_answer(run: Run, config: DictConfig, chosen: Sequence[str]) -> dict[str, Any]:
+    """Return the stored section if it has the tables of this command as they would be made now; empty if it has not."""
+    section = {} if config.again else stored_section(run, config)
+    if not section or (config.figures and not (run.folder / page_name(config)).is_file()):
+        return {}
+    asked = chosen or ([*section["made"]] if section.get("complete") else [])
+    return section if asked and not outdated_tables(section, run, config, asked) else {}
+
+
 def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
-    """Evaluate one run and return its section of metrics.json; its pictures and its page are made anew."""
+    """Evaluate one run: make the tables that are missing or outdated, and return its section of metrics.json.
+
+    Tables that were not asked for stay as they are, marked stale if they describe other weights. Figures and page are
+    drawn anew. Raises ConfigError if no table of `only` applies to the model.
+    """
     one = cast("DictConfig", OmegaConf.merge(config, {"run": str(folder)}))
     opened = open_run(one)
-    subject = Subject(opened.model, benchmark(opened, one), one.nll_images, one.nll_samples)
-    section = measured(opened, subject, one)
-    opened.run.add_metrics(**{one.split: section})
-    if one.figures:
-        draw_all(opened, subject, section, one)
+    run, chosen = opened.run, chosen_tables(one)
+    stored = {} if one.again and not chosen else stored_section(run, one)
+    asked = applicable_tables(opened.model, chosen)
+    wanted = asked if one.again else outdated_tables(stored, run, one, asked)
+    bench = benchmark(opened, one, with_outliers="anomalies" in wanted)
+    if stored.get("images") != len(bench.held_out):
+        stored, wanted = {}, asked
+    draws = [min(one[key], QUICK[key]) if one.quick else one[key] for key in ("nll_images", "nll_samples")]
+    subject = Subject(opened.model, bench, *draws)
+    with table_progress([*wanted, *(["figures"] if one.figures else [])]) as progress:
+        new = measured(opened, subject, one, wanted, progress)
+        # Read again: another process may have added a table meanwhile.
+        stored = stored_section(run, one) if stored else {}
+        section = merged(stored, new, opened, one, complete=not chosen)
+        run.add_metrics(**{section_name(one): section})
+        if one.figures:
+            progress("figures")
+            draw_all(opened, subject, section, one, wanted)
     return section
 
 
-def measured(opened: Opened, subject: Subject, config: DictConfig) -> dict[str, Any]:
-    """Return what metrics.json keeps of an evaluation: how it was made, its tables, and what is missing and why."""
-    # The seed of training's own validation, so that split=valid repeats the trainer's numbers.
-    rng = Rng(opened.config.seed, opened.device.torch).fork("validation").fork("noise")
-    own: dict[str, Rows] = {"objective": {"model": {**validate(opened.model, subject.bench.held_out, rng)}}}
-    with console().status("evaluating") as status:
-        found = report(subject, chosen_tables(config), lambda title: status.update(f"evaluating: {title}"))
-    titles = {one.name: one.title for one in EVALUATIONS if one.name in found.tables}
-    references = to_plain(opened.config.get("reference") or {})
-    published.check(references)
-    if references:
-        found.tables["published"] = published.compare({**own, **found.tables}, references)
-        titles["published"] = "beside published numbers"
+def applicable_tables(model: Model, chosen: Sequence[str]) -> list[str]:
+    """Return the tables to make of a model, `objective` first; all that it is able to, or those of them in `chosen`.
+
+    Warns of each chosen table that does not apply, with the ability that the model lacks; raises ConfigError if none
+    applies.
+    """
+    lacks = {one.name: lacking(model, one.name) for one in EVALUATIONS}
+    unfit = [f"{name}: the model {lacks[name]}" for name in chosen if lacks[name]]
+    if unfit and len(unfit) == len(chosen):
+        raise ConfigError(f"only={','.join(chosen)} does not apply to this run; {'; '.join(unfit)}")
+    for why in unfit:
+        log.warning("no table of %s", why)
+    return [OBJECTIVE, *[name for name, lack in lacks.items() if not lack and (not chosen or name in chosen)]]
+
+
+def measured(
+    opened: Opened, subject: Subject, config: DictConfig, wanted: Sequence[str], progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the tables of `wanted` with their titles and origins, and which of them are missing and why."""
+    tables: dict[str, Rows] = {}
+    seconds = {}
+    if OBJECTIVE in wanted:
+        progress(OBJECTIVE)
+        start = perf_counter()
+        # The seed of training's own validation, so that split=valid repeats the trainer's numbers.
+        rng = Rng(opened.config.seed, opened.device.torch).fork("validation").fork("noise")
+        tables[OBJECTIVE] = {"model": {**validate(opened.model, subject.bench.held_out, rng)}}
+        seconds[OBJECTIVE] = perf_counter() - start
+    others = [name for name in wanted if name != OBJECTIVE]
+    found = report(subject, others, progress) if others else Report()
+    weights = weights_digest(opened.run, config.checkpoint)
+    own = f"the model's own loss and metrics, on {config.split} images"
+    titles = {OBJECTIVE: own, **{one.name: one.title for one in EVALUATIONS}}
+    tables |= found.tables
     return {
+        "images": len(subject.bench.held_out),
+        "tables": tables,
+        "titles": {name: titles[name] + (" (quick look)" if config.quick else "") for name in tables},
+        "missing": found.missing,
+        "made": {
+            name: origin(name, opened.run, config, weights, opened.state["epoch"], took)
+            for name, took in {**seconds, **found.seconds}.items()
+        },
+    }
+
+
+def merged(
+    stored: Mapping[str, Any], new: Mapping[str, Any], opened: Opened, config: DictConfig, complete: bool
+) -> dict[str, Any]:
+    """Return the section of metrics.json: the new tables, and of the stored ones those that were not made now."""
+    made = {**stored.get("made", {}), **new["made"]}
+    made.pop(PUBLISHED, None)
+    old = {name: rows for name, rows in tables_of(stored).items() if name in made and name not in new["made"]}
+    tables = {**old, **new["tables"]}
+    order = [OBJECTIVE, *[one.name for one in EVALUATIONS]]
+    head = {
         "split": config.split,
         "checkpoint": config.checkpoint,
         "epoch": opened.state["epoch"],
-        "images": len(subject.bench.held_out),
+        "images": new["images"],
         "seed": config.seed,
         "when": now(),
-        "fingerprint": fingerprint(opened.run, config),
-        "titles": {"objective": f"the model's own loss and metrics, on {config.split} images", **titles},
-        **own,
-        **found.tables,
-        "missing": found.missing,
-        "verdicts": verdict.verdicts(found.tables, HEADLINES),
+        **({"quick": quick_scale(opened, config, new["images"])} if config.quick else {}),
+        # Whether all tables that the model is able to were made, now or before.
+        "complete": complete or bool(stored.get("complete")),
     }
+    missing = {**stored.get("missing", {}), **new["missing"]}
+    section = {
+        **head,
+        "titles": {name: {**stored.get("titles", {}), **new["titles"]}[name] for name in order if name in tables},
+        **{name: tables[name] for name in order if name in tables},
+        "missing": {name: why for name, why in missing.items() if name not in tables},
+        "made": {name: made[name] for name in order if name in made},
+    }
+    section = mark_stale(section, opened.run, opened.state["epoch"])
+    present = {name: rows for name, rows in tables.items() if not section["made"][name].get("stale")}
+    section["verdicts"] = verdict.verdicts(present, HEADLINES)
+    references = to_plain(opened.config.get("reference") or {})
+    published.check(references)
+    if references:
+        section[PUBLISHED] = published.compare(present, references)
+        section["titles"][PUBLISHED] = "compared with published numbers"
+    return section
+
+
+def quick_scale(opened: Opened, config: DictConfig, images: int) -> str:
+    """Return in words what a quick evaluation takes of the images and draws of a full one."""
+    whole, train = (len(opened.dataset.split(name)) for name in (config.split, "train"))
+    fitted = f"baselines from {min(train, QUICK['train']):,} of {train:,} training images"
+    draws = f"likelihood from at most {QUICK['nll_images']} images and {QUICK['nll_samples']} draws"
+    return f"quick look: {images:,} of {whole:,} {config.split} images, {fitted}, {draws}"
 
 
 def chosen_tables(config: DictConfig) -> list[str]:
@@ -117,21 +226,32 @@ def chosen_tables(config: DictConfig) -> list[str]:
     return chosen
 
 
-def show(section: dict[str, Any], run: Run) -> None:
-    """Print the tables, a row for the model and for each baseline, why others are missing, and where all of it is."""
+def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
+    """Print the tables, or the chosen ones, why others are missing, and where all of it is."""
     choices = run.record.get("choices", {})
     out = console()
     images = f"{section['images']:,} {section['split']} images"
     out.print(f"{choices.get('model')} on {choices.get('dataset')}, {images}, after epoch {section['epoch']}\n")
+    if section.get("quick"):
+        out.print(f"{section['quick']}\n", soft_wrap=True)
     for name, title in section["titles"].items():
+        if chosen and name not in (*chosen, PUBLISHED):
+            continue
         print_rows(out, name, title, section[name])
+        if note := origin_note(section, name):
+            out.print(note, soft_wrap=True)
         out.print()
     for name, why in section["missing"].items():
-        out.print(f"no table of {name}: {why}", soft_wrap=True)
-    if verdicts := section.get("verdicts"):
+        if not chosen or name in chosen:
+            out.print(f"no table of {name}: {why}", soft_wrap=True)
+    verdicts = [one for one in section.get("verdicts") or [] if not chosen or one["table"] in chosen]
+    if verdicts:
         texts = [textwrap.fill(one["text"], max(out.width, 20), subsequent_indent="  ") for one in verdicts]
         out.print("\n" + "\n".join(texts), style="bold", soft_wrap=True)
-    for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", "report.html")):
+    if stale := [name for name in section["titles"] if origin_note(section, name).startswith("stale")]:
+        out.print(f"stale, of earlier weights: {', '.join(stale)}; aectl eval run={shown(run.folder)} makes them anew")
+    page = "report_quick.html" if section.get("quick") else "report.html"
+    for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", page)):
         if (run.folder / path).exists():
             log.info("%s %s", what, shown(run.folder / path))
 

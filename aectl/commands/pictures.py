@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,23 @@ from aectl.figures.anomaly import anomaly_figure
 from aectl.figures.report import draw
 from aectl.figures.style import save
 from aectl.loading import Opened
-from aectl.measures import is_number
+from aectl.measures import is_number, origin_note
 from aectl.terminal import shown
 from aectl.training import evaluations
 
 
-def draw_all(opened: Opened, subject: Subject, section: dict[str, Any], config: DictConfig) -> None:
-    """Draw what the model can do, hand pictures and numbers to TensorBoard, and write the page that shows both."""
+def page_name(config: DictConfig) -> str:
+    """Return the name of the page's file; a quick evaluation has one of its own."""
+    return "report_quick.html" if config.quick else "report.html"
+
+
+def draw_all(
+    opened: Opened, subject: Subject, section: dict[str, Any], config: DictConfig, made: Sequence[str]
+) -> None:
+    """Draw what the model can do, hand pictures and numbers to TensorBoard, and write the page that shows both.
+
+    `made` are the tables of this evaluation; the section may hold others, of earlier ones.
+    """
     run = opened.run
     folder = run.folder / "figures"
     for place in (run.folder, folder):
@@ -30,19 +41,26 @@ def draw_all(opened: Opened, subject: Subject, section: dict[str, Any], config: 
     # A run stopped within its first epoch has no curve yet.
     curves = run.folder / "metrics.csv" if opened.state["epoch"] else None
     paths = draw(opened.model, subject.bench.held_out, folder, seed=config.seed, metrics_csv=curves)
-    found = strangeness(subject) if "anomalies" in section else {}
+    current = {name for name in section["titles"] if not origin_note(section, name)}
+    found = strangeness(subject) if "anomalies" in section and "anomalies" in made else {}
     for name, (inliers, outliers) in found.items():
         paths.append(save(anomaly_figure(inliers, outliers, name), folder / f"anomalies_{name.replace(' ', '_')}.png"))
+    if not found and "anomalies" in current:
+        # The outliers were not read this time: the figures of the evaluation that made the table still hold.
+        paths += sorted(folder.glob("anomalies_*.png"))
+    pr_curves = None if "anomalies" in current and "anomalies" not in made else found
     scalars = {
         f"eval/{table}/{measure}": value
         for table in section["titles"]
+        if table in current
         for measure, value in section[table].get("model", {}).items()
         if is_number(value)
     }
-    evaluations.write(run.folder, opened.state["epoch"], scalars, {f"eval/{p.stem}": p for p in paths}, found)
+    if not config.quick:
+        evaluations.write(run.folder, opened.state["epoch"], scalars, {f"eval/{p.stem}": p for p in paths}, pr_curves)
     choices = run.record.get("choices", {})
     page.write(
-        run.folder / "report.html",
+        run.folder / page_name(config),
         title=f"{choices.get('model')} on {choices.get('dataset')}",
         name=run.folder.absolute().name,
         commands=[str(run.record.get("command") or ""), eval_command(run.folder, config)],
@@ -54,9 +72,9 @@ def draw_all(opened: Opened, subject: Subject, section: dict[str, Any], config: 
 
 
 def eval_command(folder: Path, config: DictConfig) -> str:
-    """Return the command that evaluates a run as it was evaluated, quoted for a shell."""
+    """Return the command that evaluates a run as it was evaluated, all tables of it, quoted for a shell."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else [f"split={config.split}"]
-    kept = [word for word in typed if word.lstrip("+~").partition("=")[0] != "run"]
+    kept = [word for word in typed if word.lstrip("+~").partition("=")[0] not in ("run", "only", "again")]
     return shlex.join(["aectl", "eval", f"run={shown(folder)}", *kept])
 
 

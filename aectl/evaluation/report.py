@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from time import perf_counter
 from types import UnionType
 
 from aectl.evaluation import (
@@ -20,7 +21,7 @@ from aectl.evaluation import (
 )
 from aectl.evaluation.subject import Rows, Subject, Unmeasured
 from aectl.evaluation.verdict import Headline
-from aectl.models.base import Classifies, Encodes, Energy, Normalises, Reconstructs, Samples, Scores, Walks
+from aectl.models.base import Classifies, Encodes, Energy, Model, Normalises, Reconstructs, Samples, Scores, Walks
 
 
 @dataclass(frozen=True)
@@ -68,26 +69,46 @@ EVALUATIONS = (
 
 HEADLINES = {one.name: one.headline for one in EVALUATIONS if one.headline is not None}
 """What decides in a table, by its name."""
+SETTINGS = {"likelihood": ("nll_images", "nll_samples"), "anomalies": ("outliers",)}
+"""Keys of `aectl eval` that change a table's numbers, in addition to `seed`."""
+LACKING: dict[type | UnionType, str] = {
+    Reconstructs: "does not reconstruct images",
+    Encodes: "makes no codes",
+    Samples: "does not sample",
+    Classifies: "does not classify",
+    Walks: "has no Markov chain",
+    Scores | Normalises: "has no likelihood",
+    Reconstructs | Scores | Energy: "gives images no score: no reconstruction, likelihood or energy",
+}
+"""What a model without an ability lacks."""
 
 
 @dataclass
 class Report:
-    """Tables by name, and for each that the model's abilities allow but the data do not, why it is missing."""
+    """Tables by name, the seconds each took, and for each that the data do not allow, why it is missing."""
 
     tables: dict[str, Rows] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+
+def lacking(model: Model, table: str) -> str:
+    """Return which ability a model lacks for a table; the empty text if it lacks none."""
+    abilities = next(one.abilities for one in EVALUATIONS if one.name == table)
+    return next((LACKING[ability] for ability in abilities if not isinstance(model, ability)), "")
 
 
 def report(subject: Subject, only: Iterable[str] = (), told: Callable[[str], None] = lambda name: None) -> Report:
     """Return the tables that the model's abilities allow, or those of them in `only`; `told` hears what is next."""
     result, chosen = Report(), tuple(only)
     for evaluation in EVALUATIONS:
-        able = all(isinstance(subject.model, ability) for ability in evaluation.abilities)
-        if not able or (chosen and evaluation.name not in chosen):
+        if (chosen and evaluation.name not in chosen) or lacking(subject.model, evaluation.name):
             continue
         told(evaluation.name)
+        start = perf_counter()
         try:
             result.tables[evaluation.name] = evaluation.measure(subject)
         except Unmeasured as reason:
             result.missing[evaluation.name] = str(reason)
+        result.seconds[evaluation.name] = perf_counter() - start
     return result

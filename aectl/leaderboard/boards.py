@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aectl.leaderboard.entries import Entry, differing, named, read, worded
-from aectl.measures import MODEL, Row, Rows, best, better, columns, conditions, is_models, is_number, is_spread
+from aectl.measures import (
+    MODEL,
+    Row,
+    Rows,
+    best,
+    better,
+    columns,
+    conditions,
+    is_models,
+    is_number,
+    is_spread,
+    origin_note,
+)
 from aectl.seeds import SURE, p_value
 
 Kind = Literal["run", "mean", "baseline"]
@@ -131,6 +143,8 @@ class Board:
         if table == "noises":
             others = [key for key in self.varied if key.partition(".")[0] != "noise"]
             name = " ".join(filter(None, (str(entry.number), entry.noise(), named(entry, others))))
+        if note := origin_note(entry.section, table):
+            name += " (stale)" if note.startswith("stale") else f" ({note})"
         rows = rows_of(entry, table).items()
         return [Line("run", name + row.removeprefix(MODEL), content) for row, content in rows if is_models(row)]
 

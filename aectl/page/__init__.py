@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aectl.durable import written
-from aectl.measures import MODEL, Rows, arrow, best, column, columns, is_models, meaning, tables_of
+from aectl.measures import MODEL, Rows, arrow, best, column, columns, is_models, meaning, origin_note, tables_of
 from aectl.page.facts import device, git, measured_on, run_facts, subtitle, versions, when
 
 __all__ = ["device", "git", "versions", "when", "write"]
@@ -179,7 +179,8 @@ def tables(section: Mapping[str, Any], model: str) -> Iterator[Table]:
     titles = section.get("titles") or {}
     for name, rows in tables_of(section).items():
         if rows:
-            yield table(name, str(titles.get(name, name)), rows, model, measured_on(section))
+            about = "; ".join(filter(None, (measured_on(section), origin_note(section, name))))
+            yield table(name, str(titles.get(name, name)), rows, model, about)
 
 
 def glossary(columns: Iterable[Column]) -> list[tuple[str, str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,8 +14,11 @@ from torch import Tensor
 
 from aectl.durable import naming
 
-SUFFIX = ".eval"
-"""Of the event files that are written here: each evaluation takes the place of the one before."""
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+SUFFIX, CURVES = ".eval", ".eval-curves"
+"""Suffixes of the event files of numbers and pictures, and of PR curves; each replaces the one before."""
 
 
 def write(
@@ -21,25 +26,43 @@ def write(
     epoch: int,
     scalars: Mapping[str, float],
     pictures: Mapping[str, Path],
-    anomalies: Mapping[str, tuple[Tensor, Tensor]],
+    anomalies: Mapping[str, tuple[Tensor, Tensor]] | None,
 ) -> None:
     """Write an event file into the run's folder: scalars, PNG files as images, and a PR curve for each set of outliers.
 
     `anomalies` are the scores of inliers [N] and of outliers [M] by the outliers' name; the larger, the stranger.
+    None leaves the curves that are there.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
-    for old in folder.glob(f"events.out.tfevents.*{SUFFIX}"):
-        old.unlink()
-    with naming(folder), SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
+    with replaced_writer(folder, SUFFIX) as writer:
         for name, value in scalars.items():
             writer.add_scalar(name, value, epoch)
         for name, path in pictures.items():
             with Image.open(path) as image:
                 writer.add_image(name, np.asarray(image.convert("RGB")), epoch, dataformats="HWC")
-        for name, (inliers, outliers) in anomalies.items():
-            truth = torch.cat([torch.zeros(len(inliers)), torch.ones(len(outliers))])
-            writer.add_pr_curve(f"eval/anomalies/{name}", truth, ranked(torch.cat([inliers, outliers])), epoch)
+    if anomalies is None:
+        return
+    remove_events(folder, CURVES)
+    if anomalies:
+        with replaced_writer(folder, CURVES) as writer:
+            for name, (inliers, outliers) in anomalies.items():
+                truth = torch.cat([torch.zeros(len(inliers)), torch.ones(len(outliers))])
+                writer.add_pr_curve(f"eval/anomalies/{name}", truth, ranked(torch.cat([inliers, outliers])), epoch)
+
+
+def remove_events(folder: Path, suffix: str) -> None:
+    """Remove the event files with this suffix."""
+    for old in folder.glob(f"events.out.tfevents.*{suffix}"):
+        old.unlink()
+
+
+@contextmanager
+def replaced_writer(folder: Path, suffix: str) -> Iterator[SummaryWriter]:
+    """Write an event file with this suffix instead of those that are there."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    remove_events(folder, suffix)
+    with naming(folder), SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+        yield writer
 
 
 def ranked(scores: Tensor) -> Tensor:

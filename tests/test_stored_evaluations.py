@@ -1,0 +1,182 @@
+"""Tables of metrics.json: merged one by one, marked stale when the weights change, printed again without computing."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from aectl.commands import evaluation
+from aectl.commands.benchmark import QUICK
+from aectl.evaluation.report import EVALUATIONS, lacking
+from aectl.measures import damage, origin_note
+from aectl.models.base import Model
+from aectl.run import Run
+from tests.faults.conftest import UPGRADE
+
+TWO = "only=[reconstruction,codes]"
+PLAIN = ("device=cpu", "device.threads=1")
+
+
+@pytest.fixture
+def copied(aectl, tmp_path):
+    """Return a function that copies a small trained run; its stored evaluation lacks origins, as in old versions."""
+
+    def copy(name="undercomplete", to="run", metrics=False):
+        run = Run(Path(shutil.copytree(UPGRADE / f"v1-{name}", tmp_path / to)))
+        if not metrics:
+            (run.folder / "metrics.json").unlink()
+        return run
+
+    return copy
+
+
+@pytest.fixture
+def trained(copied):
+    return copied()
+
+
+def train_further(run):
+    """Write other weights of a later epoch into a checkpoint, as a resumed training does."""
+    path = run.checkpoint("best")
+    state = torch.load(path, weights_only=True)
+    state["epoch"] += 1
+    state["model"] = {name: 0.9 * weights for name, weights in state["model"].items()}
+    torch.save(state, path)
+
+
+@pytest.fixture
+def unopened(monkeypatch):
+    """Make opening a run an error: what is printed must be stored."""
+
+    def refuse():
+        def fail(*_):
+            raise AssertionError("the run was opened")
+
+        monkeypatch.setattr(evaluation, "open_run", fail)
+
+    return refuse
+
+
+def evaluate(aectl, run, *words):
+    code, out, err = aectl("eval", f"run={run.folder}", *PLAIN, *words)
+    assert code == 0, out + err
+    return out
+
+
+def test_only_replaces_one_table_and_keeps_the_others(aectl, trained):
+    evaluate(aectl, trained, TWO)
+    before = trained.metrics["test"]
+    out = evaluate(aectl, trained, "only=codes", "seed=1")
+    after = trained.metrics["test"]
+    assert list(after["titles"]) == ["objective", "reconstruction", "codes"]
+    assert after["reconstruction"] == before["reconstruction"]
+    assert after["made"]["reconstruction"] == before["made"]["reconstruction"]
+    assert after["made"]["codes"]["settings"] == "seed=1"
+    assert after["made"]["codes"]["when"] > before["made"]["codes"]["when"]
+    assert {"checkpoint", "epoch", "weights", "when", "seconds", "settings"} <= set(after["made"]["codes"])
+    assert "hoyer" in out and "ssim" not in out
+    page = (trained.folder / "report.html").read_text()
+    assert "hoyer" in page and "ssim" in page and "; seed=0" in page
+    assert origin_note(after, "reconstruction") == "seed=0"
+    assert not origin_note(after, "codes")
+
+
+def test_tables_of_earlier_weights_are_stale_until_they_are_made_anew(aectl, trained):
+    evaluate(aectl, trained, TWO, "figures=false")
+    train_further(trained)
+    out = evaluate(aectl, trained, "only=codes")
+    section = trained.metrics["test"]
+    made = section["made"]
+    assert "stale" in made["reconstruction"] and "stale" not in made["codes"]
+    assert made["reconstruction"]["epoch"] == made["codes"]["epoch"] - 1
+    assert "stale, of earlier weights: reconstruction; aectl eval run=run makes them anew" in out
+    evaluate(aectl, trained, TWO, "figures=false")
+    section = trained.metrics["test"]
+    assert not [name for name in section["titles"] if origin_note(section, name)]
+
+
+def test_a_leaderboard_marks_stale_rows(aectl, copied):
+    one, other = copied(to="one"), copied(to="other")
+    for run in (one, other):
+        evaluate(aectl, run, TWO, "figures=false")
+    train_further(one)
+    out = evaluate(aectl, one, "only=codes", "figures=false")
+    code, out, err = aectl("eval", "run=one,other", "only=codes", *PLAIN, "figures=false")
+    assert code == 0, out + err
+    assert len(re.findall(r"\(stale\)", out)) == 1
+
+
+def test_a_stored_evaluation_is_printed_without_computing_it(aectl, trained, unopened):
+    first = evaluate(aectl, trained, TWO)
+    unopened()
+    again = evaluate(aectl, trained, TWO)
+    assert re.search(r"evaluated \d{4}-\d\d-\d\d \d\d:\d\d UTC; again=true computes it anew", again)
+    assert again.partition("anew\n")[2].strip() == first.strip()
+    for changed in ("again=true", "seed=2", "checkpoint=last", "split=valid"):
+        code, _, err = aectl("eval", f"run={trained.folder}", TWO, changed, *PLAIN)
+        assert code != 0 and "the run was opened" in err, changed
+
+
+def test_a_whole_evaluation_makes_only_what_is_missing_or_outdated(aectl, trained, unopened):
+    evaluate(aectl, trained, "only=reconstruction", "figures=false")
+    kept = trained.metrics["test"]["made"]["reconstruction"]["when"]
+    evaluate(aectl, trained, "figures=false")
+    made = trained.metrics["test"]["made"]
+    assert made["reconstruction"]["when"] == kept < made["codes"]["when"]
+    unopened()
+    assert "anew" in evaluate(aectl, trained, "figures=false")
+
+
+def test_only_says_which_ability_a_model_lacks(aectl, trained):
+    code, out, err = aectl("eval", "run=run", "only=samples", *PLAIN)
+    assert code == 2
+    assert "only=samples does not apply to this run; samples: the model does not sample" in err
+    out = evaluate(aectl, trained, "only=[codes,samples]", "figures=false")
+    assert "no table of samples: the model does not sample" in out
+    assert "codes" in trained.metrics["test"]
+
+
+def test_a_quick_evaluation_says_so_and_stays_apart(aectl, trained, monkeypatch):
+    monkeypatch.setitem(QUICK, "images", 100)
+    monkeypatch.setitem(QUICK, "train", 200)
+    evaluate(aectl, trained, "only=codes", "figures=false")
+    full = trained.metrics["test"]
+    out = evaluate(aectl, trained, "only=codes", "quick=true")
+    assert "quick look: 100 of 360 test images, baselines from 200 of 1,337 training images" in out
+    quick = trained.metrics["test_quick"]
+    assert trained.metrics["test"] == full
+    assert quick["images"] == 100 and quick["quick"].startswith("quick look: 100 of 360")
+    assert quick["titles"]["codes"] == "codes (quick look)"
+    assert quick["codes"]["PCA-4"] != full["codes"]["PCA-4"]
+    assert "quick look" in (trained.folder / "report_quick.html").read_text()
+    assert not (trained.folder / "report.html").exists()
+    assert not list(trained.folder.glob("events*.eval"))
+
+
+@pytest.mark.parametrize("table", [one.name for one in EVALUATIONS])
+def test_each_table_says_what_a_model_without_abilities_lacks(table):
+    assert lacking(Model(), table)
+
+
+@pytest.mark.parametrize(
+    "made", ["x", [], {"codes": 1}, {"codes": {"epoch": {}}}, {"codes": {"epoch": 2**70}}], ids=str
+)
+def test_origins_that_no_evaluation_writes_are_damage(made):
+    assert damage({"codes": {"model": {"units": 1}}, "made": made}).startswith("made")
+
+
+def test_sections_of_earlier_versions_are_merged_by_their_epoch(aectl, copied):
+    run = copied(metrics=True)
+    before = run.metrics["test"]
+    assert "made" not in before
+    evaluate(aectl, run, "only=codes", "figures=false")
+    section = run.metrics["test"]
+    assert set(before["titles"]) <= set(section["titles"])
+    assert section["reconstruction"] == before["reconstruction"]
+    assert section["made"]["reconstruction"]["epoch"] == before["epoch"]
+    assert not origin_note(section, "reconstruction")
+    Run(run.folder).add_metrics(test={**before, "epoch": before["epoch"] - 1})
+    evaluate(aectl, run, "only=codes", "figures=false")
+    assert origin_note(run.metrics["test"], "reconstruction").startswith("stale")
