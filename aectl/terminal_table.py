@@ -56,10 +56,11 @@ def print_table(
 
     `styles` are rich's, one for each row.
     """
+    left = names_width(names, columns, out.width)
     for number, block in enumerate(blocks(names, columns, out.width)):
         if title:
             out.print(f"{title}, continued" if number else title, style="italic")
-        out.print(block_table(names, block, out.width, styles))
+        out.print(block_table(names, block, left, out.width, styles))
 
 
 def blocks(names: Column, columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
@@ -90,12 +91,11 @@ def room(left: int, width: int, column: Column) -> int:
     return max(width - left - GAP, NARROWEST if column.is_text else column.least)
 
 
-def block_table(names: Column, columns: Sequence[Column], width: int, styles: Sequence[str]) -> Table:
-    """Return one block as rich prints it."""
+def block_table(names: Column, columns: Sequence[Column], left: int, width: int, styles: Sequence[str]) -> Table:
+    """Return one block as rich prints it; its names have `left` characters."""
     from rich.table import Table
     from rich.text import Text
 
-    left = names_width(names, columns, width)
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     table.add_column(lines_of(names.heading), width=left, overflow="fold")
     for column in columns:

@@ -95,6 +95,12 @@ def test_a_long_name_is_wrapped_next_to_its_numbers(width, at):
     assert "".join(row[0] for row in rows[:-1]) == name
 
 
+def test_all_blocks_give_the_names_the_same_width(at):
+    out, name = at(40), "a name of 31 characters, wrapped"
+    print_table(out, Column("", [name]), [Column("a", ["1"]), *[Column("x" * 18, ["2"]) for _ in range(3)]])
+    assert out.file.getvalue().count("\na name of 31  ") == out.file.getvalue().count("\ncharacters, wrapped") == 4
+
+
 def test_blocks_are_as_few_as_fit_and_repeat_the_names():
     columns = [Column(f"metric {i}", ["1.000"]) for i in range(7)]
     names = Column("", ["model"])

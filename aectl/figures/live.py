@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aectl.data.datasets import Source
+from aectl.data.thumbnails import shrink
 from aectl.figures import probes
 from aectl.models.base import Model, Reconstructs, Samples
 from aectl.rng import Rng
@@ -67,13 +68,15 @@ def of_images(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
-    """Return images [N, C, H, W] as one [C, H′, W′] in rows of `columns`, on the CPU, cut to [0, 1] and enlarged.
+    """Return images [N, C, H, W] as one [C, H′, W′] in rows of `columns`, on the CPU, cut to [0, 1].
+
+    Small images are enlarged by a whole number, and large ones shrunk to `thumbnail_shape`.
 
     As torchvision's make_grid with white lines, but torchvision's import, with that of torch's compiler, takes longer
     than a small run.
     """
-    factor = max(1, round(TILE / images.shape[-1]))
-    pixels = images.detach().float().clamp(0, 1).cpu()
+    pixels = shrink(images.detach().float().clamp(0, 1)).cpu()
+    factor = max(1, round(TILE / pixels.shape[-1]))
     tiles = functional.pad(pixels, (1, 0, 1, 0), value=1.0)
     columns = min(columns, len(tiles))
     blank = tiles.new_ones(-len(tiles) % columns, *tiles.shape[1:])

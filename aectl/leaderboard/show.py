@@ -31,8 +31,8 @@ def show(boards: Sequence[Board]) -> None:
             for note in notes(table):
                 out.print(note, style="dim", soft_wrap=True)
     if boards:
-        out.print("\nBold: the best run, or of means over seeds the best one. ±: half of the 95 % confidence interval;")
-        out.print("of a mean over seeds, the standard deviation.")
+        out.print("\nBold: the best run, or the best mean over seeds.")
+        out.print("±: half of the 95 % confidence interval; of a mean over seeds, the standard deviation.")
 
 
 def notes(table: Table) -> list[str]:

@@ -11,8 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from aectl.data.thumbnails import thumbnail_shape
 from aectl.models.base import Model, Samples
 from aectl.sampling.request import Arrays, Impossible, Request, has
+
+FRAMES = 240
+"""Epochs of a long run that are shown, evenly spaced: a GIF of ten seconds."""
+LARGEST = 2**24
+"""Pixels of a sheet, some four times those of any that TensorBoard is given; a small PNG may unpack to gigabytes."""
 
 
 def training(model: Model, request: Request) -> Arrays:
@@ -54,14 +60,21 @@ def sheets(folder: Path, tag: str) -> dict[int, np.ndarray]:
             for value in event.summary.value:
                 if value.tag == tag and value.HasField("image"):
                     found[event.step] = value.image.encoded_image_string
-    return {epoch: pixels(found[epoch]) for epoch in sorted(found)}
+    epochs = sorted(found)
+    # Evenly spaced, with the first and the last.
+    chosen = {epochs[round(i * (len(epochs) - 1) / max(FRAMES - 1, 1))] for i in range(FRAMES)} if epochs else set()
+    return {epoch: pixels(found[epoch]) for epoch in sorted(chosen)}
 
 
 def pixels(encoded: bytes) -> np.ndarray:
     """Return a picture [H′, W′, 3] of an event file; raises Impossible unless it is a PNG, which TensorBoard writes."""
     try:
         with Image.open(io.BytesIO(encoded), formats=["PNG"]) as picture:
+            if picture.width * picture.height > LARGEST:
+                raise Impossible(f"a picture in the run's event files has {picture.width} × {picture.height} pixels")
             return np.asarray(picture.convert("RGB"))
+    except Impossible:
+        raise
     except Exception as error:
         # Pillow raises nearly anything of damaged bytes.
         raise Impossible(f"a picture in the run's event files is damaged ({type(error).__name__})") from error
@@ -71,9 +84,16 @@ def cut(sheet: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
     """Return the images [rows, columns, C, H, W] in [0, 1] that a sheet [H′, W′, 3] was made of.
 
     The sheet has a line of one pixel around each image and is enlarged by a whole number, the largest for which that
-    can be so. Raises Impossible if there is none.
+    can be so. Large images were shrunk to `thumbnail_shape`. Raises Impossible if it was made of other images.
     """
-    channels, height, width = shape
+    for channels, height, width in dict.fromkeys((thumbnail_shape(shape), tuple(shape))):
+        if (found := tiles_of(sheet, channels, height, width)) is not None:
+            return found
+    raise Impossible(f"the run's event files have pictures of other images than {shape}")
+
+
+def tiles_of(sheet: np.ndarray, channels: int, height: int, width: int) -> Tensor | None:
+    """Return the images [rows, columns, C, H, W] in [0, 1] of a sheet, None if it is not made of such images."""
     for factor in range(math.gcd(*sheet.shape[:2]), 0, -1):
         small = sheet[::factor, ::factor]
         rows, columns = (small.shape[0] - 1) // (height + 1), (small.shape[1] - 1) // (width + 1)
@@ -81,4 +101,4 @@ def cut(sheet: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
         if rows and columns and fits and np.array_equal(small.repeat(factor, 0).repeat(factor, 1), sheet):
             tiles = small[1:, 1:, :channels].reshape(rows, height + 1, columns, width + 1, channels)[:, :-1, :, :-1]
             return torch.from_numpy(tiles.transpose(0, 2, 4, 1, 3).astype(np.float32) / 255)
-    raise Impossible(f"the run's event files have pictures of other images than {shape}")
+    return None

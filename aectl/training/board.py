@@ -8,6 +8,7 @@ what the run had written beyond its checkpoint, so that curves have neither gap 
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import threading
@@ -15,12 +16,13 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aectl.data.thumbnails import shrink
 from aectl.durable import naming
 from aectl.models.base import Batch, Encodes, Model
 from aectl.training.evaluations import CURVES, SUFFIX
@@ -32,9 +34,15 @@ if TYPE_CHECKING:
 
     from aectl.training.trainer import Trainer
 
+log = logging.getLogger("aectl")
+
+T = TypeVar("T")
+
 CODES = 1000
 """Images whose codes make the histogram and the projector."""
 BINS = 60
+THUMBNAIL = 64
+"""Pixels of the longer side of an image in the projector, whose sheet has a thousand of them."""
 DECIMALS = 5
 """Of the projector's codes, which are text: more digits only make its file larger."""
 
@@ -57,6 +65,7 @@ class TensorBoard(Observer):
         self.writer: SummaryWriter | None = None
         self.written = 0
         self.usual_hook = threading.excepthook
+        self.left_out: set[str] = set()
 
     def started(self, trainer: Trainer) -> None:
         # Imported here: what never trains need not pay for it.
@@ -90,10 +99,10 @@ class TensorBoard(Observer):
             writer.add_scalar("time/seconds" if name == "seconds" else name, value, epoch.number)
         if epoch.number == 1:
             writer.add_custom_scalars({"training": charts(epoch.metrics)})
-        for name, image in self.pictures(trainer.model).items():
+        for name, image in (self.attempt("pictures", lambda: self.pictures(trainer.model)) or {}).items():
             writer.add_image(name, image, epoch.number)
-        if isinstance(trainer.model, Encodes):
-            self.add_histogram(encode(trainer.model, shown(trainer)), epoch.number)
+        if (codes := self.attempt("codes", lambda: codes_of(trainer))) is not None:
+            self.add_histogram(codes, epoch.number)
         # On disk before the checkpoint that counts this epoch: a crash leaves too much, never too little.
         writer.flush()
         self.written = epoch.number
@@ -112,8 +121,8 @@ class TensorBoard(Observer):
             return
         try:
             if self.is_complete(trainer):
-                if isinstance(trainer.model, Encodes):
-                    self.add_projector(trainer.model, shown(trainer), trainer.epoch)
+                if (codes := self.attempt("codes", lambda: codes_of(trainer))) is not None:
+                    self.add_projector(codes, shown(trainer), trainer.epoch)
                 cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams)[1])
                 # A full disk is told here: what goes wrong in its thread, close() keeps to itself.
                 self.writer.flush()
@@ -140,13 +149,25 @@ class TensorBoard(Observer):
             "codes", low, high, codes.numel(), total, squares, edges.tolist(), counts.tolist(), epoch
         )
 
-    def add_projector(self, model: Encodes, batches: list[Batch], epoch: int) -> None:
-        """Write codes, classes and thumbnails for the projector."""
-        codes = encode(model, batches).double().round(decimals=DECIMALS)
+    def attempt(self, what: str, make: Callable[[], T]) -> T | None:
+        """Return what `make` does, or None with one warning if it raises: a picture never ends a run."""
+        try:
+            return make()
+        except Exception as error:
+            # A model of one's own may raise anything, and what it returns may not be an image or not fit in memory.
+            if what not in self.left_out:
+                self.left_out.add(what)
+                reason = str(error).strip() or "no reason given"
+                log.warning("TensorBoard gets no %s of this model: %s: %s", what, type(error).__name__, reason)
+            return None
+
+    def add_projector(self, codes: Tensor, batches: list[Batch], epoch: int) -> None:
+        """Write codes [N, code], classes and thumbnails for the projector."""
+        codes = codes.double().round(decimals=DECIMALS)
         # The projector shows nothing at all of codes that have fewer than three numbers.
         codes = functional.pad(codes, (0, max(0, 3 - codes.shape[1])))
         labels = [str(label) if label >= 0 else "none" for batch in batches for label in batch.y.tolist()]
-        x = torch.cat([batch.x for batch in batches]).cpu()
+        x = torch.cat([shrink(batch.x, THUMBNAIL).cpu() for batch in batches])
         # The sheet of thumbnails must be made of squares.
         side = max(x.shape[2:])
         x = functional.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
@@ -171,6 +192,11 @@ def shown(trainer: Trainer) -> list[Batch]:
     """Return the images to show: the first held-out ones, or training images where none are held out."""
     source = trainer.valid_source if len(trainer.valid_source) else trainer.train_source
     return list(islice(batches(source), CODES // BATCH))
+
+
+def codes_of(trainer: Trainer) -> Tensor | None:
+    """Return the codes [N, code] of the images to show, None of a model without codes."""
+    return encode(trainer.model, shown(trainer)) if isinstance(trainer.model, Encodes) else None
 
 
 def encode(model: Encodes, batches: list[Batch]) -> Tensor:

@@ -1,6 +1,7 @@
 """What TensorBoard finds in a run folder, read back with its own reader."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 from aectl.figures.live import pictures
 from aectl.models.autoencoder import Autoencoder
+from aectl.models.base import Batch
 from aectl.models.gan import GAN
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.training import checkpoint
@@ -194,3 +196,28 @@ def test_the_hparams_page_has_the_settings_and_metrics_of_all_models(board, tmp_
         *("model", "model.code", "optimizer.lr", "clip", "model.discriminator_steps"),
     }
     assert {"val/loss", "val/energy_distance"} <= {info.name.tag for info in experiment.metric_infos}
+
+
+def test_what_cannot_be_drawn_is_a_warning_and_ends_no_run(board, tmp_path, caplog, monkeypatch):
+    trainer = board(epochs=3)
+    trainer.observers[0].pictures = lambda model: torch.zeros(10**15)
+    monkeypatch.setattr("aectl.training.board.encode", lambda model, batches: 1 / 0)
+    trainer.fit()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.split(":")[0] for text in warnings] == [
+        "TensorBoard gets no pictures of this model",
+        "TensorBoard gets no codes of this model",
+    ]
+    events = read(tmp_path / "run")
+    assert steps(events, "val/loss") == [1, 2, 3] and not events.Tags()["images"]
+    assert session(events)[1] == 1
+
+
+def test_thumbnails_of_long_images_stay_small(board, tmp_path):
+    # A square of 4096 pixels for each of a thousand images would take 67 GB.
+    writer, given = board().observers[0], {}
+    writer.writer = SimpleNamespace(add_embedding=lambda codes, labels, x, *rest, **named: given.update(x=x))
+    writer.add_projector(
+        torch.rand(1000, 4), [Batch(torch.rand(1000, 1, 1, 4096), torch.zeros(1000).long(), torch.arange(1000))], 1
+    )
+    assert given["x"].shape == (1000, 1, 64, 64)
