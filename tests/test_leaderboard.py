@@ -3,11 +3,14 @@
 import csv
 import json
 import math
+import re
 
 import pytest
 
 from aectl import leaderboard
 from aectl.config import ConfigError
+from aectl.leaderboard.boards import in_words
+from aectl.leaderboard.entries import labels, letter
 from aectl.measures import best, better, column, written
 
 TITLES = {"reconstruction": "reconstruction", "likelihood": "likelihood, nats per image"}
@@ -217,6 +220,47 @@ def test_other_rows_of_the_model_are_named_after_it(tmp_path):
     rows = {"model, error": {"auroc_mnist": 0.8}, "model, likelihood": {"auroc_mnist": 0.9}, "chance": {}}
     (table,) = only_board(write_run(tmp_path, "a", anomalies=rows)).tables
     assert names(table) == ["1, likelihood", "1, error"]
+
+
+def write_sweep(folder, *jobs):
+    """Write evaluated jobs of a sweep, folders named as a sweep names them; returns their paths."""
+    folder.mkdir()
+    (folder / "sweep.json").touch()
+    return [
+        write_run(
+            folder, f"{job}-seed_{job}", [f"seed={job}"], f"seed: {job}", reconstruction=reconstruction(0.1 / (1 + job))
+        )
+        for job in jobs
+    ]
+
+
+def test_jobs_have_the_numbers_of_their_folders_in_every_table(tmp_path, capsys):
+    jobs = write_sweep(tmp_path / "sweep", 0, 2, 11)
+    board = only_board(*jobs)
+    assert names(board.tables[0]) == ["11 seed=11", "2 seed=2", "0 seed=0"]
+    table, markdown = leaderboard.write(tmp_path, [board])
+    with table.open() as file:
+        assert [row["runs"] for row in csv.DictReader(file)] == ["0", "2", "11"]
+    leaderboard.show([board])
+    for text in (capsys.readouterr().out, markdown.read_text().replace("|", " ")):
+        assert re.search(r"^ *job  +seed", text, re.MULTILINE)
+        for number in ("0", "2", "11"):
+            assert re.search(
+                rf"^ *{number}  .*{number}-seed_{number}|^ *{number}  .*\n.*{number}-seed_", text, re.MULTILINE
+            )
+    assert in_words(board.entries[:1]) == "job 0" and in_words(board.entries) == "jobs 0, 2, 11"
+
+
+def test_runs_of_several_places_are_called_by_letters(tmp_path):
+    first, second = write_sweep(tmp_path / "a", 0, 1), write_sweep(tmp_path / "b", 0)
+    alone = write_run(tmp_path, "0-alone", reconstruction=reconstruction(0.1))
+    assert labels([*first, alone, *second]) == ["A0", "A1", "B", "C0"]
+    assert labels([alone, tmp_path / "1-x"]) == ["1", "2"]
+    assert labels([]) == []
+    assert in_words(only_board(*first, alone).entries) == "runs A0, A1, B"
+    (copy := tmp_path / "a" / "0-copy").mkdir()
+    assert labels([*first, copy]) == ["1", "2", "3"]
+    assert [letter(index) for index in (0, 25, 26, 51, 52, 701, 702)] == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
 
 
 def test_a_run_without_an_evaluation_is_named(tmp_path):

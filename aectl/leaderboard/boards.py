@@ -101,10 +101,15 @@ class Board:
         return differing(self.entries)
 
     @cached_property
-    def names(self) -> dict[int, str]:
-        """The runs' names by their numbers."""
-        names = {entry.number: f"{entry.number} {named(entry, self.varied)}".strip() for entry in self.entries}
-        return names if max(map(len, names.values())) <= WIDEST else {number: f"run {number}" for number in names}
+    def names(self) -> dict[str, str]:
+        """The runs' names by their labels."""
+        names = {entry.label: f"{entry.label} {named(entry, self.varied)}".strip() for entry in self.entries}
+        return names if max(map(len, names.values())) <= WIDEST else {e.label: in_words([e]) for e in self.entries}
+
+    @property
+    def noun(self) -> str:
+        """What the runs are: jobs of a sweep, or runs."""
+        return "job" if all(entry.noun == "job" for entry in self.entries) else "run"
 
     @property
     def title(self) -> str:
@@ -139,10 +144,10 @@ class Board:
 
     def lines_of(self, entry: Entry, table: str) -> list[Line]:
         """Return a run's rows in a table; those beside the first are named after it: `2 vae, likelihood`."""
-        name = self.names[entry.number]
+        name = self.names[entry.label]
         if table == "noises":
             others = [key for key in self.varied if key.partition(".")[0] != "noise"]
-            name = " ".join(filter(None, (str(entry.number), entry.noise(), named(entry, others))))
+            name = " ".join(filter(None, (entry.label, entry.noise(), named(entry, others))))
         if note := origin_note(entry.section, table):
             name += " (stale)" if note.startswith("stale") else f" ({note})"
         rows = rows_of(entry, table).items()
@@ -208,7 +213,7 @@ def over_seeds(board: Board, table: str) -> list[Line]:
     for group in (list(seeds.values()) for seeds in groups.values() if len(seeds) > 1):
         name = f"mean of {len(group)} seeds: {named(group[0], others)}".removesuffix(": ")
         if len(name) > WIDEST:
-            name = f"mean of runs {', '.join(str(entry.number) for entry in group)}"
+            name = f"mean of {in_words(group)}"
         tables = [rows_of(entry, table) for entry in group]
         for row in dict.fromkeys(row for rows in tables for row in rows if is_models(row)):
             of = tuple(rows.get(row, {}) for rows in tables)
@@ -276,10 +281,15 @@ def rounded(row: Row) -> str:
 
 
 def told_apart(board: Board, owners: Sequence[Entry], parts: Sequence[Sequence[Entry]]) -> str:
-    """Return the setting by which some runs differ from all others, else their numbers."""
+    """Return the setting by which some runs differ from all others, else their labels."""
     for key in board.varied:
         groups = [{entry.setting(key) for entry in part} for part in parts]
         if all(len(values) == 1 for values in groups) and len(set().union(*groups)) == len(parts):
             return worded(owners[0], key)
-    numbers = ", ".join(str(entry.number) for entry in owners)
-    return f"{'run' if len(owners) == 1 else 'runs'} {numbers}"
+    return in_words(owners)
+
+
+def in_words(entries: Sequence[Entry]) -> str:
+    """Return runs by their labels: `job 3`, `runs 1, 2`."""
+    noun = "job" if all(entry.noun == "job" for entry in entries) else "run"
+    return f"{noun}{'s' * (len(entries) != 1)} {', '.join(entry.label for entry in entries)}"

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from aectl.config import ConfigError
 from aectl.measures import Rows, damage, is_number, tables_of
 from aectl.run import Run
-from aectl.sweep import settings
+from aectl.sweep import job_number, settings, sweep_of
 
 IDLE = ("device", "trust", "max_time", "hydra", "resume")
 """Settings that change how a run is computed and not what it is."""
@@ -24,9 +24,15 @@ IDLE = ("device", "trust", "max_time", "hydra", "resume")
 class Entry:
     """A run and its evaluation on one split: `section` is what metrics.json says of it."""
 
-    number: int
+    label: str
+    """What the run is called by: a job's number in its sweep, see `labels`."""
     folder: Path
     section: dict[str, Any]
+
+    @cached_property
+    def noun(self) -> str:
+        """What kind of thing the label is of: `job` of a sweep, or `run`."""
+        return "run" if sweep_of(self.folder) is None else "job"
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -83,16 +89,37 @@ class Entry:
 
 
 def read(folders: Iterable[Path], split: str) -> list[Entry]:
-    """Return the runs, numbered from 1, with their evaluations on a split; raises ConfigError for one without."""
-    found = []
-    for number, folder in enumerate(folders, 1):
+    """Return the runs with their evaluations on a split; raises ConfigError for one without."""
+    folders, found = list(folders), []
+    for label, folder in zip(labels(folders), folders, strict=True):
         section = Run(folder).metrics.get(split)
         if section is None:
             raise ConfigError(f"{folder} has no evaluation on split={split}")
         if wrong := damage(section):
             raise ConfigError(f"{folder / 'metrics.json'} is damaged: {split}.{wrong} is not what an evaluation writes")
-        found.append(Entry(number, folder, section))
+        found.append(Entry(label, folder, section))
     return found
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """Return what each run is called by in a leaderboard.
+
+    Jobs of one sweep have their numbers, as in the sweep's own table and in the names of their folders. Other runs are
+    numbered from 1. Where both come together, or jobs of several sweeps, each sweep and each other run has a letter, so
+    that no number is taken for a job's of another sweep: `A0 A1 B0 C`.
+    """
+    sweeps = [sweep_of(folder) for folder in folders]
+    numbers = ["" if sweep is None else str(job_number(folder)) for sweep, folder in zip(sweeps, folders, strict=True)]
+    places = list(dict.fromkeys(sweep or folder for sweep, folder in zip(sweeps, folders, strict=True)))
+    if len(places) > 1 and any(sweeps):
+        numbers = [letter(places.index(s or f)) + n for s, f, n in zip(sweeps, folders, numbers, strict=True)]
+    # Two folders may begin with the same number if they were copied there.
+    return numbers if all(numbers) and len(set(numbers)) == len(numbers) else list(map(str, range(1, len(folders) + 1)))
+
+
+def letter(index: int) -> str:
+    """Return A … Z, AA, AB, … for 0, 1, …"""
+    return (letter(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
 
 
 def differing(entries: Sequence[Entry]) -> list[str]:

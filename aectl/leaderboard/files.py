@@ -45,15 +45,15 @@ def csv_rows(board: Board) -> list[dict[str, Any]]:
     """Return one row for each run, and one for each baseline, or for each that goes by its name.
 
     Columns of numbers are called table.measure, those of the model's other rows table.row.measure; `runs` are the
-    numbers of the runs that a row belongs to.
+    labels of the runs that a row belongs to.
     """
     models: list[Any] = []
-    others: dict[tuple[str, str], tuple[dict[str, Any], list[int]]] = {}
+    others: dict[tuple[str, str], tuple[dict[str, Any], list[str]]] = {}
     about = {"dataset": board.dataset, "split": board.split, "images": board.images}
     for entry in board.entries:
         settings = {key: entry.setting(key) for key in board.varied}
         own = {"folder": shown(entry.folder), "epoch": entry.section.get("epoch", ""), **settings}
-        model = {"row": MODEL, "runs": str(entry.number), **about, **own}
+        model = {"row": MODEL, "runs": entry.label, **about, **own}
         rows: dict[str, dict[str, Any]] = {}
         for table, content in entry.rows.items():
             for name, row in content.items():
@@ -62,10 +62,8 @@ def csv_rows(board: Board) -> list[dict[str, Any]]:
                 into.update({f"{table}.{extra}{measure}": value for measure, value in row.items()})
         models.append(model)
         for name, numbers in rows.items():
-            others.setdefault((name, repr(numbers)), (numbers, []))[1].append(entry.number)
-    named = [
-        ({"row": name, "runs": " ".join(map(str, runs)), **about}, row) for (name, _), (row, runs) in others.items()
-    ]
+            others.setdefault((name, repr(numbers)), (numbers, []))[1].append(entry.label)
+    named = [({"row": name, "runs": " ".join(runs), **about}, row) for (name, _), (row, runs) in others.items()]
     return models + [{**head, **row} for head, row in named]
 
 

@@ -41,15 +41,15 @@ def notes(table: Table) -> list[str]:
 
 
 def legend(board: Board) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of what the runs are: number, what differs, what they were trained for."""
-    headings = ["", *board.varied, "objective", "epoch"]
+    """Return headings and rows of what the runs are: label, what differs, what they were trained for."""
+    headings = [board.noun, *board.varied, "objective", "epoch"]
     rows = []
     for entry in board.entries:
         objective = entry.record.get("objective") or {}
         value = objective.get("value")
         goal = f"{objective.get('name', '')} {'' if value is None else significant(value)}".strip()
         settings = [entry.setting(key) for key in board.varied]
-        rows.append([str(entry.number), *settings, goal, str(entry.section.get("epoch", ""))])
+        rows.append([entry.label, *settings, goal, str(entry.section.get("epoch", ""))])
     return headings, rows
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from aectl.config import ConfigError
 from aectl.config.record import check_record
 from aectl.config.stored import read_json, read_words
+from aectl.sweep.plan import PLAN
 
 
 @dataclass
@@ -54,8 +55,21 @@ class Job:
 
 def read_jobs(folder: Path) -> list[Job]:
     """Return the jobs of a sweep, those whose folders are named <number>-<slug>."""
-    numbered = [(path.name.partition("-")[0], path) for path in folder.iterdir() if path.is_dir()]
-    return [read_job(int(number), path) for number, path in sorted(numbered) if number.isdigit()]
+    numbered = [(job_number(path), path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [read_job(number, path) for number, path in numbered if number is not None]
+
+
+def job_number(folder: Path) -> int | None:
+    """Return the number in the name of a job's folder, which all tables call the job by; None of other folders."""
+    number = folder.name.partition("-")[0]
+    return int(number) if number.isdecimal() else None
+
+
+def sweep_of(folder: Path) -> Path | None:
+    """Return the folder of the sweep that a run is a job of; None of a run by itself."""
+    parent = folder.absolute().parent
+    is_sweep = any((parent / name).is_file() for name in (PLAN, "multirun.yaml"))
+    return parent if is_sweep and job_number(folder.absolute()) is not None else None
 
 
 def read_job(number: int, folder: Path) -> Job:
