@@ -225,7 +225,8 @@ def test_what_seeds_come_to_stands_on_tensorboards_page(tmp_path, capsys):
     assert found["seeds/low"] == 1 and found["seeds/high"] == 3
     begins = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = HParamsPluginData.FromString(begins).session_start_info.hparams
-    assert (hparams["model.code"].number_value, hparams["seeds"].number_value) == (4, 2)
+    assert (hparams["Model code"].number_value, hparams["seeds"].number_value) == (4, 2)
+    assert found["Objective/val/loss"] == 2
     close(tmp_path, capsys)
     assert len(list(folder.iterdir())) == 1
     page = (tmp_path / "report.html").read_text()

@@ -1,16 +1,20 @@
-"""What a sweep's seeds come to on TensorBoard's HParams page: a row for each setting, beside those of its runs."""
+"""Means over a sweep's seeds on TensorBoard's HParams page: a row for each setting, next to those of its runs."""
 
 from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from aectl.config import ConfigError
 from aectl.config.folders import slug
 from aectl.run import Run
 from aectl.seeds import interval
-from aectl.sweep.jobs import Job, over_seeds
+from aectl.sweep.jobs import Job, name_of, over_seeds
 
 FOLDER = "seeds"
 """Below the sweep's folder, where the event files lie."""
@@ -25,21 +29,32 @@ def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     # Imported here: a sweep without seeds need not wait for torch.
     from torch.utils.tensorboard import SummaryWriter
 
-    from aectl.training.board import sessions
+    from aectl.training.board import OBJECTIVE, sessions
 
-    choices = Run(jobs[0].folder).record.get("choices") or {}
     for settings, values in groups:
         low, high = interval(values) or (values[0], values[0])
         numbers = {"mean": statistics.fmean(values), "std": statistics.stdev(values), "low": low, "high": high}
         name = slug(f"{key}={value}" for key, value in settings.items()) or "all"
         # Numbers as numbers, as the runs have them, or the page takes all for texts.
         swept = {key: number_or_text(value) for key, value in settings.items()}
-        begins, ends = sessions({**choices, **swept, "seeds": len(values)})
+        begins, ends = sessions({**common_settings(jobs, settings), **swept, "seeds": len(values)})
         with SummaryWriter(str(folder / FOLDER / name)) as writer:
             writer.file_writer.add_summary(begins)
+            writer.add_scalar(f"{OBJECTIVE}/{name_of(jobs)}", numbers["mean"], 0)
             for what, value in numbers.items():
                 writer.add_scalar(f"seeds/{what}", value, 0)
             writer.file_writer.add_summary(ends)
+
+
+def common_settings(jobs: Sequence[Job], settings: Mapping[str, str]) -> dict[str, float | str]:
+    """Return the options and the size of the code of the first job that has these settings."""
+    job = next(job for job in jobs if all(job.settings.get(key, "") == value for key, value in settings.items()))
+    options = {group: str(option) for group, option in (job.record.get("choices") or {}).items()}
+    try:
+        code = OmegaConf.select(Run(job.folder).config(), "model.code")
+    except (ConfigError, OmegaConfBaseException):
+        code = None
+    return {**options, **({"model.code": code} if isinstance(code, int) else {})}
 
 
 def number_or_text(value: str) -> float | str:

@@ -43,6 +43,14 @@ CODES = 1000
 BINS = 60
 THUMBNAIL = 64
 """Pixels of the longer side of an image in the projector, whose sheet has a thousand of them."""
+HEADLINE = {"model": "Model", "model.code": "Model code", "seed": "Seed"}
+"""Settings that come first on the HParams page, and what they are called there.
+
+The page sorts settings by whether they differ between runs, then by name, and shows five. Capitals sort before the
+names of all other settings, which begin with small letters.
+"""
+OBJECTIVE = "Objective"
+"""A run writes the metric that it minimises once more, as `Objective/val/loss`: the first metric on that page."""
 DECIMALS = 5
 """Of the projector's codes, which are text: more digits only make its file larger."""
 
@@ -80,7 +88,7 @@ class TensorBoard(Observer):
             self.written = trainer.epoch
             self.writer.add_text("config", as_yaml(self.hparams), trainer.epoch)
             if not resumed:
-                cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams)[0])
+                cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams, trainer.model)[0])
             self.writer.flush()
 
     def hush(self, error: threading.ExceptHookArgs) -> None:
@@ -97,6 +105,8 @@ class TensorBoard(Observer):
         writer = cast("SummaryWriter", self.writer)
         for name, value in epoch.metrics.items():
             writer.add_scalar("time/seconds" if name == "seconds" else name, value, epoch.number)
+        # The best so far: the page shows the last value, and the sweep's table the best one.
+        writer.add_scalar(f"{OBJECTIVE}/{trainer.objective}", trainer.best_value, epoch.number)
         if epoch.number == 1:
             writer.add_custom_scalars({"training": charts(epoch.metrics)})
         for name, image in (self.attempt("pictures", lambda: self.pictures(trainer.model)) or {}).items():
@@ -123,7 +133,7 @@ class TensorBoard(Observer):
             if self.is_complete(trainer):
                 if (codes := self.attempt("codes", lambda: codes_of(trainer))) is not None:
                     self.add_projector(codes, shown(trainer), trainer.epoch)
-                cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams)[1])
+                cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams, trainer.model)[1])
                 # A full disk is told here: what goes wrong in its thread, close() keeps to itself.
                 self.writer.flush()
         finally:
@@ -225,17 +235,25 @@ def charts(metrics: Mapping[str, float]) -> dict[str, list[Any]]:
     return {title: ["Multiline", found] for title, found in tags.items()}
 
 
-def sessions(hparams: Mapping[str, bool | int | float | str]) -> tuple[Any, ...]:
-    """Return the summaries with which a run begins and ends on the HParams page.
+def sessions(hparams: Mapping[str, bool | int | float | str], model: Model | None = None) -> tuple[Any, ...]:
+    """Return the summaries with which a run begins and ends on the HParams page; `model` gives the size of its code.
 
     The third that TensorBoard's `add_hparams` writes, of the experiment, would fix the columns to one model's; without
     it they are all settings and metrics of all runs.
     """
     from torch.utils.tensorboard.summary import hparams as summaries
 
+    code = getattr(model, "code", None)
+    # A custom model may call something else its code.
+    settings = {**hparams, **({"model.code": code} if isinstance(code, int) else {})}
     # It takes bools for numbers, which the page would filter by a range.
-    plain = {name: str(value).lower() if isinstance(value, bool) else value for name, value in hparams.items()}
-    return summaries(plain, {})[1:]
+    plain = {name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()}
+    return summaries({HEADLINE.get(name, name): plain[name] for name in plain if not is_implied(name, plain)}, {})[1:]
+
+
+def is_implied(name: str, hparams: Mapping[str, Any]) -> bool:
+    """Return whether a setting is the class of an option, whose name is a setting too."""
+    return name.endswith("._target_") and str(hparams[name]).startswith("aectl.")
 
 
 def as_yaml(hparams: Mapping[str, bool | int | float | str]) -> str:

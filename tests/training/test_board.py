@@ -32,7 +32,12 @@ def board(tmp_path, make_trainer):
         torch.manual_seed(0)
         model = model or Autoencoder(SHAPE, 4, encoder, decoder)
         trainer = make_trainer(model, f"{folder}/checkpoints", **settings)
-        hparams = {"model": "undercomplete", "model.code": 4, "optimizer.lr": 1e-3, "clip": False}
+        hparams = {"model": "undercomplete", "optimizer.lr": 1e-3, "clip": False, "seed": 0}
+        hparams |= {
+            "model._target_": "aectl.models.autoencoder.Autoencoder",
+            "noise": "own",
+            "noise._target_": "my.Own",
+        }
         trainer.observers = [TensorBoard(tmp_path / folder, hparams, partial(pictures, source=trainer.valid_source))]
         return trainer
 
@@ -69,8 +74,10 @@ def test_a_run_leaves_curves_pictures_codes_and_settings(board, tmp_path):
     assert [e.step for e in events.Images("reconstruction")] == [1, 2, 3]
     assert [e.step for e in events.Histograms("codes")] == [1, 2, 3]
     start, end = session(events)
-    assert start.hparams["model"].string_value == "undercomplete"
-    assert start.hparams["model.code"].number_value == 4
+    assert start.hparams["Model"].string_value == "undercomplete"
+    assert start.hparams["Model code"].number_value == 4
+    # The class of an option says no more than its name.
+    assert set(start.hparams) == {"Model", "Model code", "Seed", "optimizer.lr", "clip", "noise", "noise._target_"}
     assert end == 1  # SUCCESS
     assert (tmp_path / "run/projector_config.pbtxt").is_file()
     assert list((tmp_path / "run").glob("*/codes/metadata.tsv"))
@@ -184,18 +191,45 @@ def test_losses_share_a_chart_whatever_the_model_calls_them(board, tmp_path):
 def test_the_hparams_page_has_the_settings_and_metrics_of_all_models(board, tmp_path):
     board("a", epochs=1).fit()
     other = board("b", epochs=1, model=GAN(SHAPE, 3, decoder, encoder))
-    other.observers[0].hparams = {"model": "gan", "model.discriminator_steps": 1}
+    other.observers[0].hparams = {"model": "gan", "model.discriminator_steps": 1, "batch_size": 8, "seed": 1}
     other.fit()
+    settings, metrics = hparams_page(tmp_path)
+    assert set(settings) == {
+        *("Model", "Model code", "Seed", "optimizer.lr", "clip", "noise", "noise._target_"),
+        *("model.discriminator_steps", "batch_size"),
+    }
+    assert {"val/loss", "val/energy_distance"} <= set(metrics)
+
+
+def hparams_page(folder):
+    """Return the settings and metrics of the HParams page of a folder, in TensorBoard's own order.
+
+    The page shows the first five of each.
+    """
     runs = EventMultiplexer()
-    runs.AddRunsFromDirectory(str(tmp_path))
+    runs.AddRunsFromDirectory(str(folder))
     runs.Reload()
-    context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path))))
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(folder))))
     metadata = context.hparams_metadata(RequestContext(), "")
     experiment = context.experiment_from_metadata(RequestContext(), "", True, metadata, [])
-    assert {info.name for info in experiment.hparam_infos} == {
-        *("model", "model.code", "optimizer.lr", "clip", "model.discriminator_steps"),
-    }
-    assert {"val/loss", "val/energy_distance"} <= {info.name.tag for info in experiment.metric_infos}
+    return [info.name for info in experiment.hparam_infos], [info.name.tag for info in experiment.metric_infos]
+
+
+def test_the_hparams_page_has_model_code_seed_and_objective_first(board, tmp_path):
+    many = {f"a_setting_{i}": i for i in range(6)}
+    for number, model in enumerate((None, GAN(SHAPE, 3, decoder, encoder), Autoencoder(SHAPE, 2, encoder, decoder))):
+        trainer = board(f"sweep/{number}", epochs=2, model=model)
+        own = {name: value + number for name, value in many.items()}
+        trainer.observers[0].hparams |= {**own, "model": f"model_{number}", "seed": number}
+        trainer.fit()
+    one, several = hparams_page(tmp_path / "sweep" / "0"), hparams_page(tmp_path)
+    for settings, _ in (one, several):
+        assert settings[:3] == ["Model", "Model code", "Seed"]
+    assert one[1][0] == "Objective/val/loss"
+    assert several[1][:2] == ["Objective/val/energy_distance", "Objective/val/loss"]
+    events = read(tmp_path / "sweep" / "0")
+    losses = [event.value for event in events.Scalars("val/loss")]
+    assert [event.value for event in events.Scalars("Objective/val/loss")] == [losses[0], min(losses)]
 
 
 def test_what_cannot_be_drawn_is_a_warning_and_ends_no_run(board, tmp_path, caplog, monkeypatch):
