@@ -283,6 +283,33 @@ def test_the_terminal_gets_tables_of_100_columns(tmp_path, capsys):
     assert "mean of 3 seeds" in out
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_names_and_numbers_stay_whole_at_every_width(width, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.chdir(tmp_path)
+    others = {"held-out images, by the judge": {"mse": 0.5, "mse_ci95": 0.01}}
+    runs = [
+        write_run(
+            tmp_path,
+            f"run{i}",
+            [f"model.a_rather_long_key_of_the_model={i}"],
+            reconstruction=reconstruction(0.0123456 * (i + 1), **others),
+        )
+        for i in range(3)
+    ]
+    leaderboard.show(leaderboard.boards(runs))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "…" not in text
+    for whole in ("0.01235 ± 0.00025", "0.02469 ± 0.00049", "0.500 ± 0.010", "mse ↓", "psnr ↑", "ssim ↑", "19.08"):
+        assert whole in text
+    names = ["1 a_rather_long_key_of_the_model=0", "held-out images, by the judge"]
+    blocks = text.count("reconstruction")
+    if len(names[0]) <= width // 2:
+        assert all(sum(line.startswith(name) for line in lines) == blocks for name in names)
+
+
 def test_the_files_hold_everything(tmp_path):
     runs = [
         write_run(

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from aectl.sweep import SweepTable, read_jobs
+from aectl.sweep import SweepTable, read_jobs, table
 from aectl.sweep.table import probability, spread
 
 
@@ -53,6 +53,30 @@ def test_seeds_are_grouped_too(tmp_path, capsys):
     assert table.index(["8", "0.5", "0", "0.5", "…", "0.5", "2"]) < table.index(
         ["2", "2", "1.4", "1", "…", "3", "2", "-"]
     )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_both_tables_fit_the_terminal_and_lack_nothing(width, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    # The tables alone; the page's figures take seconds.
+    monkeypatch.setattr(table, "report", lambda *_: None)
+    widths = ["[1000,500,250]", "[64]"]
+    for number in range(8):
+        settings = [
+            f"seed={number % 2}",
+            f"optimizer.lr={10.0 ** -(number % 4)}",
+            f"model.widths={widths[number // 4]}",
+        ]
+        write_job(tmp_path, number, [*settings, "dataset.root=/a/very/long/path/to/photos"][: 3 + number // 4], 1.0 / 3)
+    lines = [line for line in close(tmp_path, capsys).splitlines() if not line.startswith(("sweep", "val/loss cannot"))]
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "…" not in text.replace(" … ", "")
+    # Each job's number is in each block of its table.
+    blocks = sum(line.strip().startswith("job") for line in lines)
+    assert all(sum(line[:4].split("*")[-1].strip() == str(job) for line in lines) == blocks for job in range(8))
+    for whole in ("optimizer.lr", "val/loss", "0.33333", "done", *widths, "0.001"):
+        assert whole in text
 
 
 def test_a_single_setting_over_seeds(tmp_path, capsys):

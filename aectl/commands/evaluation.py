@@ -243,7 +243,7 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
         out.print()
     for name, why in section["missing"].items():
         if not chosen or name in chosen:
-            out.print(f"no table of {name}: {why}", soft_wrap=True)
+            out.print(f"no table of {name}: {why}")
     verdicts = [one for one in section.get("verdicts") or [] if not chosen or one["table"] in chosen]
     if verdicts:
         texts = [textwrap.fill(one["text"], max(out.width, 20), subsequent_indent="  ") for one in verdicts]

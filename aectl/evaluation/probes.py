@@ -31,7 +31,7 @@ CONSTANT = 1e-5
 CHUNK = 500
 """Images at a time: one row of distances for each."""
 
-HEADLINE = Headline("classes from codes", "linear", (("PCA-*",),), rank=7, unit="%", unit_of_difference="points")
+HEADLINE = Headline("linear probe", "linear", (("PCA-*",),), rank=7, unit="%", unit_of_difference="points")
 
 
 @dataclass(frozen=True)

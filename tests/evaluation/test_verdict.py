@@ -43,7 +43,7 @@ SENTENCES = {
     "classification 98.6 %, logistic regression 92.6: better by 6.0 points": {
         "classification": {"model": {"accuracy": 98.6}, "logistic regression": {"accuracy": 92.6}}
     },
-    "classes from codes 91.3 %, PCA-32 88.4: better by 2.9 points": {
+    "linear probe 91.3 %, PCA-32 88.4: better by 2.9 points": {
         "probes": {"model": {"linear": 91.3, "linear_ci95": 0.6}, **PROBES}
     },
     "NLL 104.2 nats (bound), independent Bernoulli 206.8: better by 102.6 nats": {
