@@ -3,11 +3,14 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import types
 from dataclasses import fields
 from pathlib import Path
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
 
 import pytest
 import yaml
@@ -19,11 +22,22 @@ from aectl.cli.explain import settings_near
 from aectl.cli.launch import LAUNCHERS, admit_new_keys, split_flags
 from aectl.commands.claim import adopt
 from aectl.config import ConfigError, conf_dir, options
+from aectl.config.choices import parameter_choices
 from aectl.config.did_you_mean import MEANINGS, all_keys
+from aectl.config.hints import hints
+from aectl.config.locate import locate
 from aectl.config.schema import SCHEMAS, check_ranges
+from aectl.data.patches import SETS
+from aectl.data.toy import KINDS as TOY_KINDS
+from aectl.data.toy import Kind
 from aectl.evaluation.report import EVALUATIONS
+from aectl.export import FORMATS
+from aectl.models import nade
+from aectl.models.gan import LOSSES, LossName
+from aectl.models.networks import ACTIVATIONS, Activation
 from aectl.run import Run
 from aectl.sampling import KINDS
+from aectl.training.precision import PRECISIONS
 
 TORCH_FREE = """
 import sys
@@ -516,3 +530,77 @@ def test_python_m_aectl(tmp_path):
     )
     assert done.returncode == 2
     assert "did you mean 'train'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("eval only=", [one.name for one in EVALUATIONS]),
+        ("eval only=[codes,pro", ["[codes,probes"]),
+        ("eval only=codes,c", ["codes,clusters", "codes,chains", "codes,classes", "codes,classification"]),
+        ("eval split=", ["test", "valid", "train"]),
+        ("eval checkpoint=", ["best", "last"]),
+        ("eval export=", list(FORMATS)),
+        ("eval outliers=m", ["mnist"]),
+        ("eval figures=", ["true", "false"]),
+        ("sample kind=", ["all", *KINDS]),
+        ("sample path=", ["auto", "linear", "spherical"]),
+        ("sample density=g", ["gaussian", "gmm"]),
+        ("train model.loss=", ["mse", "bce"]),
+        ("train model=gan model.loss=", list(LOSSES)),
+        ("train model=vae model.likelihood=", ["bernoulli", "gaussian"]),
+        ("train model=vae2 model.bound=", ["vae", "iwae"]),
+        ("train model=dbm model.binarise=", ["draw", "threshold"]),
+        ("train model.encoder.code_activation=", list(ACTIVATIONS)),
+        ("train model.encoder.norm=", ["none", "batch"]),
+        ("train model.tied=t", ["true"]),
+        ("train dataset=toy dataset.kind=", list(TOY_KINDS)),
+        ("train dataset=patches dataset.of=", list(SETS)),
+        ("train device.name=c", ["cpu", "cuda"]),
+        ("train device.precision=", list(PRECISIONS)),
+        ("train -m tri", ["trials="]),
+    ],
+)
+def test_tab_completes_the_values_that_the_checks_allow(aectl, monkeypatch, line, expected):
+    monkeypatch.setenv("COMP_LINE", f"aectl {line}")
+    key, equals, _ = line.split()[-1].rpartition("=")
+    assert aectl("-sc", "query=bash")[1].split() == [f"{key}{equals}{value}" for value in expected]
+
+
+def allowed(hint):
+    """Return what a type hint lists, as one types it."""
+    if hint is bool:
+        return ["true", "false"]
+    if get_origin(hint) is Literal:
+        return [str(one) for one in get_args(hint)]
+    return [value for one in get_args(hint) for value in allowed(one)] if get_origin(hint) in (Union, UnionType) else []
+
+
+def test_choices_read_from_source_are_those_that_the_check_reads_from_annotations():
+    names = {
+        name
+        for path in Path(conf_dir()).glob("*/*.yaml")
+        for name in re.findall(r"_target_: (aectl\.\S+)", path.read_text())
+    }
+    found = {}
+    for name in names:
+        for parameter, hint in hints(locate(name)).items():
+            found[f"{name} {parameter}"] = allowed(hint)
+            assert parameter_choices(name, parameter) == allowed(hint), (name, parameter)
+    assert sum(len(values) > 2 for values in found.values()) > 10
+
+
+@pytest.mark.parametrize(
+    ("annotation", "registry"),
+    [(Activation, ACTIVATIONS), (LossName, LOSSES), (Kind, TOY_KINDS), (nade.Activation, nade.ACTIVATIONS)],
+)
+def test_annotations_list_what_is_registered(annotation, registry):
+    assert list(get_args(annotation)) == list(registry)
+
+
+def test_tab_reads_ones_own_class_without_importing_it(aectl, monkeypatch):
+    code = "from typing import Literal\nraise SystemExit\nclass Mine:\n"
+    code += "    def __init__(self, way: Literal['up', 'down']): ..."
+    Path("my_choices.py").write_text(code)
+    monkeypatch.setenv("COMP_LINE", "aectl train model=custom model._target_=my_choices.Mine model.way=")
+    assert aectl("-sc", "query=bash")[1].split() == ["model.way=up", "model.way=down"]

@@ -7,14 +7,18 @@ import io
 import os
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
-from aectl.cli.launch import MULTIRUN, OPTIONAL, SWITCHES, VALUED, launch, split_flags
-from aectl.config import ConfigError
-from aectl.config.schema import SCHEMAS
+from aectl.cli.launch import LAUNCHERS, MULTIRUN, OPTIONAL, SWITCHES, VALUED, launch, split_flags
+from aectl.config import ConfigError, conf_dir, options
+from aectl.config.choices import choices_of
+from aectl.config.schema import CHOICES, SCHEMAS
 from aectl.run import every
 
 SAFE = re.compile(r"[\w./@%+,:=-]+")
 """A name that means nothing to a shell."""
+CHOICE = re.compile(r"\w+=\w+|[\w.]+\._target_=[\w.]+")
+"""A choice of one option of a group, or of a class of one's own."""
 RUN_KEYS = ("run", "resume", "init_from")
 """Keys whose value is a run."""
 
@@ -46,9 +50,36 @@ def suggest(line: str, query: str) -> None:
         key = word.partition("=")[0]
         # A shell puts them in as they are: `$(…)` in a folder's name would be a command.
         found = matching([f"{key}={run}" for run in ("latest", *every()) if SAFE.fullmatch(str(run))], word)
+    elif "=" in word and (values := values_after(words[0], words[1:], word)):
+        found = matching(values, word)
     else:
+        if words[0] == "train" and any(flag in words for flag in MULTIRUN) and "=" not in word:
+            # Hydra has them by longer names.
+            print(separator.join(matching([f"{key}=" for key in LAUNCHERS], word)))
         return ask_hydra(words[0], program, [*words[1:], word], query)
     return print(separator.join(found))
+
+
+def values_after(command: str, words: Sequence[str], word: str) -> list[str]:
+    """Return the words that the last one, `key=…`, may become by the choices of its key; none if it has none."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    key, _, value = word.partition("=")
+    key = key.lstrip("+")
+    if key in options():
+        return []
+    known: Sequence[str] = CHOICES.get(key, ())
+    if not known:
+        # Whatever is typed may change what a key belongs to: model=gan model.loss=…
+        groups = tuple(f"{group}{sign}" for group in options() for sign in "=.")
+        chosen = [one for one in words if CHOICE.fullmatch(one) and one.startswith(groups)]
+        with initialize_config_dir(conf_dir(), version_base="1.3"):
+            config = OmegaConf.to_container(compose(command, chosen))
+        known = choices_of(key, cast("dict[str, Any]", config))
+    # Of a list, [codes,probes] or codes,probes, the last one is typed.
+    head = value[: max(value.rfind(","), value.rfind("[")) + 1]
+    return [f"{word.partition('=')[0]}={head}{one}" for one in known if one not in re.split(r"[\[,]", head)]
 
 
 def ask_hydra(command: str, program: str, words: Sequence[str], query: str) -> None:

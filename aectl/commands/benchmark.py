@@ -54,17 +54,21 @@ def some(source: Source, count: int) -> Source:
     return source if len(source) <= count else source.take(order[:count].sort().values)
 
 
+def check_outliers(name: str | None) -> None:
+    """Raise ConfigError if `outliers` names no data set."""
+    if name not in (None, "auto", "none", *COUNTERPARTS):
+        raise ConfigError(f"outliers must be auto, none, {' or '.join(COUNTERPARTS)}, not '{name}'")
+
+
 def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
     """Return the test images of the data set that `outliers` names, `auto` being the run's counterpart, if any.
 
-    Raises ConfigError if that data set is unknown or its images are of another shape; one that cannot be had although
-    nobody asked for it is only warned about.
+    Raises ConfigError if its images are of another shape; one that cannot be had although nobody asked for it is only
+    warned about.
     """
     name = COUNTERPARTS.get(opened.dataset.name, "none") if config.outliers == "auto" else config.outliers
     if name in (None, "none"):
         return {}
-    if name not in COUNTERPARTS:
-        raise ConfigError(f"outliers must be auto, none, {' or '.join(COUNTERPARTS)}, not '{name}'")
     root = opened.config.dataset.get("root")
     other = build(settled({"_target_": f"aectl.data.datasets.{name}", "root": root}), "outliers")
     if tuple(other.shape) != tuple(opened.dataset.shape):

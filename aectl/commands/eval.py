@@ -14,8 +14,12 @@ def run(config: DictConfig) -> None:
     if config.run is None:
         return listing.show()
     # Imported here: a list of runs need not wait for torch.
-    from aectl.commands import evaluation, take_out
+    from aectl.commands import benchmark, evaluation, take_out
 
+    # Before anything is read or fetched.
+    evaluation.chosen_tables(config)
+    benchmark.check_outliers(config.outliers)
+    take_out.check_format(config.export)
     if config.images:
         return take_out.evaluate_images(config)
     if config.export:

@@ -9,16 +9,14 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.commands.prepare import check, read
+from aectl.commands.prepare import Images, check, open_images
 from aectl.commands.train import Begun, Interrupted, begin, beginning, conclude, processes_of
 from aectl.config import ConfigError
-from aectl.data.datasets import Source
 from aectl.run import Run
 from aectl.training.interruption import Interruption
 from aectl.training.together import Together, groups, why_apart
@@ -33,8 +31,8 @@ class Fleet:
     def __init__(self) -> None:
         self.begun: list[Begun] = []
         self.voices: list[Voice] = []
-        self.sources = cache(
-            lambda dataset, device: read(OmegaConf.create({"dataset": OmegaConf.create(dataset)}), device)
+        self.images = cache(
+            lambda dataset, device: open_images(OmegaConf.create({"dataset": OmegaConf.create(dataset)}), device)
         )
 
     def take(self, config: DictConfig) -> None:
@@ -47,9 +45,9 @@ class Fleet:
         self.begun.append(begin(config, run, self.shared))
         self.voices.append(Voice())
 
-    def shared(self, config: DictConfig, device: torch.device) -> tuple[dict[str, Any], Source, Source]:
+    def shared(self, config: DictConfig, device: torch.device) -> Images:
         """Return the images of a config, read once."""
-        return self.sources(json.dumps(OmegaConf.to_container(config.dataset, resolve=True)), device)
+        return self.images(json.dumps(OmegaConf.to_container(config.dataset, resolve=True)), device)
 
     def give_up(self) -> None:
         """Leave nothing behind of what was made ready."""

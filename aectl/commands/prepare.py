@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,16 +39,23 @@ FEW = 8
 """Images that it is tried on how much a step computes."""
 
 
-Sources = Callable[[DictConfig, torch.device], tuple[dict[str, Any], Source, Source]]
-"""Gives what a model must know of a config's images, those to train on, and those held out."""
+Images = tuple[dict[str, Any], Callable[[], tuple[Source, Source]]]
+"""What a model must know of a data set, and a function that reads or fetches the images to train on and to hold out."""
+
+OpenImages = Callable[[DictConfig, torch.device], Images]
 
 
-def read(config: DictConfig, device: torch.device) -> tuple[dict[str, Any], Source, Source]:
-    """Return the images of a config."""
+def open_images(config: DictConfig, device: torch.device) -> Images:
+    """Return the images of a config; none are fetched yet, so that errors of the config are found before."""
     with Room("dataset"):
         dataset = build(config.dataset, "dataset")
-        facts = {"shape": list(dataset.shape), "classes": dataset.classes}
-        return facts, dataset.split("train", device), dataset.split("valid", device)
+
+    @cache
+    def read() -> tuple[Source, Source]:
+        with Room("dataset"):
+            return dataset.split("train", device), dataset.split("valid", device)
+
+    return {"shape": list(dataset.shape), "classes": dataset.classes}, read
 
 
 def check(config: DictConfig) -> None:
@@ -63,19 +71,24 @@ def check(config: DictConfig) -> None:
         check_empty(config.get(group), group)
 
 
-def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
-    """Build everything that a run needs; raises ValueErrors of the config and its parts before anything is written."""
+def prepare(config: DictConfig, run: Run, images: OpenImages = open_images) -> Trainer:
+    """Build everything that a run needs; raises ValueErrors of the config and its parts before anything is written.
+
+    What the parts refuse is raised before any image is fetched.
+    """
     device = build(config.device, "device")
     device.apply()
-    facts, train_source, valid_source = sources(config, device.torch)
+    facts, read = images(config, device.torch)
     model = build_model(config, facts, config.seed)
     check_training(model, device.torch)
     model.to(device.torch)
+    make_optimizer, schedule = optimizer(config), build(config.schedule, "schedule")
     goes_on = bool(config.resume) and not is_unsaved(run)
     if config.init_from and not goes_on:
         source = Run(find(config.init_from))
         set_weights(model, read_checkpoint(source, "best", "cpu")["model"], source.checkpoint("best"))
-    elif not goes_on:
+    train_source, valid_source = read()
+    if not (config.init_from or goes_on):
         model.prepare(batches(train_source))
     parallel.meet()
     few = train_source.batch(torch.arange(min(FEW, len(train_source)), device=device.torch))
@@ -87,8 +100,8 @@ def prepare(config: DictConfig, run: Run, sources: Sources = read) -> Trainer:
         model,
         train_source,
         valid_source,
-        optimizer(config),
-        schedule=build(config.schedule, "schedule"),
+        make_optimizer,
+        schedule=schedule,
         device=device,
         folder=run.folder / "checkpoints",
         facts=facts,

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from aectl import export, own_images
-from aectl.config import to_plain
+from aectl.config import ConfigError, to_plain
 from aectl.loading import Opened, open_run
 from aectl.rng import Rng
 
@@ -32,6 +32,12 @@ def evaluate_images(config: DictConfig) -> None:
     files = own_images.evaluate(opened.model, images.to(device), names, opened.run.folder / "images", rng)
     for path in files.values():
         log.info("%s", path)
+
+
+def check_format(format: str | None) -> None:
+    """Raise ConfigError if `export` names no format."""
+    if format and format not in export.FORMATS:
+        raise ConfigError(f"export must be one of {', '.join(export.FORMATS)}, not '{format}'")
 
 
 def export_parts(config: DictConfig) -> None:

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.commands.claim import Busy, adopt, advising, claim, discard
-from aectl.commands.prepare import Sources, check, prepare, read
+from aectl.commands.prepare import OpenImages, check, open_images, prepare
 from aectl.config import ConfigError
 from aectl.config.schema import seconds
 from aectl.loading import PARTS
@@ -107,12 +107,12 @@ class Begun:
         discard(self.run, self.output_subdir)
 
 
-def begin(config: DictConfig, run: Run, sources: Sources = read) -> Begun:
+def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Begun:
     """Make ready what a run needs; what cannot begin leaves nothing behind."""
     hydra = HydraConfig.get()
     with beginning(run):
         lock = claim(config, run)
-        trainer = prepare(config, run, sources)
+        trainer = prepare(config, run, images)
     record = {
         "config": config,
         "choices": {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)},

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ from aectl.rng import Rng
 
 TRAINING = 60_000  # images in the training file of MNIST and of Fashion-MNIST
 SPLITS = ("train", "valid", "test", "excluded")
-SPLIT_RULES = ("content", "position")
+SplitRule = Literal["content", "position"]
+SPLIT_RULES = get_args(SplitRule)
 """What decides which of one's own images are held out."""
 
 
@@ -213,7 +215,7 @@ def arrays(
     test: float = 0.1,
     exclude: Sequence[int] = (),
     labels: int | None = None,
-    split_by: str = "position",
+    split_by: SplitRule = "position",
     scale: float | None = None,
     keys: Mapping[str, str] | None = None,
 ) -> Dataset:

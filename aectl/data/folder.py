@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from aectl.data.content_split import hash_image_files
-from aectl.data.datasets import Dataset, Source, check_split_rule, divide, held_out, rows_of
+from aectl.data.datasets import Dataset, Source, SplitRule, check_split_rule, divide, held_out, rows_of
 from aectl.data.pictures import SYSTEM_FOLDERS, files_below, is_class_folder, is_image, kind_of, skipped_line
 from aectl.data.pixel_range import check_white
 from aectl.data.resized import resized
@@ -29,7 +29,7 @@ def folder(
     test: float = 0.1,
     exclude: Sequence[int] = (),
     labels: int | None = None,
-    split_by: str = "position",
+    split_by: SplitRule = "position",
     scale: float | None = None,
 ) -> Dataset:
     """Return the image files below a folder, resized to `size` × `size` with antialiasing; `channels` 1 is grey, 3 RGB.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -47,7 +47,7 @@ class Patches(Dataset):
 
 
 def patches(
-    of: str = "digits",
+    of: Literal["digits", "mnist", "fashion_mnist"] = "digits",
     side: int = 4,
     per_image: int = 8,
     threshold: float = 0.5,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -66,6 +67,7 @@ CURVES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
 """For each kind: the curve in [-1, 1]², and its classes, equal parts of the way along it."""
 
 
+Kind = Literal["spiral", "moons", "circle", "gaussians"]
 KINDS = {**CURVES, "gaussians": (ring, MODES)}
 """The same with the ring, whose classes are its points."""
 
@@ -86,7 +88,7 @@ def check_kind(kind: str) -> None:
 
 
 def toy(
-    kind: str = "spiral",
+    kind: Kind = "spiral",
     points: int = 10_000,
     spread: float = 0.01,
     valid: float = 1000,

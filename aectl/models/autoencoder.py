@@ -6,14 +6,14 @@ They differ in their YAML alone, and any regulariser combines with any of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Model, Stage
-from aectl.models.networks import Encoder, Shape, activation_layer, tie
+from aectl.models.networks import Activation, Encoder, Shape, activation_layer, tie
 from aectl.rng import Rng
 
 MOST_DEAD = 0.95
@@ -60,8 +60,8 @@ class Autoencoder(Model):
         encoder: Callable[..., nn.Module],
         decoder: Callable[..., nn.Module],
         *,
-        loss: str = "mse",
-        output: str = "identity",
+        loss: Literal["mse", "bce"] = "mse",
+        output: Activation = "identity",
         noise: nn.Module | None = None,
         penalty: nn.Module | None = None,
         code_dropout: float = 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from aectl.models.rbm import COLDEST
 from aectl.parallel import average
 from aectl.rng import Rng
 
-GRADIENTS = ("exact", "gibbs")
+Gradient = Literal["exact", "gibbs"]
+GRADIENTS = get_args(Gradient)
 
 
 class Boltzmann(Model):
@@ -44,7 +46,7 @@ class Boltzmann(Model):
         shape: Shape,
         hidden: int = 0,
         *,
-        gradient: str = "exact",
+        gradient: Gradient = "exact",
         steps: int = 1,
         persistent: int = 100,
         settle: int = 10,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
 from aectl.models.dbn import FOLLOW, as_bounds, importance_bound, log_bernoulli
 from aectl.models.networks import Shape, positive, repeats
-from aectl.models.rbm import BINARISE, RBM
+from aectl.models.rbm import BINARISE, RBM, Binarise
 from aectl.parallel import average
 from aectl.rng import Rng
 
@@ -52,7 +52,7 @@ class DBM(Model):
         persistent: int = 100,
         centring: float = 0.01,
         weight_decay: float = 0.0,
-        binarise: str = "draw",
+        binarise: Binarise = "draw",
         sample_steps: int = 200,
         temperatures: int = 1000,
         noise: nn.Module | None = None,

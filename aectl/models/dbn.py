@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from aectl.models.base import Batch, Group, Loss, Model, Partition, Score, Stage
 from aectl.models.networks import Shape, positive, repeats
 from aectl.models.partition import bias_of
-from aectl.models.rbm import RBM
+from aectl.models.rbm import RBM, Binarise
 from aectl.parallel import average
 from aectl.rng import Rng
 
@@ -53,7 +53,7 @@ class DBN(Model):
         persistent: int = 100,
         centring: float = 0.01,
         weight_decay: float = 0.0,
-        binarise: str = "draw",
+        binarise: Binarise = "draw",
         draws: int = 10,
         sample_steps: int = 200,
         temperatures: int = 1000,

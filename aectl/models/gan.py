@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ def wasserstein(real: Scores, fake: Scores) -> Tensor:
     return fake.mean() - real.mean()
 
 
+LossName = Literal["minimax", "nonsaturating", "lsgan", "hinge", "wgan_gp"]
 LOSSES: dict[str, tuple[Callable[[Scores, Scores], Tensor], Callable[[Scores], Tensor], float]] = {
     "minimax": (minimax, lambda fake: -0.5 * F.softplus(fake).mean(), 0.0),
     "nonsaturating": (minimax, lambda fake: F.softplus(-fake).mean(), 0.0),
@@ -96,7 +98,7 @@ class GAN(Model):
         generator: Callable[..., nn.Module],
         discriminator: Callable[..., nn.Module],
         *,
-        loss: str = "nonsaturating",
+        loss: LossName = "nonsaturating",
         gradient_penalty: float | None = None,
         discriminator_steps: int = 1,
         averaging: float = 0.999,

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Stage
-from aectl.models.networks import DenseEncoder, Shape, repeats
+from aectl.models.networks import Activation, DenseEncoder, Shape, repeats
 from aectl.models.vae import VAE
 from aectl.rng import Rng
 
-BOUNDS = ("vae", "iwae")
+Bound = Literal["vae", "iwae"]
+BOUNDS = get_args(Bound)
 DARKEST, BRIGHTEST = 0.001, 0.999
 """Where the means of pixels are cut before their logit becomes the output's bias."""
 
@@ -52,9 +53,9 @@ class IWAE(VAE):
         decoder: Callable[..., nn.Module],
         *,
         widths: Sequence[Sequence[int]] = (),
-        activation: str = "tanh",
+        activation: Activation = "tanh",
         samples: int = 1,
-        bound: str = "iwae",
+        bound: Bound = "iwae",
         warm_up: int = 0,
         binarise: bool = True,
         noise: nn.Module | None = None,
@@ -176,7 +177,7 @@ class IWAE(VAE):
         return self.nll(pixels, x.expand_as(pixels)), torch.stack(log_q) - torch.stack(log_p)
 
 
-def gaussian(size: int, code: int, widths: Sequence[int], activation: str) -> nn.Module:
+def gaussian(size: int, code: int, widths: Sequence[int], activation: Activation) -> nn.Module:
     """Return a dense network from a code of one size to mean and log-variance of one of another."""
     return DenseEncoder((1, 1, size), 2 * code, widths=widths, activation=activation)
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Model, Score, Stage
-from aectl.models.networks import Shape, activation_layer, positive
+from aectl.models.networks import Activation, Shape, activation_layer, positive
 from aectl.rng import Rng
 
-ORDERINGS = ("raster", "random", "several")
+Orderings = Literal["raster", "random", "several"]
+ORDERINGS = get_args(Orderings)
 DARKEST = 1e-3
 """The least that the mean of a pixel counts for, or lacks to 1, where biases begin."""
 SMALLEST = 2.0**-25
@@ -159,8 +160,8 @@ class MADE(FullyVisible):
         *,
         direct: bool = True,
         masks: int = 1,
-        orderings: str = "raster",
-        activation: str = "relu",
+        orderings: Orderings = "raster",
+        activation: Activation = "relu",
         mask_seed: int = 0,
         binarise: bool = True,
         noise: nn.Module | None = None,

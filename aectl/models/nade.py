@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from aectl.rng import Rng
 
 Elementwise = Callable[..., Tensor]
 
+Ordering = Literal["raster", "random"]
+Activation = Literal["sigmoid", "tanh", "relu"]
 ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {
     "sigmoid": (torch.sigmoid, torch.ops.aten.sigmoid_backward),
     "tanh": (torch.tanh, torch.ops.aten.tanh_backward),
@@ -42,8 +44,8 @@ class NADE(FullyVisible):
         shape: Shape,
         hidden: int = 500,
         *,
-        ordering: str = "raster",
-        activation: str = "sigmoid",
+        ordering: Ordering = "raster",
+        activation: Activation = "sigmoid",
         order_seed: int = 0,
         binarise: bool = True,
         noise: nn.Module | None = None,
@@ -52,8 +54,8 @@ class NADE(FullyVisible):
         positive("hidden", hidden)
         if activation not in ACTIVATIONS:
             raise ValueError(f"no activation called '{activation}', choose from {', '.join(ACTIVATIONS)}")
-        if ordering == "several":
-            raise ValueError("ordering must be raster or random, not 'several'")
+        if ordering not in get_args(Ordering):
+            raise ValueError(f"ordering must be {' or '.join(get_args(Ordering))}, not '{ordering}'")
         self.activation = activation
         self.w, self.v = (nn.Parameter(torch.empty(self.pixels, hidden)) for _ in range(2))
         self.c = nn.Parameter(torch.zeros(hidden))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ Shape = tuple[int, int, int]
 
 MOST_REPEATS = 1_000_000
 """Between two steps alone can training be stopped: one that repeats something more often would not end in a day."""
+
+Activation = Literal["identity", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "softplus"]
+Norm = Literal["none", "batch"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -113,9 +117,9 @@ class DenseEncoder(Encoder):
         shape: Shape,
         code: int,
         widths: Sequence[int] = (),
-        activation: str = "relu",
-        code_activation: str | nn.Module = "identity",
-        norm: str = "none",
+        activation: Activation = "relu",
+        code_activation: Activation | nn.Module = "identity",
+        norm: Norm = "none",
     ) -> None:
         super().__init__()
         positive("widths", widths)
@@ -132,7 +136,7 @@ class DenseDecoder(nn.Module):
     """
 
     def __init__(
-        self, shape: Shape, code: int, widths: Sequence[int] = (), activation: str = "relu", norm: str = "none"
+        self, shape: Shape, code: int, widths: Sequence[int] = (), activation: Activation = "relu", norm: Norm = "none"
     ) -> None:
         super().__init__()
         positive("widths", widths)
@@ -157,9 +161,9 @@ class ConvEncoder(Encoder):
         shape: Shape,
         code: int,
         channels: Sequence[int] = (32, 64),
-        activation: str = "relu",
-        code_activation: str | nn.Module = "identity",
-        norm: str = "none",
+        activation: Activation = "relu",
+        code_activation: Activation | nn.Module = "identity",
+        norm: Norm = "none",
         pool: bool = True,
     ) -> None:
         super().__init__()
@@ -190,8 +194,8 @@ class ConvDecoder(nn.Module):
         shape: Shape,
         code: int,
         channels: Sequence[int] = (64, 32),
-        activation: str = "relu",
-        norm: str = "none",
+        activation: Activation = "relu",
+        norm: Norm = "none",
     ) -> None:
         super().__init__()
         positive("channels", channels)
@@ -258,7 +262,7 @@ def dense_layers(sizes: Sequence[int], activation: str, norm: str) -> list[nn.Mo
 
 def norm_layers(name: str, width: int, batch_norm: type[nn.Module]) -> list[nn.Module]:
     """Return the normalisation called `name` for `width` features or channels, as a list of none or one layer."""
-    if name not in ("none", "batch"):
+    if name not in get_args(Norm):
         raise ValueError(f"norm must be none or batch, not '{name}'")
     return [batch_norm(width)] if name == "batch" else []
 

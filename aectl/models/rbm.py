@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from aectl.models.partition import CHAINS, ais, bias_of, exact, is_enumerable, r
 from aectl.parallel import average
 from aectl.rng import Rng
 
-BINARISE = ("draw", "threshold")
+Binarise = Literal["draw", "threshold"]
+BINARISE = get_args(Binarise)
 PROBES = 10
 """Pixels of each image that the pseudo-likelihood is taken of."""
 COLDEST = 1e-6
@@ -62,7 +63,7 @@ class RBM(Model):
         persistent: int = 100,
         centring: float = 0.01,
         weight_decay: float = 0.0,
-        binarise: str = "draw",
+        binarise: Binarise = "draw",
         sample_steps: int = 200,
         temperatures: int = 1000,
         noise: nn.Module | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from aectl.models.base import Batch, Loss, Model, Score, Stage
 from aectl.models.networks import Shape
 from aectl.rng import Rng
 
-LIKELIHOODS = ("bernoulli", "gaussian")
+Likelihood = Literal["bernoulli", "gaussian"]
+LIKELIHOODS = get_args(Likelihood)
 ROWS = 2000
 """Codes that `log_prob` decodes at a time."""
 
@@ -51,7 +52,7 @@ class VAE(Model):
         encoder: Callable[..., nn.Module],
         decoder: Callable[..., nn.Module],
         *,
-        likelihood: str = "bernoulli",
+        likelihood: Likelihood = "bernoulli",
         binarise: bool = True,
         std: float = 0.1,
         beta: float = 1.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from aectl import parallel
 from aectl.machine import keep_memory, usable_cores
 from aectl.training import precision as precisions
+from aectl.training.precision import Precision
 from aectl.training.recorder import RECORDERS
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -40,8 +41,8 @@ class Device:
 
     def __init__(
         self,
-        name: str = "auto",
-        precision: str = "fp32",
+        name: Literal["auto", "cpu", "cuda", "mps"] | str = "auto",
+        precision: Precision = "fp32",
         threads: int | None = None,
         deterministic: bool = False,
         count: int | None = None,

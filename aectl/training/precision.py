@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 import torch
 
-PRECISIONS = ("fp32", "bf16", "tf32", "auto")
+Precision = Literal["fp32", "bf16", "tf32", "auto"]
+PRECISIONS = get_args(Precision)
 
 WIDE = 8e6
 """Weights in the dense layers of a model from which on `auto` takes bf16.

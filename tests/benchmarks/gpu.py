@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from aectl.commands.prepare import optimizer, read
+from aectl.commands.prepare import open_images, optimizer
 from aectl.config import build, conf_dir
 from aectl.data import sources
 from aectl.loading import build_model
@@ -80,12 +80,15 @@ class Steps(Observer):
 
 
 def trainer(words: Sequence[str], folder: str, watch: Observer, seed: int = 0, data: tuple | None = None) -> Trainer:
-    """Return the trainer of a config on the GPU; `data` is what `read` gave for another of the same images."""
+    """Return the trainer of a config on the GPU; `data` is that of for another of the same images."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         config = compose("train", overrides=["device=cuda", *words, f"seed={seed}"])
     device = build(config.device, "device")
     device.apply()
-    facts, train, valid = data or read(config, device.torch)
+    if data is None:
+        facts, read = open_images(config, device.torch)
+        data = (facts, *read())
+    facts, train, valid = data
     torch.manual_seed(seed)
     model = build_model(config, facts, seed).to(device.torch)
     limits = {"epochs": config.epochs, "batch_size": config.batch_size, "seed": seed, "observers": [watch]}

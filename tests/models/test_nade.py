@@ -103,7 +103,7 @@ def test_half_precision_leaves_the_sums_alone(batch):
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"activation": "gelu"}, "no activation called 'gelu', choose from sigmoid, tanh, relu"),
         ({"ordering": "several"}, "ordering must be raster or random"),
-        ({"ordering": "spiral"}, "orderings must be raster"),
+        ({"ordering": "spiral"}, "ordering must be raster or random"),
     ],
 )
 def test_what_cannot_work_is_refused(arguments, message):
