@@ -169,6 +169,29 @@ def test_each_number_is_named_by_split_and_each_column_explained(parsed):
     assert parsed.text.count("PSNR of the restored images under this noise, in dB") == 1
 
 
+def test_tables_of_earlier_evaluations_say_so(tmp_path):
+    origin = {"checkpoint": "best", "epoch": 2, "settings": "seed=0", "when": "2026-02-01T08:00:00+00:00"}
+    made = {
+        "reconstruction": {
+            **origin,
+            "epoch": 1,
+            "stale": "best.pt has changed since epoch 1",
+            "when": "2026-01-30T10:30:00+00:00",
+        },
+        "likelihood": {**origin, "checkpoint": "last", "settings": "seed=3 nll_images=10"},
+        "probes": origin,
+    }
+    section = {**SECTION, "made": made, "quick": "quick look: 500 of 10,000 test images"}
+    found = Parsed(page.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text())
+    assert "after epoch 2 · quick look: 500 of 10,000 test images\n" in found.text
+    notes = [line for line in found.text.splitlines() if line.startswith("10,000 test images · ")]
+    assert notes == [
+        "10,000 test images · stale: best.pt has changed since epoch 1 · made 30 January 2026, 10:30 UTC",
+        "10,000 test images · checkpoint last, epoch 2, seed=3",
+    ]
+    assert found.elements.count(("b", {"class": "other"})) == 1
+
+
 def test_verdicts_and_pictures_come_before_the_tables_and_the_tables_before_what_made_them(parsed):
     words = ("dae on digits", "denoising 16.3 dB", "samples .9", "Losses and metrics", "Images drawn", "± half")
     words += ("Reconstruction\n", "Not measured\n", "How it was made\n", "aectl eval run=x", "cpu, fp32", "tags:")

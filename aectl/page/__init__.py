@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aectl.durable import written
 from aectl.measures import MODEL, Rows, arrow, best, column, columns, is_models, meaning, origin_note, tables_of
-from aectl.page.facts import device, git, measured_on, run_facts, subtitle, versions, when
+from aectl.page.facts import device, git, made_earlier, measured_on, run_facts, subtitle, versions, when
 
 __all__ = ["device", "git", "versions", "when", "write"]
 
@@ -92,7 +92,7 @@ class Table:
 
     name: str
     title: str
-    about: str
+    notes: list[str]
     parts: list[Part]
     meanings: list[tuple[str, str]]
 
@@ -179,8 +179,8 @@ def tables(section: Mapping[str, Any], model: str) -> Iterator[Table]:
     titles = section.get("titles") or {}
     for name, rows in tables_of(section).items():
         if rows:
-            about = "; ".join(filter(None, (measured_on(section), origin_note(section, name))))
-            yield table(name, str(titles.get(name, name)), rows, model, about)
+            notes = (measured_on(section), origin_note(section, name), made_earlier(section, name))
+            yield table(name, str(titles.get(name, name)), rows, model, [note for note in notes if note])
 
 
 def glossary(columns: Iterable[Column]) -> list[tuple[str, str]]:
@@ -198,7 +198,7 @@ def deviations(section: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(key.removesuffix("_sd") for key in keys if key.endswith("_sd")))
 
 
-def table(name: str, title: str, rows: Rows, model: str, about: str) -> Table:
+def table(name: str, title: str, rows: Rows, model: str, notes: list[str]) -> Table:
     """Return one table as the page shows it."""
     measures = columns(rows.values())
     cells: dict[str, list[Cell]] = {row: [] for row in rows}
@@ -215,7 +215,7 @@ def table(name: str, title: str, rows: Rows, model: str, about: str) -> Table:
     parts = []
     for first, last in split(widths, ROOM - EDGE - DIGIT * max(map(len, names.values()))):
         parts.append(Part(heads[first:last], [(names[row], is_models(row), cells[row][first:last]) for row in rows]))
-    return Table(name, title[:1].upper() + title[1:], about, parts, glossary(heads))
+    return Table(name, title[:1].upper() + title[1:], notes, parts, glossary(heads))
 
 
 def column_width(head: Column, cells: Iterable[Cell]) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from aectl.measures import MADE
 from aectl.terminal import significant
 
 SPLITS = {"train": ", on training images", "val": ", on validation images"}
@@ -17,7 +18,8 @@ def subtitle(section: Mapping[str, Any]) -> str:
     if "about" in section:
         return str(section["about"])
     after = f", after epoch {section['epoch']}" if "epoch" in section else ""
-    return f"{measured_on(section)}, checkpoint “{section.get('checkpoint', 'best')}”{after}"
+    quick = f" · {section['quick']}" if section.get("quick") else ""
+    return f"{measured_on(section)}, checkpoint “{section.get('checkpoint', 'best')}”{after}{quick}"
 
 
 def measured_on(section: Mapping[str, Any]) -> str:
@@ -27,6 +29,16 @@ def measured_on(section: Mapping[str, Any]) -> str:
         return ""
     counted = f"{images:,} {split} images" if isinstance(images, int) else f"{split} images"
     return " ".join(counted.split())
+
+
+def made_earlier(section: Mapping[str, Any], table: str) -> str:
+    """Return when a table was made, if that was in an earlier evaluation, more than an hour before the section's."""
+    made = ((section.get(MADE) or {}).get(table) or {}).get("when")
+    try:
+        gap = datetime.fromisoformat(str(section.get("when"))) - datetime.fromisoformat(str(made))
+    except (ValueError, TypeError):
+        return ""
+    return f"made {when(made)}" if gap > timedelta(hours=1) else ""
 
 
 def run_facts(record: Mapping[str, Any], section: Mapping[str, Any]) -> list[tuple[str, str]]:
