@@ -22,6 +22,7 @@ import aectl as package
 from aectl.config import conf_dir
 from aectl.figures import style
 from aectl.measures import columns, meaning, tables_of
+from aectl.page import CAPTIONS, position
 from aectl.run import Run, find
 from tests.small import QUICK, SMALL, SOME
 
@@ -77,7 +78,8 @@ def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
     section = json.loads((folder / "metrics.json").read_text())["test"]
     assert section["images"] == 360
     assert [(t, m) for t, rows in tables_of(section).items() for m in columns(rows.values()) if not meaning(t, m)] == []
-    assert list((folder / "figures").glob("*.png"))
+    figures = [path.stem for path in (folder / "figures").glob("*.png")]
+    assert figures and all(position(name) < len(CAPTIONS) for name in figures)
     page = html.unescape((folder / "report.html").read_text())
     trained = shlex.join(["aectl", "train", f"model={model}", *QUICK, *SMALL.get(model, ())])
     evaluated = f"aectl eval run={folder.relative_to(Path.cwd())} device=cpu device.threads=1"

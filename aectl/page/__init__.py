@@ -22,9 +22,11 @@ __all__ = ["device", "git", "versions", "when", "write"]
 
 CAPTIONS = {
     "reconstructions": "Held-out images, the model's input, and its reconstructions.",
-    "samples": "Images drawn from the model.",
-    "interpolations": "Images decoded along straight lines between two codes.",
-    "latent_grid": "Images decoded over a grid of codes.",
+    "samples": "Samples drawn from the model.",
+    "interpolations": "What the model decodes on the way from one code to another.",
+    "latent_grid": "A grid of codes, decoded.",
+    "field": "What the model adds to each point of the plane, reconstruction minus input.",
+    "energy": "The model's energy of each point of the plane.",
     "filters": "Weights of the first layer, an image for each unit.",
     "learning_curves": "Losses and metrics over the epochs, on training images (train) and on validation images (val).",
     "curves": "The objective of each run over its epochs; the best run is the darkest.",
