@@ -19,6 +19,7 @@ LAYERS = {
     "machine": 0,
     "durable": 0,
     "measures": 1,
+    "idle_cores": 1,
     "seeds": 0,
     "models": 1,
     "data": 1,

@@ -5,7 +5,9 @@ import os
 import signal
 
 import pytest
+from omegaconf import OmegaConf
 
+from aectl.cli import sweep
 from tests.typed import QUICK, begin, jobs, record, rows, sweep_folder, type_in, wait_until
 
 
@@ -13,7 +15,7 @@ def test_jobs_run_beside_each_other_and_a_failed_one_is_told_at_once(tmp_path, m
     monkeypatch.chdir(tmp_path)
     code, said = type_in(*QUICK[:2], "model.code=4,0,8", "epochs=2", "jobs=2")
     assert code == 1, said
-    lines = said.splitlines()
+    lines = [line for line in said.splitlines() if not line.startswith("other processes use ")]
     assert lines[0] == "3 jobs"
     (failed,) = [line for line in lines if line.startswith("failed")]
     assert "1  model.code=0  model: code must be at least 1, not 0" in failed
@@ -24,11 +26,38 @@ def test_jobs_run_beside_each_other_and_a_failed_one_is_told_at_once(tmp_path, m
     typed = ["aectl", "train", "-m", *QUICK[:2], "model.code=4,0,8", "epochs=2", "jobs=2"]
     assert json.loads((sweep_folder() / "sweep.json").read_text())["typed"] == typed
     assert record(jobs(sweep_folder())[2])["command"].startswith("aectl train dataset=digits device=cpu model.code=8 ")
-    assert [record(job)["overrides"][-1] for job in jobs(sweep_folder())] == [f"device.threads={share()}"] * 3
+    # A share of the cores that were idle, at most of all of them.
+    (threads,) = {record(job)["overrides"][-1] for job in jobs(sweep_folder())}
+    assert threads in {f"device.threads={1 + share}" for share in range(max(1, len(os.sched_getaffinity(0)) // 2))}
 
 
-def share():
-    return max(1, len(os.sched_getaffinity(0)) // 2)
+@pytest.mark.parametrize(
+    ("idle", "typed", "device", "count", "jobs", "places", "threads"),
+    [
+        (1, None, "cpu", None, 8, 1, None),  # one of two cores is busy
+        (2, None, "cpu", None, 8, 2, 1),
+        (8, None, "cpu", None, 3, 3, 2),
+        (8, None, "cpu", 3, 9, 2, 4),
+        (2, None, "cpu", 4, 9, 1, None),
+        (1, 4, "cpu", None, 8, 4, 1),  # what the user types holds
+        (6, 2, "cpu", None, 8, 2, 3),
+        (8, None, "auto", None, 8, 1, None),  # one at a time on a GPU
+        (8, None, "cpu", None, 0, 1, None),
+    ],
+)
+def test_as_many_jobs_run_as_there_are_idle_cores(idle, typed, device, count, jobs, places, threads, monkeypatch):
+    monkeypatch.setattr(sweep, "usable_cores", lambda: 8)
+    monkeypatch.setattr(sweep, "idle_cores", lambda: idle)
+    monkeypatch.setattr(sweep, "accelerated", lambda: True)
+    config = OmegaConf.create({"device": {"count": count}, "hydra": {"runtime": {"choices": {"device": device}}}})
+    assert sweep.places_for(config, typed, jobs) == places
+    assert sweep.threads_for(places) == threads
+
+
+def test_a_pool_as_large_as_the_machine_need_not_be_measured(monkeypatch):
+    monkeypatch.setattr(sweep, "usable_cores", lambda: 4)
+    monkeypatch.setattr(sweep, "idle_cores", lambda: pytest.fail("measured"))
+    assert (sweep.threads_for(4), sweep.threads_for(9)) == (1, 1)
 
 
 @pytest.mark.torture

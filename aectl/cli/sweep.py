@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from aectl.cli import job
 from aectl.cli.launch import MULTIRUN, split_flags
 from aectl.config import ConfigError, to_plain
+from aectl.idle_cores import idle_cores
 from aectl.machine import accelerated, usable_cores
 from aectl.run import Run
 from aectl.sweep.places import Places, Task, Watcher
@@ -99,15 +100,17 @@ def folder_of(config: DictConfig) -> Path:
 
 
 def places_for(config: DictConfig, places: int | None, jobs: int) -> int:
-    """Return how many of the jobs run at a time, as many as the user says or the machine has cores for."""
+    """Return how many of the jobs run at a time: as many as the user says, or as there are idle cores for."""
     if places is not None and places < 1:
         raise ConfigError(f"jobs must be at least 1, not {places}")
     return max(1, min(places or default_places(config), jobs))
 
 
 def threads_for(places: int) -> int | None:
-    """Return each place's share of the cores; None where one has them all."""
-    return None if places == 1 else max(1, usable_cores() // places)
+    """Return each place's share of the idle cores; None where one has them all."""
+    if places == 1:
+        return None
+    return 1 if places >= usable_cores() else max(1, idle_cores() // places)
 
 
 def task_of(config: DictConfig, threads: int | None, words: Sequence[str]) -> Task:
@@ -133,9 +136,9 @@ def hydra_words(config: DictConfig) -> list[str]:
 
 
 def default_places(config: DictConfig) -> int:
-    """Return how many jobs run at a time: one for each core, or for as many as it has processes; one on a GPU."""
+    """Return how many jobs run at a time: one for each idle core, or for as many as it has processes; one on a GPU."""
     alone = accelerated() and config.hydra.runtime.choices.get("device") != "cpu"
-    return 1 if alone else max(1, usable_cores() // (OmegaConf.select(config, "device.count") or 1))
+    return 1 if alone else max(1, idle_cores() // (OmegaConf.select(config, "device.count") or 1))
 
 
 def returned(done: Planned) -> JobReturn:

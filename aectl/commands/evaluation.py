@@ -184,6 +184,7 @@ def merged(
         "epoch": opened.state["epoch"],
         "images": new["images"],
         "seed": config.seed,
+        "threads": opened.device.threads,
         "when": now(),
         **({"quick": quick_scale(opened, config, new["images"])} if config.quick else {}),
         # Whether all tables that the model is able to were made, now or before.

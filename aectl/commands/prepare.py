@@ -26,6 +26,7 @@ from aectl.training import checkpoint
 from aectl.training.alarms import Alarms
 from aectl.training.board import TensorBoard
 from aectl.training.checkpoint import CheckpointError
+from aectl.training.cpu_contention import CpuContention
 from aectl.training.observers import Console, CsvLog, Observer
 from aectl.training.observers import read as rows_of
 from aectl.training.optimizers import without_compiler
@@ -129,7 +130,7 @@ def observers(config: DictConfig, run: Run, source: Source) -> tuple[Observer, .
     board = TensorBoard(run.folder, flatten(config), lambda trained: pictures(trained, source))
     known = run.record.get("alarms") or {} if config.resume else {}
     alarms = Alarms(known, lambda heard: run.update(alarms=heard))
-    return (CsvLog(run.folder / "metrics.csv"), board, Console(), alarms)
+    return (CsvLog(run.folder / "metrics.csv"), board, Console(), alarms, CpuContention(run.folder))
 
 
 def optimizer(config: DictConfig) -> Callable[..., Optimizer]:

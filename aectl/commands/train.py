@@ -175,6 +175,7 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     if trainer.epoch < trainer.epochs:
         log.info("stopped early: %s has not improved for %d epochs", trainer.objective, trainer.patience)
     log.info("%s parameters, %d epochs", f"{parameter_count(trainer.model.parameters()):,}", trainer.epoch)
+    log.info("device %s, %s, device.threads=%d", trainer.device.torch, trainer.device.precision, trainer.device.threads)
     log.info("best %s %s (epoch %d)", trainer.objective, significant(value), trainer.best_epoch)
     log.info("run  %s", folder)
     log.info("next aectl eval run=%s", folder)

@@ -11,12 +11,19 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from aectl import parallel
+from aectl.idle_cores import idle_cores
 from aectl.machine import keep_memory, usable_cores
 from aectl.training import precision as precisions
 from aectl.training.precision import Precision
 from aectl.training.recorder import RECORDERS
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 """Where libraries of numbers look for how many threads they may have."""
 
 
@@ -31,12 +38,12 @@ Measured on two cores: at 6e5 (64-32-8 on digits) one thread takes 0.72 ms a ste
 class Device:
     """A device with precision, threads and determinism; `apply()` makes the process use them.
 
-    `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that this process may use, one alone for
-    what is too `small` to be shared, and a share of them where `count` processes train together, each on a GPU of its
-    own if there are GPUs. `precision` is fp32, bf16, tf32 (CUDA) or auto, which `reduce()` decides upon; weights and
-    optimizers are in fp32 with all of them. With a `graph`, which CUDA has unless told otherwise, training steps are
-    recorded and replayed, see `capture.py`; with `compile` they are compiled. Raises ValueError for a device that this
-    machine lacks, an unknown precision, fewer than one thread or process, or a graph where there can be none.
+    `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that is idle now, see `idle_cores.py`;
+    one alone for what is too `small` to be shared, and a share of them where `count` processes train together, each on
+    a GPU of its own if there are GPUs. `precision` is fp32, bf16, tf32 (CUDA) or auto, which `reduce()` decides upon;
+    weights and optimizers are in fp32 with all of them. With a `graph`, which CUDA has unless told otherwise, training
+    steps are recorded and replayed, see `capture.py`; with `compile` they are compiled. Raises ValueError for a device
+    that this machine lacks, an unknown precision, fewer than one thread or process, or a graph where there can be none.
     """
 
     def __init__(
@@ -58,7 +65,7 @@ class Device:
         precisions.check(precision, self.torch)
         self.precision = precision
         self.threads_are_told = threads is not None
-        self.threads = threads or max(1, usable_cores() // parallel.local_count())
+        self.threads = threads or share_of_idle_cores()
         self.is_small = False
         self.deterministic, self.compile = deterministic, compile
         self.graph = self.torch.type == "cuda" and parallel.count() == 1 if graph is None else graph
@@ -134,6 +141,14 @@ class Device:
             "compile": self.compile,
             "processes": parallel.count(),
         }
+
+
+def share_of_idle_cores() -> int:
+    """Return how many threads each of the processes that train together gets: its share of the leader's idle cores."""
+    # All of them sleep while they measure, so that none counts another.
+    parallel.meet()
+    cores = parallel.leaders({"cores": idle_cores()})["cores"]
+    return max(1, int(cores) // parallel.local_count())
 
 
 def check_most(name: str, value: int | None, most: int) -> None:

@@ -6,14 +6,16 @@ from functools import partial
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
-from aectl.machine import usable_cores
+from aectl import parallel
 from aectl.models.base import Batch, Model
 from aectl.terminal import significant
 from aectl.training import checkpoint
+from aectl.training import device as devices
 from aectl.training.checkpoint import CheckpointError
-from aectl.training.device import Device
+from aectl.training.device import THREADS, Device
 from aectl.training.interruption import SIGNALS, Interruption
 from aectl.training.meter import Meter
 from aectl.training.schedule import Constant, Cosine, Steps
@@ -148,12 +150,38 @@ def test_numbers_are_shown_in_four_significant_digits(value, text):
     assert significant(value) == text
 
 
-def test_a_step_too_small_to_be_shared_gets_one_thread_unless_told():
-    for told, work, threads in ((None, 1e3, 1), (None, 1e9, usable_cores()), (3, 1e3, 3)):
+def test_a_step_too_small_to_be_shared_gets_one_thread_unless_told(monkeypatch):
+    monkeypatch.setattr(devices, "idle_cores", lambda: 2)
+    for told, work, threads in ((None, 1e3, 1), (None, 1e9, 2), (3, 1e3, 3)):
         device = Device("cpu", threads=told)
         device.suit(work)
-        assert device.threads == threads
+        assert device.threads == device.describe()["threads"] == threads
     torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("idle", "leader", "processes", "threads"), [(1, 1, 1, 1), (6, 6, 1, 6), (7, 6, 2, 3), (2, 1, 2, 1)]
+)
+def test_processes_that_train_together_share_the_idle_cores_of_the_leader(
+    idle, leader, processes, threads, monkeypatch
+):
+    monkeypatch.setattr(devices, "idle_cores", lambda: idle)
+    monkeypatch.setattr(parallel, "local_count", lambda: processes)
+    met = []
+    monkeypatch.setattr(parallel, "meet", lambda: met.append(True))
+    monkeypatch.setattr(parallel, "leaders", lambda numbers: {name: float(leader) for name in numbers})
+    assert Device("cpu").threads == threads
+    assert met == [True]
+
+
+def test_libraries_of_numbers_get_the_threads_of_the_device(monkeypatch):
+    for name in THREADS:
+        monkeypatch.setenv(name, "7")
+    threadpool_limits(2)
+    Device("cpu", threads=1).apply()
+    assert {one["num_threads"] for one in threadpool_info()} == {1}
+    # Those that are loaded later, such as scikit-learn's, read the environment.
+    assert {os.environ[name] for name in THREADS} == {"1"}
 
 
 @pytest.mark.parametrize(
