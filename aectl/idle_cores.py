@@ -1,7 +1,7 @@
 """Cores that other processes leave free: on them depends how many threads pay off.
 
-Threads that share a step wait for each other at every product, and spin while they wait. Where another process holds
-one of the cores, a step of two threads takes 5 to 25 times as long as one of a single thread.
+Threads that share a step wait for each other at every product. Where another process holds one of two cores, one thread
+is faster than two.
 """
 
 from __future__ import annotations

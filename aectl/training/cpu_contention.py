@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aectl import parallel
 from aectl.idle_cores import CpuTimes, free_cores, read_cpu_times
 from aectl.machine import usable_cores, whole_cores
-from aectl.terminal import shown
+from aectl.terminal import shown, significant
 from aectl.training.observers import Epoch, Observer
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ log = logging.getLogger("aectl")
 
 WINDOW_SECONDS = 15.0
 """Time spent in steps after which they are judged: a neighbour that is gone by then is not worth a line."""
-TIMES_SLOWER = 3.0
+TIMES_SLOWER = 2.0
 """Than the fastest step of the stage. On an idle machine the mean is 1.2 to 1.5 times as slow; where another process
-holds one of two cores, 10 to 30 times."""
+holds one of two cores, 2.2 to 2.6 times with `spin_wait.py`, and 10 to 100 times where that has no effect."""
 
 
 class CpuContention(Observer):
     """Warns once if steps are slow and other processes use the cores that the run's threads would need.
 
     The number of threads stays as it is, since the results depend on it to the last bit. Steps are timed from one to
-    the next, so that neither validation nor checkpoints count; of a window the slowest step is left out, in which the
-    machine may have been asleep.
+    the next, so that neither validation nor checkpoints count. The slowest step of a window is left out: the machine
+    may have been asleep.
     """
 
     def __init__(
@@ -86,9 +86,10 @@ class CpuContention(Observer):
             threads = whole_cores(free) // processes
             if whole_cores(free) < cores and threads < trainer.device.threads:
                 self.is_watching = False
+                used = min(cores, round(cores - free))
                 log.warning(
-                    "other processes use %d of %d cores: steps take %.0f times as long as the fastest one\n"
+                    "other processes use %d of %d cores: steps take %s times as long as the fastest one\n"
                     "  faster: Ctrl-C, then aectl train resume=%s device.threads=%d",
-                    *(min(cores, round(cores - free)), cores, times, shown(self.folder), max(threads, 1)),
+                    *(used, cores, significant(times, 2), shown(self.folder), max(threads, 1)),
                 )
         self.begin_window()

@@ -16,6 +16,7 @@ from aectl.machine import keep_memory, usable_cores
 from aectl.training import precision as precisions
 from aectl.training.precision import Precision
 from aectl.training.recorder import RECORDERS
+from aectl.training.spin_wait import process_watch
 
 THREADS = (
     "OMP_NUM_THREADS",
@@ -109,6 +110,7 @@ class Device:
         # NumPy and scikit-learn have threads of their own; libraries that are loaded later read the environment.
         os.environ |= dict.fromkeys(THREADS, str(self.threads))
         threadpool_limits(self.threads)
+        process_watch.start(self.threads)
         # Only where it changes something: the call imports torch's compiler, which takes longer than all the rest.
         if self.deterministic != torch.are_deterministic_algorithms_enabled():
             torch.use_deterministic_algorithms(self.deterministic)

@@ -58,6 +58,13 @@ def test_slow_steps_on_a_busy_machine_give_one_warning_with_what_helps(machine, 
     ]
 
 
+def test_steps_that_sleep_while_they_wait_are_noticed_too(machine, caplog):
+    one = machine()
+    one.steps(40)
+    one.steps(40, each=2.4 * FAST, others=1.0)
+    assert "steps take 2.4 times as long" in caplog.messages[0]
+
+
 def test_a_machine_busy_from_the_start_is_noticed_by_the_few_steps_that_were_not_disturbed(machine, caplog):
     one = machine()
     for _ in range(30):
@@ -71,12 +78,12 @@ def test_a_machine_busy_from_the_start_is_noticed_by_the_few_steps_that_were_not
     [
         lambda one: one.steps(100, each=30 * FAST),  # slow, and nobody else there: a laptop that is hot
         lambda one: one.steps(100, others=1.0),  # others are there and steps as fast as before
-        lambda one: one.steps(100, each=2 * FAST, others=1.0),
+        lambda one: one.steps(100, each=1.8 * FAST, others=1.0),
         lambda one: one.steps(100, each=30 * FAST, others=0.2),
         lambda one: (one.steps(10), one.wait(3600, others=1.0), one.steps(10)),  # one step during which it slept
         lambda one: one.steps(12, each=30 * FAST, others=1.0),  # over before the window is
     ],
-    ids=["slow", "busy", "twice", "noise", "sleep", "short"],
+    ids=["slow", "busy", "less than twice", "noise", "sleep", "short"],
 )
 def test_other_reasons_for_slow_steps_give_no_warning(what, machine, caplog):
     one = machine()

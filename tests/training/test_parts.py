@@ -178,7 +178,10 @@ def test_libraries_of_numbers_get_the_threads_of_the_device(monkeypatch):
     for name in THREADS:
         monkeypatch.setenv(name, "7")
     threadpool_limits(2)
+    watched = []
+    monkeypatch.setattr(devices.process_watch, "start", watched.append)
     Device("cpu", threads=1).apply()
+    assert watched == [1]
     assert {one["num_threads"] for one in threadpool_info()} == {1}
     # Those that are loaded later, such as scikit-learn's, read the environment.
     assert {os.environ[name] for name in THREADS} == {"1"}
