@@ -42,7 +42,7 @@ class CpuTimes:
 def read_cpu_times() -> CpuTimes | None:
     """Return the CPU times of now; None where the system has no /proc/stat."""
     try:
-        busy = busy_seconds(STAT.read_text(), affinity(), os.sysconf("SC_CLK_TCK"))
+        busy = busy_seconds(STAT.read_text(encoding="ascii", errors="replace"), affinity(), os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, AttributeError):
         return None
     return CpuTimes(time.monotonic(), time.process_time(), ((float(len(affinity())), busy), *cpu_quotas()))
@@ -95,7 +95,12 @@ def count_running(sleep: Callable[[float], None] = time.sleep) -> int:
     for _ in range(WINDOWS):
         try:
             listed = subprocess.run(
-                ["ps", "-A", "-o", "pid=", "-o", "stat="], capture_output=True, text=True, check=True, timeout=5
+                ["ps", "-A", "-o", "pid=", "-o", "stat="],
+                capture_output=True,
+                encoding="ascii",
+                errors="replace",
+                check=True,
+                timeout=5,
             ).stdout
         except (OSError, subprocess.SubprocessError):
             return 0

@@ -43,7 +43,7 @@ def cpu_quotas(
     for kind, group in control_groups("cpu", listed, root):
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
             if kind:
-                quota, period = (int((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii")) for name in ("quota", "period"))
+                quota, period = (read_integer(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
             else:
                 quota, period = map(int, (group / "cpu.max").read_text(encoding="ascii").split())
             if quota > 0:
@@ -54,7 +54,7 @@ def cpu_seconds(kind: str, group: Path, root: Path) -> float:
     """Return the CPU seconds that a control group has used, 0 if unknown."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         if kind:
-            return int((root / "cpuacct" / group.relative_to(root / kind) / "cpuacct.usage").read_text(encoding="ascii")) / 1e9
+            return read_integer(root / "cpuacct" / group.relative_to(root / kind) / "cpuacct.usage") / 1e9
         pairs = (line.split() for line in (group / "cpu.stat").read_text(encoding="ascii").splitlines())
         return int(dict(pairs)["usage_usec"]) / 1e6
     return 0.0
@@ -93,7 +93,12 @@ def group_bytes(listed: Path = Path("/proc/self/cgroup"), root: Path = Path("/sy
     """Yield the memory limits of this process's control groups."""
     for kind, group in control_groups("memory", listed, root):
         with contextlib.suppress(OSError, ValueError):
-            yield int((group / ("memory.limit_in_bytes" if kind else "memory.max")).read_text(encoding="ascii"))
+            yield read_integer(group / ("memory.limit_in_bytes" if kind else "memory.max"))
+
+
+def read_integer(path: Path) -> int:
+    """Return the number that a file of the system holds; raises ValueError for another text, such as `max`."""
+    return int(path.read_text(encoding="ascii"))
 
 
 def control_groups(controller: str, listed: Path, root: Path) -> Iterator[tuple[str, Path]]:
