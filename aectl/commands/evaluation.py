@@ -29,6 +29,7 @@ from aectl.commands.provenance import (
 from aectl.config import ConfigError, to_plain
 from aectl.config.did_you_mean import hint
 from aectl.evaluation import published, verdict
+from aectl.evaluation.ability_checks import check_abilities, first_images
 from aectl.evaluation.report import EVALUATIONS, HEADLINES, Report, lacking, report
 from aectl.evaluation.subject import Rows, Subject
 from aectl.loading import Opened, open_run
@@ -107,6 +108,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     asked = applicable_tables(opened.model, chosen)
     wanted = asked if one.again else outdated_tables(stored, run, one, asked)
     bench = benchmark(opened, one, with_outliers="anomalies" in wanted)
+    check_abilities(opened.model, first_images(bench.held_out), opened.state["classes"])
     if stored.get("images") != len(bench.held_out):
         stored, wanted = {}, asked
     draws = [min(one[key], QUICK[key]) if one.quick else one[key] for key in ("nll_images", "nll_samples")]

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from aectl import export, own_images
 from aectl.config import ConfigError, to_plain
+from aectl.evaluation.ability_checks import IMAGES, check_abilities
 from aectl.loading import Opened, open_run
 from aectl.rng import Rng
 
@@ -28,6 +29,7 @@ def evaluate_images(config: DictConfig) -> None:
         turned = str(not config.invert).lower()
         log.warning("these images are light where the run's are dark, or the reverse: try invert=%s", turned)
     device = opened.device.torch
+    check_abilities(opened.model, images[:IMAGES].to(device), opened.state["classes"])
     rng = Rng(config.seed, device).fork("own images")
     files = own_images.evaluate(opened.model, images.to(device), names, opened.run.folder / "images", rng)
     for path in files.values():

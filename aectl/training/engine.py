@@ -62,7 +62,10 @@ class Engine:
                 params = self.params[loss.group]
                 for parameter in params:
                     parameter.grad = None
-                loss.value.backward(inputs=params)
+                if loss.value.requires_grad:
+                    loss.value.backward(inputs=params)
+                if all(parameter.grad is None for parameter in params):
+                    raise ValueError(f"model: {self.called(loss.group)} does not depend on the weights that it trains")
             average_gradients(params)
             self.descend(loss.group)
             scalars[self.called(loss.group)] = loss.value

@@ -277,3 +277,12 @@ def test_a_labelled_stage_sees_only_images_with_a_label(make_trainer):
 def test_a_labelled_stage_without_labels_is_an_error_before_any_training(make_trainer):
     with pytest.raises(ValueError, match="stage 'finetune' needs training images with labels"):
         make_trainer(Labelled(), labels=0)
+
+
+def test_a_loss_that_does_not_depend_on_the_weights_is_refused(make_trainer):
+    elsewhere = nn.Parameter(torch.ones(()))
+    for loss in (lambda x: x.sum(), lambda x: x.sum() * elsewhere):
+        model = Stacked()
+        model.losses = lambda batch, stage, rng, loss=loss: iter([Loss(loss(batch.x))])
+        with pytest.raises(ValueError, match="model: loss does not depend on the weights that it trains"):
+            make_trainer(model).fit()
