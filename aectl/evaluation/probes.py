@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aectl.data.datasets import Source, balanced
 from aectl.evaluation.codes import RAW, baselines, checked, pixels, slug
+from aectl.evaluation.neighbours import Neighbours
 from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
 from aectl.evaluation.verdict import Headline
 
@@ -28,8 +29,6 @@ SVC_WIDEST = 32
 logistic regression does."""
 CONSTANT = 1e-5
 """A unit is constant whose standard deviation is below this share of the largest magnitude in the code."""
-CHUNK = 500
-"""Images at a time: one row of distances for each."""
 
 HEADLINE = Headline("linear probe", "linear", (("PCA-*",),), rank=7, unit="%", unit_of_difference="points")
 
@@ -197,10 +196,6 @@ def right(task: Task) -> Tensor:
 def neighbours(task: Task) -> Row:
     """Return the accuracy `knn`, in percent, of a vote of the 5 training codes nearest in Euclidean distance."""
     task = in_one_scale(task)
-    squares, votes = task.train.square().sum(1), min(NEIGHBOURS, len(task.train))
-    found = []
-    for part in task.test.split(CHUNK):
-        # ‖a - b‖² without ‖a‖², which is the same for all b.
-        nearest = torch.addmm(squares, part, task.train.T, alpha=-2).topk(votes, dim=1, largest=False).indices
-        found.append(task.train_labels[nearest].mode(1).values)
-    return {**mean_ci95(100 * (torch.cat(found) == task.test_labels).float(), "knn")}
+    _, nearest = Neighbours(task.train).search(task.test, min(NEIGHBOURS, len(task.train)))
+    found = task.train_labels[nearest].mode(1).values
+    return {**mean_ci95(100 * (found == task.test_labels).float(), "knn")}
