@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, accepts, build, check_named, check_signature, check_trusted
 from aectl.config.stored import check_links
-from aectl.data import sources
+from aectl.data import identity, sources
 from aectl.data.datasets import Dataset
+from aectl.data.sources import DataError
 from aectl.models.base import Model
 from aectl.room import Room
 from aectl.run import Run, find
+from aectl.terminal import shown
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.device import Device
@@ -61,18 +64,60 @@ def load(run: str | Path, checkpoint: str = "best", device: str = "cpu", trust: 
     return model
 
 
-def dataset(run: str | Path, trust: str | Iterable[str] = ()) -> Dataset:
+def dataset(run: str | Path, trust: str | Iterable[str] = (), changed: bool = False) -> Dataset:
     """Return the data set that a run was trained on, with the splits that it had; files are read anew.
 
     `run` and `trust` are as for `load`. `dataset(run).split("test")` has images [N, C, H, W] as `pixels()`, in
-    [0, 1], and their classes as `labels` [N], -1 for none. Raises ConfigError, and DataError for missing files, both
-    ValueErrors.
+    [0, 1], and their classes as `labels` [N], -1 for none. Raises ConfigError, also for data that have changed since
+    the run was trained, unless `changed` is true, and DataError for missing files; both are ValueErrors.
     """
-    trust = [trust] if isinstance(trust, str) else list(trust)
-    config = Run(find(str(run))).config(trust)
+    found = Run(find(str(run)))
+    built = build_dataset(found, [trust] if isinstance(trust, str) else list(trust))
+    if not changed:
+        check_data(found, built, "changed=True")
+    return built
+
+
+def build_dataset(run: Run, trust: list[str]) -> Dataset:
+    """Return the data set of a run as it is now."""
+    config = run.config(trust)
     check_trusted(config, trust)
     check_named(config, ["dataset"])
-    return build(settled(config.dataset), "dataset")
+    dataset: Dataset = build(settled(config.dataset), "dataset")
+    return dataset
+
+
+def check_run_data(run: Run, trust: list[str]) -> None:
+    """Raise ChangedData if a run's data can be read and are not those that it was trained on."""
+    if "train_digest" not in (run.record.get("data") or {}):
+        return
+    try:
+        check_data(run, build_dataset(run, trust))
+    except (ValueError, OSError) as error:
+        log.debug("%s", why_missing(error))
+
+
+class ChangedData(ConfigError):
+    """The data of a run are not those that it was trained on."""
+
+
+def check_data(run: Run, dataset: Dataset, how: str = "data=changed") -> None:
+    """Raise ChangedData if a data set is not the one that the run's record describes; `how` is what to type then.
+
+    Runs of versions that described none are not checked.
+    """
+    then = run.record.get("data") or {}
+    if "train_digest" in then:
+        check_same(run, identity.describe_splits(dataset), how)
+
+
+def check_same(run: Run, now: Mapping[str, Any], how: str = "data=changed") -> None:
+    """Raise ChangedData if a description of data differs from the one in the run's record."""
+    if what := identity.differences(run.record.get("data") or {}, now):
+        raise ChangedData(
+            f"the data of {shown(run.folder)} have changed since it was trained: {what}\n"
+            f"  {how} uses them as they are now"
+        )
 
 
 def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) -> tuple[Model, dict[str, Any]]:
@@ -101,14 +146,53 @@ def read_checkpoint(run: Run, name: str, device: torch.device | str) -> dict[str
 
 @dataclass(frozen=True)
 class Opened:
-    """A run ready for use: its folder and config, the trained model, its data, and where it computes."""
+    """A run ready for use: its folder and config, the trained model and its checkpoint, and where it computes.
+
+    Its data are read when they are first asked for, so that what needs none works without them.
+    """
 
     run: Run
     config: DictConfig
     model: Model
     state: dict[str, Any]
-    dataset: Dataset
     device: Device
+    may_change: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the model was made for."""
+        channels, height, width = self.state["shape"]
+        return channels, height, width
+
+    @property
+    def classes(self) -> int:
+        """How many classes those images have, 0 for none."""
+        return self.state["classes"]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The run's data set; raises ConfigError if its images are of another shape, or ChangedData."""
+        with Room("dataset"):
+            dataset: Dataset = build(settled(self.config.dataset), "dataset")
+        if tuple(dataset.shape) != self.shape:
+            raise ConfigError(f"dataset: images are {tuple(dataset.shape)} now, the run was trained on {self.shape}")
+        if not self.may_change:
+            check_data(self.run, dataset)
+        return dataset
+
+    @property
+    def dataset_name(self) -> str:
+        """The name of the data set, which needs none of its files."""
+        record = self.run.record
+        return (record.get("data") or {}).get("name") or str((record.get("choices") or {}).get("dataset"))
+
+
+def why_missing(error: Exception) -> str:
+    """Return why a run's data cannot be read, in a line; raises other errors, and ChangedData, anew."""
+    cause = error if isinstance(error, (DataError, OSError)) else error.__cause__
+    if isinstance(error, ChangedData) or not isinstance(cause, (DataError, OSError)):
+        raise error
+    return str(error).splitlines()[0].removeprefix("dataset: ")
 
 
 def open_run(config: DictConfig) -> Opened:
@@ -123,15 +207,7 @@ def open_run(config: DictConfig) -> Opened:
     model, state = load_run(run, config.checkpoint, device.torch, trusted(config))
     if (status := run.record.get("status")) != "done":
         log.warning("this run is not finished (%s): these are the weights after epoch %d", status, state["epoch"])
-    stored = run.config(trusted(config))
-    stored.dataset = settled(stored.dataset)
-    with Room("dataset"):
-        dataset = build(stored.dataset, "dataset")
-    if list(dataset.shape) != list(state["shape"]):
-        raise ConfigError(
-            f"dataset: images are {tuple(dataset.shape)} now, the run was trained on {tuple(state['shape'])}"
-        )
-    return Opened(run, stored, model, state, dataset, device)
+    return Opened(run, run.config(trusted(config)), model, state, device, config.data == "changed")
 
 
 def trusted(config: DictConfig) -> list[str]:

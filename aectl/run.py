@@ -90,9 +90,16 @@ class Run:
         overrides: list[str],
         device: dict[str, Any],
         goal: dict[str, Any],
+        data: dict[str, Any],
+        init_from: dict[str, str] | None = None,
     ) -> None:
-        """Write run.json for a run that starts or resumes now; `goal` has the epochs and the objective."""
+        """Write run.json for a run that starts or resumes now.
+
+        `goal` has the epochs and the objective, `data` what tells the run's images from others, and `init_from` the run
+        and the digest of the weights that this start begins from, if they are another run's.
+        """
         resumed = (self.folder / RECORD).is_file()
+        known = self.record.get("data") if resumed else None
         command = shlex.join(COMMAND.get() or ("aectl", "train", *overrides))
         started = {} if resumed else {"started": now(), "command": command, "overrides": overrides}
         self.update(
@@ -100,6 +107,8 @@ class Run:
             **started,
             **({"resumed": [*self.record.get("resumed", []), now()]} if resumed else {"choices": choices}),
             **({"fused": None} if resumed and "fused" in self.record else {}),
+            **({"earlier_data": [*self.record.get("earlier_data", []), known]} if known and known != data else {}),
+            **({"init_from": init_from} if init_from else {}),
             status="running",
             error=None,
             ended=None,
@@ -108,6 +117,7 @@ class Run:
             seed=config.seed,
             device=device,
             goal=goal,
+            data=data,
             versions=versions(),
             git=git_state(),
         )

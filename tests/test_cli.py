@@ -470,7 +470,7 @@ def test_resume_refuses_what_would_make_another_run(aectl, calls):
     aectl("train", "dataset=digits")
     code, _, err = aectl("train", "resume=latest", "model.code=3")
     assert code == 2
-    assert "model.code cannot change in a resumed run; epochs, max_time, patience, trust and device.* can" in err
+    assert "model.code cannot change in a resumed run; epochs, max_time, patience, trust, data and device.* can" in err
     assert "init_from=latest model.code=3" in err
     assert "no key 'num_epochs'; did you mean epochs=9?" in aectl("train", "resume=latest", "num_epochs=9")[2]
     for typed in ("device=cpu", "hydra.run.dir=x", "hydra.output_subdir=x", "+model.x=3"):

@@ -20,7 +20,7 @@ from aectl.config.stored import check_links, read_plain
 from aectl.machine import usable_cores
 from aectl.run import OUTPUTS, Run, find
 
-KEYS = ("epochs", "max_time", "patience", "trust", "hydra.verbose")
+KEYS = ("epochs", "max_time", "patience", "trust", "data", "hydra.verbose")
 NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
 """What may be typed beside resume=: it changes how long or where the run goes on, not what it is."""
 TRAIN_KEYS = {one.name for one in fields(SCHEMAS["train"])}
@@ -99,7 +99,8 @@ def prepare(overrides: Sequence[str]) -> list[str]:
             if key(other) not in TRAIN_KEYS and (near := nearest_names(key(other), KEYS)):
                 raise ConfigError(f"no key '{key(other)}'; did you mean {near[0]}={value(other)}?")
             raise ConfigError(
-                f"{key(other)} cannot change in a resumed run; epochs, max_time, patience, trust and device.* can\n"
+                f"{key(other)} cannot change in a resumed run; "
+                "epochs, max_time, patience, trust, data and device.* can\n"
                 f"  a new run from its weights: aectl train … init_from={name} {other}"
             )
     run = Run(find(name).absolute())
@@ -126,9 +127,9 @@ def stored_config(run: Run, trust: Sequence[str] = ()) -> DictConfig:
     """Return the run's config as it was last started, with what Hydra needs to go on in the run's folder."""
     config = run.config(trust)
     with open_dict(config):
-        # Not the run's own word, but the user's alone, decides on Hydra's settings, on what else to compose, and on
-        # whom to trust.
-        for name in ("hydra", "defaults", "trust"):
+        # Not the run's own word, but the user's alone, decides on Hydra's settings, on what else to compose, on whom to
+        # trust, and on whether changed data will do.
+        for name in ("hydra", "defaults", "trust", "data"):
             config.pop(name, None)
         config.resume = str(run.folder)
         for name in KEPT if isinstance(config.get("device"), DictConfig) else ():

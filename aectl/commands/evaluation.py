@@ -32,7 +32,7 @@ from aectl.evaluation import published, verdict
 from aectl.evaluation.ability_checks import check_abilities, first_images
 from aectl.evaluation.report import EVALUATIONS, HEADLINES, Report, lacking, report
 from aectl.evaluation.subject import Rows, Subject
-from aectl.loading import Opened, open_run
+from aectl.loading import Opened, check_run_data, open_run, trusted
 from aectl.measures import arrow, column, is_number, origin_note, tables_of
 from aectl.measures import columns as measures_of
 from aectl.models.base import Model
@@ -87,12 +87,18 @@ def common_folder(folders: list[Path]) -> Path | None:
 
 
 def stored_answer(run: Run, config: DictConfig, chosen: Sequence[str]) -> dict[str, Any]:
-    """Return the stored section if it has the tables of this command as they would be made now; empty if it has not."""
-    section = {} if config.again else stored_section(run, config)
+    """Return the stored section if it has the tables of this command as they would be made now; empty if it has not.
+
+    Raises ChangedData if there are other data now; without any, stored tables are as good as before.
+    """
+    section = {} if config.again or config.data == "changed" else stored_section(run, config)
     if not section or (config.figures and not (run.folder / page_name(config)).is_file()):
         return {}
     asked = chosen or ([*section["made"]] if section.get("complete") else [])
-    return section if asked and not outdated_tables(section, run, config, asked) else {}
+    if not asked or outdated_tables(section, run, config, asked):
+        return {}
+    check_run_data(run, trusted(config))
+    return section
 
 
 def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
@@ -104,9 +110,10 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     one = cast("DictConfig", OmegaConf.merge(config, {"run": str(folder)}))
     opened = open_run(one)
     run, chosen = opened.run, chosen_tables(one)
-    stored = {} if one.again and not chosen else stored_section(run, one)
+    is_anew = one.again or one.data == "changed"
+    stored = {} if is_anew and not chosen else stored_section(run, one)
     asked = applicable_tables(opened.model, chosen)
-    wanted = asked if one.again else outdated_tables(stored, run, one, asked)
+    wanted = asked if is_anew else outdated_tables(stored, run, one, asked)
     bench = benchmark(opened, one, with_outliers="anomalies" in wanted)
     check_abilities(opened.model, first_images(bench.held_out), opened.state["classes"])
     if stored.get("images") != len(bench.held_out):
@@ -188,6 +195,7 @@ def merged(
         "seed": config.seed,
         "threads": opened.device.threads,
         "when": now(),
+        **({"data": "changed"} if opened.may_change else {}),
         **({"quick": quick_scale(opened, config, new["images"])} if config.quick else {}),
         # Whether all tables that the model is able to were made, now or before.
         "complete": complete or bool(stored.get("complete")),
@@ -233,7 +241,8 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
     """Print the tables, or the chosen ones, why others are missing, and where all of it is."""
     choices = run.record.get("choices", {})
     out = console()
-    images = f"{section['images']:,} {section['split']} images"
+    of_others = " of data that may have changed" if section.get("data") == "changed" else ""
+    images = f"{section['images']:,} {section['split']} images{of_others}"
     out.print(f"{choices.get('model')} on {choices.get('dataset')}, {images}, after epoch {section['epoch']}\n")
     if section.get("quick"):
         out.print(f"{section['quick']}\n", soft_wrap=True)

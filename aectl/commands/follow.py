@@ -23,6 +23,6 @@ def run() -> None:
         # As for the leader, one's own modules come last, and not with a stored run unless they are trusted.
         if (config.trust or not config.resume) and (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)
-        trainer = prepare(config, Run(Path(told["folder"])))
+        trainer = prepare(config, Run(Path(told["folder"]))).trainer
         with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:
             trainer.fit(lambda: interruption.reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -15,11 +16,14 @@ from torch.optim import Optimizer
 
 from aectl import parallel
 from aectl.config import ConfigError, build, check_empty, check_named, check_signature, check_trusted, to_plain
+from aectl.config.absolute import make_data_paths_absolute, set_text
 from aectl.config.schema import check_ranges
-from aectl.data.datasets import Source
+from aectl.data.datasets import Dataset, Source
+from aectl.data.identity import describe
 from aectl.evaluation import published
 from aectl.figures.live import pictures
-from aectl.loading import PARTS, build_model, read_checkpoint, set_weights, settled, trusted
+from aectl.loading import PARTS, build_model, check_same, read_checkpoint, set_weights, settled, trusted
+from aectl.models.base import Model
 from aectl.room import Room, check_training
 from aectl.run import Run, find
 from aectl.training import checkpoint
@@ -40,7 +44,16 @@ FEW = 8
 """Images that it is tried on how much a step computes."""
 
 
-Images = tuple[dict[str, Any], Callable[[], tuple[Source, Source]]]
+@dataclass(frozen=True)
+class Splits:
+    """The images to train on and to hold out, and the description of all splits for the run's record."""
+
+    train: Source
+    valid: Source
+    description: dict[str, Any]
+
+
+Images = tuple[dict[str, Any], Callable[[], Splits]]
 """What a model must know of a data set, and a function that reads or fetches the images to train on and to hold out."""
 
 OpenImages = Callable[[DictConfig, torch.device], Images]
@@ -49,12 +62,17 @@ OpenImages = Callable[[DictConfig, torch.device], Images]
 def open_images(config: DictConfig, device: torch.device) -> Images:
     """Return the images of a config; none are fetched yet, so that errors of the config are found before."""
     with Room("dataset"):
-        dataset = build(config.dataset, "dataset")
+        dataset: Dataset = build(config.dataset, "dataset")
 
     @cache
-    def read() -> tuple[Source, Source]:
+    def read() -> Splits:
         with Room("dataset"):
-            return dataset.split("train", device), dataset.split("valid", device)
+            train, valid = dataset.split("train"), dataset.split("valid")
+            # Of several processes the first one writes the record.
+            description = describe(dataset, train, valid) if parallel.rank() == 0 else {}
+            # With its hashes a source would hold on to the images of the other splits.
+            train, valid = (replace(source, hashes=None).to(device) for source in (train, valid))
+            return Splits(train, valid, description)
 
     return {"shape": list(dataset.shape), "classes": dataset.classes}, read
 
@@ -66,13 +84,25 @@ def check(config: DictConfig) -> None:
     if config.resume:
         check_trusted(config, trusted(config))
         config.dataset = settled(config.dataset)
+    elif config.init_from:
+        set_text(config, "init_from", str(find(config.init_from).absolute()))
+    make_data_paths_absolute(config)
     check_named(config, ("device", "dataset", "model", "optimizer"))
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(config.get(group), group)
         check_empty(config.get(group), group)
 
 
-def prepare(config: DictConfig, run: Run, images: OpenImages = open_images) -> Trainer:
+@dataclass(frozen=True)
+class Prepared:
+    """A trainer, and what the run's record says of where its images and first weights come from."""
+
+    trainer: Trainer
+    data: dict[str, Any]
+    init_from: dict[str, str] | None = None
+
+
+def prepare(config: DictConfig, run: Run, images: OpenImages = open_images) -> Prepared:
     """Build everything that a run needs; raises ValueErrors of the config and its parts before anything is written.
 
     What the parts refuse is raised before any image is fetched.
@@ -85,10 +115,13 @@ def prepare(config: DictConfig, run: Run, images: OpenImages = open_images) -> T
     model.to(device.torch)
     make_optimizer, schedule = optimizer(config), build(config.schedule, "schedule")
     goes_on = bool(config.resume) and not is_unsaved(run)
+    init_from = None
     if config.init_from and not goes_on:
-        source = Run(find(config.init_from))
-        set_weights(model, read_checkpoint(source, "best", "cpu")["model"], source.checkpoint("best"))
-    train_source, valid_source = read()
+        init_from = load_first_weights(model, config, run)
+    splits = read()
+    if config.resume and config.data == "same":
+        check_same(run, splits.description)
+    train_source, valid_source = splits.train, splits.valid
     if not (config.init_from or goes_on):
         model.prepare(batches(train_source))
     parallel.meet()
@@ -113,7 +146,30 @@ def prepare(config: DictConfig, run: Run, images: OpenImages = open_images) -> T
         resume(trainer, run, config)
     elif config.resume:
         log.info("it was stopped before its first checkpoint: it begins anew, with the same seed")
-    return trainer
+    return Prepared(trainer, splits.description, init_from)
+
+
+def load_first_weights(model: Model, config: DictConfig, run: Run) -> dict[str, str]:
+    """Load the weights that `init_from` names into a model; returns the run's folder and a digest of its weights.
+
+    A resumed run takes those that it started from, and raises ConfigError if they are gone or have changed.
+    """
+    then = run.record.get("init_from") or {} if config.resume else {}
+    if config.resume and not then and config.init_from == "latest":
+        raise ConfigError(f"{run.folder} does not say which run init_from=latest was: type its command again")
+    try:
+        source = Run(find(then.get("run") or config.init_from).absolute())
+        weights = read_checkpoint(source, "best", "cpu")["model"]
+    except (ConfigError, CheckpointError) as error:
+        raise ConfigError(f"init_from: {error}") from error
+    found = checkpoint.digest(weights)
+    if then and then.get("weights") != found:
+        raise ConfigError(
+            f"init_from: the weights of {source.folder} have changed since this run started from them\n"
+            "  type the run's command again to start from the new ones"
+        )
+    set_weights(model, weights, source.checkpoint("best"))
+    return {"run": str(source.folder), "weights": found}
 
 
 def is_unsaved(run: Run) -> bool:

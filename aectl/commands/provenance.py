@@ -61,9 +61,17 @@ def table_settings(table: str, config: DictConfig) -> str:
 
 
 def fingerprint(table: str, run: Run, config: DictConfig, weights: str) -> str:
-    """Return a digest of everything that decides a table's numbers: weights, data files, settings and versions."""
-    content = [table, weights, table_settings(table, config), data_files(run), versions(), VERSION]
+    """Return a digest of everything that decides a table's numbers: weights, data, settings and versions."""
+    content = [table, weights, table_settings(table, config), data_of(run, config), versions(), VERSION]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_of(run: Run, config: DictConfig) -> Any:
+    """Return what tells the run's own data from others: the digests in its record, else the state of its files."""
+    if config.data == "changed":
+        return config.data
+    known = run.record.get("data") or {}
+    return {key: value for key, value in known.items() if key.endswith(("digest", "labels"))} or data_files(run)
 
 
 def data_files(run: Run) -> list[Any]:

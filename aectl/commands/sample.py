@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from aectl.config import ConfigError, conf_dir
 from aectl.config.did_you_mean import hint
 from aectl.config.schema import SampleConfig, check_ranges
+from aectl.data.datasets import Source, empty
 from aectl.durable import clear, written
 from aectl.figures.gallery import figure
 from aectl.figures.motion import animation
+from aectl.figures.probes import is_planar
 from aectl.figures.style import save
-from aectl.loading import Opened, open_run
+from aectl.loading import Opened, open_run, why_missing
 from aectl.models.base import Model
 from aectl.rng import Rng
 from aectl.room import check_images
@@ -38,18 +40,22 @@ def run(config: DictConfig) -> None:
     kinds = choose(config.kind, opened.model, name)
     check_label(config.label, opened, name)
     warn_of_idle_keys(config, kinds, opened.model)
-    check_images("n", config.n, opened.dataset.shape, opened.device.torch)
+    check_images("n", config.n, opened.shape, opened.device.torch)
     request = ask(config, opened, kinds)
+    made = 0
     folder = opened.run.folder / "samples"
     folder.mkdir(exist_ok=True)
     clear(folder)
     for kind in kinds:
         try:
             make(kind, opened, request, folder, name)
+            made += 1
         except Impossible as reason:
             if config.kind != "all":
                 raise ConfigError(f"kind={kind}: {reason}") from None
             log.warning("no pictures of kind %s: %s", kind, reason)
+    if not made:
+        raise ConfigError("no pictures could be made")
 
 
 def check_kind(kind: str) -> None:
@@ -79,7 +85,7 @@ def check_label(label: int | None, opened: Opened, name: str) -> None:
     if not is_conditional(opened.model):
         lacks = "it was told none, as one trained with model.conditional=true would be"
         raise ConfigError(refusal(name, "sample a class", lacks, is_conditional))
-    classes = opened.dataset.classes
+    classes = opened.classes
     if label >= classes:
         raise ConfigError(f"label must be one of the {classes} classes, counted from 0, not {label}")
 
@@ -95,16 +101,19 @@ def warn_of_idle_keys(config: DictConfig, kinds: Sequence[str], model: Model) ->
 
 
 def ask(config: DictConfig, opened: Opened, kinds: Sequence[str]) -> Request:
-    """Return what the config asks of the model; raises ConfigError if there are no test images to start from."""
+    """Return what the config asks of the model, with the images that the kinds need as far as they can be read."""
     device = opened.device.torch
-    source = opened.dataset.split("test", device)
-    if not len(source):
-        raise ConfigError("this run's dataset has no test images to start from")
+    needed = {which for kind in kinds for which in KINDS[kind].needs(opened.model)}
+    if is_planar(opened.shape):
+        # The points of the data stand behind all pictures.
+        needed.add("test")
+    found, why_none = images_of(opened, needed)
+    source = found.get("test")
     return Request(
         config.n,
         Rng(config.seed, device),
         config.temperature,
-        source,
+        empty(opened.shape, opened.classes).to(device) if source is None else source,
         label=config.label,
         path=config.path,
         density=config.density,
@@ -112,9 +121,18 @@ def ask(config: DictConfig, opened: Opened, kinds: Sequence[str]) -> Request:
         steps=config.steps,
         burn_in=config.burn_in,
         thinning=config.thinning,
-        train=opened.dataset.split("train", device) if "density" in kinds else None,
+        train=found.get("train"),
         folder=opened.run.folder,
+        **({"why_none": why_none} if why_none else {}),
     )
+
+
+def images_of(opened: Opened, needed: Iterable[str]) -> tuple[dict[str, Source], str]:
+    """Return the splits that are needed by name, or why the run's data cannot be read; raises ChangedData."""
+    try:
+        return {which: opened.dataset.split(which, opened.device.torch) for which in needed}, ""
+    except (ValueError, OSError) as error:
+        return {}, f"the run's data cannot be read: {why_missing(error)}"
 
 
 @torch.no_grad()

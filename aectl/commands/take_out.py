@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 
 from aectl import export, own_images
 from aectl.config import ConfigError, to_plain
+from aectl.data.identity import mean_intensity
 from aectl.evaluation.ability_checks import IMAGES, check_abilities
-from aectl.loading import Opened, open_run
+from aectl.loading import Opened, open_run, why_missing
 from aectl.rng import Rng
 
 log = logging.getLogger("aectl")
@@ -22,10 +23,9 @@ TOLD = ("model", "noise", "penalty", "optimizer", "schedule", "epochs", "batch_s
 def evaluate_images(config: DictConfig) -> None:
     """Write the codes, reconstructions and errors of the images that the config names into the run's images/."""
     opened = open_run(config)
-    images, names = own_images.read(
-        config.images, opened.dataset.shape, config.invert, opened.config.dataset.get("scale")
-    )
-    if own_images.looks_inverted(images, float(opened.dataset.split("train").pixels().mean())):
+    images, names = own_images.read(config.images, opened.shape, config.invert, opened.config.dataset.get("scale"))
+    mean = training_intensity(opened)
+    if mean is not None and own_images.looks_inverted(images, mean):
         turned = str(not config.invert).lower()
         log.warning("these images are light where the run's are dark, or the reverse: try invert=%s", turned)
     device = opened.device.torch
@@ -34,6 +34,22 @@ def evaluate_images(config: DictConfig) -> None:
     files = own_images.evaluate(opened.model, images.to(device), names, opened.run.folder / "images", rng)
     for path in files.values():
         log.info("%s", path)
+
+
+def training_intensity(opened: Opened) -> float | None:
+    """Return the mean intensity of the run's training images, None if nothing tells; raises ChangedData.
+
+    A run's record has it, so that the images themselves are not needed; but data that can be read must be the run's.
+    """
+    known = opened.run.record.get("data") or {}
+    is_published = "train_digest" not in known
+    if is_published and "mean" in known:
+        return known["mean"]
+    try:
+        return mean_intensity(opened.dataset.split("train"))
+    except (ValueError, OSError) as error:
+        log.debug("%s", why_missing(error))
+        return known.get("mean")
 
 
 def check_format(format: str | None) -> None:
@@ -45,7 +61,7 @@ def check_format(format: str | None) -> None:
 def export_parts(config: DictConfig) -> None:
     """Write the run's encoder and decoder, or all its weights, into its export/, in the format asked for."""
     opened = open_run(config)
-    paths = export.write(opened.model, opened.dataset.shape, opened.run.folder / "export", config.export, notes(opened))
+    paths = export.write(opened.model, opened.shape, opened.run.folder / "export", config.export, notes(opened))
     for path in paths:
         log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
 
@@ -57,7 +73,7 @@ def notes(opened: Opened) -> dict[str, Any]:
     tables = {name: table for name, table in evaluated.items() if isinstance(table, dict) and "model" in table}
     return {
         "command": record.get("command"),
-        "dataset": opened.dataset.name,
+        "dataset": opened.dataset_name,
         "epoch": opened.state["epoch"],
         "config": {key: stored.get(key) for key in TOLD},
         "versions": record.get("versions"),

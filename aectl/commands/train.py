@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from aectl.commands.claim import Busy, adopt, advising, claim, discard
 from aectl.commands.prepare import OpenImages, check, open_images, prepare
 from aectl.config import ConfigError
+from aectl.config.absolute import store_paths
 from aectl.config.schema import seconds
 from aectl.loading import PARTS
 from aectl.machine import memory_bytes, started_together
@@ -82,6 +83,8 @@ class Begun:
         if self.trainer.device.precision != "fp32":
             log.info("precision %s", self.trainer.device.precision)
         try:
+            if self.output_subdir:
+                store_paths(self.record["config"], self.run.folder / self.output_subdir / "config.yaml")
             adopt(self.run, self.output_subdir)
             self.run.begin(**self.record)
         except OSError:
@@ -112,7 +115,8 @@ def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Beg
     hydra = HydraConfig.get()
     with beginning(run):
         lock = claim(config, run)
-        trainer = prepare(config, run, images)
+        prepared = prepare(config, run, images)
+    trainer = prepared.trainer
     record = {
         "config": config,
         "choices": {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)},
@@ -123,6 +127,8 @@ def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Beg
             "objective": trainer.objective,
             "metric_settings": {name: list(keys) for name, keys in trainer.model.metric_settings.items()},
         },
+        "data": prepared.data,
+        "init_from": prepared.init_from,
     }
     limit = seconds(config.max_time) if config.max_time else None
     return Begun(run, trainer, lock, limit, record, hydra.output_subdir)

@@ -37,6 +37,13 @@ KINDS: dict[str, tuple[type, ...]] = {
     "objective.value": (int, float),
     "objective.epoch": (int,),
     "git.commit": (str,),
+    "data.name": (str,),
+    "data.mean": (int, float),
+    **{f"data.{which}_images": (int,) for which in ("train", "valid", "test")},
+    **{f"data.{which}_{what}": (str,) for which in ("train", "valid", "test") for what in ("digest", "labels")},
+    "earlier_data.*": (dict,),
+    "init_from.run": (str,),
+    "init_from.weights": (str,),
     "overrides.*": (str,),
     "resumed.*": (str,),
     "choices.*": (str,),
@@ -44,7 +51,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 }
 """What entries are, where they are there and not null; `*` is each entry of a list or mapping."""
 
-LISTS = ("overrides", "resumed")
+LISTS = ("earlier_data", "overrides", "resumed")
 
 
 class NewerFormat(ConfigError):

@@ -47,6 +47,7 @@ class TrainConfig:
     max_time: str | None = setting(None, "stop after this time, resumable: 90 (seconds), 10m, 1h30m; null: no limit")
     init_from: str | None = setting(None, "a run whose weights a new run starts from")
     resume: str | None = setting(None, "a run to go on with, or latest")
+    data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
     trust: Any = setting([], "modules outside aectl and torch that a stored run may use")
     tags: dict[str, str] = setting({}, "notes to find the run by: tags.why=baseline")
     reference: Any = setting({}, "published numbers that eval holds the run against, as in conf/experiment/")
@@ -73,6 +74,7 @@ class EvalConfig:
     seed: int = setting(0, "of every random number")
     figures: bool = setting(True, "also draw pictures, and the page report.html")
     device: Any = setting(None, "where it computes, precision and threads")
+    data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
     trust: Any = setting([], "modules outside aectl and torch that the run may use")
 
 
@@ -98,6 +100,7 @@ class SampleConfig:
     burn_in: int = setting(0, "steps of a chain before its first picture")
     thinning: int | None = setting(None, "steps of a chain from picture to picture; null: evenly over steps")
     device: Any = setting(None, "where it computes, precision and threads")
+    data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
     trust: Any = setting([], "modules outside aectl and torch that the run may use")
 
 
@@ -121,6 +124,7 @@ MOST = {"nll_samples": 1_000_000, "components": 10_000, **dict.fromkeys(("steps"
 """What takes hours at that size already, and cannot be resumed; a mixture has no more Gaussians than codes."""
 CHOICES = {
     "checkpoint": ("best", "last"),
+    "data": ("same", "changed"),
     "split": ("test", "valid", "train"),
     "path": ("auto", "linear", "spherical"),
     "density": ("gaussian", "gmm"),

@@ -169,6 +169,12 @@ class Dataset:
         return replace(source, labels=labels)
 
 
+def empty(shape: tuple[int, int, int], classes: int) -> Source:
+    """Return a source of no images."""
+    nothing = torch.empty(0, dtype=torch.int64)
+    return Source(torch.empty(0, *shape, dtype=torch.uint8), nothing, nothing, 1 / 255, classes)
+
+
 def mnist(
     root: str | None = None, valid: float = 5000, exclude: Sequence[int] = (), labels: int | None = None
 ) -> Dataset:

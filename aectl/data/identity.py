@@ -8,11 +8,29 @@ from typing import Any
 
 import torch
 
-from aectl.data.datasets import Source
+from aectl.data.datasets import Dataset, Source
 
 SPLITS = ("train", "valid", "test")
 SEEN = 1000
 """Images that the mean intensity is taken over."""
+
+
+def describe(dataset: Dataset, train: Source, valid: Source) -> dict[str, Any]:
+    """Return the name of a data set, the mean intensity of its training images, and what tells its splits from others.
+
+    The latter is left out of published and synthetic sets: their config says it already.
+    """
+    found = {"name": dataset.name, "mean": mean_intensity(train)}
+    return found if getattr(dataset, "is_fixed", False) else found | describe_splits(dataset, train, valid)
+
+
+def describe_splits(dataset: Dataset, train: Source | None = None, valid: Source | None = None) -> dict[str, Any]:
+    """Return the numbers of images, and digests of images and labels, of all splits; some may be at hand already."""
+    known = {"train": train, "valid": valid}
+    found: dict[str, Any] = {}
+    for which in SPLITS:
+        found |= describe_split(which, known.get(which) or dataset.split(which))
+    return found
 
 
 def describe_split(which: str, source: Source) -> dict[str, Any]:
@@ -40,17 +58,14 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     Only what both describe is compared.
     """
     both = [which for which in SPLITS if f"{which}_digest" in then and f"{which}_digest" in now]
-    before, after = (sum(found[f"{which}_images"] for which in both) for found in (then, now))
+    before, after = (sum(found.get(f"{which}_images") or 0 for which in both) for found in (then, now))
     images = [which for which in both if then[f"{which}_digest"] != now[f"{which}_digest"]]
-    labels = [which for which in both if which not in images and then[f"{which}_labels"] != now[f"{which}_labels"]]
+    labels = [which for which in both if which not in images and then.get(key := f"{which}_labels") != now[key]]
     counts = [f"{before:,} images then, {after:,} now"] if before != after else []
-    others = [f"other {what} in {join(found)}" for what, found in (("images", images), ("labels", labels)) if found]
+    others = [
+        f"other {what} in {', '.join(found)}" for what, found in (("images", images), ("labels", labels)) if found
+    ]
     return "; ".join([*counts, *others])
-
-
-def join(names: list[str]) -> str:
-    """Return names as `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def mean_intensity(source: Source) -> float | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.figures import field, probes
-from aectl.models.base import Encodes, Energy, Model, Reconstructs, Samples
+from aectl.models.base import Energy, Model, Reconstructs, Samples
 from aectl.sampling import Request, draws, paths
 
 SIDE = 15
@@ -31,8 +31,8 @@ def figures(model: Model, source: Source, request: Request) -> Iterator[tuple[st
         drawn = draws.prior(model, request)["images"]
         panels = {"data": source.pixels(), "samples": drawn}
         yield "samples", field.points(panels, f"{len(drawn):,} samples of the model")
-    if paths.has_paths(model):
-        ends = "the codes of two points" if isinstance(model, Encodes) else "two draws from the prior"
+    if paths.has_paths(model) and paths.has_ends(model, request):
+        ends = paths.describe_ends(model, request, "points")
         ways = paths.interpolation(model, request)["images"]
         yield "interpolations", field.paths(ways, source, f"Interpolations between {ends}")
     if paths.has_plane(model):

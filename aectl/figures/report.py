@@ -56,8 +56,8 @@ def image_figures(model: Model, source: Source, request: Request) -> Iterator[tu
     if isinstance(model, Samples):
         drawn = draws.prior(model, request)["images"]
         yield "samples", images.image_grid(drawn, SAMPLES_SIDE, f"{len(drawn)} samples of the model")
-    if paths.has_paths(model):
-        ends = "the codes of two images" if isinstance(model, Encodes) else "two draws from the prior"
+    if paths.has_paths(model) and paths.has_ends(model, request):
+        ends = paths.describe_ends(model, request)
         ways = paths.interpolation(model, request)["images"]
         yield "interpolations", images.interpolations(ways, f"Interpolations between {ends}")
     if (figure := images.filters(model, source.shape)) is not None:

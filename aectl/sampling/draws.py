@@ -36,9 +36,11 @@ def density(model: Model, request: Request) -> Arrays:
     autoencoders"). Raises Impossible if there are fewer training images than components.
     """
     k, n = components(request), len(request.train or ())
+    if request.train is None:
+        raise Impossible(request.why_none)
     if n < k:
         raise Impossible(f"{k:,} components need as many training images, of which there are {n:,}")
-    codes = codes_of_training(cast("Encodes", model), cast("Source", request.train), request.rng.fork("images"))
+    codes = codes_of_training(cast("Encodes", model), request.train, request.rng.fork("images"))
     fitted = Mixture.fitted(codes, k, request.rng.fork("fit").seed % 2**32)
     drawn = fitted.sample(request.n, request.rng.fork("density"), request.temperature)
     return {"images": cast("Decodes", model).decode(drawn), "codes": drawn}

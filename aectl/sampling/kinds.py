@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aectl.models.base import Decodes, Encodes, Model, Reconstructs, Samples
+from aectl.models.base import Decodes, Encodes, Model, Reconstructs, Samples, Walks
 from aectl.sampling.draws import density, density_title, prior
 from aectl.sampling.history import training
-from aectl.sampling.paths import has_paths, has_plane, interpolation, is_spherical, manifold, traversal
+from aectl.sampling.paths import (
+    describe_ends,
+    has_paths,
+    has_plane,
+    interpolation,
+    is_spherical,
+    manifold,
+    starts_from_samples,
+    traversal,
+)
 from aectl.sampling.reconstruction import chain, chain_title, has_chain, reconstruction
 from aectl.sampling.request import Arrays, Request, has
 
@@ -18,7 +27,7 @@ class Kind:
     """A kind of picture: whether a model can make it, how, and what a model that cannot is lacking.
 
     `title` says what is seen. `heeds` are the fields of a request, beside n and the seed, that change the pictures of
-    this model.
+    this model. `needs` names the splits whose images they are made of.
     """
 
     verb: str
@@ -27,6 +36,7 @@ class Kind:
     make: Callable[[Model, Request], Arrays]
     title: Callable[[Model, Request], str]
     heeds: Callable[[Model], tuple[str, ...]] = lambda model: ()
+    needs: Callable[[Model], tuple[str, ...]] = lambda model: ()
 
 
 def prior_title(model: Model, request: Request) -> str:
@@ -38,14 +48,14 @@ def prior_title(model: Model, request: Request) -> str:
 
 def interpolation_title(model: Model, request: Request) -> str:
     """Return between what interpolations go, and how."""
-    ends = "the codes of two test images" if has(model, Encodes) else "two draws from the prior"
     how = "Spherical" if is_spherical(model, request) else "Linear"
-    return f"{how} interpolations between {ends}"
+    return f"{how} interpolations between {describe_ends(model, request, 'test images')}"
 
 
 def traversal_title(model: Model, request: Request) -> str:
     """Return where the units stay that do not move."""
-    others = "as for one test image" if has(model, Encodes) else "at 0"
+    of = "sample of the model" if starts_from_samples(model, request) else "test image"
+    others = f"as for one {of}" if has(model, Encodes) else "at 0"
     return f"Traversals: one unit of the code changes, the others stay {others}"
 
 
@@ -70,6 +80,11 @@ def has_history(model: type | Model) -> bool:
     return has(model, Samples) or has(model, Reconstructs)
 
 
+def of_encoders(model: Model) -> tuple[str, ...]:
+    """Return the split that a model's codes are those of, if it encodes images."""
+    return ("test",) if has(model, Encodes) else ()
+
+
 KINDS: dict[str, Kind] = {
     "prior": Kind(
         "sample",
@@ -86,6 +101,7 @@ KINDS: dict[str, Kind] = {
         density,
         lambda model, request: density_title(request),
         lambda model: ("temperature", "density", "components"),
+        needs=lambda model: ("train",),
     ),
     "reconstruction": Kind(
         "reconstruct",
@@ -93,6 +109,7 @@ KINDS: dict[str, Kind] = {
         lambda model: has(model, Reconstructs),
         reconstruction,
         lambda model, request: "Reconstructions of test images",
+        needs=lambda model: ("test",),
     ),
     "interpolation": Kind(
         "interpolate",
@@ -101,14 +118,18 @@ KINDS: dict[str, Kind] = {
         interpolation,
         interpolation_title,
         lambda model: ("path",) if has(model, Encodes) else ("path", "temperature"),
+        needs=of_encoders,
     ),
-    "traversal": Kind("traverse its code", "it decodes no codes", has_paths, traversal, traversal_title),
+    "traversal": Kind(
+        "traverse its code", "it decodes no codes", has_paths, traversal, traversal_title, needs=of_encoders
+    ),
     "manifold": Kind(
         "draw its manifold",
         "its code is not two-dimensional (model.code=2)",
         has_plane,
         manifold,
         lambda model, request: "The plane of codes",
+        needs=lambda model: () if has(model, Samples) else ("test",),
     ),
     "chain": Kind(
         "walk a Markov chain",
@@ -117,6 +138,7 @@ KINDS: dict[str, Kind] = {
         chain,
         lambda model, request: chain_title(model),
         lambda model: ("steps", "burn_in", "thinning"),
+        needs=lambda model: () if has(model, Walks) else ("test",),
     ),
     "training": Kind(
         "show its training",

@@ -26,19 +26,47 @@ def interpolation(model: Model, request: Request) -> Arrays:
 
     For a model that encodes, between the codes of two images, and if the request leaves it open in straight lines.
     Otherwise between two draws from the normal prior, on great circles: the middle of a straight line would be too
-    short a code for it. Raises Impossible if there are no two images.
+    short a code for it. Raises Impossible if there are no two images, and the model draws none.
     """
     if isinstance(model, Encodes):
-        ends = model.encode(request.images(2 * request.rows))
+        ends = model.encode(starting_images(model, request, 2 * request.rows, fewest=2))
         rows = len(ends) // 2
-        if not rows:
-            raise Impossible("an interpolation needs two images")
         start, end = ends[:rows, None], ends[rows : 2 * rows, None]
     else:
         start, end = request.temperature * request.rng.fork("prior").normal(2, request.rows, 1, model.code)
     share = torch.linspace(0, 1, STEPS, device=request.rng.device)[:, None]
     between = spherical if is_spherical(model, request) else linear
     return decoded(model, between(start, end, share))
+
+
+def starting_images(model: Model, request: Request, count: int, fewest: int = 1) -> Tensor:
+    """Return `count` images [count, C, H, W], or all that the request has; see `starts_from_samples`.
+
+    Raises Impossible if it has fewer than the `fewest` and the model draws none.
+    """
+    if starts_from_samples(model, request, fewest):
+        return cast("Samples", model).sample(count, rng=request.rng.fork("images"))
+    found = request.images(count)
+    if len(found) < fewest:
+        raise Impossible("it takes two images, and there is only one")
+    return found
+
+
+def starts_from_samples(model: type | Model, request: Request, fewest: int = 1) -> bool:
+    """Return whether a model's own samples are encoded instead of images, of which the request has too few."""
+    return len(request.source) < fewest and has(model, Samples)
+
+
+def has_ends(model: type | Model, request: Request) -> bool:
+    """Return whether there is something that the model can interpolate between."""
+    return not has(model, Encodes) or len(request.source) > 1 or has(model, Samples)
+
+
+def describe_ends(model: type | Model, request: Request, images: str = "images") -> str:
+    """Return what interpolations go between; `images` is what those of the request are called."""
+    if not has(model, Encodes):
+        return "two draws from the prior"
+    return f"the codes of two {'samples of the model' if starts_from_samples(model, request, 2) else images}"
 
 
 def is_spherical(model: type | Model, request: Request) -> bool:
@@ -75,7 +103,7 @@ def traversal(model: Model, request: Request) -> Arrays:
     """
     device = request.rng.device
     if isinstance(model, Encodes):
-        codes = model.encode(request.images(REFERENCE)).flatten(1)
+        codes = model.encode(starting_images(model, request, REFERENCE)).flatten(1)
         low, high = codes.quantile(torch.tensor(CENTRAL, device=device), dim=0)
         units = codes.var(0, correction=0).argsort(descending=True, stable=True)[:UNITS]
         fixed = codes[0]

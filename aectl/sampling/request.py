@@ -26,11 +26,11 @@ class Impossible(ValueError):
 class Request:
     """How many images to make from which seed, and how.
 
-    `source` are the images to start from. `temperature` scales the standard deviation of whatever draws codes,
-    `label` is the class to draw, `path` the way between two codes: linear, spherical, or auto for what suits the
-    model. A `density` (gaussian or gmm, of so many `components`) is fitted to the codes of the `train` images. A chain
-    takes `steps` steps behind its first `burn_in`, or is shown every `thinning` steps. `folder` is the run's, which has
-    the pictures of its training.
+    `source` are the images to start from, perhaps none, and then `why_none` says why. `temperature` scales the standard
+    deviation of whatever draws codes, `label` is the class to draw, `path` the way between two codes: linear,
+    spherical, or auto for what suits the model. A `density` (gaussian or gmm, of so many `components`) is fitted to the
+    codes of the `train` images. A chain takes `steps` steps behind its first `burn_in`, or is shown every `thinning`
+    steps. `folder` is the run's, which has the pictures of its training.
     """
 
     n: int
@@ -46,6 +46,7 @@ class Request:
     thinning: int | None = None
     train: Source | None = None
     folder: Path | None = None
+    why_none: str = "the run's dataset has no test images"
 
     @property
     def rows(self) -> int:
@@ -53,7 +54,9 @@ class Request:
         return max(self.n // STEPS, 1)
 
     def images(self, count: int) -> Tensor:
-        """Return `count` images of the source, chosen by the seed; fewer if it holds fewer."""
+        """Return `count` images of the source, chosen by the seed; fewer if it holds fewer, Impossible if none."""
+        if not len(self.source):
+            raise Impossible(self.why_none)
         chosen = self.rng.fork("images").permutation(len(self.source))[:count]
         return self.source.batch(chosen).x
 

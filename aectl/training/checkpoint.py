@@ -7,6 +7,7 @@ the next one is written.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import zipfile
@@ -92,6 +93,15 @@ def check_archive(content: io.BytesIO) -> None:
         if bad := archive.testzip():
             raise zipfile.BadZipFile(f"{bad} has another sum than was written")
     content.seek(0)
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """Return 16 hexadecimal digits of the BLAKE2b hash of weights with their names, types and shapes."""
+    found = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(weights.items()):
+        found.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def exists(folder: Path) -> bool:

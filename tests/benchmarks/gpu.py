@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from aectl.commands.prepare import open_images, optimizer
+from aectl.commands.prepare import Splits, open_images, optimizer
 from aectl.config import build, conf_dir
 from aectl.data import sources
 from aectl.loading import build_model
@@ -87,13 +87,13 @@ def trainer(words: Sequence[str], folder: str, watch: Observer, seed: int = 0, d
     device.apply()
     if data is None:
         facts, read = open_images(config, device.torch)
-        data = (facts, *read())
-    facts, train, valid = data
+        data = (facts, read())
+    facts, splits = data
     torch.manual_seed(seed)
     model = build_model(config, facts, seed).to(device.torch)
     limits = {"epochs": config.epochs, "batch_size": config.batch_size, "seed": seed, "observers": [watch]}
     place = {"device": device, "folder": Path(folder, str(seed)), "schedule": build(config.schedule, "schedule")}
-    return Trainer(model, train, valid, optimizer(config), facts=facts, **place, **limits)
+    return Trainer(model, splits.train, splits.valid, optimizer(config), facts=facts, **place, **limits)
 
 
 def step(words: Sequence[str]) -> float:
@@ -116,7 +116,7 @@ def together(words: Sequence[str], runs: int, kind: type[Together]) -> float:
     watch = Steps(200)
     with tempfile.TemporaryDirectory() as folder:
         first = trainer(words, folder, watch)
-        data = (first.facts, first.train_source, first.valid_source)
+        data = (first.facts, Splits(first.train_source, first.valid_source, {}))
         trainers = [first, *(trainer(words, folder, Observer(), seed, data) for seed in range(1, runs))]
         for _ in kind(trainers, watch.stop).fit():
             pass
