@@ -167,6 +167,8 @@ def grey(array):
     ],
 )
 def test_scale_is_the_value_of_white_and_a_dark_set_is_noticed(tmp_path, caplog, image, scale, level, notice):
+    # After a test of a command the logger has the level of messages to the user.
+    caplog.set_level("WARNING", "aectl")
     for number in range(4):
         (tmp_path / "photos").mkdir(exist_ok=True)
         image.save(tmp_path / "photos" / f"{number}.tiff")
