@@ -11,8 +11,8 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config import ConfigError, to_plain
-from aectl.config.did_you_mean import hint
+from aectl.config import ConfigError, options, to_plain
+from aectl.config.did_you_mean import hint, nearest_names
 from aectl.config.folders import aside, fresh, scratch, slug
 
 
@@ -170,7 +170,10 @@ def check_ranges(config: DictConfig) -> None:
         raise ConfigError(f"grad_clip must be greater than 0, not {value}")
     for key, choices in CHOICES.items():
         if key in config and config[key] not in choices:
-            raise ConfigError(f"{key} must be one of {', '.join(choices)}, not '{config[key]}'")
+            # Other programs call so what is called dataset here.
+            near = nearest_names(config[key], options()["dataset"]) if key == "data" else []
+            meant = f"; did you mean dataset={near[0]}?" if near else ""
+            raise ConfigError(f"{key} must be one of {', '.join(choices)}, not '{config[key]}'{meant}")
     if config.get("max_time") is not None:
         seconds(config.max_time)
     if config.get("init_from") == "":
