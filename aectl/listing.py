@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from aectl.terminal_table import rows_with_paths
 MOST = 30
 """Runs that are listed."""
 HEADINGS = ("model", "data", "status", "objective", "age", "MB", "evaluated")
+LEVELS = 4
+"""How deep a folder is searched for runs that is neither a sweep nor outputs/: deep enough for the folder above it."""
+OF_SWEEPS = ("sweep.json", "multirun.yaml")
+SYSTEM = ("/proc", "/sys", "/dev")
 AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -126,8 +132,8 @@ def evaluated(run: Run) -> str:
 def find_all(text: str) -> list[Path]:
     """Return the folders of the runs that `text` names, each once.
 
-    It is one name or several behind commas: a run's folder, `latest`, a folder that holds runs, such as a sweep's, or
-    a glob. Raises ConfigError for a name that there is no run of.
+    It is one name or several behind commas: a run's folder, `latest`, a sweep, outputs/, another folder, which is
+    searched `LEVELS` deep, or a glob. Raises ConfigError for a name that there is no run of.
     """
     items = [text] if Path(text).expanduser().exists() else [item.strip() for item in text.split(",")]
     found = [folder for item in items if item for folder in named(item)]
@@ -144,28 +150,65 @@ def named(item: str) -> Iterable[Path]:
     folder = Path(item).expanduser()
     if item == "latest" or (folder / RECORD).is_file():
         return [find(item)]
-    places = [folder] if folder.is_dir() else matching(folder)
-    runs = sorted((run for place in places for run in below(place)), key=in_order)
+    places, levels = ([folder], LEVELS) if folder.is_dir() else (matching(folder), levels_left(folder))
+    found = {run for place in places for run in below(place, levels)}
+    # What lies in a run's folder is its own.
+    runs = sorted((run for run in found if found.isdisjoint(run.parents)), key=in_order)
     if not runs:
-        what = "it does not exist" if not places else "no run.json in it"
+        what = "it does not exist" if not places else f"no run.json in it, nor in folders {LEVELS} levels deep"
         raise ConfigError(f"'{item}' names no run: {what}")
     return runs
 
 
 def matching(pattern: Path) -> list[Path]:
-    """Return the paths that fit a glob; none if it is no glob."""
+    """Return the paths that fit a glob, or its runs if `**` stands in it for up to `LEVELS` folders; none for no glob."""
+    depths = [range(LEVELS + 1) if part == "**" else (1,) for part in pattern.parts]
     try:
-        return list(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+        found: list[Path] = []
+        for depth in product(*depths):
+            parts = [part for part, times in zip(pattern.parts, depth, strict=True) for part in times * [part]]
+            tried = Path(*("*" if part == "**" else part for part in parts))
+            rest = str(tried.relative_to(tried.anchor))
+            found += [tried] if rest == "." else Path(tried.anchor).glob(rest)
     except ValueError:
         return []
+    if "**" not in pattern.parts:
+        return found
+    hidden = [path for path in found if any(part.startswith(".") and part not in pattern.parts for part in path.parts)]
+    return [path for path in set(found) - set(hidden) if is_file(path / RECORD)]
 
 
-def below(place: Path) -> Iterator[Path]:
-    """Yield the run that a place is, or those in it; a run's own files are not asked."""
-    if (place / RECORD).is_file():
+def levels_left(pattern: Path) -> int:
+    """Return how deep to search what fits a glob, whose own wildcards count."""
+    return max(LEVELS - sum("*" in part for part in pattern.parts), 0)
+
+
+def below(place: Path, levels: int) -> Iterator[Path]:
+    """Yield the run that a place is, or those in it: all of a sweep or of outputs/, else those so many levels deep."""
+    if is_file(place / RECORD):
         yield place
-    elif place.is_dir():
+    elif place.name == OUTPUTS.name or any(is_file(place / name) for name in OF_SWEEPS):
         yield from every(place)
+    else:
+        yield from search(place, levels)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is a file; no where that cannot be seen, as in folders of the system."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def search(place: Path, levels: int) -> Iterator[Path]:
+    """Yield the runs at most so many levels below a folder; neither in runs nor in hidden or system folders."""
+    for folder, names, files in os.walk(place):
+        if RECORD in files:
+            yield Path(folder)
+        depth = len(Path(folder).relative_to(place).parts)
+        is_end = RECORD in files or depth == levels or folder in SYSTEM
+        names[:] = [] if is_end else [name for name in names if not name.startswith(".")]
 
 
 def in_order(path: Path) -> list[tuple[str, int]]:

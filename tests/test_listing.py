@@ -126,6 +126,35 @@ def test_a_name_of_no_run_is_named(tmp_path, item):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        (".", ["outputs/mnist/vae/1", "outputs/multirun/s/0-x", "a/b/c/shallow"]),
+        ("a", ["a/b/c/shallow", "a/b/c/d/deep"]),
+        ("a/*", ["a/b/c/shallow", "a/b/c/d/deep"]),
+        ("a/**", ["a/b/c/shallow", "a/b/c/d/deep"]),
+        ("**", ["a/b/c/shallow", "outputs/mnist/vae/1", "outputs/multirun/s/0-x"]),
+        ("a/b/c/d/*/*/*", ["a/b/c/d/e/f/deeper"]),
+        ("a/b/c/d", ["a/b/c/d/deep", "a/b/c/d/e/f/deeper"]),
+        ("elsewhere/outputs", ["elsewhere/outputs/1/2/3/4/5/6"]),
+        ("elsewhere/sweep", ["elsewhere/sweep/1/2/3/4/5/6"]),
+    ],
+)
+def test_a_folder_that_is_no_sweep_is_searched_four_levels_deep(tmp_path, name, runs):
+    all_runs = ["outputs/mnist/vae/1", "outputs/multirun/s/0-x", "a/b/c/shallow", "a/b/c/d/deep", "a/b/c/d/e/f/deeper"]
+    all_runs += ["elsewhere/outputs/1/2/3/4/5/6", "elsewhere/sweep/1/2/3/4/5/6", ".hidden/run", "a/b/c/shallow/inner"]
+    for folder in all_runs:
+        write_run(tmp_path / folder)
+    (tmp_path / "elsewhere/sweep/sweep.json").touch()
+    assert sorted(found(name)) == sorted(runs)
+
+
+def test_where_nothing_is_found_the_depth_is_stated(tmp_path):
+    write_run(tmp_path / "a/b/c/d/e/f")
+    with pytest.raises(ConfigError, match=r"'a' names no run: .* nor in folders 4 levels deep"):
+        listing.find_all("a")
+
+
 def test_no_name_at_all_is_refused():
     with pytest.raises(ConfigError, match="run is empty"):
         listing.find_all(" , ")

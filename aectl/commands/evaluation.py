@@ -14,6 +14,7 @@ from rich.console import Console
 
 from aectl import leaderboard
 from aectl.commands.benchmark import QUICK, benchmark
+from aectl.commands.confirmation import confirm_evaluations
 from aectl.commands.pictures import draw_all, page_name
 from aectl.commands.progress import table_progress
 from aectl.commands.provenance import (
@@ -66,10 +67,11 @@ def compare(config: DictConfig, folders: list[Path]) -> None:
         if folder not in trained:
             log.warning("%s is left out: it has no checkpoint '%s'", shown(folder), config.checkpoint)
     folders = trained
-    for number, folder in enumerate(folders, 1):
-        if not stored_answer(Run(folder), config, chosen):
-            log.info("evaluating %s (%d of %d)", shown(folder), number, len(folders))
-            evaluate(config, folder)
+    pending = [folder for folder in folders if not stored_answer(Run(folder), config, chosen)]
+    confirm_evaluations(pending, folders, yes=config.yes, quick=config.quick)
+    for number, folder in enumerate(pending, 1):
+        log.info("evaluating %s (%d of %d)", shown(folder), number, len(pending))
+        evaluate(config, folder)
     if not folders:
         raise ConfigError("none of these runs has been trained")
     boards = leaderboard.boards(folders, section_name(config))

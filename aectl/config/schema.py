@@ -58,7 +58,9 @@ class EvalConfig:
     """What `aectl eval` can be told."""
 
     run: str | None = setting(
-        None, "a run's folder or latest; several: A,B, a sweep's folder or a glob; null: list them"
+        None,
+        "a run's folder or latest; several: A,B, a sweep, outputs or a glob; other folders are searched 4 levels deep; "
+        "null: list them",
     )
     checkpoint: str = setting("best", "which weights: best or last")
     split: str = setting("test", "which images: test, valid or train")
@@ -68,6 +70,7 @@ class EvalConfig:
     outliers: str | None = setting("auto", "data set to tell apart from the run's: auto (its counterpart) or none")
     quick: bool = setting(False, "a quick look: fewer images and draws, kept apart from full evaluations")
     again: bool = setting(False, "compute anew what was evaluated before, instead of printing it")
+    yes: bool = setting(False, "evaluate more than twenty runs without asking")
     images: str | None = setting(None, "one's own images instead: a folder, an image, a .npy or a .npz")
     invert: bool = setting(False, "with images=: turn black on white into white on black")
     export: str | None = setting(None, "write encoder and decoder instead: safetensors, onnx or torch")
