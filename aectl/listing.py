@@ -161,7 +161,7 @@ def named(item: str) -> Iterable[Path]:
 
 
 def matching(pattern: Path) -> list[Path]:
-    """Return the paths that fit a glob, or its runs if `**` stands in it for up to `LEVELS` folders; none for no glob."""
+    """Return the paths that fit a glob; where `**` stands in it, for up to `LEVELS` folders, the runs among them."""
     depths = [range(LEVELS + 1) if part == "**" else (1,) for part in pattern.parts]
     try:
         found: list[Path] = []
