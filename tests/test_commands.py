@@ -64,6 +64,7 @@ def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
     code, out, err = aectl("train", f"model={model}", *QUICK, *SMALL.get(model, ()))
     assert code == 0, out + err
     folder = only_run()
+    assert "\ndevice cpu, fp32, device.threads=1\n" in out
     assert record(folder)["status"] == "done"
     assert {"git", "versions", "device", "seed", "command", "started", "ended"} <= set(record(folder))
     names = {p.name for p in folder.iterdir()}
@@ -76,7 +77,7 @@ def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
     code, out, err = aectl("eval", "run=latest", "device=cpu", "device.threads=1")
     assert code == 0, out + err
     section = json.loads((folder / "metrics.json").read_text())["test"]
-    assert section["images"] == 360
+    assert (section["images"], section["threads"]) == (360, 1)
     assert [(t, m) for t, rows in tables_of(section).items() for m in columns(rows.values()) if not meaning(t, m)] == []
     figures = [path.stem for path in (folder / "figures").glob("*.png")]
     assert figures and all(position(name) < len(CAPTIONS) for name in figures)

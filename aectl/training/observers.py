@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from aectl.training.trainer import Trainer
 
 log = logging.getLogger("aectl")
+
+ERASE_LINE = "\r\x1b[2K"
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,25 @@ def read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return list(reader.fieldnames or []), rows
 
 
+class EraseBar(logging.Filter):
+    """Clears the terminal's line before a log record is printed, so that the record replaces a progress bar."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Clear the line and let the record pass."""
+        self.stream.write(ERASE_LINE)
+        return True
+
+
 class Console(Observer):
     """A progress bar on a terminal; elsewhere one line an epoch. The log file gets the lines in either case."""
 
     def __init__(self) -> None:
         self.bar: Progress | None = None
+        self.filters: list[tuple[logging.Handler, EraseBar]] = []
 
     def started(self, trainer: Trainer) -> None:
         if not sys.stderr.isatty():
@@ -111,6 +127,10 @@ class Console(Observer):
         done = trainer.epoch * trainer.steps_per_epoch + trainer.step
         self.task = self.bar.add_task("training", total=trainer.epochs * trainer.steps_per_epoch, completed=done)
         self.bar.start()
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream.isatty():
+                self.filters.append((handler, EraseBar(handler.stream)))
+                handler.addFilter(self.filters[-1][1])
 
     def stepped(self, trainer: Trainer) -> None:
         if self.bar is not None:
@@ -127,6 +147,9 @@ class Console(Observer):
     def finished(self, trainer: Trainer) -> None:
         if self.bar is not None:
             self.bar.stop()
+        for handler, erase in self.filters:
+            handler.removeFilter(erase)
+        self.filters.clear()
 
 
 def describe(epoch: Epoch, objective: str) -> str:
