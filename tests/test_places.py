@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aectl.cli.job import command as words_of_job
 from aectl.config import ConfigError
 from aectl.sweep import read_jobs
 from aectl.sweep.places import Places, Watcher
@@ -124,6 +125,13 @@ def test_the_plan_is_kept_and_another_one_refused(tmp_path):
     assert read(tmp_path) == [*jobs, *more]
     with pytest.raises(ConfigError, match=r"job 1 of .* was model=vae seed=1"):
         note(tmp_path, ["-m"], plan(tmp_path, [["seed=7"]], first=1))
+
+
+def test_a_job_is_trained_by_its_own_words_without_the_sweeps(tmp_path):
+    (job,) = plan(tmp_path, [["sweep=optuna", "model=vae", "+sweep=fused", "tags.sweep=x"]])
+    assert words_of_job(job, ["device.threads=1"]) == [
+        *("model=vae", "tags.sweep=x", "device.threads=1", f"hydra.run.dir='{job.folder}'"),
+    ]
 
 
 def test_a_damaged_plan_is_told(tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from aectl.cli.resume import may_change
+from aectl.cli.resume import key, may_change
 from aectl.run import COMMAND, Run, is_alive
 from aectl.sweep.plan import Planned
 
@@ -62,7 +62,9 @@ def command(job: Planned, extra: Sequence[str]) -> list[str]:
         return [f"resume={where}", *kept]
     # What has no checkpoint has nothing to lose: it was cut short in its first epoch, or never began.
     shutil.rmtree(job.folder, ignore_errors=True)
-    return [*job.overrides, *extra, f"hydra.run.dir={where}"]
+    # Where the sweep's jobs run is decided already, and a run by itself takes no sweep=.
+    own = [word for word in job.overrides if key(word) != "sweep"]
+    return [*own, *extra, f"hydra.run.dir={where}"]
 
 
 def wait_for(job: Planned) -> int | None:

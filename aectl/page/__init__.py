@@ -148,6 +148,7 @@ def write(
     )
     choices = record.get("choices") or {}
     shown = list(tables(section, str(choices.get("model") or MODEL)))
+    rows = [row for table in shown for part in table.parts for row in part.rows]
     page = engine.get_template("report.html.j2").render(
         title=title,
         name=name,
@@ -156,7 +157,9 @@ def write(
         verdicts=verdicts(section),
         figures=groups(map(picture, figures)),
         tables=shown,
-        of_a_run=any(is_model for table in shown for part in table.parts for _, is_model, _ in part.rows),
+        of_a_run=any(is_model for _, is_model, _ in rows),
+        has_best=any(cell.best for _, _, cells in rows for cell in cells),
+        has_intervals=has_intervals(section),
         deviations=deviations(section),
         missing=section.get("missing") or {},
         facts=run_facts(record, section) if facts is None else facts,
@@ -192,6 +195,11 @@ def glossary(columns: Iterable[Column]) -> list[tuple[str, str]]:
         if one.meaning:
             groups.setdefault(one.meaning, []).append(one.measure)
     return [(m[0] if len(m) == 1 else f"{m[0]} … {m[-1]}", text) for text, m in groups.items()]
+
+
+def has_intervals(section: Mapping[str, Any]) -> bool:
+    """Return whether any measure has a confidence interval."""
+    return any(key.endswith("_ci95") for rows in tables_of(section).values() for row in rows.values() for key in row)
 
 
 def deviations(section: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,12 @@ def best_of_jobs(jobs: Sequence[Job], varied: Sequence[str]) -> list[dict[str, s
     return found
 
 
+def in_short(values: Iterable[str]) -> str:
+    """Return values one after the other, of more than twice `MANY` the first and how many there are."""
+    found = list(values)
+    return ", ".join(found) if len(found) <= 2 * MANY else f"{', '.join(found[:MANY])}, … ({len(found)} values)"
+
+
 def words_of(settings: Mapping[str, str]) -> str:
     """Return settings as one would type them."""
     return " ".join(f"{key}={value}" for key, value in settings.items())
@@ -130,7 +136,7 @@ def mean_row(
 def outcome(job: Job) -> dict[str, Any]:
     """Return how a job ended, for the page."""
     value = {} if math.isnan(job.value) else {job.metric: job.value, "epoch": job.objective.get("epoch", "")}
-    seconds = {} if job.seconds is None else {"seconds": round(job.seconds, 1)}
+    seconds = {} if job.seconds is None else {"seconds": f"{job.seconds:.1f}"}
     return {**value, **seconds, "status": job.status, **({"error": job.error} if job.status == "failed" else {})}
 
 
@@ -144,7 +150,7 @@ def facts_of(jobs: Sequence[Job], varied: Sequence[str]) -> list[tuple[str, str]
         ("model", ", ".join(chosen(jobs, "model"))),
         ("data set", ", ".join(chosen(jobs, "dataset"))),
         ("objective, minimised", name_of(jobs)),
-        *((f"swept: {key}", ", ".join(dict.fromkeys(job.settings.get(key, "–") for job in ordered))) for key in varied),
+        *((f"swept: {key}", in_short(dict.fromkeys(job.settings.get(key, "–") for job in ordered))) for key in varied),
         ("other settings typed", words_of(fixed)),
         ("training, all runs", f"{sum(seconds):.0f} s" if seconds else ""),
         ("started", page.when(record.get("started"))),
