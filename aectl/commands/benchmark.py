@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 
 from omegaconf import DictConfig
 
 from aectl.config import ConfigError, build
+from aectl.data import sources
 from aectl.data.datasets import Source
 from aectl.data.sources import DataError
 from aectl.evaluation.cache import Cache, folder_for
@@ -19,8 +21,9 @@ log = logging.getLogger("aectl")
 
 COUNTERPARTS = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
 """Data sets of one format: of each the other's images are outliers."""
-
-
+TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MEGABYTES = {"mnist": (2, 12), "fashion_mnist": (5, 31)}
+"""Size of a data set's test files, and of all its files, as they are fetched."""
 QUICK = {"images": 1000, "train": 10_000, "nll_images": 100, "nll_samples": 100}
 """What a quick evaluation takes at most: images and training images, and of the likelihood images and draws."""
 
@@ -63,21 +66,45 @@ def check_outliers(name: str | None) -> None:
 def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
     """Return the test images of the data set that `outliers` names, `auto` being the run's counterpart, if any.
 
-    Raises ConfigError if its images are of another shape; one that cannot be had although nobody asked for it is only
-    warned about.
+    Says so before it fetches them. With `auto`, images that are out of reach are left out with a warning, soon. Raises
+    ConfigError if they are of another shape than the run's.
     """
     name = COUNTERPARTS.get(opened.dataset.name, "none") if config.outliers == "auto" else config.outliers
     if name in (None, "none"):
         return {}
-    root = opened.config.dataset.get("root")
-    other = build(settled({"_target_": f"aectl.data.datasets.{name}", "root": root}), "outliers")
+    node = settled({"_target_": f"aectl.data.datasets.{name}", "root": opened.config.dataset.get("root")})
+    other = build(node, "outliers")
     if tuple(other.shape) != tuple(opened.dataset.shape):
         raise ConfigError(f"outliers={name}: its images are {other.shape}, the run's {tuple(opened.dataset.shape)}")
     try:
+        fetch_outliers(name, node.get("root"), unasked=config.outliers == "auto")
         test = other.split("test", opened.device.torch)
         return {name: some(test, QUICK["images"]) if config.quick else test}
     except DataError as error:
         if config.outliers != "auto":
             raise
-        log.warning("no outliers: %s", str(error).splitlines()[0])
+        log.warning("no outliers: %s\n  outliers=%s tries longer, and ends if it cannot", first_line(error), name)
         return {}
+
+
+def fetch_outliers(name: str, root: str | None, unasked: bool) -> None:
+    """Fetch the test images of a data set if they are not there; raises DataError if no source gives them.
+
+    Sources that do not answer are given up soon where nobody asked for the images.
+    """
+    if sources.is_present(name, TEST_FILES, root):
+        return
+    title, (alone, whole) = sources.FOLDERS[name], MEGABYTES[name]
+    log.info(
+        "anomalies: fetching the test images of %s, %d MB (%d MB if from a package manager); outliers=none skips them",
+        title,
+        alone,
+        whole,
+    )
+    with sources.brief_timeouts() if unasked else nullcontext():
+        sources.fetch(name, TEST_FILES, sources.raw_folder(name, root), others=False)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).splitlines()[0]

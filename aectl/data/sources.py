@@ -24,6 +24,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import IO, cast
@@ -36,11 +37,16 @@ from aectl.data.torchvision_shim import torchvision
 log = logging.getLogger("aectl")
 
 CONNECT_SECONDS, TRANSFER_SECONDS, COMMAND_SECONDS, LOCK_SECONDS = 10, 300, 180, 900
+BRIEF_CONNECT_SECONDS, BRIEF_COMMAND_SECONDS = 3, 15
+"""Limits for files that nobody asked for, see `brief_timeouts`."""
 LARGEST_FILE = 64 * 2**20  # bytes; the largest file here has 47 million
 
 # A source hands over its files one by one (name, content plain or gzipped) and may work in the folder it is given.
 Fetcher = Callable[[Sequence[str], Path], Iterator[tuple[str, bytes]]]
 FAILURES = (OSError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException, subprocess.SubprocessError)
+
+
+IS_BRIEF: ContextVar[bool] = ContextVar("IS_BRIEF", default=False)
 
 
 class DataError(ValueError):
@@ -89,6 +95,11 @@ def read(name: str, files: Sequence[str], root: str | Path | None = None) -> dic
     return found if len(found) == len(wanted) else fetch(name, files, folder)
 
 
+def is_present(name: str, files: Sequence[str], root: str | Path | None = None) -> bool:
+    """Return whether `files` of the data set `name` are there, undamaged; nothing is fetched."""
+    return len(present(raw_folder(name, root), {file: DIGESTS[name][file] for file in files})) == len(files)
+
+
 def is_complete(name: str, root: str | Path) -> bool:
     """Return whether all files of the data set `name` are below `root`, undamaged; nothing is fetched."""
     return len(present(raw_folder(name, root), DIGESTS[name])) == len(DIGESTS[name])
@@ -130,16 +141,37 @@ def verified(data: bytes, digest: str) -> bytes:
     return content
 
 
-def fetch(name: str, wanted: Sequence[str], folder: Path) -> dict[str, bytes]:
+@contextmanager
+def brief_timeouts() -> Iterator[None]:
+    """Give up soon within the block: on a connection after 3 s, on a package manager after 15 s."""
+    token = IS_BRIEF.set(True)
+    try:
+        yield
+    finally:
+        IS_BRIEF.reset(token)
+
+
+def connect_seconds() -> float:
+    """Return how long to wait for a connection."""
+    return min(CONNECT_SECONDS, BRIEF_CONNECT_SECONDS) if IS_BRIEF.get() else CONNECT_SECONDS
+
+
+def command_seconds() -> float:
+    """Return how long to wait for a package manager."""
+    return min(COMMAND_SECONDS, BRIEF_COMMAND_SECONDS) if IS_BRIEF.get() else COMMAND_SECONDS
+
+
+def fetch(name: str, wanted: Sequence[str], folder: Path, others: bool = True) -> dict[str, bytes]:
     """Bring the missing files of the data set `name` into `folder`; return the content of the `wanted` ones.
 
+    With `others`, the set's other files are fetched too where a source has them.
     One process fetches while others wait. Raises DataError if the folder cannot be written or no source is reachable.
     """
     digests, tried = DIGESTS[name], []
     with workspace(folder) as scratch:
         found = present(folder, {file: digests[file] for file in wanted}, complain=True)
         # While a source is at hand take the other files too, so that evaluating later needs no network.
-        missing = [f for f in digests if f not in found and (f in wanted or not any(folder.glob(f"{f}*")))]
+        missing = [f for f in digests if f not in found and (f in wanted or (others and not any(folder.glob(f"{f}*"))))]
         for label, fetcher in sources(name):
             if all(file in found for file in wanted):
                 break
@@ -198,7 +230,7 @@ def download(mirror: str, names: Sequence[str], scratch: Path) -> Iterator[tuple
     """Yield the gzipped files below a mirror's URL; the first that fails ends it."""
     for name in names:
         deadline, data = time.monotonic() + TRANSFER_SECONDS, bytearray()
-        with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=CONNECT_SECONDS) as response:
+        with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=connect_seconds()) as response:
             while chunk := response.read1(2**20):
                 data += chunk
                 if len(data) > LARGEST_FILE or time.monotonic() > deadline:
@@ -221,8 +253,8 @@ def apt_download(package: str, prefix: str, names: Sequence[str], scratch: Path)
         "Dir::State::lists": scratch / "lists",
         "Dir::Cache": scratch / "cache",
         "Acquire::Retries": 0,
-        "Acquire::http::Timeout": CONNECT_SECONDS,
-        "Acquire::https::Timeout": CONNECT_SECONDS,
+        "Acquire::http::Timeout": connect_seconds(),
+        "Acquire::https::Timeout": connect_seconds(),
     }
     apt = ("apt-get", "-q", *(f"-o{key}={value}" for key, value in settings.items()))
     # One archive out of reach fails the whole update; whether the lists suffice is for the download to say.
@@ -242,7 +274,7 @@ def run(*command: str, folder: Path, check: bool = True, stdout: IO[bytes] | int
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
-            timeout=COMMAND_SECONDS,
+            timeout=command_seconds(),
         )
     except FileNotFoundError as error:
         raise OSError(f"{command[0]} is not installed") from error

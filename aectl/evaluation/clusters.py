@@ -13,6 +13,7 @@ from aectl.data.datasets import Source
 from aectl.evaluation.codes import baselines, checked, slug
 from aectl.evaluation.probes import labelled
 from aectl.evaluation.subject import Benchmark, Row, Rows, Subject
+from aectl.evaluation.thread_limit import threads_for
 
 SEEDS = 5
 """Runs of k-means, from which the spread is."""
@@ -69,7 +70,7 @@ def k_means(codes: Tensor, k: int, seed: int) -> np.ndarray:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings():
+    with threads_for(codes.numel()), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(k, n_init=STARTS, random_state=seed).fit_predict(codes.cpu().numpy())
 

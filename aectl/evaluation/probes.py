@@ -14,6 +14,7 @@ from aectl.data.datasets import Source, balanced
 from aectl.evaluation.codes import RAW, baselines, checked, pixels, slug
 from aectl.evaluation.neighbours import Neighbours
 from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
+from aectl.evaluation.thread_limit import threads_for
 from aectl.evaluation.verdict import Headline
 
 FEW = (10, 100, 1000)
@@ -156,7 +157,7 @@ def support_vectors(task: Task) -> Row:
     if task.train.shape[1] > SVC_WIDEST:
         return {}
     task = standardised(task)
-    with warnings.catch_warnings():
+    with threads_for(task.train.numel()), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = LinearSVC(dual=False).fit(task.train.cpu().numpy(), task.train_labels.cpu())
     found = torch.from_numpy(fitted.predict(task.test.cpu().numpy()))
@@ -187,7 +188,7 @@ def right(task: Task) -> Tensor:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
+    with threads_for(task.train.numel()), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = LogisticRegression(C=1.0, max_iter=ITERATIONS).fit(task.train.cpu().numpy(), task.train_labels.cpu())
     return torch.from_numpy(found.predict(task.test.cpu().numpy())) == task.test_labels.cpu()

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from aectl.data.datasets import Source
-from aectl.evaluation import clusters
+from aectl.evaluation import clusters, thread_limit
 from aectl.evaluation.cache import Cache
 from aectl.evaluation.clusters import agreement, k_means, matched
 from aectl.evaluation.subject import Benchmark, Subject, Unmeasured
@@ -168,3 +169,9 @@ def test_baselines_are_clustered_once_for_each_seed(tmp_path):
     (tmp_path / "clusters-pca-6-seed-0.json").write_text(json.dumps({"ari": 7.0}))
     assert clusters.measure(subject) == first | {"PCA-6": {"ari": 7.0}}
     assert clusters.measure(replace(subject, bench=replace(subject.bench, seed=1)))["PCA-6"]["ari"] == 1
+
+
+@pytest.mark.parametrize(("size", "threads"), [(1000, 1), (2 * thread_limit.SMALL, 2)])
+def test_small_problems_have_one_thread(size, threads):
+    with threadpool_limits(2), thread_limit.threads_for(size):
+        assert {pool["num_threads"] for pool in threadpool_info()} == {threads}
