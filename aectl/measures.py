@@ -26,8 +26,8 @@ WORDS = ("missing", "titles")
 MADE = "made"
 """Where a section keeps each table's origin: checkpoint, epoch, weights, settings, time, and why it is stale, if so."""
 
-COPY = 1e-9
-"""Mean squared error below which images differ by rounding alone."""
+COPY = 1 / 255**2
+"""Mean squared error of one grey level of 256: images with less than that are copies."""
 
 LARGEST = 2**63
 """Of whole numbers; Python could not divide those that a float has no room for."""
@@ -205,9 +205,21 @@ def is_models(name: str) -> bool:
     return name == MODEL or name.startswith(f"{MODEL}, ")
 
 
-def is_copy(name: str, row: Row) -> bool:
-    """Return whether a row is of principal components as many as the image has pixels: they copy it and cannot lose."""
-    return name.startswith("PCA-") and is_number(mse := row.get("mse")) and mse < COPY
+def competes(name: str, rows: Rows) -> bool:
+    """Return whether a row competes; principal components that copy the image do not, since they cannot lose.
+
+    If the largest PCA of a table copies, the model's code is as large as the image. A smaller PCA, of the units active
+    on average, is then fair if it has at most half as many components.
+    """
+    sizes = {other: size for other, row in rows.items() if (size := components(other, row))}
+    largest = max(sizes, key=sizes.__getitem__, default=name)
+    return name not in sizes or rows[largest]["mse"] >= COPY or 2 * sizes[name] <= sizes[largest]
+
+
+def components(name: str, row: Row) -> int:
+    """Return how many principal components a row reconstructs images from, 0 if it is of something else."""
+    size = name.removeprefix("PCA-")
+    return int(size) if name != size and size.isdecimal() and len(size) < 10 and is_number(row.get("mse")) else 0
 
 
 def tables_of(section: Mapping[str, Any]) -> dict[str, Rows]:
@@ -334,13 +346,13 @@ def conditions(table: str, row: Row) -> tuple[tuple[str, Any], ...]:
 def best(table: str, rows: Rows, measure: str) -> set[str]:
     """Return the names of the rows that are best in a measure, among rows measured alike; one alone is no best.
 
-    A baseline that copies images whatever it was fitted to is left out.
+    Baselines that cannot lose are left out.
     """
     way = better(table, measure)
     groups: dict[tuple[tuple[str, Any], ...], dict[str, float]] = {}
     for name, row in rows.items():
         value = row.get(measure)
-        if way and is_number(value) and not math.isnan(value) and not is_copy(name, row):
+        if way and is_number(value) and not math.isnan(value) and competes(name, rows):
             groups.setdefault(conditions(table, row), {})[name] = value
     choose = min if way == "lower" else max
     tops = [(group, choose(group.values())) for group in groups.values() if len(group) > 1]

@@ -255,13 +255,13 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
         if note := origin_note(section, name):
             out.print(note, soft_wrap=True)
         out.print()
-    for name, why in section["missing"].items():
-        if not chosen or name in chosen:
-            out.print(f"no table of {name}: {why}")
+    missing = [f"no table of {n}: {why}" for n, why in section["missing"].items() if not chosen or n in chosen]
+    if missing:
+        out.print("\n".join(missing) + "\n")
     verdicts = [one for one in section.get("verdicts") or [] if not chosen or one["table"] in chosen]
     if verdicts:
         texts = [textwrap.fill(one["text"], max(out.width, 20), subsequent_indent="  ") for one in verdicts]
-        out.print("\n" + "\n".join(texts), style="bold", soft_wrap=True)
+        out.print("\n".join(texts), style="bold", soft_wrap=True)
     if stale := [name for name in section["titles"] if origin_note(section, name).startswith("stale")]:
         out.print(f"stale, of earlier weights: {', '.join(stale)}; aectl eval run={shown(run.folder)} makes them anew")
     page = "report_quick.html" if section.get("quick") else "report.html"

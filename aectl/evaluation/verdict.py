@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from aectl.measures import MODEL, Row, Rows, better, columns, is_copy, is_models, is_number
+from aectl.measures import MODEL, Row, Rows, better, columns, competes, is_models, is_number
 
 MOST = 4
 """Verdicts of one evaluation, at most."""
@@ -118,7 +118,7 @@ def competitor(table: str, rows: Rows, metric: str, groups: Iterable[Iterable[st
     copy = ""
     for patterns in groups:
         fits = {n: row for n, row in rows.items() if not is_models(n) and any(fnmatchcase(n, p) for p in patterns)}
-        rivals = {name: row for name, row in fits.items() if not is_copy(name, row)}
+        rivals = {name: row for name, row in fits.items() if competes(name, rows)}
         if best := best_row(table, rivals, metric):
             return best, copy
         copy = next(iter(fits), copy)

@@ -37,6 +37,17 @@ SENTENCES = {
     "reconstruction 30.0 dB, PCA-240 28.0: better by 2.0 dB": {
         "reconstruction": {"model": psnr(30.0), "PCA-784": COPY, "PCA-240": psnr(28.0), "mean image": psnr(11.0)}
     },
+    "reconstruction 16.1 dB, mean image 11.7: better by 4.4 dB (PCA-709 copies the image)": {
+        "reconstruction": {
+            "model": psnr(16.1),
+            "PCA-709": psnr(86.46),
+            "PCA-553": psnr(47.0),
+            "mean image": psnr(11.7),
+        }
+    },
+    "reconstruction 16.1 dB, PCA-39 21.0: worse by 4.9 dB": {
+        "reconstruction": {"model": psnr(16.1), "PCA-39": psnr(21.0), "PCA-30": psnr(20.0), "mean image": psnr(11.7)}
+    },
     "reconstruction 30.0 dB, mean image 11.0: better by 19.0 dB (PCA-784 copies the image)": {
         "reconstruction": {"model": psnr(30.0), "PCA-784": COPY, "mean image": psnr(11.0)}
     },
@@ -135,7 +146,10 @@ def test_what_copies_the_image_is_never_the_best():
     rows = {"model": psnr(30.0), "PCA-784": COPY, "PCA-240": psnr(28.0)}
     for metric in ("mse", "psnr"):
         assert best("reconstruction", rows, metric) == {"model"}
+        assert best("reconstruction", {**rows, "PCA-709": psnr(86.46), "PCA-553": psnr(47.0)}, metric) == {"model"}
+        assert best("reconstruction", {"model": psnr(20.0), "PCA-32": psnr(25.8)}, metric) == {"PCA-32"}
     # A run of a leaderboard may come back whole, and is the best then.
+    assert best("reconstruction", {"model": psnr(20.0), "PCA-" + "9" * 5000: psnr(30.0)}, "psnr")
     assert best("reconstruction", {"1 code=8": psnr(30.0), "2 code=784": COPY}, "mse") == {"2 code=784"}
 
 
