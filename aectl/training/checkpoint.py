@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 
 from aectl.durable import written
+from aectl.training.checkpoint_schema import SchemaError, check_pickle, check_resumable, check_tensors
 
 FORMAT = 1
 LAST, BEFORE = "last.pt", "before.pt"
+LARGE, HOLES = 2**26, 64
+"""Bytes of a file from which on its holes count, and how many times larger than what it takes of the disk it may be."""
 
 
 class CheckpointError(ValueError):
@@ -62,11 +65,16 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint; code in it is never run. Raises CheckpointError if it cannot be used."""
     if not path.is_file():
         raise Unusable(f"no checkpoint {path}")
+    check_holes(path)
     content = io.BytesIO(path.read_bytes())
     try:
         check_archive(content)
         state = torch.load(content, map_location=device, weights_only=True)
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        check_tensors(state)
+    except SchemaError as error:
+        raise Unusable(f"{path} is damaged or no checkpoint of aectl: {error}") from error
+    except Exception as error:
+        # torch, zipfile and pickletools raise nearly anything of damaged bytes.
         raise Unusable(f"{path} is damaged or no checkpoint of aectl ({type(error).__name__})") from error
     found = state.get("format") if isinstance(state, dict) else None
     if type(found) is int and found > FORMAT:
@@ -74,6 +82,14 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if found != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of aectl: its format is {found!r}, not {FORMAT}")
     return state
+
+
+def check_holes(path: Path) -> None:
+    """Raise Unusable for a large file that takes hardly any disk: reading it would fill its holes with memory."""
+    found = path.stat()
+    taken = getattr(found, "st_blocks", math.inf) * 512
+    if found.st_size > LARGE and HOLES * taken < found.st_size:
+        raise Unusable(f"{path} is damaged: of its {found.st_size:,} bytes the disk has {taken:,}")
 
 
 def check_archive(content: io.BytesIO) -> None:
@@ -92,6 +108,9 @@ def check_archive(content: io.BytesIO) -> None:
             raise zipfile.BadZipFile("it promises more bytes than it has")
         if bad := archive.testzip():
             raise zipfile.BadZipFile(f"{bad} has another sum than was written")
+        for member in members:
+            if Path(member.filename).name == "data.pkl":
+                check_pickle(archive.read(member))
     content.seek(0)
 
 
@@ -109,42 +128,40 @@ def exists(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (LAST, BEFORE))
 
 
+def load_resumable(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint that a run can go on from; raises Unusable if one of its fields is not of its kind."""
+    state = load(path, device)
+    try:
+        check_resumable(state)
+    except SchemaError as error:
+        raise Unusable(f"{path} is damaged: {error}") from error
+    check_model(state, path)
+    return state
+
+
 def newest(folder: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Any], str]:
     """Return the last checkpoint, or the one before where the last is missing or damaged, and what is wrong with it.
 
     Raises CheckpointError if neither can be used, or the last one is of another format.
     """
     try:
-        return load(folder / LAST, device), ""
+        return load_resumable(folder / LAST, device), ""
     except Unusable as error:
         if not (folder / BEFORE).is_file():
             raise
         wrong = str(error)
     try:
-        return load(folder / BEFORE, device), wrong
+        return load_resumable(folder / BEFORE, device), wrong
     except Unusable as error:
         raise Unusable(f"{wrong}, and so is the one before: {BEFORE}") from error
 
 
 def check_model(state: Mapping[str, Any], path: Path) -> None:
-    """Raise CheckpointError unless a checkpoint tells what a model is made of: its images, classes, epoch and weights.
-
-    Weights are plain tensors: there are kinds that promise any shape and hold no numbers.
-    """
+    """Raise CheckpointError unless a checkpoint has its images' shape, classes and epoch, and weights by name."""
     shape, weights = state.get("shape"), state.get("model")
     counts = [state.get("classes"), state.get("epoch"), *(shape if isinstance(shape, list) else [])]
     if len(counts) != 5 or not all(type(count) is int and 0 <= count < 2**31 for count in counts):
         raise CheckpointError(f"{path} is damaged: it does not tell the images' shape, the classes or the epoch")
-    if not isinstance(weights, dict) or not all(map(is_plain, weights, weights.values())):
+    pairs = weights.items() if isinstance(weights, dict) else [("weights", None)]
+    if not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in pairs):
         raise CheckpointError(f"{path} is damaged: its weights are no numbers by their names")
-
-
-def is_plain(name: Any, tensor: Any) -> bool:
-    """Return whether a weight is a tensor that holds all of its numbers."""
-    return (
-        isinstance(name, str)
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.layout is torch.strided
-        and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex())
-        and tensor.nbytes <= tensor.untyped_storage().nbytes()
-    )

@@ -32,11 +32,24 @@ def load(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
     Adagrad reads its count on the host at every step; from a checkpoint that was read to a GPU, it would wait for it.
     """
+    groups = optimizer.state_dict()["param_groups"]
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in state["param_groups"]]:
+        raise ValueError("the optimizer has other groups of weights")
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, slots in state["state"].items():
+        if number >= len(weights) or any(not fits(slot, weights[number]) for slot in slots.values()):
+            raise ValueError("the optimizer's memory is of other weights")
     places = {p: own["step"].device for p, own in optimizer.state.items() if isinstance(own.get("step"), Tensor)}
-    optimizer.load_state_dict(dict(state))
+    # The settings of the groups are those of the config: what the checkpoint says of them is not used.
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
     for parameter, place in places.items():
         own = optimizer.state[parameter]
         own["step"] = own["step"].to(place)
+
+
+def fits(slot: Any, weight: Tensor) -> bool:
+    """Return whether what an optimizer remembers of a weight has its shape, or is a number."""
+    return not isinstance(slot, Tensor) or slot.dim() == 0 or slot.shape == weight.shape
 
 
 def step_of(optimizer: Optimizer) -> Callable[[], object]:

@@ -113,6 +113,89 @@ def test_a_checkpoint_that_promises_what_it_has_not_is_refused_in_a_line(kept, t
     tally("attacks refused")
 
 
+RESUMED = (
+    "metrics", "best_value", "epochs", "epoch", "step", "seconds", "rng", "meter", "norms", "optimizers", "stage",
+)  # fmt: skip
+WRONG = (
+    None, "x", -1, 1.5, [], {}, {"a": "b"}, 10**400, float("nan"), float("-inf"), torch.zeros(2), torch.zeros(3, 3, 3),
+)  # fmt: skip
+NESTED = {
+    "param_groups of numbers": ("param_groups", 5),
+    "a rate that is a text": ("param_groups", [{"params": ["x"]}]),
+    "weights counted below 0": ("state", {-1: {"step": 1}}),
+    "weights that are texts": ("state", {"a": {"step": 1}}),
+    "a memory that is a text": ("state", {0: {"step": "many"}}),
+    "a memory of other weights": ("state", {0: {"exp_avg": torch.zeros(2, 2)}}),
+    "a memory of more weights than there are": ("state", {99: {"step": torch.zeros(())}}),
+    "one number in place of a memory": ("state", {0: {"exp_avg": torch.zeros(1).expand(2**16, 2**16)}}),
+}
+
+
+def damaged_state(run, change):
+    """Change the content of a run's only checkpoint to go on from."""
+    path = run / "checkpoints" / "last.pt"
+    (run / "checkpoints" / "before.pt").unlink(missing_ok=True)
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    return path
+
+
+def test_a_field_of_another_kind_is_refused_where_the_checkpoint_is_read(kept, tally):
+    run = kept("halfway")
+    good = torch.load(run / "checkpoints/last.pt", weights_only=True)
+    for field in RESUMED:
+        refused = 0
+        for value in WRONG:
+            damaged_state(run, lambda state, field=field, value=value: state.update({**good, field: value}))
+            try:
+                checkpoint.newest(run / "checkpoints")
+            except CheckpointError as error:
+                refused += str(error).endswith(f"damaged: its '{field}' is not what aectl writes there")
+        # What is left is possible: an objective of -1, no metrics.
+        assert refused >= len(WRONG) - 3, field
+        tally("attacks refused", refused)
+        damaged_state(run, lambda state, field=field: [state.update(good), state.pop(field)])
+        with pytest.raises(CheckpointError, match=f"damaged: it lacks '{field}'"):
+            checkpoint.newest(run / "checkpoints")
+
+
+@pytest.mark.parametrize("what", NESTED)
+def test_an_optimizer_takes_no_memory_but_that_of_its_weights(kept, aectl, tally, what):
+    run = kept("halfway")
+    key, value = NESTED[what]
+
+    def change(state):
+        next(iter(state["optimizers"].values()))[key] = value
+
+    damaged_state(run, change)
+    code, _, err = aectl("train", f"resume={run}")
+    assert (code == 2 and len(err.strip().splitlines()) <= 2 and "damaged" in err) or "does not fit this run" in err
+    tally("attacks refused")
+
+
+def test_a_pickle_calls_nothing_that_takes_memory_as_it_likes(kept, tally):
+    path = kept() / "checkpoints" / "best.pt"
+    # bytearray(2**31 - 1), which torch's own reader of weights allows.
+    bomb = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+    repacked(path, lambda name, content: bomb if name.endswith("data.pkl") else content)
+    with pytest.raises(CheckpointError, match="its pickle calls builtins bytearray"):
+        checkpoint.load(path)
+    tally("attacks refused")
+
+
+def test_a_file_of_holes_is_not_read(kept, tally):
+    path = kept() / "checkpoints" / "best.pt"
+    content = path.read_bytes()
+    with path.open("wb") as file:
+        file.truncate(5 * 2**30)
+        file.seek(-len(content), 2)
+        file.write(content)
+    with pytest.raises(CheckpointError, match="of its 5,368,709,120 bytes the disk has"):
+        checkpoint.load(path)
+    tally("attacks refused")
+
+
 @pytest.mark.parametrize(("units", "said"), [(3_000_000, "does not fit this model"), (3 * 10**9, "need 768 GB")])
 def test_a_config_that_asks_for_more_memory_than_its_checkpoint_needs_is_refused_before_it_takes_any(
     kept, tally, units, said
