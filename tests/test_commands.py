@@ -78,6 +78,9 @@ def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
     assert code == 0, out + err
     section = json.loads((folder / "metrics.json").read_text())["test"]
     assert (section["images"], section["threads"]) == (360, 1)
+    verdicts = [one["text"] for one in section["verdicts"]]
+    assert 1 <= len(verdicts) <= 4
+    assert "\n".join(verdicts) in out
     assert [(t, m) for t, rows in tables_of(section).items() for m in columns(rows.values()) if not meaning(t, m)] == []
     figures = [path.stem for path in (folder / "figures").glob("*.png")]
     assert figures and all(position(name) < len(CAPTIONS) for name in figures)
