@@ -175,6 +175,7 @@ def test_the_page_names_model_data_settings_and_the_command_that_was_typed(tmp_p
     for name, value in (("model", "dae"), ("data set", "digits"), ("other settings typed", "epochs=5")):
         assert f"<dt>{name}</dt><dd>{value}</dd>" in text
     assert "no room" in text
+    assert "<b>$x" not in (tmp_path / "report.html").read_text()
     # Older sweeps have only the words that Hydra was given; in a stranger's each word is quoted.
     (tmp_path / "sweep.json").write_text(json.dumps({**plan, "typed": None, "command": ["-m", "seed=1; rm x"]}))
     with pytest.raises(SystemExit):

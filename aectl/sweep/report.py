@@ -31,9 +31,10 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
     groups = over_seeds(jobs, varied) if "seed" in varied else []
     best = [*best_of_seeds(groups, name_of(jobs)), *best_of_jobs(jobs, varied)] if comparison.is_fair else []
     notice = f"{comparison.notice}." if comparison.notice else ""
+    order = "best first" if comparison.is_fair else f"by {name_of(jobs)}"
     section = {
         "about": count_by_status(jobs),
-        "titles": {"seeds": "means over seeds, best first", "sweep": "runs, best first"},
+        "titles": {"seeds": f"means over seeds, {order}", "sweep": f"runs, {order}"},
         "verdicts": [*best, *([{"outcome": "unclear", "text": notice}] if notice else [])],
         "seeds": {f"jobs {', '.join(numbers_of(jobs, group[0]))}": mean_row(group, groups, jobs) for group in groups},
         "sweep": {
