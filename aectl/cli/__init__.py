@@ -94,6 +94,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
     from aectl.cli.launch import (
         MULTIRUN,
         admit_new_keys,
+        check_output_subdir,
         check_sweep_words,
         check_switches,
         launch,
@@ -121,6 +122,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
                 name, overrides = "resume", resume.prepare(overrides)
         if command == "train":
             overrides = name_launchers_keys(overrides)
+            check_output_subdir(overrides)
         check_switches(command, overrides)
         overrides = admit_new_keys(overrides)
         if not sweep:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from aectl.config import ConfigError, conf_dir
 from aectl.config.files import guard
-from aectl.config.folders import claiming
+from aectl.config.folders import claiming, removing_abandoned_sweep
 from aectl.config.schema import SCHEMAS
 
 MULTIRUN = ("-m", "--multirun")
@@ -53,7 +53,7 @@ def launch(name: str, arguments: Sequence[str], function: Callable[[DictConfig],
     guard()
     sys.argv = ["aectl", *arguments]
     is_asked = any(word.partition("=")[0] in OPTIONAL for word in arguments)
-    with claiming(not is_asked):
+    with claiming(not is_asked), removing_abandoned_sweep():
         hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(function)()
 
 
@@ -143,6 +143,14 @@ def quote_texts(overrides: Sequence[str]) -> list[str]:
         escaped = value.replace("'", "\\'")
         quoted.append(f"{key}{equals}'{escaped}'" if special else override)
     return quoted
+
+
+def check_output_subdir(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a setting of Hydra that would put a run's config where no command finds it."""
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key == "hydra.output_subdir":
+            raise ConfigError(f"hydra.output_subdir={value}: a run's config is in its .hydra, leave the key out")
 
 
 def check_switches(command: str, overrides: Sequence[str]) -> None:

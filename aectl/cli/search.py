@@ -31,6 +31,7 @@ def launch(
     """Search until the study has as many trials as `trials`, and draw how it went."""
     if trials < 1:
         raise ConfigError(f"trials must be at least 1, not {trials}")
+    sweep.check_settings(config)
     space, folder = Space(arguments, to_plain(OmegaConf.create(dict(params)))), sweep.folder_of(config)
     found = open_study(folder, storage, study, seed, prune)
     left = trials - len(found.get_trials(deepcopy=False))

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from aectl.cli import job
 from aectl.cli.launch import MULTIRUN, split_flags
 from aectl.config import ConfigError, to_plain
+from aectl.config.schema import check_ranges
 from aectl.idle_cores import idle_cores
 from aectl.machine import accelerated, usable_cores
 from aectl.run import Run
@@ -54,6 +55,7 @@ def run(
     threads: int | None,
 ) -> list[JobReturn]:
     """Run what is not done yet of a sweep's jobs, where it is said; see `carry_out` for what stops it."""
+    check_settings(config)
     folder = folder_of(config)
     with alone(folder):
         jobs = plan(folder, job_overrides, first)
@@ -90,6 +92,11 @@ def carry_out(folder: Path, jobs: Iterable[Planned], where: Where) -> None:
         close(folder)
         console().print(f"stopped; go on with\n  aectl train -m resume={shown(folder)}", soft_wrap=True)
         raise SystemExit(130) from None
+
+
+def check_settings(config: DictConfig) -> None:
+    """Raise ConfigError if a setting that all jobs share is out of its range."""
+    check_ranges(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
 
 
 def folder_of(config: DictConfig) -> Path:

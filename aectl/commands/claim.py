@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from aectl import durable
 from aectl.config import ConfigError
+from aectl.config.folders import remove_empty
 from aectl.run import RECORD, Run, is_alive
 
 PID = ".pid"
@@ -119,8 +120,4 @@ def remove(folder: Path) -> None:
     """Remove the folder of a run that never began, and those above that are empty then."""
     for name in ("train.log", ".lock", PID):
         (folder / name).unlink(missing_ok=True)
-    here = Path.cwd()
-    for one in [folder, *list(folder.parents)[:2]]:
-        if one in (here, *here.parents) or any(one.iterdir()):
-            return
-        one.rmdir()
+    remove_empty(folder, 3)

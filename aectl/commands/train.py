@@ -19,6 +19,7 @@ from aectl.commands.claim import Busy, adopt, advising, claim, discard
 from aectl.commands.prepare import OpenImages, check, open_images, prepare
 from aectl.config import ConfigError
 from aectl.config.absolute import store_paths
+from aectl.config.folders import aside
 from aectl.config.schema import seconds
 from aectl.loading import PARTS
 from aectl.machine import memory_bytes, started_together
@@ -44,6 +45,8 @@ class Interrupted(SystemExit):
 def run(config: DictConfig) -> float:
     """Train by `config` in Hydra's output folder, and return the objective; what cannot begin leaves nothing behind."""
     run = Run(Path(HydraConfig.get().runtime.output_dir))
+    if HydraConfig.get().output_subdir != aside():
+        raise ConfigError("hydra.output_subdir: a run's config is in its .hydra, leave the key out")
     with beginning(run):
         check(config)
         processes = processes_of(config)

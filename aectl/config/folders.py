@@ -7,6 +7,7 @@ import getpass
 import itertools
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -68,6 +69,41 @@ def fresh(name: str) -> str:
         # Hydra will meet the same, and say it.
         pass
     return name
+
+
+SWEEP: ContextVar[Path | None] = ContextVar("SWEEP", default=None)
+"""The folder that the sweep of this command is to make."""
+
+
+def announce_sweep(folder: Path) -> None:
+    """Record the folder of a sweep that starts now, for `removing_abandoned_sweep`; one that exists is left alone."""
+    SWEEP.set(None if folder.exists() else folder)
+
+
+@contextlib.contextmanager
+def removing_abandoned_sweep() -> Iterator[None]:
+    """Remove the sweep's folder, which Hydra makes early, if the block raises before any job is planned."""
+    token = SWEEP.set(None)
+    try:
+        yield
+    except BaseException:
+        folder = SWEEP.get()
+        is_planned = folder is not None and ((folder / "sweep.json").exists() or any(folder.glob("*/")))
+        if folder is not None and not is_planned:
+            shutil.rmtree(folder, ignore_errors=True)
+            remove_empty(folder.parent, 2)
+        raise
+    finally:
+        SWEEP.reset(token)
+
+
+def remove_empty(folder: Path, levels: int) -> None:
+    """Remove a folder and its parents, so many levels of them, as far as they are empty; never the working folder."""
+    here = Path.cwd()
+    for one in [folder, *folder.parents][:levels]:
+        if one in (here, *here.parents) or not one.is_dir() or any(one.iterdir()):
+            return
+        one.rmdir()
 
 
 @contextlib.contextmanager

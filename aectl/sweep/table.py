@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from aectl.config.folders import announce_sweep
 from aectl.sweep import board
 from aectl.sweep.comparable import Comparison, compare
 from aectl.sweep.formats import number, probability, spread
@@ -31,6 +32,9 @@ class SweepTable(Callback):
     It exits with code 1 if a job failed, after the others have had their turn, or if the table or a page cannot be
     written.
     """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        announce_sweep(Path(config.hydra.sweep.dir).absolute())
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir).absolute()

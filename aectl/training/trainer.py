@@ -77,6 +77,7 @@ class Trainer:
         for stage, _ in self.plan:
             check_batches(stage, len(train.labelled() if stage.labelled else train), batch_size)
         self.objective = objective or objectives.default(model, len(valid))
+        self.is_default_objective = not objective
         objectives.check(self)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, float("inf")
