@@ -85,10 +85,10 @@ def unknown_command(arguments: Sequence[str]) -> str:
     return f"no command '{word}'{hint(word, COMMANDS, 'the commands are ' + ', '.join(COMMANDS))}"
 
 
-def run_command(command: str, arguments: Sequence[str], function: Function | None = None) -> None:
+def run_command(command: str, arguments: Sequence[str], function: Function | None = None, is_job: bool = False) -> None:
     """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job.
 
-    The task is the command's, or `function` in its place.
+    The task is the command's, or `function` in its place. A sweep's job has the settings of its sweep without its flag.
     """
     from aectl.cli import resume
     from aectl.cli.launch import (
@@ -113,7 +113,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
         sweep = any(flag in MULTIRUN for flag in flags)
         if sweep and started_together() > 1:
             raise ConfigError("torchrun trains one run at a time; in a sweep, device.count= shares each run's batches")
-        if command == "train":
+        if command == "train" and not is_job:
             check_sweep_words(flags, overrides)
         if command == "train" and resume.asked(overrides):
             if sweep:

@@ -92,7 +92,7 @@ def begin(one: Planned, fleet: Fleet, flags: Sequence[str], extra: Sequence[str]
     COMMAND.set(())
     words, said, known = job.command(one, extra), io.StringIO(), len(fleet.begun)
     with contextlib.suppress(SystemExit), silence(said):
-        run_command("train", [*flags, *words], fleet.take)
+        run_command("train", [*flags, *words], fleet.take, is_job=True)
     if len(fleet.begun) > known:
         return ""
     error = job.message(said.getvalue())

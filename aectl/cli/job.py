@@ -33,7 +33,7 @@ def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()
     COMMAND.set(())
     said = io.StringIO()
     with contextlib.suppress(SystemExit), silence(said):
-        run_command("train", [*flags, *words])
+        run_command("train", [*flags, *words], is_job=True)
     if job.status in ("done", "interrupted"):
         return ""
     error = message(said.getvalue())

@@ -99,9 +99,7 @@ def check_flags(flags: Sequence[str]) -> None:
 def check_sweep_words(flags: Sequence[str], overrides: Sequence[str]) -> None:
     """Raise ConfigError, with the right command, for settings of a sweep without the flag -m that makes one."""
     is_asked = any(flag.partition("=")[0] in OPTIONAL for flag in flags)
-    # The jobs of a sweep have its settings too, and a folder of their own.
-    is_job = any(word.startswith("hydra.run.dir=") for word in overrides)
-    if is_asked or is_job or any(flag in MULTIRUN for flag in flags) or "hydra.mode=MULTIRUN" in overrides:
+    if is_asked or any(flag in MULTIRUN for flag in flags) or "hydra.mode=MULTIRUN" in overrides:
         return
     for word in overrides:
         key, _, value = word.lstrip("+").partition("=")
