@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from aectl.config import ConfigError
 from aectl.config.record import FORMAT, NewerFormat, check_format
 from aectl.config.stored import read_json
-from aectl.run import OUTPUTS, RECORD, Run, every, find, last_start
+from aectl.run import OUTPUTS, RECORD, Run, every, find, last_start, runs_called
 from aectl.terminal import console, shown, significant
 from aectl.terminal_table import rows_with_paths
 
@@ -150,6 +150,12 @@ def named(item: str) -> Iterable[Path]:
     folder = Path(item).expanduser()
     if item == "latest" or (folder / RECORD).is_file():
         return [find(item)]
+    if not folder.exists() and Path(item).name == item:
+        # The name= of a sweep, or of a run.
+        if (sweep := OUTPUTS / "multirun" / item).is_dir():
+            folder = sweep
+        elif runs_called(item):
+            return [find(item)]
     places, levels = ([folder], LEVELS) if folder.is_dir() else (matching(folder), levels_left(folder))
     found = {run for place in places for run in below(place, levels)}
     # What lies in a run's folder is its own.

@@ -128,12 +128,16 @@ class Run:
 
 
 def find(text: str) -> Path:
-    """Return the folder of the run that `text` names: a path, or 'latest' of those in outputs/.
+    """Return the folder of the run that `text` names: a path, a run's name=, or 'latest' of those in outputs/.
 
     Raises ConfigError if there is no such run, if its record is damaged, or if it comes from a newer aectl.
     """
     if text != "latest":
         folder = Path(text).expanduser()
+        if not folder.exists() and (called := runs_called(text)):
+            folder = called[0]
+            if len(called) > 1:
+                raise ConfigError(f"'{text}' names {len(called)} runs\n  type one of {', '.join(map(str, called))}")
         if not (folder / RECORD).is_file():
             what = "holds no run.json" if folder.is_dir() else "does not exist"
             if (folder / ".hydra").is_dir():
@@ -146,6 +150,11 @@ def find(text: str) -> Path:
     # Read here, so that each command says what is wrong with it.
     _ = Run(folder).record
     return folder
+
+
+def runs_called(name: str) -> list[Path]:
+    """Return the folders in outputs/ of the runs with this `name=`; none for a text that is no name."""
+    return [folder for folder in every() if folder.name == name] if Path(name).name == name else []
 
 
 def last_start(folder: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Literal, Union, get_args, get_origin
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -32,11 +33,13 @@ from aectl.data.toy import KINDS as TOY_KINDS
 from aectl.data.toy import Kind
 from aectl.evaluation.report import EVALUATIONS
 from aectl.export import FORMATS
+from aectl.listing import find_all
 from aectl.models import nade
 from aectl.models.gan import LOSSES, LossName
 from aectl.models.networks import ACTIVATIONS, Activation
-from aectl.run import Run
+from aectl.run import Run, find
 from aectl.sampling import KINDS
+from aectl.sweep.plan import plan
 from aectl.training.precision import PRECISIONS
 
 TORCH_FREE = """
@@ -403,6 +406,45 @@ def test_show_config_after_overrides(aectl):
     code, out, _ = aectl("train", "model=vae", "--cfg", "job", "epochs=3")
     assert code == 0
     assert OmegaConf.create(out).epochs == 3
+
+
+def test_name_is_that_of_the_runs_folder_and_is_accepted_for_a_run(aectl, calls):
+    for _ in range(2):
+        assert aectl("train", "model=vae", "dataset=digits", "name=baseline")[0] == 0
+    assert runs() == [Path("outputs/digits/vae/baseline"), Path("outputs/digits/vae/baseline-2")]
+    assert find("baseline") == runs()[0]
+    assert find_all("baseline-2") == [runs()[1]]
+    assert aectl("train", "resume=baseline", "epochs=9")[0] == 0
+    assert calls.configs[-1].resume == str(runs()[0].absolute())
+    assert aectl("train", "model=dae", "dataset=digits", "name=baseline")[0] == 0
+    assert (
+        "'baseline' names 2 runs\n  type one of outputs/digits/dae/baseline, " in aectl("train", "resume=baseline")[2]
+    )
+    assert find("baseline-2") == runs()[2]
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", ".x", "-x", "a b", "latest", "x.", "a\\\\b", "x" * 101, "''", "*", "$HOME"]
+)
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_a_name_that_is_none_of_a_folder_is_refused(aectl, calls, name, sweep):
+    code, _, err = aectl("train", *sweep, "dataset=digits", f"name={name}")
+    assert code == 2
+    assert err.startswith(("aectl: name must be that of a folder", "aectl: cannot read name="))
+    assert not Path("outputs").exists()
+
+
+def test_a_sweep_has_its_name_and_its_jobs_the_name_with_their_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        config = compose("train", ["dataset=digits", "name=grid"], return_hydra_config=True)
+    assert config.hydra.sweep.dir == "outputs/multirun/grid"
+    jobs = plan(Path(config.hydra.sweep.dir), [["dataset=digits", "seed=0", "name=grid"], ["name=x", "dataset=digits"]])
+    assert [job.folder.name for job in jobs] == ["0-grid-digits-seed_0", "1-x-digits"]
+    for job in jobs:
+        job.folder.mkdir(parents=True)
+        (job.folder / "run.json").write_text("{}")
+    assert find_all("grid") == [job.folder for job in jobs]
 
 
 def test_flags_are_put_first():

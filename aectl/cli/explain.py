@@ -118,6 +118,9 @@ def explain_composition(error: HydraException, name: str, overrides: Sequence[st
 def with_key(error: OmegaConfBaseException) -> str:
     """Return what a value is and what it should be, behind its key."""
     first = (error.msg or str(error)).splitlines()[0]
+    if match := re.match(r"ConfigError raised while resolving interpolation: (.*)", first):
+        # A resolver of ours refuses a value, and names its key.
+        return match[1]
     if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", first):
         first = f"'{match[1]}' is not {TYPES.get(match[2], match[2])}"
     return f"{error.full_key}: {first}" if error.full_key else first

@@ -35,7 +35,7 @@ OF_SWEEPS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweepe
 PATHS = ("run", "images")
 
 # Keys whose value is a text, whatever it looks like.
-TEXTS = (*PATHS, "init_from", "max_time")
+TEXTS = (*PATHS, "init_from", "max_time", "name")
 LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf)|true|false", re.IGNORECASE)
 
 # Hydra's flags: those that stand alone, those that take a word, and those whose word may be left out.

@@ -57,6 +57,8 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         if key(other) not in LAUNCHERS:
             raise ConfigError(f"{key(other)} cannot change in a resumed sweep; {', '.join(LAUNCHERS)} can")
     folder = latest_sweep() if name == "latest" else Path(name).expanduser().absolute()
+    if not folder.exists() and Path(name).name == name and (called := OUTPUTS / "multirun" / name).is_dir():
+        folder = called.absolute()
     check_links(folder)
     flags, words = split_flags(command(folder))
     check_words([*flags, *words], folder)

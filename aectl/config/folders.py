@@ -15,6 +15,8 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
+from aectl.config import ConfigError
+
 
 def slug(overrides: Iterable[str], limit: int = 80) -> str:
     """Return a folder name that tells a sweep's jobs apart: `vae-code_32-seed_1` for model=vae model.code=32 seed=1.
@@ -22,18 +24,31 @@ def slug(overrides: Iterable[str], limit: int = 80) -> str:
     It holds letters, digits, `.`, `_`, `+` and `-` alone (launchers for clusters refuse `=`), at most `limit` of them.
     """
     parts = []
-    for override in overrides:
+    for override in sorted(overrides, key=lambda word: not word.startswith("name=")):
         key, _, value = override.lstrip("+~").partition("=")
         leaf = key.rpartition(".")[2]
         if leaf == "_target_":
             parts.append(value.rpartition(".")[2])
         else:
-            parts.append(value if key in SLUG_GROUPS else f"{leaf}_{value}")
+            parts.append(value if key in BARE else f"{leaf}_{value}")
     clean = [re.sub(r"[^A-Za-z0-9.+-]+", "_", part).strip("_.") for part in parts]
     return "-".join(part for part in clean if part)[:limit].rstrip("-_.") or "default"
 
 
-SLUG_GROUPS = ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device", "experiment", "sweep")
+BARE = ("name", "model", "dataset", "noise", "penalty", "optimizer", "schedule", "device", "experiment", "sweep")
+
+
+NAME = re.compile(r"\w[\w.+@-]{0,99}")
+"""A name of a run: that of one folder everywhere, with nothing that a shell or a glob would take for something else."""
+
+
+def run_name(name: str | None, otherwise: str) -> str:
+    """Return the folder name of a run: its `name`, if it has one; raises ConfigError if that is no name of a folder."""
+    if name is None:
+        return otherwise
+    if not NAME.fullmatch(str(name)) or name == "latest" or str(name).endswith("."):
+        raise ConfigError(f"name must be that of a folder, letters, digits and . _ + @ - alone, not '{name}'")
+    return str(name)
 
 
 def scratch() -> str:

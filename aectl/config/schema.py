@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, options, to_plain
 from aectl.config.did_you_mean import hint, nearest_names
-from aectl.config.folders import aside, fresh, scratch, slug
+from aectl.config.folders import aside, fresh, run_name, scratch, slug
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -49,6 +49,7 @@ class TrainConfig:
     resume: str | None = setting(None, "a run to go on with, or latest")
     data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
     trust: Any = setting([], "modules outside aectl and torch that a stored run may use")
+    name: str | None = setting(None, "what the run's folder is called, and run= may be told; null: the time")
     tags: dict[str, str] = setting({}, "notes to find the run by: tags.why=baseline")
     reference: Any = setting({}, "published numbers that eval holds the run against, as in conf/experiment/")
 
@@ -177,6 +178,7 @@ def check_ranges(config: DictConfig) -> None:
             near = nearest_names(config[key], options()["dataset"]) if key == "data" else []
             meant = f"; did you mean dataset={near[0]}?" if near else ""
             raise ConfigError(f"{key} must be one of {', '.join(choices)}, not '{config[key]}'{meant}")
+    run_name(config.get("name"), "")
     if config.get("max_time") is not None:
         seconds(config.max_time)
     if config.get("init_from") == "":
@@ -241,6 +243,7 @@ def register() -> None:
     for command, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{command}_schema", node=schema)
     OmegaConf.register_new_resolver("aectl.slug", slug, replace=True)
+    OmegaConf.register_new_resolver("aectl.name", run_name, replace=True)
     OmegaConf.register_new_resolver("aectl.scratch", scratch, replace=True)
     OmegaConf.register_new_resolver("aectl.aside", aside, replace=True)
     OmegaConf.register_new_resolver("aectl.fresh", fresh, use_cache=True, replace=True)

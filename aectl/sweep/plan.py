@@ -61,9 +61,12 @@ def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
     for job in jobs:
         before = known.setdefault(job.number, job)
         if before.overrides != job.overrides:
+            was, now = (
+                [w for w in one.overrides if w not in other.overrides] for one, other in ((before, job), (job, before))
+            )
             raise ConfigError(
-                f"job {job.number} of {folder} was {' '.join(before.overrides)}\n"
-                f"  and would now be {' '.join(job.overrides)}: what the sweep was started from has changed"
+                f"job {job.number} of {shown(folder)} was {' '.join(was)} and would now be {' '.join(now)}\n"
+                "  what the sweep was started from has changed; another sweep needs another name"
             )
     entries = [{"number": job.number, "overrides": list(job.overrides)} for job in known.values()]
     typed = content(folder)["typed"] if (folder / PLAN).is_file() else list(COMMAND.get())
