@@ -129,6 +129,19 @@ def test_a_whole_evaluation_makes_only_what_is_missing_or_outdated(aectl, traine
     assert "anew" in evaluate(aectl, trained, "figures=false")
 
 
+def test_of_several_runs_those_that_lack_the_ability_are_left_out(aectl, copied):
+    for name, to in (("stacked_ae", "a"), ("rbm", "b"), ("rbm", "c")):
+        copied(name=name, to=to)
+    words = ("only=classification", "figures=false", "yes=true", *PLAIN)
+    code, out, err = aectl("eval", "run=a,b", *words)
+    assert code == 0, err
+    assert "b is left out: only=classification does not apply to this run" in out + err
+    assert "1 run on digits" in out
+    code, _, err = aectl("eval", "run=b,c", *words)
+    assert code == 2
+    assert "only=classification does not apply" in err
+
+
 def test_only_says_which_ability_a_model_lacks(aectl, trained):
     code, out, err = aectl("eval", "run=run", "only=samples", *PLAIN)
     assert code == 2

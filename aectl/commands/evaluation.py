@@ -48,6 +48,10 @@ log = logging.getLogger("aectl")
 LEADERBOARDS = Path("outputs", "leaderboards")
 
 
+class NotApplicable(ConfigError):
+    """None of the chosen tables can be made of a model."""
+
+
 def single(config: DictConfig, folder: Path) -> None:
     """Print one run's tables; evaluate it first, unless metrics.json has the tables that are asked for."""
     chosen, run = chosen_tables(config), Run(folder)
@@ -71,7 +75,13 @@ def compare(config: DictConfig, folders: list[Path]) -> None:
     confirm_evaluations(pending, folders, yes=config.yes, quick=config.quick)
     for number, folder in enumerate(pending, 1):
         log.info("evaluating %s (%d of %d)", shown(folder), number, len(pending))
-        evaluate(config, folder)
+        try:
+            evaluate(config, folder)
+        except NotApplicable as error:
+            if len(folders) == 1:
+                raise
+            log.warning("%s is left out: %s", shown(folder), error)
+            folders = [other for other in folders if other != folder]
     if not folders:
         raise ConfigError("none of these runs has been trained")
     boards = leaderboard.boards(folders, section_name(config))
@@ -137,13 +147,13 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
 def applicable_tables(model: Model, chosen: Sequence[str]) -> list[str]:
     """Return the tables to make of a model, `objective` first; all that it is able to, or those of them in `chosen`.
 
-    Warns of each chosen table that does not apply, with the ability that the model lacks; raises ConfigError if none
+    Warns of each chosen table that does not apply, with the ability that the model lacks; raises NotApplicable if none
     applies.
     """
     lacks = {one.name: lacking(model, one.name) for one in EVALUATIONS}
     unfit = [f"{name}: the model {lacks[name]}" for name in chosen if lacks[name]]
     if unfit and len(unfit) == len(chosen):
-        raise ConfigError(f"only={','.join(chosen)} does not apply to this run; {'; '.join(unfit)}")
+        raise NotApplicable(f"only={','.join(chosen)} does not apply to this run; {'; '.join(unfit)}")
     for why in unfit:
         log.warning("no table of %s", why)
     return [OBJECTIVE, *[name for name, lack in lacks.items() if not lack and (not chosen or name in chosen)]]
