@@ -37,7 +37,10 @@ SECTION = {
         "PCA-32": {"mse": 0.01683, "mse_ci95": 0.0002, "psnr": 17.74},
         "mean image": {"mse": 0.0672, "psnr": 11.73},
     },
-    "likelihood": {"model": {"nll": 95.5, "kind": "bound"}, "<i>AIS</i>": {"nll": 80.0, "kind": "estimate"}},
+    "likelihood": {
+        "model": {"nll": 95.5, "kind": "bound", "images": 1000},
+        "<i>AIS</i>": {"nll": 80.0, "kind": "estimate"},
+    },
     "probes": {"model": {"linear_10": 60.0, "linear_10_sd": 4.0}},
     "noises": {
         name: {f"salt_and_pepper_{i}": level + i for i in range(9)}
@@ -145,7 +148,11 @@ def test_tables_are_complete(parsed):
         ["PCA-32", "0.01683", "± 0.00020", "17.74"],
         ["mean image", "0.06720", "", "11.73"],
     ]
-    assert likelihood == [["row", "nll ↓", "kind"], ["dae", "95.50", "bound"], ["<i>AIS</i>", "80.00", "estimate"]]
+    assert likelihood == [
+        ["row", "nll ↓", "kind", "images"],
+        ["dae", "95.50", "bound", "1000"],
+        ["<i>AIS</i>", "80.00", "estimate", ""],
+    ]
     assert probes[1] == ["dae", "60.0", "± 4.0"]
     assert "a standard deviation for linear_10" in parsed.text
     # Wider than a screen, and so in two parts, each with the names of the rows.
@@ -164,7 +171,8 @@ def test_the_best_is_marked_among_rows_measured_alike(written):
 
 def test_each_number_is_named_by_split_and_each_column_explained(parsed):
     assert parsed.text.count("\n10000 test images") == 0
-    assert parsed.text.count("\n10,000 test images\n") == 5
+    assert parsed.text.count("\n10,000 test images\n") == 4
+    assert parsed.text.count("\n1,000 test images\n") == 1
     assert "mse: mean squared error per pixel" in re.sub(r"(mse)(mean)", r"\1: \2", parsed.text)
     assert parsed.text.count("PSNR of the restored images under this noise, in dB") == 1
 
@@ -184,10 +192,10 @@ def test_tables_of_earlier_evaluations_say_so(tmp_path):
     section = {**SECTION, "made": made, "quick": "quick look: 500 of 10,000 test images"}
     found = Parsed(page.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text())
     assert "after epoch 2 · quick look: 500 of 10,000 test images\n" in found.text
-    notes = [line for line in found.text.splitlines() if line.startswith("10,000 test images · ")]
+    notes = [line for line in found.text.splitlines() if "test images · " in line]
     assert notes == [
         "10,000 test images · stale: best.pt has changed since epoch 1 · made 30 January 2026, 10:30 UTC",
-        "10,000 test images · checkpoint last, epoch 2, seed=3",
+        "1,000 test images · checkpoint last, epoch 2, seed=3",
     ]
     assert found.elements.count(("b", {"class": "other"})) == 1
 

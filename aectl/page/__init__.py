@@ -184,7 +184,7 @@ def tables(section: Mapping[str, Any], model: str) -> Iterator[Table]:
     titles = section.get("titles") or {}
     for name, rows in tables_of(section).items():
         if rows:
-            notes = (measured_on(section), origin_note(section, name), made_earlier(section, name))
+            notes = (measured_on(section, rows), origin_note(section, name), made_earlier(section, name))
             yield table(name, str(titles.get(name, name)), rows, model, [note for note in notes if note])
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
-from aectl.measures import MADE
+from aectl.measures import MADE, MODEL, Rows
 from aectl.terminal import significant
 
 SPLITS = {"train": ", on training images", "val": ", on validation images"}
@@ -22,9 +23,12 @@ def subtitle(section: Mapping[str, Any]) -> str:
     return f"{measured_on(section)}, checkpoint “{section.get('checkpoint', 'best')}”{after}{quick}"
 
 
-def measured_on(section: Mapping[str, Any]) -> str:
-    """Return the images of an evaluation: `10,000 test images`; nothing of a section that has none."""
-    images, split = section.get("images"), section.get("split", "")
+def measured_on(section: Mapping[str, Any], rows: Rows = MappingProxyType({})) -> str:
+    """Return the images of an evaluation, or of a table's `rows` if they are fewer: `10,000 test images`.
+
+    The empty text of a section that has none, such as a sweep's.
+    """
+    images, split = rows.get(MODEL, {}).get("images", section.get("images")), section.get("split", "")
     if "about" in section:
         return ""
     counted = f"{images:,} {split} images" if isinstance(images, int) else f"{split} images"
