@@ -1,9 +1,11 @@
 """Jobs beside each other: every one has its turn, whatever befalls the others."""
 
 import os
+import shlex
 import signal
 import threading
 import time
+from contextvars import copy_context
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pytest
 
 from aectl.cli.job import command as words_of_job
 from aectl.config import ConfigError
+from aectl.run import COMMAND
 from aectl.sweep import read_jobs
 from aectl.sweep.places import Places, Watcher
-from aectl.sweep.plan import command, note, plan, read
+from aectl.sweep.plan import command, note, plan, read, typed_command
 
 
 class Diary(Watcher):
@@ -111,6 +114,18 @@ def wait_for(path):
     while not path.exists() and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(0.2)
+
+
+def test_the_command_of_a_sweep_stays_the_one_that_was_typed_first(tmp_path):
+    typed = ("aectl", "train", "-m", "tags.why=it's $x")
+    (job,) = plan(tmp_path, [["seed=0"]])
+    assert typed_command(tmp_path) == ""
+    for words in (typed, ("aectl", "train", "-m", "resume=latest")):
+        context = copy_context()
+        context.run(COMMAND.set, words)
+        context.run(note, tmp_path, ["-m", "seed=0"], [job])
+    assert tuple(shlex.split(typed_command(tmp_path))) == typed
+    assert command(tmp_path) == ["-m", "seed=0"]
 
 
 def test_the_plan_is_kept_and_another_one_refused(tmp_path):

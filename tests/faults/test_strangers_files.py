@@ -215,7 +215,8 @@ def test_a_page_holds_a_strangers_texts_as_texts(kept, tmp_path, tally):
     written = page.write(
         run / "report.html",
         title=MARKUP,
-        command=MARKUP,
+        name=MARKUP,
+        commands=[MARKUP],
         config_yaml=MARKUP,
         record=Run(run).record,
         section=section,
