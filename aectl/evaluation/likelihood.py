@@ -25,7 +25,7 @@ SMALLEST = 1e-9
 def kind_of(row: AnyRow) -> str:
     """Return how the number is to be read, nothing if it is exact."""
     kind = str(row.get("kind") or "exact")
-    return "" if kind == "exact" else kind
+    return {"exact": "", "no likelihood": "cross-entropy of grey pixels"}.get(kind, kind)
 
 
 HEADLINE = Headline("likelihood", "nll", (("*",),), rank=3, about="NLL", unit="nats", note=kind_of)

@@ -60,6 +60,9 @@ SENTENCES = {
     "NLL 104.2 nats (bound), independent Bernoulli 206.8: better by 102.6 nats": {
         "likelihood": {"model": {"nll": 104.2, "kind": "bound"}, "model, ELBO": {"nll": 108.0}, **BERNOULLI}
     },
+    "NLL 104.2 nats (cross-entropy of grey pixels), independent Bernoulli 206.8: better by 102.6 nats": {
+        "likelihood": {"model": {"nll": 104.2, "kind": "no likelihood"}, **BERNOULLI}
+    },
     "NLL 500.0 nats, probabilistic PCA-2 450.0: worse by 50.0 nats": {
         "likelihood": {
             "model": {"nll": 500.0, "kind": "exact"},
