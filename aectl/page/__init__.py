@@ -169,7 +169,8 @@ def write(
         today=f"{datetime.now(timezone.utc):%Y-%m-%d}",
     )
     with written(path, sync=False) as file:
-        file.write(page.encode())
+        # What was typed or found in a folder's name need not be UTF-8.
+        file.write(page.encode(errors="backslashreplace"))
     return path
 
 
