@@ -100,6 +100,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
         launch,
         name_launchers_keys,
         quote_texts,
+        resolve_init_from,
         split_flags,
     )
     from aectl.config import ConfigError
@@ -120,6 +121,8 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
                 flags, overrides = resume.sweep(overrides)
             else:
                 name, overrides = "resume", resume.prepare(overrides)
+        elif command == "train" and sweep:
+            overrides = resolve_init_from(overrides)
         if command == "train":
             overrides = name_launchers_keys(overrides)
             check_output_subdir(overrides)

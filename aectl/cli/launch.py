@@ -16,6 +16,7 @@ from aectl.config import ConfigError, conf_dir
 from aectl.config.files import guard
 from aectl.config.folders import claiming, removing_abandoned_sweep
 from aectl.config.schema import SCHEMAS
+from aectl.run import find
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -112,6 +113,29 @@ def name_launchers_keys(overrides: Sequence[str]) -> list[str]:
     """Return the overrides with `jobs=` and the like as keys of the launcher or sweeper, whichever it is."""
     split = [o.partition("=") for o in overrides]
     return [f"{LAUNCHERS[key]}={value}" if key in LAUNCHERS else key + sign + value for key, sign, value in split]
+
+
+def resolve_init_from(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with the runs that `init_from` names as absolute folders.
+
+    So all jobs of a sweep, whenever they begin, start from the same run: `latest` would soon be one of them. Raises
+    ConfigError if there is no such run.
+    """
+    resolved = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if key.lstrip("+") == "init_from" and value not in ("", "null"):
+            if set(value) & set("()[]{}"):
+                value = re.sub(r"\blatest\b", lambda _: folder_word("latest"), value)
+            else:
+                value = ",".join(folder_word(one.strip().strip("'\"")) for one in value.split(","))
+        resolved.append(f"{key}{equals}{value}")
+    return resolved
+
+
+def folder_word(name: str) -> str:
+    """Return the absolute folder of a run in quotes, for Hydra's grammar."""
+    return "'" + str(find(name).absolute()).replace("'", "\\'") + "'"
 
 
 def admit_new_keys(overrides: Sequence[str]) -> list[str]:

@@ -49,7 +49,7 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises ConfigError if there is no such sweep, or if a key is typed that would make it another one.
     """
     # Imported here: every command asks whether a run is to go on, and few go on with a sweep.
-    from aectl.sweep.plan import command
+    from aectl.sweep.plan import check_working_folder, command
 
     name = [value(o) for o in overrides if key(o) == "resume"][-1]
     others = [o for o in overrides if key(o) != "resume"]
@@ -62,6 +62,7 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     check_links(folder)
     flags, words = split_flags(command(folder))
     check_words([*flags, *words], folder)
+    check_working_folder(folder, words)
     changed = {LAUNCHERS[key(other)] for other in others}
     kept = [word for word in words if key(word) not in changed]
     return flags, [*kept, *others, f"hydra.sweep.dir='{folder}'"]

@@ -95,7 +95,10 @@ def carry_out(folder: Path, jobs: Iterable[Planned], where: Where) -> None:
 
 
 def check_settings(config: DictConfig) -> None:
-    """Raise ConfigError if a setting that all jobs share is out of its range."""
+    """Raise ConfigError if a setting that all jobs share is out of its range, or means another run for each job."""
+    if OmegaConf.select(config, "init_from") == "latest":
+        # Typed, it has been replaced by the run that it was.
+        raise ConfigError("init_from: latest in a config file is another run for each job of a sweep; type it instead")
     check_ranges(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
 
 

@@ -36,7 +36,8 @@ def benchmark(opened: Opened, config: DictConfig, with_outliers: bool = True) ->
     device, dataset = opened.device.torch, opened.dataset
     held_out = dataset.split(config.split, device)
     if not len(held_out):
-        raise ConfigError(f"split={config.split} of this run's dataset is empty")
+        others = " or ".join(f"split={name}" for name in ("valid", "train") if len(dataset.split(name)))
+        raise ConfigError(f"split={config.split} of this run's dataset is empty; take {others}")
     train = dataset.split("train", device)
     if config.quick:
         train, held_out = some(train, QUICK["train"]), some(held_out, QUICK["images"])

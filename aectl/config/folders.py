@@ -27,6 +27,9 @@ def slug(overrides: Iterable[str], limit: int = 80) -> str:
     for override in sorted(overrides, key=lambda word: not word.startswith("name=")):
         key, _, value = override.lstrip("+~").partition("=")
         leaf = key.rpartition(".")[2]
+        if leaf == "init_from":
+            # A sweep names it from the root on.
+            value = Path(value.strip("'\"")).name
         if leaf == "_target_":
             parts.append(value.rpartition(".")[2])
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aectl.config import ConfigError
+from aectl.config.absolute import KEYS as DATA_PATHS
 from aectl.config.folders import slug
 from aectl.config.record import check_format
 from aectl.config.stored import read_json
@@ -68,9 +70,37 @@ def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
                 f"job {job.number} of {shown(folder)} was {' '.join(was)} and would now be {' '.join(now)}\n"
                 "  what the sweep was started from has changed; another sweep needs another name"
             )
-    entries = [{"number": job.number, "overrides": list(job.overrides)} for job in known.values()]
-    typed = content(folder)["typed"] if (folder / PLAN).is_file() else list(COMMAND.get())
-    write_json(folder / PLAN, {"format": FORMAT, "typed": typed, "command": list(words), "jobs": entries})
+    stored = content(folder) if (folder / PLAN).is_file() else {}
+    weights = first_weights(list(known.values()))
+    for run, digest in stored.get("init_from", {}).items():
+        if weights.get(run, digest) != digest:
+            raise ConfigError(
+                f"init_from: the weights of {run} have changed since the sweep began\n"
+                "  its other jobs would start from other ones: start a new sweep"
+            )
+    entry = {
+        "format": FORMAT,
+        "typed": stored.get("typed") or list(COMMAND.get()),
+        "command": list(words),
+        "cwd": stored.get("cwd") or str(Path.cwd()),
+        "init_from": weights,
+        "jobs": [{"number": job.number, "overrides": list(job.overrides)} for job in known.values()],
+    }
+    write_json(folder / PLAN, entry)
+
+
+def first_weights(jobs: Iterable[Planned]) -> dict[str, str]:
+    """Return, for each run that the jobs' `init_from` names, 16 hexadecimal digits of the SHA-256 of its best weights.
+
+    Runs whose weights are gone are left out: their jobs will say so.
+    """
+    found = {}
+    for word in {word for job in jobs for word in job.overrides}:
+        key, _, value = word.lstrip("+").partition("=")
+        path = Run(Path(value.strip("'\""))).checkpoint("best")
+        if key == "init_from" and path.is_file():
+            found[value.strip("'\"")] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return found
 
 
 def read(folder: Path) -> list[Planned]:
@@ -86,6 +116,20 @@ def command(folder: Path) -> list[str]:
         what = f"holds no {PLAN}" if folder.is_dir() else "does not exist"
         raise ConfigError(f"'{shown(folder)}' is no sweep: the folder {what}")
     return list(content(folder)["command"])
+
+
+def check_working_folder(folder: Path, words: Iterable[str]) -> None:
+    """Raise ConfigError if words of a sweep name data by a path relative to another folder than this one."""
+    started_in = content(folder)["cwd"]
+    if not started_in or Path(started_in) == Path.cwd():
+        return
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        group, _, leaf = key.rpartition(".")
+        if group == "dataset" and leaf in DATA_PATHS and not Path(value.strip("'\"")).expanduser().is_absolute():
+            raise ConfigError(
+                f"{word} is relative to the folder that the sweep was started in\n  first: cd {started_in}"
+            )
 
 
 def typed_command(folder: Path) -> str:
@@ -104,6 +148,14 @@ def content(folder: Path) -> dict[str, Any]:
     try:
         jobs = [{"number": int(one["number"]), "overrides": [*map(str, one["overrides"])]} for one in found["jobs"]]
         typed = [*map(str, found.get("typed") or [])]
-        return {"typed": typed, "command": [*map(str, found["command"])], "jobs": jobs}
-    except (ValueError, KeyError, TypeError) as error:
+        weights = {str(run): str(digest) for run, digest in (found.get("init_from") or {}).items()}
+        words = [*map(str, found["command"])]
+        return {
+            "typed": typed,
+            "command": words,
+            "cwd": str(found.get("cwd") or ""),
+            "init_from": weights,
+            "jobs": jobs,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / PLAN} cannot be read: {error}") from None
