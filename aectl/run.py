@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -20,9 +20,12 @@ from omegaconf import DictConfig
 from aectl import durable
 from aectl.config import ConfigError
 from aectl.config.record import FORMAT, check_record
-from aectl.config.stored import read_config, read_json
+from aectl.config.stored import leads_within, read_config, read_json, read_text, to_json
 
 RECORD = "run.json"
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+LARGEST_REF, LARGEST_REFS = 2**12, 2**24
+"""Bytes of a file of git's with one reference, and of the one with all of them."""
 GROUPS = ("model", "dataset")
 """Parts of a config that no run is without."""
 PACKAGES = ("aectl", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
@@ -181,7 +184,7 @@ def is_alive(pid: int | None, host: str | None = None) -> bool:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that neither a reader nor a crash ever leaves half of it."""
     with durable.written(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+        file.write(to_json(content).encode())
 
 
 def now() -> str:
@@ -201,14 +204,40 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return the commit and dirty flag of aectl's checkout, else of the working folder's; None outside both."""
-    for folder in (Path(__file__).parent, Path.cwd()):
-        try:
-            commit = git(folder, "rev-parse", "HEAD")
-            return {"commit": commit, "dirty": bool(git(folder, "status", "--porcelain"))}
-        except (OSError, subprocess.SubprocessError):
-            continue
-    return None
+    """Return the commit and dirty flag of aectl's checkout, else the commit of the working folder's; None outside both.
+
+    Git itself is asked about aectl's own checkout alone: in a folder from elsewhere its config could name programs
+    for it to run (core.fsmonitor, filters).
+    """
+    try:
+        folder = Path(__file__).parent
+        commit = git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        found = read_commit(Path.cwd())
+        return {"commit": found} if found else None
+
+
+def read_commit(folder: Path) -> str | None:
+    """Return the commit that is checked out in a folder or one above it, read from git's files; None without one."""
+    place = next((above / ".git" for above in (folder, *folder.parents) if (above / ".git").is_dir()), None)
+    if place is None:
+        return None
+    try:
+        head = read_text(place / "HEAD", LARGEST_REF).strip()
+        if not head.startswith("ref: "):
+            return head if COMMIT.fullmatch(head) else None
+        name = head.removeprefix("ref: ")
+        # A branch has a file of its own, or a line among the packed ones.
+        loose = place / name
+        if loose.is_file() and leads_within(loose, place.resolve()):
+            found = read_text(loose, LARGEST_REF).strip()
+        else:
+            lines = read_text(place / "packed-refs", LARGEST_REFS).splitlines()
+            found = next((line.split()[0] for line in lines if line.endswith(f" {name}")), "")
+    except (OSError, ValueError, ConfigError):
+        return None
+    return found if COMMIT.fullmatch(found) else None
 
 
 def git(folder: Path, *arguments: str) -> str:

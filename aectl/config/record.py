@@ -37,6 +37,8 @@ KINDS: dict[str, tuple[type, ...]] = {
     "objective.value": (int, float),
     "objective.epoch": (int,),
     "git.commit": (str,),
+    "alarms.*": (dict,),
+    "init_from.*": (str,),
     "data.name": (str,),
     "data.mean": (int, float),
     **{f"data.{which}_images": (int,) for which in ("train", "valid", "test")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -105,12 +106,41 @@ def texts(plain: Any) -> Iterator[str]:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the mapping in a JSON file; raises ConfigError if it cannot be read or is none."""
     try:
-        found = json.loads(read_text(path, LARGEST_JSON))
+        found = restore_numbers(json.loads(read_text(path, LARGEST_JSON)))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path} is damaged: it holds no record of a run")
     return found
+
+
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""JSON has no such numbers: they are written as these texts, and read back as numbers."""
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """Return a mapping as JSON that every reader accepts."""
+    return json.dumps(replace_numbers(content), indent=2, allow_nan=False) + "\n"
+
+
+def replace_numbers(value: Any) -> Any:
+    """Return a value with texts in place of numbers that are NaN or infinite, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: replace_numbers(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [replace_numbers(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def restore_numbers(value: Any) -> Any:
+    """Return a value with the numbers that `replace_numbers` has made texts of."""
+    if isinstance(value, dict):
+        return {key: restore_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [restore_numbers(item) for item in value]
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def check_links(folder: Path) -> None:
