@@ -173,9 +173,12 @@ def test_a_terminal_obeys_no_text_of_a_run(kept, aectl, tmp_path, monkeypatch, c
     assert not controls(out)
     assert "[red]x[/red][link=http://evil]" in out
     assert ":skull:" in out
-    with_record(first, choices={"model": "a\nb", "dataset": "c\nd"})
-    listing.show()
-    assert len(capsys.readouterr().out.splitlines()) == 7
+    lines = []
+    for gap in ("--", "\n"):
+        with_record(first, choices={"model": f"a{gap}b", "dataset": f"c{gap}d"})
+        listing.show()
+        lines.append(len(capsys.readouterr().out.splitlines()))
+    assert lines[0] == lines[1]
     for words in (
         ("train", f"{EVIL}=1"),
         ("eval", f"run={EVIL}"),
