@@ -119,12 +119,16 @@ def test_a_command_in_a_sentence_goes_through(aectl, words):
     assert code == 0, f"{shlex.join(words)}\n{out}{err}"
 
 
-def test_python_of_the_readme_runs(aectl):
-    assert aectl("train", *VAE)[0] == 0
+@pytest.mark.parametrize("first", [True, False], ids=["README's first run", "a VAE"])
+def test_python_of_the_readme_runs(aectl, first):
+    words = shortened(blocks(README)[1][0]) if first else ["train", *VAE]
+    assert not first or "model=dae" in words
+    assert aectl(*words)[0] == 0
     (code,) = [code for code in python(README) if "aectl.load" in code]
     found = {}
     exec(code, found)
-    assert found["images"].shape == (16, 1, 8, 8) and found["codes"].shape[1] == 2
+    assert found["images"].shape == found["again"].shape == (16, 1, 8, 8)
+    assert ("drawn" in found) != first
 
 
 def test_no_command_of_the_readme_is_overlooked():

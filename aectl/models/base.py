@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from aectl.rng import Rng
 
+METHODS = ("encode", "decode", "reconstruct", "sample", "log_prob", "classify", "energy")
+"""What a model may be able to do, by the method; see the protocols below."""
+
 
 class Batch(NamedTuple):
     """Examples that travel together."""
@@ -83,6 +86,17 @@ class Model(nn.Module):
 
     fp32_only: bool = False
     """Whether less precision would spoil it, so that it is trained in fp32 whatever `device.precision` says."""
+
+    def abilities(self) -> tuple[str, ...]:
+        """Return the names of the methods, of those in `METHODS`, that this model has."""
+        return tuple(name for name in METHODS if hasattr(type(self), name))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a submodule, parameter or buffer; of an ability that the model lacks, the error lists those it has."""
+        if name not in METHODS:
+            return super().__getattr__(name)
+        abilities = ", ".join(self.abilities()) or "none of the methods for others"
+        raise AttributeError(f"{type(self).__name__} has no {name}(): this model has {abilities}")
 
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Set what the training images decide before the first step, such as biases from their mean; here nothing.

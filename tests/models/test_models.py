@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import aectl
-from aectl.models.base import Decodes, Encodes, Mean, Reconstructs, Samples, Stage
+from aectl.models.base import METHODS, Decodes, Encodes, Mean, Reconstructs, Samples, Stage
 from aectl.rng import Rng
 
 ROOT = Path(aectl.__file__).parent
@@ -74,6 +74,15 @@ def test_abilities_take_and_give_images(model, batch):
         assert images.min() >= 0
         assert images.max() <= 1
         assert torch.equal(images, model.sample(5, rng=Rng(0)))
+
+
+def test_a_missing_ability_is_an_error_that_lists_those_there_are(model):
+    assert set(model.abilities()) == {name for name in METHODS if hasattr(model, name)}
+    for name in set(METHODS) - set(model.abilities()):
+        with pytest.raises(AttributeError, match=rf"has no {name}\(\): this model has {', '.join(model.abilities())}$"):
+            getattr(model, name)
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = model.nothing
 
 
 @pytest.mark.parametrize("path", [*ROOT.glob("models/*.py"), ROOT / "data/noise.py"], ids=lambda p: p.stem)
