@@ -177,7 +177,5 @@ def test_a_quota_limits_the_usable_cores(quota, usable, cores, monkeypatch):
     assert usable_cores() == usable
 
 
-def test_this_machine_is_measured():
-    """Whatever else runs here, some number of cores comes out, and the two of a moment leave none negative by much."""
-    free = measure_free_cores(sleep=lambda seconds: None)
-    assert free is None or free <= usable_cores() + 1e-6
+def test_this_machine_is_measured_where_it_has_proc_stat():
+    assert (measure_free_cores(sleep=lambda seconds: None) is None) != idle_cores.STAT.is_file()

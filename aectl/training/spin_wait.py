@@ -1,9 +1,9 @@
-"""OpenMP threads that give up their core while they wait, for as long as other processes need it.
+"""OpenMP threads that sleep while they wait for each other, as long as other processes need their cores.
 
 Threads that share a step wait for each other at every product. GNU's OpenMP, which torch uses on Linux, lets them spin
-for a millisecond before they sleep: right on an idle machine, where OMP_WAIT_POLICY=PASSIVE takes 1.6 times as long,
-and wrong next to a busy process, whose turn the spinning core does not give way to. Such a step takes up to a hundred
-times as long.
+for about a millisecond before they sleep. On an idle machine that is right: OMP_WAIT_POLICY=PASSIVE takes 1.6 times as
+long. Next to a busy process it is wrong: the thread that is waited for has to wait for the core on which the other one
+spins, and a step takes up to a hundred times as long.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from aectl.idle_cores import CpuTimes, free_cores, read_cpu_times
 from aectl.machine import affinity
 
 LOOK_SECONDS = 1.0
-WANTED_SHARE = 0.5
-"""Of a core for each thread: with less, threads had better sleep.
+MISSING_CORES = 0.5
+"""Cores that the threads may lack before those that wait sleep.
 
 Two threads train a VAE 784-400-20 on two cores, one of them used half of the time by another process, in 3.5 to 4.0 s
 an epoch if they spin, and in 2.9 to 4.6 if not."""
@@ -94,7 +94,7 @@ class SpinWatch:
         after = self.read() if self.threads > 1 else None
         is_crowded = False
         if self.before is not None and after is not None:
-            is_crowded = free_cores(self.before, after, parallel.local_count()) + WANTED_SHARE < self.threads
+            is_crowded = free_cores(self.before, after, parallel.local_count()) + MISSING_CORES < self.threads
         self.before = after
         if is_crowded and not self.limit.is_on:
             self.limit.start(self.threads)
