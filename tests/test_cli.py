@@ -22,6 +22,7 @@ from aectl.cli import help
 from aectl.cli.explain import settings_near
 from aectl.cli.launch import LAUNCHERS, admit_new_keys, split_flags
 from aectl.commands.claim import adopt
+from aectl.commands.evaluation import chosen_tables
 from aectl.config import ConfigError, conf_dir, options
 from aectl.config.choices import parameter_choices
 from aectl.config.did_you_mean import MEANINGS, all_keys
@@ -384,6 +385,12 @@ def test_a_run_has_its_folder_config_and_log(aectl, calls):
 def test_paths_may_have_characters_that_mean_something_to_hydra(aectl, calls, value):
     assert aectl("eval", f"run={value}")[0] == 0
     assert calls.configs[0].run == value.strip("'")
+
+
+def test_several_tables_may_stand_without_brackets(aectl, calls):
+    assert aectl("eval", "run=x", "only=codes,probes")[0] == 0
+    assert aectl("eval", "run=x", "only=[codes,probes]")[0] == 0
+    assert [chosen_tables(config) for config in calls.configs] == [["codes", "probes"]] * 2
 
 
 @pytest.mark.parametrize("command", ["eval", "sample"])

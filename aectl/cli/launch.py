@@ -161,7 +161,9 @@ def quote_texts(overrides: Sequence[str]) -> list[str]:
         bare = value[:1] not in ("'", '"')
         is_cut = bare and key in PATHS and bool(set(value) & set(",[]{}()=: \t\n"))
         is_text = key in TEXTS or key.lstrip("+").startswith("tags.")
-        special = is_cut or (is_text and LIKE_A_NUMBER.fullmatch(value) is not None)
+        # Several tables, `only=codes,probes`, are no sweep either.
+        is_list = bare and key == "only" and "," in value and value[0] not in "[$"
+        special = is_cut or is_list or (is_text and LIKE_A_NUMBER.fullmatch(value) is not None)
         escaped = value.replace("'", "\\'")
         quoted.append(f"{key}{equals}'{escaped}'" if special else override)
     return quoted
