@@ -18,6 +18,7 @@ from aectl.data import identity, sources
 from aectl.data.datasets import Dataset
 from aectl.data.sources import DataError
 from aectl.models.base import Model
+from aectl.recipe import filled_in
 from aectl.room import Room
 from aectl.run import Run, find
 from aectl.terminal import shown
@@ -36,6 +37,7 @@ def build_model(config: DictConfig, facts: dict[str, Any], seed: int = 0) -> Mod
 
     Raises ConfigError if a part of the config does not fit, or is one that the model has no use for.
     """
+    config = filled_in(config, facts["shape"])
     supplied = {"shape": tuple(facts["shape"]), "classes": facts["classes"]}
     for part in PARTS:
         component = build(config.get(part), part)

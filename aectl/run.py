@@ -8,14 +8,14 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from aectl import durable
 from aectl.config import ConfigError
@@ -60,6 +60,8 @@ class Run:
         groups = [config.get(key) for key in GROUPS if key in config]
         if "model" not in config or not all(isinstance(group, DictConfig) for group in groups):
             raise ConfigError(f"{path} is damaged: it holds no config of a run")
+        if (self.folder / RECORD).is_file():
+            set_chosen(config, self.record.get("chosen") or {})
         return config
 
     def latest_hydra(self) -> Path:
@@ -94,12 +96,14 @@ class Run:
         device: dict[str, Any],
         goal: dict[str, Any],
         data: dict[str, Any],
+        chosen: Mapping[str, int],
         init_from: dict[str, str] | None = None,
     ) -> None:
         """Write run.json for a run that starts or resumes now.
 
-        `goal` has the epochs and the objective, `data` what tells the run's images from others, and `init_from` the run
-        and the digest of the weights that this start begins from, if they are another run's.
+        `goal` has the epochs and the objective, `data` what tells the run's images from others, `chosen` the values of
+        keys that the config leaves to the model's recipe, and `init_from` the run and the digest of the weights that
+        this start begins from, if they are another run's.
         """
         resumed = (self.folder / RECORD).is_file()
         known = self.record.get("data") if resumed else None
@@ -121,6 +125,7 @@ class Run:
             device=device,
             goal=goal,
             data=data,
+            chosen={**(self.record.get("chosen") or {} if resumed else {}), **chosen},
             versions=versions(),
             git=git_state(),
         )
@@ -128,6 +133,21 @@ class Run:
     def end(self, status: str, error: str | None = None, **entries: Any) -> None:
         """Write how the run ended: status is done, interrupted or failed."""
         self.update(status=status, error=error, ended=now(), **entries)
+
+
+def set_chosen(config: DictConfig, chosen: Mapping[str, int]) -> None:
+    """Set the keys that a stored config leaves to the model's recipe to what was chosen when the run started."""
+    with open_dict(config):
+        for name in ("epochs", "batch_size"):
+            if name in chosen and config.get(name) is None:
+                config[name] = chosen[name]
+                if name == "epochs":
+                    # The length is counted in epochs from here on.
+                    config.steps = None
+        for key, value in chosen.items():
+            owner, _, name = key.partition(".")
+            if owner == "model" and name in config.model and config.model[name] is None:
+                config.model[name] = value
 
 
 def find(text: str) -> Path:

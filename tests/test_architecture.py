@@ -31,6 +31,7 @@ LAYERS = {
     "run": 2,
     "sweep": 3,
     "page": 2,
+    "recipe": 2,
     "room": 2,
     "listing": 3,
     "leaderboard": 4,

@@ -181,7 +181,7 @@ def test_version(aectl):
         (["train", "noise.std=1"], "no key 'noise.std': noise=none has none\n  other options: gaussian"),
         (["train", "noise=gaussian", "noise.sdt=1"], "no key 'noise.sdt'; did you mean noise.std=1?"),
         (["train", "+modl=x"], "no key 'modl'; did you mean model="),
-        (["train", "+epochs=3"], "epochs has a value already: write epochs=… without the +"),
+        (["train", "+seed=3"], "seed has a value already: write seed=… without the +"),
         (["train", "epochs=abc"], "epochs: 'abc' is not a whole number"),
         (["train", "epochs=0"], "epochs must be at least 1, not 0"),
         (["train", "noise=gaussian,masking"], "noise=gaussian,masking gives several values: add -m"),
@@ -519,7 +519,8 @@ def test_resume_refuses_what_would_make_another_run(aectl, calls):
     aectl("train", "dataset=digits")
     code, _, err = aectl("train", "resume=latest", "model.code=3")
     assert code == 2
-    assert "model.code cannot change in a resumed run; epochs, max_time, patience, trust, data and device.* can" in err
+    can = "epochs, steps, max_time, patience, trust, data and device.* can"
+    assert f"model.code cannot change in a resumed run; {can}" in err
     assert "init_from=latest model.code=3" in err
     assert "no key 'num_epochs'; did you mean epochs=9?" in aectl("train", "resume=latest", "num_epochs=9")[2]
     for typed in ("device=cpu", "hydra.run.dir=x", "hydra.output_subdir=x", "+model.x=3"):

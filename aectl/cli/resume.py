@@ -20,7 +20,7 @@ from aectl.config.stored import check_links, read_plain
 from aectl.machine import usable_cores
 from aectl.run import OUTPUTS, Run, find
 
-KEYS = ("epochs", "max_time", "patience", "trust", "data", "hydra.verbose")
+KEYS = ("epochs", "steps", "max_time", "patience", "trust", "data", "hydra.verbose")
 NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
 """What may be typed beside resume=: it changes how long or where the run goes on, not what it is."""
 TRAIN_KEYS = {one.name for one in fields(SCHEMAS["train"])}
@@ -102,14 +102,16 @@ def prepare(overrides: Sequence[str]) -> list[str]:
             if key(other) not in TRAIN_KEYS and (near := nearest_names(key(other), KEYS)):
                 raise ConfigError(f"no key '{key(other)}'; did you mean {near[0]}={value(other)}?")
             raise ConfigError(
-                f"{key(other)} cannot change in a resumed run; "
-                "epochs, max_time, patience, trust, data and device.* can\n"
+                f"{key(other)} cannot change in a resumed run; {', '.join(KEYS[:-1])} and device.* can\n"
                 f"  a new run from its weights: aectl train … init_from={name} {other}"
             )
     run = Run(find(name).absolute())
     check_links(run.folder)
     config = stored_config(run, [word for other in others if key(other) == "trust" for word in words(value(other))])
     check_count(config, others)
+    typed = {key(other) for other in others}
+    if "steps" in typed and "epochs" not in typed:
+        config.epochs = None
     ConfigStore.instance().store(name="resumed_run", node=config)
     return others
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from aectl import parallel
+from aectl import parallel, recipe
 from aectl.config import ConfigError, build, check_empty, check_named, check_signature, check_trusted, to_plain
 from aectl.config.absolute import make_data_paths_absolute, set_text
 from aectl.config.schema import check_ranges
@@ -88,9 +88,10 @@ def check(config: DictConfig) -> None:
         set_text(config, "init_from", str(find(config.init_from).absolute()))
     make_data_paths_absolute(config)
     check_named(config, ("device", "dataset", "model", "optimizer"))
+    filled = recipe.filled_in(config)
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
-        check_signature(config.get(group), group)
-        check_empty(config.get(group), group)
+        check_signature(filled.get(group), group)
+        check_empty(filled.get(group), group)
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,10 @@ def prepare(config: DictConfig, run: Run, images: OpenImages = open_images) -> P
     if config.resume and config.data == "same":
         check_same(run, splits.description)
     train_source, valid_source = splits.train, splits.valid
+    if recipe.fill_in(config, len(train_source), facts["shape"]):
+        weights = model.state_dict()
+        model = build_model(config, facts, config.seed).to(device.torch)
+        model.load_state_dict(weights)
     if not (config.init_from or goes_on):
         model.prepare(batches(train_source))
     parallel.meet()
@@ -146,6 +151,15 @@ def prepare(config: DictConfig, run: Run, images: OpenImages = open_images) -> P
         resume(trainer, run, config)
     elif config.resume:
         log.info("it was stopped before its first checkpoint: it begins anew, with the same seed")
+    if not goes_on and parallel.rank() == 0:
+        log.info(
+            "%s training images in batches of %d: %s steps an epoch, epochs=%d%s",
+            f"{len(train_source):,}",
+            trainer.batch_size,
+            f"{trainer.steps_per_epoch:,}",
+            config.epochs,
+            "" if trainer.epochs == config.epochs else f" ({trainer.epochs} in all stages)",
+        )
     return Prepared(trainer, splits.description, init_from)
 
 

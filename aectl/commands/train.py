@@ -15,8 +15,10 @@ from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from aectl import recipe
 from aectl.commands.claim import Busy, adopt, advising, claim, discard
 from aectl.commands.prepare import OpenImages, check, open_images, prepare
+from aectl.commands.training_summary import summarise_training
 from aectl.config import ConfigError
 from aectl.config.absolute import store_paths
 from aectl.config.folders import aside
@@ -27,10 +29,8 @@ from aectl.parallel import Lost
 from aectl.parallel.group import lead
 from aectl.room import in_words
 from aectl.run import RECORD, Run
-from aectl.terminal import significant
 from aectl.training.interruption import Interruption
 from aectl.training.trainer import Trainer
-from aectl.training.work import parameter_count
 
 log = logging.getLogger("aectl")
 
@@ -118,6 +118,7 @@ def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Beg
     hydra = HydraConfig.get()
     with beginning(run):
         lock = claim(config, run)
+        left_open = recipe.open_keys(config)
         prepared = prepare(config, run, images)
     trainer = prepared.trainer
     record = {
@@ -132,6 +133,7 @@ def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Beg
         },
         "data": prepared.data,
         "init_from": prepared.init_from,
+        "chosen": {key: OmegaConf.select(config, key) for key in left_open},
     }
     limit = seconds(config.max_time) if config.max_time else None
     return Begun(run, trainer, lock, limit, record, hydra.output_subdir)
@@ -154,8 +156,9 @@ def processes_of(config: DictConfig) -> int:
         raise ConfigError(f"device.count={told}, but torchrun has started {started} processes")
     if started > 1 or not told:
         return max(started, 1)
-    if told > config.batch_size:
-        raise ConfigError(f"device.count: {told:,} processes cannot share a batch of {config.batch_size:,} images")
+    batch_size = recipe.filled_in(config).batch_size
+    if told > batch_size:
+        raise ConfigError(f"device.count: {told:,} processes cannot share a batch of {batch_size:,} images")
     if told * PROCESS_BYTES > memory_bytes():
         raise ConfigError(
             f"device.count: {told:,} processes need {in_words(told * PROCESS_BYTES)}, "
@@ -183,9 +186,8 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     log.info("")
     if trainer.epoch < trainer.epochs:
         log.info("stopped early: %s has not improved for %d epochs", trainer.objective, trainer.patience)
-    log.info("%s parameters, %d epochs", f"{parameter_count(trainer.model.parameters()):,}", trainer.epoch)
-    log.info("device %s, %s, device.threads=%d", trainer.device.torch, trainer.device.precision, trainer.device.threads)
-    log.info("best %s %s (epoch %d)", trainer.objective, significant(value), trainer.best_epoch)
+    for line in summarise_training(trainer, run):
+        log.info("%s", line)
     log.info("run  %s", folder)
     log.info("next aectl eval run=%s", folder)
     log.info("     aectl sample run=%s", folder)

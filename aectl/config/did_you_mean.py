@@ -180,7 +180,8 @@ def same_settings(key: str, config: Mapping[str, Any]) -> list[str]:
     known = dict(all_keys(config))
     parent, _, leaf = key.rpartition(".")
     if same := [one for one in known if one.rpartition(".")[2] == leaf and one != key]:
-        return same
+        # A recipe repeats keys, for what is null there.
+        return [one for one in same if not one.startswith("recipe.")] or same
     meant = [one for one in same_meaning(leaf) if one.partition("=")[0] in known]
     # Next to where it was typed: model.decoder.hidden is model.decoder.widths.
     beside = [f"{parent}.{one.rpartition('.')[2]}" for one in same_meaning(leaf)] if parent else []

@@ -49,6 +49,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "overrides.*": (str,),
     "resumed.*": (str,),
     "choices.*": (str,),
+    "chosen.*": (int,),
     "versions.*": (str,),
 }
 """What entries are, where they are there and not null; `*` is each entry of a list or mapping."""

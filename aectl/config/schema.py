@@ -38,8 +38,14 @@ class TrainConfig:
     optimizer: Any = setting(None, "how weights are changed; optimizer.lr is the learning rate")
     schedule: Any = setting(None, "how the learning rate changes over the run")
     device: Any = setting(None, "where it computes, precision and threads")
-    epochs: int = setting(20, "passes over the training images; most models bring a number of their own")
-    batch_size: int = setting(128, "images per step")
+    recipe: Any = setting(
+        {"epochs": 20, "batch_size": 128, "steps": 4000, "model_epochs": {}, "model_steps": {}, "model_codes": {}},
+        "the model's own length and batch, for what is null below: a small data set gets smaller batches, and epochs "
+        "enough for recipe.steps",
+    )
+    epochs: int | None = setting(None, "passes over the training images; null: recipe.epochs, more if images are few")
+    steps: int | None = setting(None, "length in steps instead, rounded up to whole epochs; null: see epochs")
+    batch_size: int | None = setting(None, "images per step; null: recipe.batch_size, fewer if images are few")
     seed: int = setting(0, "of every random number; the same seed repeats the run")
     objective: str | None = setting(None, "metric to minimise, such as val/mse; null: the model's own")
     patience: int | None = setting(None, "stop after so many epochs without a better objective; null: never")
@@ -167,7 +173,11 @@ def check_ranges(config: DictConfig) -> None:
     for key, least in LEAST.items():
         if (value := config.get(key)) is not None and value < least:
             raise ConfigError(f"{key} must be at least {least}, not {value}")
-    for key, most in MOST.items():
+    if "recipe" in config:
+        check_recipe(config)
+    # In training, steps are many and can be resumed.
+    most_of = {key: most for key, most in MOST.items() if key in config and not (key == "steps" and "epochs" in config)}
+    for key, most in most_of.items():
         if (value := config.get(key)) is not None and value > most:
             raise ConfigError(f"{key} must be at most {most:,}, not {value:,}")
     if (value := config.get("grad_clip")) is not None and value <= 0:
@@ -186,6 +196,33 @@ def check_ranges(config: DictConfig) -> None:
     # Without a run, eval lists them.
     if "kind" in config and not config.run:
         raise ConfigError("run is missing: type run=latest, or run=<folder of the run>")
+
+
+def check_recipe(config: DictConfig) -> dict[str, Any]:
+    """Return the recipe; raises ConfigError for keys or values that it may not have, or if two keys set the length."""
+    recipe = to_plain(config.recipe)
+    default = TrainConfig().recipe
+    if not isinstance(recipe, dict) or any(key not in default for key in recipe):
+        raise ConfigError(f"recipe must be a mapping with the keys {', '.join(default)}, not {recipe!r}")
+    recipe = {**default, **{key: value for key, value in recipe.items() if value is not None}}
+    for key in ("model_epochs", "model_steps", "model_codes"):
+        if not isinstance(recipe[key], dict):
+            raise ConfigError(f"recipe.{key} must be a mapping, not {recipe[key]!r}")
+    for path, value in leaves(recipe, "recipe"):
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{path} must be a whole number of at least 1, not {value!r}")
+    if config.epochs is not None and config.steps is not None:
+        raise ConfigError(f"epochs={config.epochs} and steps={config.steps} both set the length: make one of them null")
+    return recipe
+
+
+def leaves(plain: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """Yield what stands in nested mappings with its dotted path."""
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}", value
 
 
 def check_nodes(plain: Mapping[str, Any]) -> None:

@@ -75,6 +75,8 @@ class Autoencoder(Model):
         if not 0 <= code_dropout < 1:
             raise ValueError(f"code_dropout must lie in [0, 1), not {code_dropout}")
         self.code, self.loss = code, loss
+        error = "squared error" if loss == "mse" else "nats"
+        self.loss_unit = f"{error} per image" if penalty is None else f"{error} + penalty"
         self.encoder, self.decoder = encoder(shape=shape, code=code), decoder(shape=shape, code=code)
         self.output = activation_layer(output)
         self.noise, self.penalty = noise, penalty

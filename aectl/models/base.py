@@ -81,6 +81,15 @@ class Model(nn.Module):
     """By metric of `validate`, the constructor's arguments that its formula contains: runs that differ in one of them
     cannot be compared by that metric."""
 
+    loss_unit: str = ""
+    """What `val/loss` is in, such as nats."""
+
+    nll_metric: str = ""
+    """The metric that is -log p(x) of binary pixels in nats, a bound on it or a pseudo-likelihood; empty: none is."""
+
+    learns_to_reconstruct: bool = True
+    """Of a model that reconstructs: whether it is trained to, so that one no better than the mean image has failed."""
+
     conditional: bool = False
     """Whether sample(y=…) heeds the classes y."""
 

@@ -37,6 +37,8 @@ class Boltzmann(Model):
     Raises ValueError for more units than ENUMERABLE, an unknown gradient or numbers out of range.
     """
 
+    loss_unit = "nats"
+    nll_metric = "val/loss"
     chains: Tensor
     pixel_states: Tensor
     hidden_states: Tensor

@@ -24,6 +24,7 @@ class Classifier(Model):
     """
 
     objective = "val/error"
+    loss_unit = "nats"
 
     def __init__(
         self,

@@ -51,7 +51,8 @@ class Coupled(Classifier):
         self.decoder = decoder(shape=shape, code=code)
         self.register_buffer("weight", torch.tensor(float(weight)), persistent=False)
         # Gradients of 0 would still count where a norm is taken; without any the decoder is as if it were not there.
-        self.is_coupled = weight > 0
+        self.loss_unit = "" if weight > 0 else "nats"
+        self.is_coupled = self.learns_to_reconstruct = weight > 0
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the images g(z), [N, C, H, W] in [0, 1]."""

@@ -41,6 +41,8 @@ class DBM(Model):
 
     metric_settings: ClassVar = {"pseudo_nll": ("binarise",)}
     objective = "val/pseudo_nll"
+    loss_unit = "nats"
+    nll_metric = "val/pseudo_nll"
 
     def __init__(
         self,

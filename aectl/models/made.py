@@ -38,6 +38,8 @@ class FullyVisible(Model):
     """
 
     metric_settings: ClassVar = {"loss": ("binarise",)}
+    loss_unit = "nats"
+    nll_metric = "val/loss"
     sets: int = 1
 
     def __init__(self, shape: Shape, *, binarise: bool, noise: nn.Module | None) -> None:

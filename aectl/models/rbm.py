@@ -46,6 +46,8 @@ class RBM(Model):
 
     metric_settings: ClassVar = {"pseudo_nll": ("binarise",)}
     objective = "val/pseudo_nll"
+    loss_unit = "nats"
+    nll_metric = "val/pseudo_nll"
 
     mean: Tensor
     visible_offset: Tensor

@@ -124,6 +124,7 @@ class Stacked(Model):
     """
 
     objective = "val/error"
+    loss_unit = "nats"
     layers: Sequence[Layer]
 
     def __init__(
@@ -144,6 +145,7 @@ class Stacked(Model):
         self.shape, self.noise, self.code = tuple(shape), noise, widths[-1]
         self.names = [f"layer_{k}" for k in range(1, len(widths) + 1)]
         self.epochs = dict(zip(self.names, each("pretrain_epochs", pretrain_epochs, len(widths)), strict=True))
+        self.learns_to_reconstruct = any(self.epochs.values())
         self.rates = dict(zip(self.names, each("pretrain_lr", pretrain_lr, len(widths)), strict=True))
         self.flatten = nn.Flatten()
         layers = nn.ModuleList(layer(inputs=a, outputs=b) for a, b in pairwise([math.prod(shape), *widths]))

@@ -39,6 +39,7 @@ class VAE(Model):
     Raises ValueError for an unknown likelihood, a negative beta or a std that is not positive.
     """
 
+    loss_unit = "nats"
     beta: Tensor
     metric_settings: ClassVar = {
         "loss": ("likelihood", "binarise", "std", "beta"),
@@ -69,6 +70,7 @@ class VAE(Model):
             raise ValueError(f"code must be at least 1, not {code}")
         self.code, self.likelihood, self.std = code, likelihood, float(std)
         self.binarise = binarise and likelihood == "bernoulli"
+        self.nll_metric = "val/negative_elbo" if likelihood == "bernoulli" else ""
         self.encoder, self.decoder = encoder(shape=shape, code=2 * code), decoder(shape=shape, code=code)
         self.noise = noise
         self.register_buffer("beta", torch.tensor(float(beta)), persistent=False)

@@ -10,7 +10,7 @@ from aectl.run import Run
 from aectl.sweep.jobs import epochs
 from aectl.sweep.places import Watcher
 from aectl.sweep.plan import Planned
-from aectl.terminal import console, significant
+from aectl.terminal import console, duration, significant
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -116,10 +116,3 @@ def progress(job: Planned) -> tuple[str, str, str]:
 def goal_of(job: Planned) -> Mapping[str, Any]:
     """Return the epochs that a job is to train and the metric that it follows; nothing before it has begun."""
     return Run(job.folder).record.get("goal") or {} if job.status else {}
-
-
-def duration(seconds: float) -> str:
-    """Return a time as 12 s, 3 min or 2.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,104 @@
+"""Choose batch size and length of a run by the number of training images, where the config leaves them open.
+
+A model's `recipe` has the numbers for data of MNIST's size, which never change there. A small data set would have few
+steps of that: it gets smaller batches and more epochs. What is typed, or set by an experiment, is never changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from aectl.config.schema import check_recipe
+
+SMALLEST_BATCH = 16
+STEPS_PER_EPOCH = 40
+"""Fewest, below which batches become smaller: MNIST has 429 of its batches of 128, the digits 10."""
+MANY_IMAGES = 20_000
+"""From here on a run is as many epochs long as the recipe says."""
+MOST_EPOCHS = 400
+"""Of a run that is made longer; each ends with a validation and a checkpoint, which take longer than a few steps."""
+LONGEST_WARM_UP = 0.8
+"""Share of the steps of a run: `warm_up` is shortened to it, so that the weight of the KL term reaches 1."""
+WIDEST_CODE = 0.25
+"""Share of the pixels: a code of 32 is narrow for 784 pixels, and no bottleneck for 64."""
+KINDS = ("model_epochs", "model_steps", "model_codes")
+"""Keys of a recipe that hold keys of the model."""
+
+
+def fill_in(config: DictConfig, images: int, shape: Sequence[int]) -> bool:
+    """Set what the config leaves to the recipe, for `images` training images of `shape` (C, H, W).
+
+    Returns whether the model was given other numbers than `filled_in` gives it, so that it must be built again.
+    """
+    recipe = check_recipe(config)
+    # Whoever types a length knows how long it is to take: then nothing is made longer.
+    is_typed = config.epochs is not None or config.steps is not None
+    fewest = 0 if is_typed or images >= MANY_IMAGES else recipe["steps"]
+    if config.batch_size is None:
+        config.batch_size = batch_size(images, recipe["batch_size"])
+    steps_per_epoch = max(images // config.batch_size, 1)
+    if config.steps is not None:
+        config.epochs = math.ceil(config.steps / steps_per_epoch)
+    elif config.epochs is None:
+        config.epochs = epochs(recipe["epochs"], fewest, steps_per_epoch)
+    limits = {
+        "model_epochs": lambda usual: epochs(usual, fewest, steps_per_epoch),
+        "model_steps": lambda usual: min(usual, int(LONGEST_WARM_UP * config.epochs * steps_per_epoch)),
+        "model_codes": lambda usual: min(usual, widest_code(shape)),
+    }
+    before = filled_in(config, shape)
+    for kind, name in open_in_model(config):
+        config.model[name] = limits[kind](recipe[kind][name])
+    return bool(config.model != before.model)
+
+
+def filled_in(config: DictConfig, shape: Sequence[int] | None = None) -> DictConfig:
+    """Return a copy of the config where the recipe fills in what is null, as for MNIST; codes as for images of `shape`.
+
+    A config that has no recipe, of an earlier aectl or of one's own making, is returned as it is.
+    """
+    if "recipe" not in config:
+        return config
+    filled, recipe = config.copy(), check_recipe(config)
+    for key in ("epochs", "batch_size"):
+        if filled[key] is None:
+            filled[key] = recipe[key]
+    for kind, name in open_in_model(config):
+        usual = recipe[kind][name]
+        filled.model[name] = min(usual, widest_code(shape)) if kind == "model_codes" and shape else usual
+    return filled
+
+
+def widest_code(shape: Sequence[int]) -> int:
+    """Return how wide the code of a bottleneck may be for images of a shape (C, H, W)."""
+    return max(int(WIDEST_CODE * math.prod(shape)), 1)
+
+
+def open_keys(config: DictConfig) -> list[str]:
+    """Return the dotted keys that the config leaves to the recipe."""
+    top = [key for key in ("epochs", "batch_size") if config[key] is None]
+    return [*top, *(f"model.{name}" for _, name in open_in_model(config))]
+
+
+def open_in_model(config: DictConfig) -> list[tuple[str, str]]:
+    """Return the kind and the name of the model's keys that are in the recipe and null in the config."""
+    if not isinstance(config.model, DictConfig):
+        return []
+    listed = [(kind, str(name)) for kind in KINDS for name in config.recipe.get(kind) or {}]
+    return [(kind, name) for kind, name in listed if name in config.model and config.model[name] is None]
+
+
+def batch_size(images: int, largest: int) -> int:
+    """Return `largest`, or if that leaves fewer than 40 steps an epoch, the power of two from 16 on that leaves 40."""
+    if images >= largest * STEPS_PER_EPOCH:
+        return largest
+    wanted = max(images // STEPS_PER_EPOCH, SMALLEST_BATCH)
+    return 2 ** int(math.log2(min(wanted, largest, images)))
+
+
+def epochs(usual: int, fewest_steps: int, steps_per_epoch: int) -> int:
+    """Return the recipe's epochs, or as many as `fewest_steps` take, up to 400."""
+    return max(usual, min(math.ceil(fewest_steps / steps_per_epoch), MOST_EPOCHS))

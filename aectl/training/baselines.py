@@ -1,0 +1,91 @@
+"""What a model must beat to have learnt anything: baselines that need no training, on the held-out images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from aectl.models.base import Classifies, Normalises, Reconstructs
+from aectl.training.validation import batches
+
+if TYPE_CHECKING:
+    from aectl.training.trainer import Trainer
+
+
+class Baseline(NamedTuple):
+    """A metric of the model, and the value that the baseline has of it; lower is better for both."""
+
+    metric: str
+    name: str
+    value: float
+
+
+def cheap_baselines(trainer: Trainer) -> list[Baseline]:
+    """Return the baselines of what the model can do: the mean image, independent pixels, the most frequent class.
+
+    All are made of the training images and measured on the validation images; without those there are none.
+    """
+    model, train, valid = trainer.model, trainer.train_source, trainer.valid_source
+    if not len(valid):
+        return []
+    found = []
+    if isinstance(model, Reconstructs) and model.learns_to_reconstruct:
+        mean = sum(batch.x.sum(0) for batch in batches(train)) / len(train)
+        error = sum(float((batch.x - mean).square().flatten(1).mean(1).sum()) for batch in batches(valid))
+        found.append(Baseline("val/mse", "the mean image", error / len(valid)))
+    if model.nll_metric:
+        found.append(Baseline(model.nll_metric, "independent pixels", independent_pixels_nll(trainer)))
+    if isinstance(model, Classifies) and bool((train.labels >= 0).any()) and bool((valid.labels >= 0).any()):
+        frequent = train.labels[train.labels >= 0].mode().values
+        error = float((valid.labels[valid.labels >= 0] != frequent).float().mean())
+        found.append(Baseline("val/error", "the most frequent class", error))
+    return found
+
+
+@torch.no_grad()
+def independent_pixels_nll(trainer: Trainer) -> float:
+    """Return -log p(x) of the held-out images in nats, each pixel 1 with its frequency in the training images.
+
+    Grey pixels count by the expectation over their binary draws.
+    """
+    model, rng = trainer.model, trainer.held_out.fork("baselines")
+
+    def observe(x: torch.Tensor) -> torch.Tensor:
+        return model.observe(x, rng) if isinstance(model, Normalises) else x
+
+    train, valid = trainer.train_source, trainer.valid_source
+    ones = torch.stack([observe(batch.x).double().sum(0) for batch in batches(train)]).sum(0)
+    # A pixel that was never 1 may be 1 in a held-out image: Laplace's rule.
+    frequency = (ones + 1) / (len(train) + 2)
+    total = 0.0
+    for batch in batches(valid):
+        x = observe(batch.x).double()
+        total += float(F.binary_cross_entropy(frequency.expand_as(x), x, reduction="sum"))
+    return total / len(valid)
+
+
+@torch.no_grad()
+def reconstruction_mse(trainer: Trainer) -> float:
+    """Return the MSE per pixel of the reconstructions of the held-out images; NaN for a model that makes none."""
+    model = trainer.model
+    if not isinstance(model, Reconstructs):
+        return math.nan
+    was_training = model.training
+    model.eval()
+    total = sum(
+        float((model.reconstruct(batch.x).float() - batch.x).square().flatten(1).mean(1).sum())
+        for batch in batches(trainer.valid_source)
+    )
+    model.train(was_training)
+    return total / len(trainer.valid_source)
+
+
+def value_of(trainer: Trainer, metrics: Mapping[str, float], metric: str) -> float:
+    """Return a metric of an epoch; the reconstruction's error is measured where the model has no metric of it."""
+    if metric not in metrics and metric == "val/mse":
+        return reconstruction_mse(trainer)
+    return metrics.get(metric, math.nan)
