@@ -175,6 +175,9 @@ def check_ranges(config: DictConfig) -> None:
             raise ConfigError(f"{key} must be at least {least}, not {value}")
     if "recipe" in config:
         check_recipe(config)
+        epochs, steps = config.epochs, config.steps
+        if epochs is not None and steps is not None:
+            raise ConfigError(f"epochs={epochs} and steps={steps} both set the length: make one of them null")
     # In training, steps are many and can be resumed.
     most_of = {key: most for key, most in MOST.items() if key in config and not (key == "steps" and "epochs" in config)}
     for key, most in most_of.items():
@@ -199,7 +202,7 @@ def check_ranges(config: DictConfig) -> None:
 
 
 def check_recipe(config: DictConfig) -> dict[str, Any]:
-    """Return the recipe; raises ConfigError for keys or values that it may not have, or if two keys set the length."""
+    """Return the recipe; raises ConfigError for keys or values that it may not have."""
     recipe = to_plain(config.recipe)
     default = TrainConfig().recipe
     if not isinstance(recipe, dict) or any(key not in default for key in recipe):
@@ -211,8 +214,6 @@ def check_recipe(config: DictConfig) -> dict[str, Any]:
     for path, value in leaves(recipe, "recipe"):
         if type(value) is not int or value < 1:
             raise ConfigError(f"{path} must be a whole number of at least 1, not {value!r}")
-    if config.epochs is not None and config.steps is not None:
-        raise ConfigError(f"epochs={config.epochs} and steps={config.steps} both set the length: make one of them null")
     return recipe
 
 

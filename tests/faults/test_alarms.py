@@ -35,7 +35,12 @@ def soon(monkeypatch):
 def test_what_learns_raises_none(model, aectl, soon, torture, tally):
     if not torture and model not in ("sparse", "vae"):
         pytest.skip("a long form's")
-    assert aectl("train", f"model={model}", SMALL, *DIGITS, f"epochs={20 if torture else 3}")[0] == 0
+    # A VAE's reconstructions are better than the mean image after some 500 steps.
+    epochs = 8 if model == "vae" else 3
+    assert (
+        aectl("train", f"model={model}", SMALL, *DIGITS, f"epochs={20 if torture else epochs}", "optimizer.lr=0.003")[0]
+        == 0
+    )
     assert (alarms(), said()) == ({}, [])
     tally("runs that learnt: without an alarm")
 
