@@ -24,7 +24,7 @@ SUMMARY = {
 
 EXAMPLES = {
     "train": (
-        ("a first look, nothing to download", "aectl train dataset=digits epochs=5"),
+        ("a first look: half a minute, nothing to download", "aectl train dataset=digits"),
         ("a denoising autoencoder", "aectl train model=dae noise=gaussian noise.std=0.5"),
         ("a sweep: nine runs and their table", "aectl train -m model=vae model.code=2,8,32 seed=0,1,2"),
         ("a search among settings", "aectl train -m sweep=search_vae trials=20 epochs=5"),
