@@ -50,7 +50,7 @@ def test_values_out_of_range_are_refused(values, message):
         ("sample", ["run=x", "n=0"], "n must be at least 1, not 0"),
         ("sample", ["run=x", "temperature=-1"], "temperature must be at least 0"),
         ("train", ["+modl=x"], "no key 'modl'; did you mean 'model'?"),
-        ("train", ["~epochs"], "epochs is missing from the config"),
+        ("train", ["~seed"], "seed is missing from the config"),
     ],
 )
 def test_composed_configs_are_checked(name, overrides, message):
@@ -94,7 +94,7 @@ def test_a_models_file_chooses_among_the_groups_before_it():
     config = composed("model=dae")
     assert config.noise._target_ == "aectl.data.noise.Gaussian"
     assert composed("model=gan").optimizer.lr == composed("optimizer=adam_gan").optimizer.lr
-    assert composed("model=gan").epochs == OmegaConf.load(Path(conf_dir(), "model", "gan.yaml")).epochs
+    assert composed("model=gan").recipe.epochs == OmegaConf.load(Path(conf_dir(), "model", "gan.yaml")).recipe.epochs
 
 
 def test_the_command_line_wins_over_a_models_file():
