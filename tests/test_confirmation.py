@@ -72,6 +72,8 @@ def test_on_a_terminal_it_is_asked(folders, monkeypatch, capsys, text, begins):
 
 def test_the_likely_time_is_that_of_evaluations_there_are_or_a_usual_one(folders):
     assert confirmation.likely_seconds(folders, quick=False) == 40
+    assert confirmation.likely_seconds(folders, quick=False, tables=["codes"]) == 10
+    assert confirmation.likely_seconds(folders, quick=False, tables=["chains"]) == confirmation.USUAL_SECONDS
     assert confirmation.likely_seconds(folders, quick=True) == confirmation.QUICK_SECONDS
     assert confirmation.likely_seconds(folders[1:], quick=False) == confirmation.USUAL_SECONDS
 

@@ -18,15 +18,22 @@ USUAL_SECONDS, QUICK_SECONDS = 30.0, 8.0
 """What an evaluation takes where none of the runs has been evaluated; a default model on MNIST, on two cores."""
 
 
-def confirm_evaluations(folders: Sequence[Path], known: Iterable[Path], *, yes: bool, quick: bool) -> None:
+def confirm_evaluations(
+    folders: Sequence[Path],
+    known: Iterable[Path],
+    *,
+    tables: Sequence[str] = (),
+    yes: bool = False,
+    quick: bool = False,
+) -> None:
     """Announce more than twenty evaluations with their number and likely time, and ask on a terminal.
 
-    `known` are all runs of the command: evaluations that some of them have say how long one takes. With `yes` nothing
-    is asked. Raises ConfigError without a terminal to ask on, and if the answer is no.
+    `known` are all runs of the command: evaluations that some of them have say how long one takes, or its `tables`
+    alone. With `yes` nothing is asked. Raises ConfigError without a terminal to ask on, and if the answer is no.
     """
     if len(folders) <= MOST_UNASKED:
         return
-    seconds = likely_seconds(known, quick) * len(folders)
+    seconds = likely_seconds(known, quick, tables) * len(folders)
     what = f"{len(folders)} runs to evaluate, from {shown(folders[0])} to {shown(folders[-1])}: {in_words(seconds)}"
     if yes:
         console().print(what, soft_wrap=True)
@@ -38,19 +45,23 @@ def confirm_evaluations(folders: Sequence[Path], known: Iterable[Path], *, yes: 
             raise ConfigError("nothing was evaluated")
 
 
-def likely_seconds(folders: Iterable[Path], quick: bool) -> float:
+def likely_seconds(folders: Iterable[Path], quick: bool, tables: Sequence[str] = ()) -> float:
     """Return the median seconds of the evaluations that the runs have, or what one usually takes."""
-    took = [seconds for folder in folders for seconds in past_seconds(Run(folder).metrics, quick)]
+    took = [seconds for folder in folders for seconds in past_seconds(Run(folder).metrics, quick, tables)]
     return statistics.median(took) if took else QUICK_SECONDS if quick else USUAL_SECONDS
 
 
-def past_seconds(metrics: Mapping[str, Any], quick: bool) -> list[float]:
-    """Return how long each whole evaluation in metrics.json took, quick ones or the others."""
+def past_seconds(metrics: Mapping[str, Any], quick: bool, tables: Sequence[str]) -> list[float]:
+    """Return how long each evaluation in metrics.json took, quick ones or the others, that has all of the tables."""
     found = []
     for name, section in metrics.items():
-        made = section.get("made") if isinstance(section, dict) and section.get("complete") else None
-        if isinstance(made, dict) and name.endswith("quick") == quick:
-            times = [one.get("seconds") for one in made.values() if isinstance(one, dict)]
+        made = section.get("made") if isinstance(section, dict) else None
+        if not isinstance(made, dict):
+            continue
+        has_all = set(tables) <= set(made) if tables else section.get("complete")
+        if has_all and name.endswith("quick") == quick:
+            wanted = {table: made[table] for table in tables or made}
+            times = [one.get("seconds") for one in wanted.values() if isinstance(one, dict)]
             found.append(float(sum(time for time in times if isinstance(time, (int, float)))))
     return found
 

@@ -72,7 +72,7 @@ def compare(config: DictConfig, folders: list[Path]) -> None:
             log.warning("%s is left out: it has no checkpoint '%s'", shown(folder), config.checkpoint)
     folders = trained
     pending = [folder for folder in folders if not stored_answer(Run(folder), config, chosen)]
-    confirm_evaluations(pending, folders, yes=config.yes, quick=config.quick)
+    confirm_evaluations(pending, folders, tables=chosen, yes=config.yes, quick=config.quick)
     for number, folder in enumerate(pending, 1):
         log.info("evaluating %s (%d of %d)", shown(folder), number, len(pending))
         try:
