@@ -11,11 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from aectl.config import ConfigError
 from aectl.config.record import FORMAT, NewerFormat, check_format
 from aectl.config.stored import read_json
+from aectl.file_lock import FileLock, Timeout
 from aectl.run import OUTPUTS, RECORD, Run, every, find, last_start, runs_called
 from aectl.terminal import console, shown, significant
 from aectl.terminal_table import rows_with_paths
@@ -82,8 +81,8 @@ def is_locked(folder: Path) -> bool:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
-    except (Timeout, OSError, NotImplementedError):
-        # Held; or in somebody else's folder, or on a disk without locks: then the record's word stands.
+    except (Timeout, OSError):
+        # Held; or in somebody else's folder: then the record's word stands.
         return True
     lock.release()
     return False

@@ -23,7 +23,7 @@ from aectl.figures.images import reconstructions
 from aectl.figures.style import save
 from aectl.models.base import Classifies, Encodes, Model, Reconstructs, Scores
 from aectl.rng import Rng
-from aectl.terminal import harmless
+from aectl.terminal import harmless, printable
 
 log = logging.getLogger("aectl")
 
@@ -59,7 +59,7 @@ def read(
         skipped: Counter[str] = Counter()
         files, survey = image_files(place, skipped), Survey()
         found = dict(read_all(files, lambda file: picture(file, shape, white, survey), survey))
-        images, names = torch.stack([*found.values()]), [files[position].name for position in found]
+        images, names = torch.stack([*found.values()]), [printable(files[position].name) for position in found]
         for line in (skipped_line(place, skipped), *survey.notices(place.name)):
             if line:
                 log.warning("%s", line)

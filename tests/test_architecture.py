@@ -18,6 +18,8 @@ LAYERS = {
     "terminal_table": 1,
     "machine": 0,
     "durable": 0,
+    "file_lock": 0,
+    "user_cache": 0,
     "measures": 1,
     "idle_cores": 1,
     "seeds": 0,
@@ -43,8 +45,9 @@ LAYERS = {
 }
 """A room may import itself and rooms of a lower number, and a neighbour only as named below."""
 
-NEIGHBOURS = {("data", "models"), ("parallel", "machine")}
-"""Data come as a Batch, which is what a model is given; what started processes together is told by their machine."""
+NEIGHBOURS = {("data", "models"), ("parallel", "machine"), ("file_lock", "durable")}
+"""Data come as a Batch, which is what a model is given; the machine knows what started processes together, `durable`
+whether the owner of a lock is alive."""
 
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p.relative_to(ROOT).parts[0] not in ("__init__.py", "__main__.py"))
 

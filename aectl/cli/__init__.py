@@ -34,6 +34,9 @@ def main() -> None:
     # A log line that cannot be written, to a full disk say, is no reason for a traceback.
     logging.raiseExceptions = False
     gc.set_threshold(RARELY)
+    # Figures are drawn into files; a backend named for notebooks or windows may not even be there.
+    backend = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "Agg"
     # A single run's lines are in its train.log, too.
     is_logged = arguments[:1] == ["train"] and not any(word.startswith("-") for word in arguments)
     with lenient_streams(output_is_kept=is_logged):
@@ -46,6 +49,9 @@ def main() -> None:
             report(error)
         finally:
             gc.set_threshold(*USUAL)
+            os.environ.pop("MPLBACKEND")
+            if backend is not None:
+                os.environ["MPLBACKEND"] = backend
 
 
 def dispatch(arguments: Sequence[str]) -> None:

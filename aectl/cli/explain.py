@@ -226,7 +226,9 @@ def option_with(group: str, key: str) -> str | None:
         return None
     found = {}
     for option in options().get(group, []):
-        keys = re.findall(r"^(\w+):", Path(conf_dir(), group, f"{option}.yaml").read_text(), re.MULTILINE)
+        keys = re.findall(
+            r"^(\w+):", Path(conf_dir(), group, f"{option}.yaml").read_text(encoding="utf-8"), re.MULTILINE
+        )
         if key in keys:
             found[option] = len(keys)
     return min(found, key=lambda option: found[option], default=None)

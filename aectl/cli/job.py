@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from aectl.cli.resume import key, may_change
+from aectl.config.literal import quoted
 from aectl.run import COMMAND, Run, is_alive
 from aectl.sweep.plan import Planned
 
@@ -55,7 +56,7 @@ def silence(said: TextIO) -> Iterator[None]:
 
 def command(job: Planned, extra: Sequence[str]) -> list[str]:
     """Return the words that train a job, in a folder that holds nothing else, or that go on with it."""
-    where = f"'{job.folder}'"
+    where = quoted(str(job.folder))
     if job.can_go_on:
         # The run has its threads already: with others its sums would differ.
         kept = [word for word in extra if may_change(word) and not word.startswith("device.threads=")]

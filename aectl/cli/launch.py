@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import zip_longest
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from aectl.config import ConfigError, conf_dir
 from aectl.config.files import guard
 from aectl.config.folders import claiming, removing_abandoned_sweep
+from aectl.config.literal import keep_folders_literal, quoted
 from aectl.config.schema import SCHEMAS
 from aectl.run import find
 
@@ -35,6 +37,10 @@ OF_SWEEPS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweepe
 # Keys of eval and sample that name files, and may be several of them.
 PATHS = ("run", "images")
 
+# What the keys of other paths end in, and paths that Hydra reads as they stand.
+PATH_ENDS = (".root", ".path", "_root", "_path", "init_from")
+PLAIN_PATH = re.compile(r"[\w./@+-]*", re.ASCII)
+
 # Keys whose value is a text, whatever it looks like.
 TEXTS = (*PATHS, "init_from", "max_time", "name")
 LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf)|true|false", re.IGNORECASE)
@@ -52,6 +58,7 @@ OPTIONAL = {"-c": "job", "--cfg": "job", "-i": "all", "--info": "all"}
 def launch(name: str, arguments: Sequence[str], function: Callable[[DictConfig], float | None]) -> None:
     """Let Hydra compose the config `name` of conf/ by the arguments, and call the function with it."""
     guard()
+    keep_folders_literal()
     sys.argv = ["aectl", *arguments]
     is_asked = any(word.partition("=")[0] in OPTIONAL for word in arguments)
     with claiming(not is_asked), removing_abandoned_sweep():
@@ -153,20 +160,28 @@ def quote_texts(overrides: Sequence[str]) -> list[str]:
     """Put quotes around texts that Hydra would take for something else.
 
     Such are paths with its signs, `run=A,B` being two runs and no sweep, and names like numbers: of `tags.version=007`
-    or `run=1e3` it would keep 7 and 1000.0.
+    or `run=1e3` it would keep 7 and 1000.0. Paths of other keys are known by being there.
     """
-    quoted = []
+    words = []
     for override in overrides:
         key, equals, value = override.partition("=")
-        bare = value[:1] not in ("'", '"')
-        is_cut = bare and key in PATHS and bool(set(value) & set(",[]{}()=: \t\n"))
+        is_bare = value[:1] not in ("'", '"')
+        is_path = key in PATHS or (key.endswith(PATH_ENDS) and is_there(value))
+        is_cut = is_bare and is_path and not PLAIN_PATH.fullmatch(value) and value != "null"
         is_text = key in TEXTS or key.lstrip("+").startswith("tags.")
         # Several tables, `only=codes,probes`, are no sweep either.
-        is_list = bare and key == "only" and "," in value and value[0] not in "[$"
+        is_list = is_bare and key == "only" and "," in value and value[0] not in "[$"
         special = is_cut or is_list or (is_text and LIKE_A_NUMBER.fullmatch(value) is not None)
-        escaped = value.replace("'", "\\'")
-        quoted.append(f"{key}{equals}'{escaped}'" if special else override)
-    return quoted
+        words.append(f"{key}{equals}{quoted(value)}" if special else override)
+    return words
+
+
+def is_there(path: str) -> bool:
+    """Return whether there is a file or folder of this name."""
+    try:
+        return bool(path) and Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def check_output_subdir(overrides: Sequence[str]) -> None:

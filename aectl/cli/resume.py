@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from aectl.cli.launch import LAUNCHERS, MULTIRUN, split_flags
 from aectl.config import ConfigError
 from aectl.config.did_you_mean import nearest_names
+from aectl.config.literal import literal, quoted, unquoted
 from aectl.config.schema import SCHEMAS
 from aectl.config.stored import check_links, read_plain
 from aectl.machine import usable_cores
@@ -65,7 +66,7 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     check_working_folder(folder, words)
     changed = {LAUNCHERS[key(other)] for other in others}
     kept = [word for word in words if key(word) not in changed]
-    return flags, [*kept, *others, f"hydra.sweep.dir='{folder}'"]
+    return flags, [*kept, *others, f"hydra.sweep.dir={quoted(str(folder))}"]
 
 
 def check_words(words: Sequence[str], folder: Path) -> None:
@@ -136,12 +137,12 @@ def stored_config(run: Run, trust: Sequence[str] = ()) -> DictConfig:
         # trust, and on whether changed data will do.
         for name in ("hydra", "defaults", "trust", "data"):
             config.pop(name, None)
-        config.resume = str(run.folder)
+        config.resume = literal(str(run.folder))
         for name in KEPT if isinstance(config.get("device"), DictConfig) else ():
             if (value := (run.record.get("device") or {}).get(name)) is not None:
                 OmegaConf.update(config, f"device.{name}", value, force_add=True)
         config.hydra = {
-            "run": {"dir": str(run.folder)},
+            "run": {"dir": literal(str(run.folder))},
             "runtime": {"choices": stored_choices(run)},
         }
     return config
@@ -171,4 +172,4 @@ def key(override: str) -> str:
 
 def value(override: str) -> str:
     """Return the value of an override, without quotes around it."""
-    return override.partition("=")[2].strip("'\"")
+    return unquoted(override.partition("=")[2])

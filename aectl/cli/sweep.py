@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +17,7 @@ from aectl.cli import job
 from aectl.cli.launch import MULTIRUN, split_flags
 from aectl.config import ConfigError, to_plain
 from aectl.config.schema import check_ranges
+from aectl.file_lock import FileLock, Timeout
 from aectl.idle_cores import idle_cores
 from aectl.machine import accelerated, usable_cores
 from aectl.run import Run
@@ -76,7 +76,7 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"another process is at work on the sweep {shown(folder)}") from None
+        raise ConfigError(f"{lock.owner()} is at work on the sweep {shown(folder)}") from None
     try:
         yield
     finally:

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from aectl import durable
 from aectl.config import ConfigError
 from aectl.config.folders import remove_empty
+from aectl.file_lock import FileLock, Timeout
 from aectl.run import RECORD, Run, is_alive
 
 PID = ".pid"
@@ -41,7 +41,8 @@ def claim(config: DictConfig, run: Run) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise Busy(f"{run.folder} is being trained by process {owner(run)}") from None
+        who = lock.owner() if lock.owner_path.is_file() else f"process {owner(run)}"
+        raise Busy(f"{run.folder} is being trained by {who}") from None
     if (run.folder / RECORD).is_file() and not config.resume:
         lock.release()
         raise ConfigError(f"{run.folder} holds a run already; aectl train resume={run.folder} goes on with it")
@@ -118,6 +119,6 @@ def discard(run: Run, aside: str | None, is_owner: bool = True) -> None:
 
 def remove(folder: Path) -> None:
     """Remove the folder of a run that never began, and those above that are empty then."""
-    for name in ("train.log", ".lock", PID):
+    for name in ("train.log", ".lock", ".lock.owner", PID):
         (folder / name).unlink(missing_ok=True)
     remove_empty(folder, 3)

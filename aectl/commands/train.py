@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,6 +22,7 @@ from aectl.config import ConfigError
 from aectl.config.absolute import store_paths
 from aectl.config.folders import aside
 from aectl.config.schema import seconds
+from aectl.file_lock import FileLock
 from aectl.loading import PARTS
 from aectl.machine import memory_bytes, started_together
 from aectl.parallel import Lost

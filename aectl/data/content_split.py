@@ -15,17 +15,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor
 
 from aectl import durable
 from aectl.data.mapped import PIECE, Mapped
+from aectl.user_cache import NoHome, baseline_folder
 
 log = logging.getLogger("aectl")
 
@@ -63,8 +62,10 @@ def hash_image_files(files: Sequence[Path]) -> Tensor:
 
 def keep_hashes(files: Sequence[Path], compute: Callable[[], Tensor]) -> Tensor:
     """Return the hashes that an earlier call has left in the user's cache, else compute and leave them there."""
-    root = os.environ.get("AECTL_CACHE") or platformdirs.user_cache_dir("aectl", False)
-    path = Path(root, "hashes", f"{state_of_files(files)}.npy")
+    try:
+        path = baseline_folder() / "hashes" / f"{state_of_files(files)}.npy"
+    except NoHome:
+        return compute()
     with contextlib.suppress(OSError, ValueError):
         return torch.from_numpy(np.load(path, allow_pickle=False))
     log.info("hashing %s, once", files[0] if len(files) == 1 else f"{len(files):,} files")

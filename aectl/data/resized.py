@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from aectl.data.content_split import state_of_files
 from aectl.data.mapped import Mapped
 from aectl.data.pictures import Survey, picture, read_all
 from aectl.data.sources import DataError, data_folder
+from aectl.durable import account
+from aectl.file_lock import FileLock
 from aectl.machine import memory_bytes
 
 COPIES = 4
@@ -33,17 +36,32 @@ def resized(files: Sequence[Path], shape: tuple[int, int, int], white: float | N
     Files that cannot be read are left out. What the survey of the files noticed is logged each time.
     """
     kept = data_folder() / "folders" / f"{state_of_files(files, shape, white)}.npy"
-    kept.parent.mkdir(parents=True, exist_ok=True)
     facts = kept.with_suffix(".json")
-    with FileLock(kept.with_suffix(".lock")):
-        if not (kept.is_file() and facts.is_file()):
-            log.info("resizing %s images, once", f"{len(files):,}")
-            make(kept, facts, files, shape, white)
-        found = json.loads(facts.read_text(encoding="utf-8"))
+    if not (kept.is_file() and facts.is_file()):
+        with making(kept.parent), FileLock(kept.with_suffix(".lock")).held(purpose="resizes these images"):
+            if not (kept.is_file() and facts.is_file()):
+                log.info("resizing %s images, once", f"{len(files):,}")
+                make(kept, facts, files, shape, white)
+    found = json.loads(facts.read_text(encoding="utf-8"))
     for notice in found["notices"]:
         log.warning("%s", notice)
     positions = torch.tensor(found["positions"], dtype=torch.int64)
     return Mapped(np.load(kept, mmap_mode="r"), torch.arange(len(positions))), positions
+
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make a folder of the cache; raises DataError, naming the variable that helps, if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise DataError(f"{account(error, folder)}\n  set AECTL_DATA=DIR to keep resized images elsewhere") from error
 
 
 def check_room(path: Path, count: int, shape: tuple[int, int, int]) -> None:

@@ -29,10 +29,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
-import platformdirs
-from filelock import FileLock
-
 from aectl.data.torchvision_shim import torchvision
+from aectl.file_lock import FileLock
+from aectl.user_cache import NoHome, user_cache
 
 log = logging.getLogger("aectl")
 
@@ -78,9 +77,11 @@ def raw_folder(name: str, root: str | Path | None) -> Path:
 
 
 def data_folder() -> Path:
-    """Return $AECTL_DATA, else a folder in the user's cache."""
-    chosen = os.environ.get("AECTL_DATA") or Path(platformdirs.user_cache_dir("aectl", False), "data")
-    return Path(chosen).expanduser().absolute()
+    """Return $AECTL_DATA, else a folder in the user's cache; raises DataError without a home folder."""
+    try:
+        return Path(os.environ.get("AECTL_DATA") or user_cache() / "data").expanduser().absolute()
+    except NoHome as error:
+        raise DataError(f"{error}\n  set AECTL_DATA=DIR to a folder for data, or HOME") from None
 
 
 def read(name: str, files: Sequence[str], root: str | Path | None = None) -> dict[str, bytes]:
@@ -199,7 +200,8 @@ def workspace(folder: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(folder.parent / ".lock", timeout=LOCK_SECONDS))
+            lock = FileLock(folder.parent / ".lock").held(LOCK_SECONDS, "fetches this data")
+            stack.enter_context(lock)
             for abandoned in folder.parent.glob(".fetch-*"):
                 shutil.rmtree(abandoned, ignore_errors=True)
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aectl.durable import naming
+from aectl.file_lock import FileLock
+from aectl.user_cache import NoHome, baseline_folder
+
+log = logging.getLogger("aectl")
 
 VERSION = 2
 """To be raised when a baseline is computed differently: what was kept before is then not found."""
@@ -42,24 +44,52 @@ class Cache:
         if self.folder is None:
             return compute()
         path = self.folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Two evaluations at a time share the work: the second waits for what the first is computing.
-        with FileLock(f"{path}.lock"):
+        with contextlib.suppress(*DAMAGE):
+            return read(path)
+        with contextlib.ExitStack() as stack:
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # Two evaluations at a time share the work: the second waits for what the first is computing.
+                lock = FileLock(f"{path}.lock").held(purpose=f"computes the baseline {path.stem}")
+                stack.enter_context(lock)
+            except OSError as error:
+                note_unwritable(self.folder, error)
+                return compute()
+            with contextlib.suppress(*DAMAGE):
                 return read(path)
-            except (OSError, ValueError, SafetensorError):
-                result = compute()
+            result = compute()
             aside = path.with_name(f".{path.name}")
-            with naming(path):
+            try:
                 write(result, aside)
-            aside.replace(path)
+                aside.replace(path)
+            except (OSError, SafetensorError) as error:
+                note_unwritable(self.folder, error)
+                with contextlib.suppress(OSError):
+                    aside.unlink(missing_ok=True)
             return result
 
 
-def folder_for(digest: str) -> Path:
-    """Return the folder for data with this digest, in $AECTL_CACHE or in the user's cache."""
-    root = os.environ.get("AECTL_CACHE") or user_cache_dir("aectl", False)
-    return Path(root, "baselines", f"{digest}-v{VERSION}")
+DAMAGE = (OSError, ValueError, SafetensorError)
+"""What reading a file raises that is not there, or damaged."""
+
+NOTED: set[str] = set()
+
+
+def note_unwritable(folder: Path, error: Exception) -> None:
+    """Log, once, that baselines cannot be kept, and the variable that names another folder."""
+    if "unwritable" not in NOTED:
+        NOTED.add("unwritable")
+        reason = getattr(error, "strerror", None) or error
+        log.warning("baselines are computed anew, %s cannot be written (%s): set AECTL_CACHE=DIR", folder, reason)
+
+
+def folder_for(digest: str) -> Path | None:
+    """Return the folder for data with this digest, in $AECTL_CACHE or in the user's cache; None without a home."""
+    try:
+        return baseline_folder() / "baselines" / f"{digest}-v{VERSION}"
+    except NoHome as error:
+        note_unwritable(Path("~"), error)
+        return None
 
 
 def read_json(path: Path) -> Any:

@@ -36,7 +36,7 @@ def put(path: Path, text: str) -> None:
     """Write a file aside and rename it: what is a link is replaced, and not what it leads to."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
-    with aside.open("x", newline="", encoding="utf-8") as file:
+    with aside.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
     aside.replace(path)
 

@@ -30,6 +30,7 @@ def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from aectl.training.board import OBJECTIVE, sessions
+    from aectl.training.evaluations import log_folder
 
     for settings, values in groups:
         low, high = interval(values) or (values[0], values[0])
@@ -38,7 +39,7 @@ def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
         # Numbers as numbers, as the runs have them, or the page takes all for texts.
         swept = {key: number_or_text(value) for key, value in settings.items()}
         begins, ends = sessions({**common_settings(jobs, settings), **swept, "seeds": len(values)})
-        with SummaryWriter(str(folder / FOLDER / name)) as writer:
+        with SummaryWriter(log_folder(folder / FOLDER / name)) as writer:
             writer.file_writer.add_summary(begins)
             writer.add_scalar(f"{OBJECTIVE}/{name_of(jobs)}", numbers["mean"], 0)
             for what, value in numbers.items():

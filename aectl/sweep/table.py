@@ -64,7 +64,7 @@ def close(folder: Path) -> None:
 
 def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     """Write the table, in full precision and with each run's folder."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["job", *varied, name_of(jobs), "epoch", "seconds", "status", "folder", "error"])
         for job in jobs:

@@ -25,7 +25,7 @@ from torch.nn import functional
 from aectl.data.thumbnails import shrink
 from aectl.durable import naming
 from aectl.models.base import Batch, Encodes, Model
-from aectl.training.evaluations import CURVES, SUFFIX
+from aectl.training.evaluations import CURVES, SUFFIX, log_folder
 from aectl.training.observers import Epoch, Observer
 from aectl.training.validation import BATCH, batches
 
@@ -69,7 +69,9 @@ class TensorBoard(Observer):
         hparams: Mapping[str, bool | int | float | str],
         pictures: Callable[[Model], dict[str, Tensor]],
     ) -> None:
-        self.folder, self.hparams, self.pictures = folder, dict(hparams), pictures
+        self.folder, self.pictures = folder, pictures
+        # TensorBoard takes texts in UTF-8 alone, and a path may be something else.
+        self.hparams = {key: in_utf_8(value) if isinstance(value, str) else value for key, value in hparams.items()}
         self.writer: SummaryWriter | None = None
         self.written = 0
         self.usual_hook = threading.excepthook
@@ -84,7 +86,7 @@ class TensorBoard(Observer):
         purge = wait_for_a_later_second(self.folder) or resumed
         threading.excepthook = self.hush
         with naming(self.folder):
-            self.writer = SummaryWriter(str(self.folder), purge_step=trainer.epoch + 1 if purge else None)
+            self.writer = SummaryWriter(log_folder(self.folder), purge_step=trainer.epoch + 1 if purge else None)
             self.written = trainer.epoch
             self.writer.add_text("config", as_yaml(self.hparams), trainer.epoch)
             if not resumed:
@@ -233,6 +235,11 @@ def charts(metrics: Mapping[str, float]) -> dict[str, list[Any]]:
         if part in ("train", "val") and not name.startswith("loss"):
             tags.setdefault(name, []).append(f"{re.escape(tag)}$")
     return {title: ["Multiline", found] for title, found in tags.items()}
+
+
+def in_utf_8(text: str) -> str:
+    r"""Return a text with `\udcff` in place of a byte that is not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def sessions(hparams: Mapping[str, bool | int | float | str], model: Model | None = None) -> tuple[Any, ...]:

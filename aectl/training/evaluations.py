@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from aectl.durable import naming
+from aectl.terminal import printable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -61,8 +65,20 @@ def replaced_writer(folder: Path, suffix: str) -> Iterator[SummaryWriter]:
     from torch.utils.tensorboard import SummaryWriter
 
     remove_events(folder, suffix)
-    with naming(folder), SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+    with naming(folder), SummaryWriter(log_folder(folder), filename_suffix=suffix) as writer:
         yield writer
+
+
+def log_folder(folder: Path) -> str:
+    """Return a folder's path for TensorBoard, whose paths are UTF-8: from the working folder on where it must be so.
+
+    Raises OSError if not even that is UTF-8.
+    """
+    for path in (str(folder), os.path.relpath(folder)):
+        with contextlib.suppress(UnicodeEncodeError):
+            path.encode()
+            return path
+    raise OSError(errno.EILSEQ, "TensorBoard needs folders whose names are UTF-8", printable(str(folder)))
 
 
 def ranked(scores: Tensor) -> Tensor:

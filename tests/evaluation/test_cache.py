@@ -85,8 +85,8 @@ def test_a_write_that_breaks_off_is_not_found(tmp_path):
         raise OSError("no space left")
 
     cache = Cache(tmp_path)
-    with pytest.raises(OSError, match="no space left"):
-        cache.kept("x.json", lambda: 123456789, read_json, half)
+    # It costs the next one the time to compute it again, and this one nothing.
+    assert cache.kept("x.json", lambda: 123456789, read_json, half) == 123456789
     assert not (tmp_path / "x.json").exists()
     assert cache.numbers("x", lambda: 2) == 2
     with pytest.raises(TypeError, match="not JSON serializable"):

@@ -1,0 +1,30 @@
+"""The user's cache: where data and baselines are kept if no variable names another place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+class NoHome(OSError):
+    """No home folder is known, as where HOME is not set and the user id has no account."""
+
+
+def user_cache() -> Path:
+    """Return aectl's folder in the user's cache; raises NoHome."""
+    try:
+        found = Path(platformdirs.user_cache_dir("aectl", False))
+    except RuntimeError:
+        found = Path("~")
+    # Older versions of platformdirs leave the ~ of a home that is not known, and a folder of that name would be made.
+    if not found.is_absolute():
+        raise NoHome("no home folder is known: HOME is not set")
+    return found
+
+
+def baseline_folder() -> Path:
+    """Return the folder of baselines, in $AECTL_CACHE or in the user's cache; raises NoHome."""
+    chosen = os.environ.get("AECTL_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache()
