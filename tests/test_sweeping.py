@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from aectl.cli import sweep
+from tests.hparams import hparams_page
 from tests.typed import QUICK, begin, jobs, record, rows, sweep_folder, type_in, wait_until
 
 
@@ -26,6 +27,10 @@ def test_jobs_run_beside_each_other_and_a_failed_one_is_told_at_once(tmp_path, m
     typed = ["aectl", "train", "-m", *QUICK[:2], "model.code=4,0,8", "epochs=2", "jobs=2"]
     assert json.loads((sweep_folder() / "sweep.json").read_text())["typed"] == typed
     assert record(jobs(sweep_folder())[2])["command"].startswith("aectl train dataset=digits device=cpu model.code=8 ")
+    # Settings that differ come first on TensorBoard's HParams page, then those of the headline.
+    settings, metrics = hparams_page(sweep_folder())
+    assert settings[:3] == ["Model code", "Model", "Seed"] and {"batch_size", "dataset"} <= set(settings)
+    assert metrics[0] == "Objective/val/loss"
     # A share of the cores that were idle, at most of all of them.
     (threads,) = {record(job)["overrides"][-1] for job in jobs(sweep_folder())}
     assert threads in {f"device.threads={1 + share}" for share in range(max(1, len(os.sched_getaffinity(0)) // 2))}

@@ -5,14 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from tensorboard.context import RequestContext
-from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
-from tensorboard.plugins.hparams.backend_context import Context
 
 from aectl.figures.live import pictures
 from aectl.models.autoencoder import Autoencoder
@@ -21,6 +16,7 @@ from aectl.models.gan import GAN
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.training import checkpoint
 from aectl.training.board import TensorBoard, charts
+from tests.hparams import hparams_page
 
 SHAPE = (1, 8, 8)
 encoder, decoder = partial(DenseEncoder, widths=[16]), partial(DenseDecoder, widths=[16])
@@ -199,20 +195,6 @@ def test_the_hparams_page_has_the_settings_and_metrics_of_all_models(board, tmp_
         *("model.discriminator_steps", "batch_size"),
     }
     assert {"val/loss", "val/energy_distance"} <= set(metrics)
-
-
-def hparams_page(folder):
-    """Return the settings and metrics of the HParams page of a folder, in TensorBoard's own order.
-
-    The page shows the first five of each.
-    """
-    runs = EventMultiplexer()
-    runs.AddRunsFromDirectory(str(folder))
-    runs.Reload()
-    context = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(folder))))
-    metadata = context.hparams_metadata(RequestContext(), "")
-    experiment = context.experiment_from_metadata(RequestContext(), "", True, metadata, [])
-    return [info.name for info in experiment.hparam_infos], [info.name.tag for info in experiment.metric_infos]
 
 
 def test_the_hparams_page_has_model_code_seed_and_objective_first(board, tmp_path):
