@@ -42,6 +42,24 @@ def only_board(*runs):
     return board
 
 
+def test_runs_on_other_images_of_ones_own_are_in_other_tables(tmp_path):
+    runs = []
+    for number, digest in enumerate(("a", "a", "b", None, "a")):
+        changed = {"data": "changed"} if number == 4 else {}
+        runs.append(write_run(tmp_path, str(number), split="test", reconstruction=reconstruction(0.1), **changed))
+        path = runs[-1] / "run.json"
+        data = {"data": {"test_digest": digest, "test_labels": "c"}} if digest else {}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **data}))
+    found = {board.dataset: len(board.entries) for board in leaderboard.boards(runs)}
+    assert found == {
+        "digits (a c)": 2,
+        "digits (b c)": 1,
+        "digits (unknown)": 1,
+        "digits (changed since training)": 1,
+    }
+    assert [board.dataset for board in leaderboard.boards(runs[:2])] == ["digits"]
+
+
 def test_runs_are_ranked_and_the_best_of_each_column_is_marked_by_its_direction(tmp_path):
     runs = [
         write_run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -157,12 +158,17 @@ class Board:
 def boards(folders: Iterable[Path], split: str = "test") -> list[Board]:
     """Return the leaderboards of evaluated runs, one for each data set and number of images that they were measured on.
 
-    Raises ConfigError if a run's metrics.json has no evaluation on the split.
+    Own images of one kind of data set are told apart by their digests. Raises ConfigError if a run's metrics.json has
+    no evaluation on the split.
     """
-    groups: dict[tuple[str, int], list[Entry]] = {}
+    groups: dict[tuple[str, int, str], list[Entry]] = {}
     for entry in read(folders, split):
-        groups.setdefault((entry.dataset, entry.section.get("images") or 0), []).append(entry)
-    return [Board(dataset, images, split, entries) for (dataset, images), entries in groups.items()]
+        groups.setdefault((entry.dataset, entry.section.get("images") or 0, entry.data), []).append(entry)
+    kinds = Counter((dataset, images) for dataset, images, _ in groups)
+    return [
+        Board(f"{dataset} ({data or 'unknown'})" if kinds[dataset, images] > 1 else dataset, images, split, entries)
+        for (dataset, images, data), entries in groups.items()
+    ]
 
 
 def rows_of(entry: Entry, table: str) -> Rows:

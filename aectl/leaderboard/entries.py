@@ -62,6 +62,14 @@ class Entry:
         """The name of the data set."""
         return self.choices.get("dataset", "unknown data")
 
+    @property
+    def data(self) -> str:
+        """What tells the user's own images that the run was measured on from others; empty for published sets."""
+        if self.section.get("data") == "changed":
+            return "changed since training"
+        known, split = self.record.get("data") or {}, self.section.get("split")
+        return " ".join(str(known[key]) for key in (f"{split}_digest", f"{split}_labels") if key in known)
+
     @cached_property
     def rows(self) -> dict[str, Rows]:
         """The tables of the evaluation by name."""
