@@ -245,6 +245,21 @@ def test_without_test_images_a_prior_is_sampled_and_eval_says_what_to_do(aectl):
     assert refused(aectl("eval", "run=run"), "split=test of this run's dataset is empty; take split=valid")
 
 
+def test_a_job_does_not_join_a_sweep_that_had_other_data(aectl):
+    write(*images())
+    train(aectl, *AE, *OWN, "seed=0", folder="sweep/0-seed_0")
+    train(aectl, *AE, *OWN, "dataset.valid=7", folder="sweep/1-valid_7")
+    Path("sweep/sweep.json").write_text("{}")
+    train(aectl, *AE, *OWN, "seed=2", folder="sweep/2-seed_2")
+    write(*images(61))
+    words = ("train", *AE, *OWN, "seed=3", "hydra.run.dir=sweep/3-seed_3")
+    assert refused(
+        aectl(*words), "the data have changed since 0-seed_0 of this sweep was trained: 60 images then, 61 now"
+    )
+    assert not Path("sweep/3-seed_3").exists()
+    train(aectl, *AE, *OWN, "dataset.valid=8", folder="sweep/4-valid_8")
+
+
 PATHS = [
     ({"_target_": "aectl.data.datasets.arrays", "path": "x.npz", "test_path": None}, {"path": "x.npz"}),
     ({"_target_": "aectl.data.folder.folder", "root": "a/../b", "test_root": "~"}, {"root": "a/../b"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,13 +19,14 @@ from aectl.config import ConfigError, build, check_empty, check_named, check_sig
 from aectl.config.absolute import make_data_paths_absolute, set_text
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Dataset, Source
-from aectl.data.identity import describe
+from aectl.data.identity import describe, differences
 from aectl.evaluation import published
 from aectl.figures.live import pictures
 from aectl.loading import PARTS, build_model, check_same, read_checkpoint, set_weights, settled, trusted
 from aectl.models.base import Model
 from aectl.room import Room, check_training
-from aectl.run import Run, find
+from aectl.run import RECORD, Run, find
+from aectl.sweep.plan import PLAN
 from aectl.training import checkpoint
 from aectl.training.alarms import Alarms
 from aectl.training.board import TensorBoard
@@ -184,6 +185,20 @@ def load_first_weights(model: Model, config: DictConfig, run: Run) -> dict[str, 
         )
     set_weights(model, weights, source.checkpoint("best"))
     return {"run": str(source.folder), "weights": found}
+
+
+def check_other_jobs(config: DictConfig, run: Run, data: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a job of a sweep has other data than an earlier job of the same `dataset`."""
+    if not (run.folder.parent / PLAN).is_file():
+        return
+    for other in map(Run, sorted(path.parent for path in run.folder.parent.glob(f"*/{RECORD}"))):
+        if other.folder.name == run.folder.name or not (what := differences(other.record.get("data") or {}, data)):
+            continue
+        if to_plain(other.config(trusted(config)).get("dataset")) == to_plain(config.dataset):
+            raise ConfigError(
+                f"the data have changed since {other.folder.name} of this sweep was trained: {what}\n"
+                "  its jobs would not be comparable: start a new sweep"
+            )
 
 
 def is_unsaved(run: Run) -> bool:

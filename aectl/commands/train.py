@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl import recipe
 from aectl.commands.claim import Busy, adopt, advising, claim, discard
-from aectl.commands.prepare import OpenImages, check, open_images, prepare
+from aectl.commands.prepare import OpenImages, check, check_other_jobs, open_images, prepare
 from aectl.commands.training_summary import summarise_training
 from aectl.config import ConfigError
 from aectl.config.absolute import store_paths
@@ -120,6 +120,7 @@ def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Beg
         lock = claim(config, run)
         left_open = recipe.open_keys(config)
         prepared = prepare(config, run, images)
+        check_other_jobs(config, run, prepared.data)
     trainer = prepared.trainer
     record = {
         "config": config,
