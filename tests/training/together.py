@@ -28,7 +28,10 @@ VARIANTS = {
     "undercomplete KL": ["model=undercomplete", "penalty=kl", "model.encoder.code_activation=sigmoid"],
     "coupled few labels": ["model=coupled"],
     "conv batch norm": ["model=conv", "model.encoder.norm=batch", "model.decoder.norm=batch"],
-    "gan_conv wgan_gp": ["model=gan_conv", "model.loss=wgan_gp", "model.discriminator.norm=batch"],
+    # At this rate a penalty of weight 10 diverges: weights grow to 12 in two steps, and rounding with them.
+    "gan_conv wgan_gp": [
+        *("model=gan_conv", "model.loss=wgan_gp", "model.discriminator.norm=batch", "model.gradient_penalty=1"),
+    ],
     "gan conditional": ["model=gan", "model.conditional=true", "model.gradient_norms=true"],
     "rbm CD": ["model=rbm", "model.persistent=0", "noise=jitter"],
     "iwae 5": ["model=iwae", "model.samples=5"],
