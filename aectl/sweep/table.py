@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import statistics
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config.folders import announce_sweep
 from aectl.sweep import board
@@ -34,7 +36,9 @@ class SweepTable(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        announce_sweep(Path(config.hydra.sweep.dir).absolute())
+        # A folder's name that cannot be resolved is reported where the folder is made.
+        with contextlib.suppress(OmegaConfBaseException):
+            announce_sweep(Path(config.hydra.sweep.dir).absolute())
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir).absolute()
