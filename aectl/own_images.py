@@ -22,6 +22,7 @@ from aectl.evaluation.subject import CHUNK, apply
 from aectl.figures.images import reconstructions
 from aectl.figures.style import save
 from aectl.models.base import Classifies, Encodes, Model, Reconstructs, Scores
+from aectl.plot_style import default_style
 from aectl.rng import Rng
 from aectl.terminal import harmless, printable
 
@@ -75,6 +76,7 @@ def looks_inverted(images: Tensor, mean: float) -> bool:
     return min(seen, mean) < DARK and max(seen, mean) > BRIGHT
 
 
+@default_style()
 def evaluate(
     model: Model, images: Tensor, names: Sequence[str], folder: Path | str, rng: Rng | None = None
 ) -> dict[str, Path]:

@@ -23,6 +23,7 @@ LAYERS = {
     "measures": 1,
     "idle_cores": 1,
     "seeds": 0,
+    "plot_style": 0,
     "models": 1,
     "data": 1,
     "config": 1,

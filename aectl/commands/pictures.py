@@ -18,6 +18,7 @@ from aectl.figures.report import draw
 from aectl.figures.style import save
 from aectl.loading import Opened
 from aectl.measures import is_number, origin_note
+from aectl.plot_style import default_style
 from aectl.terminal import shown
 from aectl.training import evaluations
 
@@ -27,6 +28,7 @@ def page_name(config: DictConfig) -> str:
     return "report_quick.html" if config.quick else "report.html"
 
 
+@default_style()
 def draw_all(
     opened: Opened, subject: Subject, section: dict[str, Any], config: DictConfig, made: Sequence[str]
 ) -> None:

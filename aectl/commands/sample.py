@@ -24,6 +24,7 @@ from aectl.figures.probes import is_planar
 from aectl.figures.style import save
 from aectl.loading import Opened, open_run, why_missing
 from aectl.models.base import Model
+from aectl.plot_style import default_style
 from aectl.rng import Rng
 from aectl.room import check_images
 from aectl.sampling import KINDS, Impossible, Request, is_conditional
@@ -136,6 +137,7 @@ def images_of(opened: Opened, needed: Iterable[str]) -> tuple[dict[str, Source],
 
 
 @torch.no_grad()
+@default_style()
 def make(kind: str, opened: Opened, request: Request, folder: Path, name: str) -> None:
     """Make the pictures of one kind and write them as <kind>.png and <kind>.npz, and as a GIF if they move."""
     how = KINDS[kind]

@@ -10,6 +10,7 @@ from aectl.data.datasets import Source
 from aectl.data.thumbnails import shrink
 from aectl.figures import probes
 from aectl.models.base import Model, Reconstructs, Samples
+from aectl.plot_style import default_style
 from aectl.rng import Rng
 from aectl.sampling import Request, paths
 
@@ -32,6 +33,7 @@ def pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tensor]:
         return planar(model, source, seed) if probes.is_planar(source.shape) else of_images(model, source, seed)
 
 
+@default_style()
 def planar(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
     """Return pictures of a model of points in the plane by name."""
     # Imported here: matplotlib, which only points need, takes as long as all else that training starts with.

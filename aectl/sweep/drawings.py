@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aectl.plot_style import default_style
 from aectl.sweep.jobs import Job, epochs
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ LOGARITHMIC = 10
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
+@default_style()
 def draw(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
     """Write curves.png, parameters.png and, where two settings were swept, parallel.png; of one metric's jobs alone."""
     import matplotlib
@@ -150,6 +152,7 @@ def save(figure: Figure, path: Path) -> None:
     pyplot.close(figure)
 
 
+@default_style()
 def draw_study(study: optuna.Study, folder: Path) -> None:
     """Write history.png and, of two or more finished trials and settings, importances.png."""
     import matplotlib

@@ -1,0 +1,38 @@
+"""Figures are drawn by matplotlib's defaults: a matplotlibrc of the working folder is not obeyed."""
+
+import subprocess
+import sys
+
+import matplotlib
+
+from aectl.plot_style import default_style
+
+CODE = """
+import matplotlib, sys
+from aectl.figures import style
+from aectl.plot_style import default_style
+assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] == 33
+with default_style():
+    figure, axes = style.chart("$x$ and \\\\undefined")
+    style.save(figure, __import__("pathlib").Path("figure.png"))
+    assert not matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] == 10
+assert matplotlib.rcParams["font.size"] == 33
+"""
+
+
+def test_no_latex_is_run_for_a_folders_matplotlibrc(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 33\n")
+    (tmp_path / "latex").write_text(f"#!/bin/sh\ntouch {tmp_path / 'canary'}\nexit 1\n")
+    (tmp_path / "latex").chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=tmp_path, env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figure.png").is_file() and not (tmp_path / "canary").exists()
+
+
+def test_the_users_own_style_is_back_afterwards():
+    with matplotlib.rc_context({"font.size": 17}):
+        with default_style():
+            assert matplotlib.rcParams["font.size"] == 10
+        assert matplotlib.rcParams["font.size"] == 17
