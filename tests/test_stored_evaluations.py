@@ -78,7 +78,7 @@ def test_only_replaces_one_table_and_keeps_the_others(aectl, trained):
     assert {"checkpoint", "epoch", "weights", "when", "seconds", "settings"} <= set(after["made"]["codes"])
     assert "hoyer" in out and "ssim" not in out
     page = (trained.folder / "report.html").read_text()
-    assert "hoyer" in page and "ssim" in page and "; seed=0" in page
+    assert "hoyer" in page and "ssim" in page and " · seed=0" in page
     assert origin_note(after, "reconstruction") == "seed=0"
     assert not origin_note(after, "codes")
 

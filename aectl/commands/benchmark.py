@@ -24,7 +24,7 @@ COUNTERPARTS = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MEGABYTES = {"mnist": (2, 12), "fashion_mnist": (5, 31)}
 """Size of a data set's test files, and of all its files, as they are fetched."""
-QUICK = {"images": 1000, "train": 10_000, "nll_images": 100, "nll_samples": 100}
+QUICK = {"images": 1000, "train": 3000, "nll_images": 100, "nll_samples": 100}
 """What a quick evaluation takes at most: images and training images, and of the likelihood images and draws."""
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from aectl.data.datasets import Source
+from aectl.data.torchvision_shim import torchvision
 from aectl.evaluation import reconstruction
 from aectl.evaluation.cache import Cache
 from aectl.evaluation.judge import Judge
@@ -70,6 +71,20 @@ def test_only_equal_images_have_an_infinite_psnr():
     # A model that came to nothing must not be the best of its table.
     row = fidelity(x, torch.full_like(x, math.nan))
     assert all(math.isnan(value) for value in row.values())
+
+
+@pytest.mark.parametrize(
+    ("shape", "sigma"), [((1, 28, 28), 1.5), ((3, 17, 30), 1.5), ((1, 8, 8), 0.5), ((2, 5, 9), 0.5)]
+)
+def test_ssim_is_that_of_torchmetrics(shape, sigma):
+    torchvision()  # torchmetrics imports it, and fails where its wheel and torch's do not match
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    clean = Rng(0).uniform(30, *shape)
+    clean[:5] = 0.0
+    restored = (clean + 0.3 * Rng(1).normal(30, *shape)).clamp(0, 1)
+    expected = structural_similarity_index_measure(restored, clean, sigma=sigma, data_range=1.0)
+    assert reconstruction.ssim(clean, restored) == pytest.approx(float(expected), abs=2e-5)
 
 
 @pytest.mark.parametrize("side", [8, 28])
