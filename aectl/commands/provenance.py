@@ -57,7 +57,8 @@ def weights_digest(run: Run, checkpoint: str) -> str:
 
 def table_settings(table: str, config: DictConfig) -> str:
     """Return the settings that a table depends on, as they are typed: `seed=0 nll_images=1000 nll_samples=1000`."""
-    return " ".join(f"{key}={config[key]}" for key in ("seed", *SETTINGS.get(table, ())))
+    others = ("data",) if config.data == "changed" else ()
+    return " ".join(f"{key}={config[key]}" for key in ("seed", *SETTINGS.get(table, ()), *others))
 
 
 def fingerprint(table: str, run: Run, config: DictConfig, weights: str) -> str:
