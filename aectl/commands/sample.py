@@ -18,6 +18,7 @@ from aectl.config.did_you_mean import hint
 from aectl.config.schema import SampleConfig, check_ranges
 from aectl.data.datasets import Source, empty
 from aectl.durable import clear, written
+from aectl.evaluation.ability_checks import check_abilities, first_images
 from aectl.figures.gallery import figure
 from aectl.figures.motion import animation
 from aectl.figures.probes import is_planar
@@ -43,6 +44,9 @@ def run(config: DictConfig) -> None:
     warn_of_idle_keys(config, kinds, opened.model)
     check_images("n", config.n, opened.shape, opened.device.torch)
     request = ask(config, opened, kinds)
+    # Without images to start from, grey ones are enough to see what the methods return.
+    grey = torch.full((2, *opened.shape), 0.5, device=opened.device.torch)
+    check_abilities(opened.model, first_images(request.source) if len(request.source) else grey, opened.classes)
     made = 0
     folder = opened.run.folder / "samples"
     folder.mkdir(exist_ok=True)
