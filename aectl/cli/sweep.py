@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -90,7 +91,7 @@ def carry_out(folder: Path, jobs: Iterable[Planned], where: Where) -> None:
         where.carry_out(jobs)
     except KeyboardInterrupt:
         close(folder)
-        console().print(f"stopped; go on with\n  aectl train -m resume={shown(folder)}", soft_wrap=True)
+        console().print(f"stopped; go on with\n  aectl train -m resume={shlex.quote(shown(folder))}", soft_wrap=True)
         raise SystemExit(130) from None
 
 

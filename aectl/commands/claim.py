@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -45,7 +46,9 @@ def claim(config: DictConfig, run: Run) -> FileLock:
         raise Busy(f"{run.folder} is being trained by {who}") from None
     if (run.folder / RECORD).is_file() and not config.resume:
         lock.release()
-        raise ConfigError(f"{run.folder} holds a run already; aectl train resume={run.folder} goes on with it")
+        raise ConfigError(
+            f"{run.folder} holds a run already; aectl train resume={shlex.quote(str(run.folder))} goes on with it"
+        )
     (run.folder / PID).write_text(str(os.getpid()), encoding="ascii")
     clear(run)
     return lock
@@ -99,7 +102,7 @@ def advising(run: Run) -> Iterator[None]:
         if not run.folder.is_dir():
             raise Unwritable(f"{run.folder} is gone: it was removed while it trained") from error
         goes_on = (run.folder / RECORD).is_file()
-        again = f"aectl train resume={run.folder}" if goes_on else "type the command again"
+        again = f"aectl train resume={shlex.quote(str(run.folder))}" if goes_on else "type the command again"
         first = "make room there" if durable.is_full(error) else "once that is mended"
         raise Unwritable(f"{durable.account(error)}\n  {first}, then {again}") from error
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,8 +176,10 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     # The record last: what it says is done will not be done again after a kill.
     run.add_metrics(train={"epoch": trainer.epoch, **trainer.metrics}, objective=objective)
     run.end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
-    here = Path.cwd()
-    folder = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder
+    # Not Path.cwd(), which `hydra.job.chdir=true` has changed.
+    here = Path(HydraConfig.get().runtime.cwd)
+    path = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder
+    folder = shlex.quote(str(path))
     if reason:
         log.info("stopped by %s in epoch %d; go on with", reason, trainer.epoch + 1)
         log.info("  aectl train resume=%s", folder)
@@ -193,5 +196,5 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     log.info("next aectl eval run=%s", folder)
     log.info("     aectl sample run=%s", folder)
     # The folder above: of a folder that is itself the run, the HParams page shows no metrics.
-    log.info("     tensorboard --logdir %s", folder.parent)
+    log.info("     tensorboard --logdir %s", shlex.quote(str(path.parent)))
     return value

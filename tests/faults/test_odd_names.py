@@ -18,8 +18,9 @@ WORDS = (*QUICK, *DENSE, "model.code=2")
 def test_a_run_is_trained_and_resumed_in_a_folder_of_any_name(aectl, tmp_path, monkeypatch, name):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
-    code, out, err = aectl("train", *WORDS)
+    code, out, err = aectl("train", *WORDS, "hydra.job.chdir=true")
     assert (code, err) == (0, ""), out
+    assert "next aectl eval run=outputs/digits" in out
     code, out, err = aectl("train", "resume=latest", "epochs=2")
     assert (code, err) == (0, ""), out
     assert len([*Path().glob("outputs/digits/*/*/run.json")]) == 1
@@ -63,3 +64,13 @@ def test_tensorboard_is_given_a_path_in_utf_8(tmp_path, monkeypatch):
         log_folder(tmp_path / "b\udcff")
     monkeypatch.chdir(tmp_path / "b\udcff")
     assert log_folder(tmp_path / "b\udcff" / "run") == "run"
+
+
+def test_commands_to_type_next_are_quoted(aectl, tmp_path):
+    code, out, _ = aectl("train", *WORDS, "hydra.run.dir=my runs/a b")
+    assert code == 0
+    assert "next aectl eval run='my runs/a b'" in out
+    assert "tensorboard --logdir 'my runs'" in out
+    code, _, err = aectl("train", *WORDS, "hydra.run.dir=my runs/a b")
+    assert code == 2
+    assert f"aectl train resume='{tmp_path}/my runs/a b' goes on with it" in err
