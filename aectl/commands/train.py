@@ -119,9 +119,14 @@ def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Beg
     hydra = HydraConfig.get()
     with beginning(run):
         lock = claim(config, run)
-        left_open = recipe.open_keys(config)
-        prepared = prepare(config, run, images)
-        check_other_jobs(config, run, prepared.data)
+        try:
+            left_open = recipe.open_keys(config)
+            prepared = prepare(config, run, images)
+            check_other_jobs(config, run, prepared.data)
+        except BaseException:
+            # In a process that lives on, such as a notebook's, the run could not be resumed otherwise.
+            lock.release()
+            raise
     trainer = prepared.trainer
     record = {
         "config": config,
