@@ -100,6 +100,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
     from aectl.cli.launch import (
         MULTIRUN,
         admit_new_keys,
+        check_name,
         check_output_subdir,
         check_sweep_words,
         check_switches,
@@ -132,6 +133,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
         if command == "train":
             overrides = name_launchers_keys(overrides)
             check_output_subdir(overrides)
+        check_name(overrides)
         check_switches(command, overrides)
         overrides = admit_new_keys(overrides)
         if not sweep:

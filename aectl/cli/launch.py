@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from aectl.config import ConfigError, conf_dir
 from aectl.config.files import guard
-from aectl.config.folders import claiming, removing_abandoned_sweep
+from aectl.config.folders import claiming, removing_abandoned_sweep, run_name
 from aectl.config.literal import keep_folders_literal, quoted
 from aectl.config.schema import SCHEMAS
 from aectl.run import find
@@ -190,6 +190,15 @@ def check_output_subdir(overrides: Sequence[str]) -> None:
         key, _, value = override.lstrip("+~").partition("=")
         if key == "hydra.output_subdir":
             raise ConfigError(f"hydra.output_subdir={value}: a run's config is in its .hydra, leave the key out")
+
+
+def check_name(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a typed `name=` that no folder can have, before Hydra asks for the folder."""
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        # Several values, name=a,b, are a sweep's; each job looks at its own.
+        if key == "name" and value != "null" and not set(value) & set(",("):
+            run_name(value.strip("'\""), "")
 
 
 def check_switches(command: str, overrides: Sequence[str]) -> None:
