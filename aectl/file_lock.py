@@ -143,6 +143,9 @@ class FileLock:
             with contextlib.suppress(OSError):
                 self.owner_path.unlink()
 
+    def __del__(self) -> None:
+        self.release()
+
     @contextlib.contextmanager
     def held(self, timeout: float = -1, purpose: str = "") -> Iterator[None]:
         """Hold the lock within the block; see `acquire`."""

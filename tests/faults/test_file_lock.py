@@ -55,6 +55,11 @@ def test_a_lock_holds(tmp_path):
     assert not list(tmp_path.glob("*.owner"))
 
 
+def test_a_lock_that_nobody_has_any_more_is_free(tmp_path):
+    FileLock(tmp_path / "lock").acquire()
+    check_holds(tmp_path / "lock")
+
+
 def test_a_lock_holds_where_the_file_system_refuses_it_and_says_so_once(tmp_path, refused, caplog):
     check_holds(tmp_path / "lock")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -70,7 +75,8 @@ def test_a_stale_lock_is_taken_over(tmp_path, monkeypatch, refused, owner):
     if owner == "reboot":
         # Process ids of before are of other processes now.
         monkeypatch.setattr(file_lock, "boot_time", lambda: time.time() - 30)
-    FileLock(path).acquire(timeout=0)
+    lock = FileLock(path)
+    lock.acquire(timeout=0)
     assert file_lock.read_owner(tmp_path / "lock.owner") == (os.getpid(), host)
 
 
