@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -271,7 +271,7 @@ def flatten(config: DictConfig) -> dict[str, Any]:
             return {k: v for key, value in node.items() for k, v in leaves(value, f"{path}{key}.").items()}
         return {path[:-1]: node if isinstance(node, (bool, int, float, str)) else str(node)}
 
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = {key: value for key, value in to_plain(config).items() if key != "recipe"}
     choices = HydraConfig.get().runtime.choices
     names = {group: str(choices.get(group)) for group in ("model", "dataset", *PARTS)}
     return {**names, **leaves(plain, "")}

@@ -23,6 +23,7 @@ from aectl.commands.prepare import Splits, open_images, optimizer
 from aectl.config import build, conf_dir
 from aectl.data import sources
 from aectl.loading import build_model
+from aectl.recipe import filled_in
 from aectl.training.observers import Observer
 from aectl.training.together import Apart, Together
 from aectl.training.trainer import Trainer
@@ -82,7 +83,7 @@ class Steps(Observer):
 def trainer(words: Sequence[str], folder: str, watch: Observer, seed: int = 0, data: tuple | None = None) -> Trainer:
     """Return the trainer of a config on the GPU; `data` is that of for another of the same images."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose("train", overrides=["device=cuda", *words, f"seed={seed}"])
+        config = filled_in(compose("train", overrides=["device=cuda", *words, f"seed={seed}"]))
     device = build(config.device, "device")
     device.apply()
     if data is None:

@@ -27,6 +27,7 @@ from aectl.commands.prepare import optimizer
 from aectl.config import build, conf_dir
 from aectl.data.datasets import Source
 from aectl.loading import build_model
+from aectl.recipe import filled_in
 from aectl.rng import Rng
 from aectl.training.engine import Engine
 from aectl.training.meter import Meter
@@ -77,7 +78,7 @@ class Stopwatch:
 def trainer_of(network: str, folder: Path) -> Trainer:
     """Return a trainer of one of our networks, as `aectl train` makes it but for what it shows and writes."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose("train", [*NETWORKS[network], *COMMON, "device=cpu"])
+        config = filled_in(compose("train", [*NETWORKS[network], *COMMON, "device=cpu"]))
     device = build(config.device, "device")
     device.apply()
     dataset = build(config.dataset, "dataset")

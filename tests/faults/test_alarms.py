@@ -57,6 +57,16 @@ def test_a_code_that_a_penalty_has_killed_is_told_once_and_training_goes_on(aect
     tally("codes that were dead: told once")
 
 
+def test_a_short_run_that_has_learnt_nothing_is_told_what_to_do_until_it_has(aectl):
+    words = ("model=linear", "batch_size=128", *DIGITS, "optimizer.lr=1e-5", "epochs=1")
+    _, out, _ = aectl("train", *words)
+    assert list(alarms()) == ["no_better_than_mean_image"]
+    assert said()[0].endswith("; train longer (epochs= or steps=)")
+    assert "squared error per image (epoch 1)" in out and "; the mean image 0.07187" in out
+    assert aectl("train", "model=linear", "batch_size=16", *DIGITS[:3], "hydra.run.dir=longer", "epochs=2")[0] == 0
+    assert not json.loads(Path("longer/run.json").read_text()).get("alarms")
+
+
 def test_a_posterior_that_has_collapsed_is_told(aectl, soon, tally):
     assert aectl("train", "model=vae", "model.beta=1e4", SMALL, *DIGITS, "epochs=3")[0] == 0
     assert list(alarms()) == ["collapse"]
