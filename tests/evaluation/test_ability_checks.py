@@ -57,7 +57,7 @@ def test_a_model_that_keeps_its_promises_passes():
         ("classify", lambda x: x.flatten(1)[:, :10] * torch.nan, r"classify returned 80 of 80 numbers that are NaN"),
         ("classify", lambda x: x.flatten(1)[:, :3], r"classify returned \[8, 3\], not \[8, 10\]"),
         ("sample", lambda n, **_: torch.rand(n // 2, *SHAPE), r"sample returned \[1, 1, 4, 4\], not \[3, 1, 4, 4\]"),
-        ("sample", lambda n, **_: torch.full((n, *SHAPE), -1.0), r"sample returned pixels from -1 to -1, not in "),
+        ("sample", lambda n, **_: torch.full((n, *SHAPE), -9.0), r"sample returned pixels from -9 to -9, not in "),
         ("sample", lambda n, **_: torch.rand(n, 16), r"sample returned \[3, 16\], not \[3, 1, 4, 4\]"),
         ("reconstruct", lambda x: 255 * x, r"reconstruct returned pixels from 0 to \d+\.?\d*, not in \[0, 1\]"),
         ("reconstruct", lambda x: x[:, :, :2], r"reconstruct returned \[8, 1, 2, 4\]"),
@@ -89,3 +89,10 @@ def test_a_density_of_grey_pixels_may_be_above_one():
     refuse = staticmethod(lambda *_, **__: 1 / 0)
     slow = type("Slow", (Right,), dict.fromkeys(("observe", "log_partition", "log_prob"), refuse))()
     check_abilities(slow, X, 10)
+
+
+def test_images_that_leave_the_range_by_little_are_a_warning(caplog):
+    # Of a linear decoder that is hardly trained, or of one that ends in tanh.
+    signed = type("Signed", (Right,), {"reconstruct": staticmethod(lambda x: 2 * x - 1)})()
+    check_abilities(signed, X, 10)
+    assert "Signed.reconstruct returned pixels from -1 to " in caplog.text
