@@ -77,7 +77,13 @@ def score(model: Model) -> dict[str, Any]:
     if isinstance(model, Reconstructs) and isinstance(model, Encodes):
         code = min(model.encode(x[:1]).shape[1], x[0].numel())
         row |= {"code": code, "pca": pca_error(seen.flatten(1), x.flatten(1), code)}
+    noise = getattr(model, "noise", None)
+    if noise is not None and "mse" in metrics and isinstance(model, Reconstructs):
+        noisy = noise(x, Rng(2))
+        row["denoised"] = float((model.reconstruct(noisy) - x).square().mean())
+        row["affine"] = float((affine_denoiser(noise, seen, noisy) - x.flatten(1)).square().mean())
     if model.nll_metric:
+        row["nll_metric"] = model.nll_metric
         frequency = (seen.sum(0) + 1) / (len(seen) + 2)
         row["nll"] = metrics[model.nll_metric.removeprefix("val/")]
         row["independent"] = float(torch.nn.functional.binary_cross_entropy(frequency.expand_as(x), x) * x[0].numel())
@@ -90,6 +96,13 @@ def score(model: Model) -> dict[str, Any]:
         row["energy_distance"] = float(energy_distance(x, model.sample(len(x), rng=Rng(1))))
         row["of_mean_image"] = float(energy_distance(x, mean.expand_as(x)))
     return row
+
+
+def affine_denoiser(noise: torch.nn.Module, seen: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
+    """Return what the best affine map of 50 noisy copies of the training images makes of other noisy images."""
+    copies = torch.cat([noise(seen, Rng(3).fork(i)) for i in range(50)])
+    with_one = [torch.nn.functional.pad(images.flatten(1), (0, 1), value=1.0) for images in (copies, noisy)]
+    return with_one[1] @ torch.linalg.lstsq(with_one[0], seen.flatten(1).repeat(50, 1)).solution
 
 
 def pca_error(train: torch.Tensor, x: torch.Tensor, size: int) -> float:
@@ -108,8 +121,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         if "mse" in row:
             pca = f", PCA-{row['code']} {digits_of(row['pca'])}" if "pca" in row else ""
             parts.append(("MSE", digits_of(row["mse"]), f"mean image {digits_of(row['mean_image'])}{pca}"))
+        if "denoised" in row:
+            parts.append(("MSE of noisy images", digits_of(row["denoised"]), f"affine {digits_of(row['affine'])}"))
         if "nll" in row:
-            parts.append(("NLL, nats", f"{row['nll']:.2f}", f"independent pixels {row['independent']:.2f}"))
+            name = "pseudo-NLL" if "pseudo" in row["nll_metric"] else "NLL"
+            parts.append((f"{name}, nats", f"{row['nll']:.2f}", f"independent pixels {row['independent']:.2f}"))
         if "error" in row:
             parts.append(("error, %", f"{100 * row['error']:.1f}", f"most frequent {100 * row['most_frequent']:.1f}"))
         if "log_ratio" in row:
