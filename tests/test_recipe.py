@@ -131,7 +131,7 @@ def test_what_is_typed_wins(typed, chosen):
 
 
 def test_stages_warm_ups_and_codes_follow():
-    assert filled("model=stacked_ae").model.pretrain_epochs == filled("model=stacked_ae").epochs == 50
+    assert filled("model=stacked_ae").model.pretrain_epochs == filled("model=stacked_ae").epochs == 25
     assert filled("model=stacked_ae", "epochs=2").model.pretrain_epochs == 10
     assert filled("model=stacked_ae", "model.pretrain_epochs=[1,2,0]").model.pretrain_epochs == [1, 2, 0]
     assert filled("model=vae2").model.warm_up == 0.8 * 4000
