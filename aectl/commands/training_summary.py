@@ -22,10 +22,11 @@ def summarise_training(trainer: Trainer, run: Run) -> list[str]:
     """Return the lines on a run that has ended, of at most 80 characters each."""
     rows = read(run.folder / "metrics.csv")[1]
     spent = duration(sum(float(row["seconds"]) for row in rows if row.get("seconds")))
-    device = trainer.device
-    where = f"{device.torch}, {device.precision}, device.threads={device.threads}"
-    parameters = f"{parameter_count(trainer.model.parameters()):,} parameters"
-    lines = [f"{parameters}, {trainer.epoch} epochs in {spent} on {where}"]
+    parameters, device = f"{parameter_count(trainer.model.parameters()):,} parameters", trainer.device
+    lines = [
+        f"{parameters}, {trainer.epoch} epochs in {spent}",
+        f"device {device.torch}, {device.precision}, device.threads={device.threads}",
+    ]
     objective = trainer.objective
     lines.append(f"best {objective} {with_unit(trainer, objective, trainer.best_value)} (epoch {trainer.best_epoch})")
     best = next((row for row in rows if row["epoch"] == str(trainer.best_epoch)), {})
