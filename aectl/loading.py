@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, accepts, build, check_named, check_signature, check_trusted
+from aectl.config.own_paths import check_paths, data_paths
 from aectl.config.stored import check_links
 from aectl.data import identity, sources
 from aectl.data.datasets import Dataset
@@ -85,6 +86,16 @@ def build_dataset(run: Run, trust: list[str]) -> Dataset:
     config = run.config(trust)
     check_trusted(config, trust)
     check_named(config, ["dataset"])
+    return build_stored_dataset(run, config, trust)
+
+
+def build_stored_dataset(run: Run, config: DictConfig, trust: list[str]) -> Dataset:
+    """Build the data set of a stored config; raises DataError for own data that this user has not typed."""
+    try:
+        check_paths(data_paths(config.dataset, trust), run.folder, run.record.get("own_paths"), trust)
+    except ConfigError as error:
+        # Like data that are missing: what needs none of them works.
+        raise DataError(str(error)) from None
     dataset: Dataset = build(settled(config.dataset), "dataset")
     return dataset
 
@@ -159,6 +170,7 @@ class Opened:
     state: dict[str, Any]
     device: Device
     may_change: bool = False
+    trust: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -175,7 +187,7 @@ class Opened:
     def dataset(self) -> Dataset:
         """The run's data set; raises ConfigError if its images are of another shape, or ChangedData."""
         with Room("dataset"):
-            dataset: Dataset = build(settled(self.config.dataset), "dataset")
+            dataset = build_stored_dataset(self.run, self.config, list(self.trust))
         if tuple(dataset.shape) != self.shape:
             raise ConfigError(f"dataset: images are {tuple(dataset.shape)} now, the run was trained on {self.shape}")
         if not self.may_change:
@@ -209,7 +221,8 @@ def open_run(config: DictConfig) -> Opened:
     model, state = load_run(run, config.checkpoint, device.torch, trusted(config))
     if (status := run.record.get("status")) != "done":
         log.warning("this run is not finished (%s): these are the weights after epoch %d", status, state["epoch"])
-    return Opened(run, run.config(trusted(config)), model, state, device, config.data == "changed")
+    trust = trusted(config)
+    return Opened(run, run.config(trust), model, state, device, config.data == "changed", tuple(trust))
 
 
 def trusted(config: DictConfig) -> list[str]:

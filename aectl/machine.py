@@ -14,6 +14,9 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Numbers of mallopt's parameters, from malloc.h."""
 KEPT_BYTES = 2**30
 
+PROCESS_BYTES = 250e6
+"""What a process takes that has PyTorch and no model yet."""
+
 SPARE_CORE = 0.25
 """Share of a core that other processes may use before it counts as busy.
 

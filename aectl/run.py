@@ -98,12 +98,14 @@ class Run:
         data: dict[str, Any],
         chosen: Mapping[str, int],
         init_from: dict[str, str] | None = None,
+        own_paths: dict[str, str] | None = None,
     ) -> None:
         """Write run.json for a run that starts or resumes now.
 
         `goal` has the epochs and the objective, `data` what tells the run's images from others, `chosen` the values of
         keys that the config leaves to the model's recipe, and `init_from` the run and the digest of the weights that
-        this start begins from, if they are another run's.
+        this start begins from, if they are another run's. `own_paths` are the paths of one's own data with the user's
+        signatures.
         """
         resumed = (self.folder / RECORD).is_file()
         known = self.record.get("data") if resumed else None
@@ -126,6 +128,7 @@ class Run:
             goal=goal,
             data=data,
             chosen={**(self.record.get("chosen") or {} if resumed else {}), **chosen},
+            own_paths=own_paths or {},
             versions=versions(),
             git=git_state(),
         )

@@ -84,6 +84,8 @@ def own_cache(tmp_path_factory):
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AECTL_CACHE", str(folder))
+        # Nor is the key that signatures are made by the user's own.
+        patch.setenv("XDG_DATA_HOME", str(folder))
         yield
 
 

@@ -201,7 +201,7 @@ TRUSTED = ("torch.nn.Linear", "torch.optim.Adam", "aectl.rng.Rng", "aectl.data.d
 
 @pytest.mark.parametrize("target", TRUSTED)
 def test_a_stored_config_may_name_our_parts(target):
-    check_trusted({"model": {"_target_": target}})
+    check_trusted({"dataset": {"_target_": target}})
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
     if is_follower():
         return follow(command, arguments)
     name, typed = command, list(arguments)
+    resume.TRUST.set(())
     try:
         flags, overrides = split_flags(arguments)
         typed = overrides

@@ -96,8 +96,7 @@ def begin(one: Planned, fleet: Fleet, flags: Sequence[str], extra: Sequence[str]
     if len(fleet.begun) > known:
         return ""
     error = job.message(said.getvalue())
-    one.folder.mkdir(parents=True, exist_ok=True)
-    Run(one.folder).end("failed", error=error, overrides=[*one.overrides, *extra])
+    job.end_as_failed(one, error, extra)
     return error
 
 

@@ -19,6 +19,9 @@ from aectl.sweep.plan import Planned
 PATIENCE_SECONDS = 60.0
 """How long a process that was told to stop may take to save its run."""
 
+STOPPED = (130, 138, 143)
+"""Exit codes of a run that a signal stopped at a step."""
+
 
 def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()) -> str:
     """Train a job's run, or go on with it from its checkpoint; returns the last line of its error, or nothing.
@@ -32,15 +35,25 @@ def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()
         return f"process {pid} still trains it"
     words = command(job, extra)
     COMMAND.set(())
-    said = io.StringIO()
-    with contextlib.suppress(SystemExit), silence(said):
-        run_command("train", [*flags, *words], is_job=True)
-    if job.status in ("done", "interrupted"):
+    said, code = io.StringIO(), 0
+    try:
+        with silence(said):
+            run_command("train", [*flags, *words], is_job=True)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    # A run that was interrupted before is still so if it is refused now.
+    if job.status == "done" or (job.status == "interrupted" and code in (0, *STOPPED)):
         return ""
     error = message(said.getvalue())
-    job.folder.mkdir(parents=True, exist_ok=True)
-    Run(job.folder).end("failed", error=error, overrides=[*job.overrides, *extra])
+    end_as_failed(job, error, extra)
     return error
+
+
+def end_as_failed(job: Planned, error: str, extra: Sequence[str]) -> None:
+    """Record why a job failed."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    overrides = [*job.overrides, *(word for word in extra if key(word) != "trust")]
+    Run(job.folder).end("failed", error=error, overrides=overrides)
 
 
 @contextlib.contextmanager
@@ -65,7 +78,9 @@ def command(job: Planned, extra: Sequence[str]) -> list[str]:
     shutil.rmtree(job.folder, ignore_errors=True)
     # Where the sweep's jobs run is decided already, and a run by itself takes no sweep=.
     own = [word for word in job.overrides if key(word) != "sweep"]
-    return [*own, *extra, f"hydra.run.dir={where}"]
+    # What a run is started with is trusted, and trust= is for stored ones.
+    own += [word for word in extra if key(word) != "trust"]
+    return [*own, f"hydra.run.dir={where}"]
 
 
 def wait_for(job: Planned) -> int | None:

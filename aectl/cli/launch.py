@@ -142,7 +142,7 @@ def resolve_init_from(overrides: Sequence[str]) -> list[str]:
 
 def folder_word(name: str) -> str:
     """Return the absolute folder of a run in quotes, for Hydra's grammar."""
-    return "'" + str(find(name).absolute()).replace("'", "\\'") + "'"
+    return quoted(str(find(name).absolute()))
 
 
 def admit_new_keys(overrides: Sequence[str]) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from aectl.cli.launch import LAUNCHERS, MULTIRUN, split_flags
+from aectl.cli.launch import LAUNCHERS, split_flags
 from aectl.config import ConfigError
 from aectl.config.did_you_mean import nearest_names
 from aectl.config.literal import literal, quoted, unquoted
 from aectl.config.schema import SCHEMAS
+from aectl.config.signature import sign
 from aectl.config.stored import check_links, read_plain
 from aectl.machine import usable_cores
 from aectl.run import OUTPUTS, Run, find
@@ -35,8 +36,8 @@ OPTION = re.compile(r"[\w./@+-]+")
 """The name of an option: no text that Hydra would make something else of."""
 
 
-OF_SWEEPS = ("hydra.sweep.dir=", "hydra/launcher=", "hydra/sweeper=", *(f"{key}=" for key in LAUNCHERS.values()))
-"""Settings of Hydra that a sweep's folder may hold."""
+TRUST: ContextVar[tuple[str, ...]] = ContextVar("TRUST", default=())
+"""The modules and paths that the user trusts in a sweep that is resumed."""
 
 
 def asked(overrides: Sequence[str]) -> bool:
@@ -50,35 +51,32 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises ConfigError if there is no such sweep, or if a key is typed that would make it another one.
     """
     # Imported here: every command asks whether a run is to go on, and few go on with a sweep.
-    from aectl.sweep.plan import check_working_folder, command
+    from aectl.cli.stored_words import check_words, paths_in
+    from aectl.sweep.plan import check_working_folder, command, content, is_own, read
 
     name = [value(o) for o in overrides if key(o) == "resume"][-1]
     others = [o for o in overrides if key(o) != "resume"]
     for other in others:
-        if key(other) not in LAUNCHERS:
-            raise ConfigError(f"{key(other)} cannot change in a resumed sweep; {', '.join(LAUNCHERS)} can")
+        if key(other) not in (*LAUNCHERS, "trust"):
+            raise ConfigError(f"{key(other)} cannot change in a resumed sweep; {', '.join(LAUNCHERS)} and trust can")
+    trust = [word for other in others if key(other) == "trust" for word in words(value(other))]
+    others = [other for other in others if key(other) != "trust"]
     folder = latest_sweep() if name == "latest" else Path(name).expanduser().absolute()
     if not folder.exists() and Path(name).name == name and (called := OUTPUTS / "multirun" / name).is_dir():
         folder = called.absolute()
     check_links(folder)
-    flags, words = split_flags(command(folder))
-    check_words([*flags, *words], folder)
-    check_working_folder(folder, words)
-    changed = {LAUNCHERS[key(other)] for other in others}
-    kept = [word for word in words if key(word) not in changed]
-    return flags, [*kept, *others, f"hydra.sweep.dir={quoted(str(folder))}"]
-
-
-def check_words(words: Sequence[str], folder: Path) -> None:
-    """Raise ConfigError if the words that a sweep's folder holds would do more than choose among our own settings.
-
-    Typed words are trusted, but these may be a stranger's: a class of one's own, a folder of configs, Hydra's settings.
-    """
-    for word in words:
-        of_hydra = word.lstrip("+~").startswith("hydra") and not word.startswith(OF_SWEEPS)
-        if "_target_" in word or "${" in word or of_hydra or (word.startswith("-") and word not in MULTIRUN):
-            again = shlex.join(["aectl", "train", *words, f"hydra.sweep.dir={folder}"])
-            raise ConfigError(f"{word}: a sweep's folder may not ask for that; if you trust it, type it:\n  {again}")
+    flags, stored = split_flags(command(folder))
+    # What is typed anew, or given by the folder itself, takes the place of what is stored.
+    replaced = {"hydra.sweep.dir", *map(key, others), *(LAUNCHERS[key(other)] for other in others)}
+    stored = [word for word in stored if key(word) not in replaced]
+    check_working_folder(folder, stored)
+    owned = is_own(folder)
+    if not (owned and content(folder)["cwd"] == str(Path.cwd())):
+        signatures = {path: sign("path", path) or "" for path in paths_in(stored)} if owned else {}
+        for line in ([*flags, *stored], *(job.overrides for job in read(folder))):
+            check_words(line, folder, trust, signatures)
+    TRUST.set(tuple(trust))
+    return flags, [*stored, *others, f"hydra.sweep.dir={quoted(str(folder))}"]
 
 
 def latest_sweep() -> Path:

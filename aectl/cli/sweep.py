@@ -16,11 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.cli import job
 from aectl.cli.launch import MULTIRUN, split_flags
-from aectl.config import ConfigError, to_plain
+from aectl.cli.resume import TRUST
+from aectl.cli.stored_words import own_modules
+from aectl.config import ConfigError, targets, to_plain
+from aectl.config.literal import quoted
 from aectl.config.schema import check_ranges
+from aectl.config.trust import OURS, within
 from aectl.file_lock import FileLock, Timeout
 from aectl.idle_cores import idle_cores
-from aectl.machine import accelerated, usable_cores
+from aectl.machine import PROCESS_BYTES, accelerated, memory_bytes, usable_cores
 from aectl.run import Run
 from aectl.sweep.places import Places, Task, Watcher
 from aectl.sweep.plan import Planned, note, plan
@@ -114,7 +118,11 @@ def places_for(config: DictConfig, places: int | None, jobs: int) -> int:
     """Return how many of the jobs run at a time: as many as the user says, or as there are idle cores for."""
     if places is not None and places < 1:
         raise ConfigError(f"jobs must be at least 1, not {places}")
-    return max(1, min(places or default_places(config), jobs))
+    number = max(1, min(places or default_places(config), jobs))
+    if places and number * PROCESS_BYTES > memory_bytes():
+        needed, present = (round(size / 1e9) for size in (number * PROCESS_BYTES, memory_bytes()))
+        raise ConfigError(f"jobs: {number:,} processes need {needed:,} GB, this machine has {present:,} GB")
+    return number
 
 
 def threads_for(places: int) -> int | None:
@@ -132,7 +140,20 @@ def task_of(config: DictConfig, threads: int | None, words: Sequence[str]) -> Ta
     told = threads is None or any(word.startswith("device.threads=") for word in words)
     share = [] if told else [f"device.threads={threads}"]
     flags = [flag for flag in split_flags(typed())[0] if flag not in MULTIRUN]
-    return partial(job.carry_out, flags=flags, extra=[*hydra_words(config), *share])
+    modules = trusted(config, words)
+    trust = [f"trust=[{','.join(map(quoted, modules))}]"] if modules else []
+    return partial(job.carry_out, flags=flags, extra=[*hydra_words(config), *share, *trust])
+
+
+def trusted(config: DictConfig, words: Iterable[str]) -> list[str]:
+    """Return what a job of the sweep may name when it is resumed: the modules that its first start is to use.
+
+    These are the ones of the classes in the words, which were typed or checked, and in the config that all jobs share.
+    """
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    named = [str(name) for _, name in targets(plain, "")]
+    shared = [name.partition(".")[0] for name in named if not within(name, OURS)]
+    return list(dict.fromkeys([*TRUST.get(), *own_modules(words), *shared]))
 
 
 def typed() -> list[str]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch.optim import Optimizer
 
 from aectl import parallel, recipe
 from aectl.config import ConfigError, build, check_empty, check_named, check_signature, check_trusted, to_plain
-from aectl.config.absolute import make_data_paths_absolute, set_text
+from aectl.config.absolute import absolute, make_data_paths_absolute, set_text
+from aectl.config.own_paths import check_paths, data_paths
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Dataset, Source
 from aectl.data.identity import describe, differences
@@ -83,7 +85,9 @@ def check(config: DictConfig) -> None:
     check_ranges(config)
     published.check(to_plain(config.get("reference") or {}))
     if config.resume:
-        check_trusted(config, trusted(config))
+        trust = trusted(config)
+        check_trusted(config, trust)
+        check_stored_paths(config, Run(Path(config.resume)), trust)
         config.dataset = settled(config.dataset)
     elif config.init_from:
         set_text(config, "init_from", str(find(config.init_from).absolute()))
@@ -93,6 +97,14 @@ def check(config: DictConfig) -> None:
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(filled.get(group), group)
         check_empty(filled.get(group), group)
+
+
+def check_stored_paths(config: DictConfig, run: Run, trust: list[str]) -> None:
+    """Raise ConfigError if a resumed run would read own data, or another run, that this user has not typed."""
+    paths, record = data_paths(config.dataset, trust), run.record
+    if config.init_from and is_unsaved(run):
+        paths["init_from"] = (record.get("init_from") or {}).get("run") or str(absolute(config.init_from))
+    check_paths(paths, run.folder, record.get("own_paths"), trust)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from aectl.commands.training_summary import summarise_training
 from aectl.config import ConfigError
 from aectl.config.absolute import store_paths
 from aectl.config.folders import aside
+from aectl.config.own_paths import sign_paths
 from aectl.config.schema import seconds
 from aectl.file_lock import FileLock
 from aectl.loading import PARTS
-from aectl.machine import memory_bytes, started_together
+from aectl.machine import PROCESS_BYTES, memory_bytes, started_together
 from aectl.parallel import Lost
 from aectl.parallel.group import lead
 from aectl.room import in_words
@@ -34,9 +35,6 @@ from aectl.training.interruption import Interruption
 from aectl.training.trainer import Trainer
 
 log = logging.getLogger("aectl")
-
-PROCESS_BYTES = 250e6
-"""What a process takes that has PyTorch and no model yet."""
 
 
 class Interrupted(SystemExit):
@@ -141,6 +139,7 @@ def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Beg
         "data": prepared.data,
         "init_from": prepared.init_from,
         "chosen": {key: OmegaConf.select(config, key) for key in left_open},
+        "own_paths": sign_paths(config),
     }
     limit = seconds(config.max_time) if config.max_time else None
     return Begun(run, trainer, lock, limit, record, hydra.output_subdir)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from aectl.config.did_you_mean import hint
 from aectl.config.hints import fits, hints, words
 from aectl.config.locate import locate
-from aectl.config.trust import may_be_called, may_be_looked_up, within
+from aectl.config.trust import is_misplaced, is_path, may_be_called, may_be_looked_up, within
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
@@ -164,15 +164,20 @@ def check_trusted(node: Any, trust: str | Iterable[str] = ()) -> None:
     Classes and functions of the modules in `trust` are allowed too. Names are judged before anything is imported;
     then each is resolved, because one that begins well may still lead elsewhere.
     """
-    trust = (trust,) if isinstance(trust, str) else tuple(trust)
-    named = list(targets(to_plain(node), ""))
-    for path, name in named:
-        if not may_be_looked_up(name, trust):
-            raise distrust(path, name, str(name))
-    for path, name in named:
-        found = find_target(name, path)
+    # What names a path says nothing of code: a module may be called like a part of it.
+    trust = tuple(word for word in ([trust] if isinstance(trust, str) else trust) if not is_path(word))
+    named = [(path, part) for path, part in mappings(to_plain(node), "") if has_target(part)]
+    for path, part in named:
+        if not may_be_looked_up(part["_target_"], trust):
+            raise distrust(path, part["_target_"], str(part["_target_"]))
+    for path, part in named:
+        found = find_target(part["_target_"], path)
         if not may_be_called(found, trust):
-            raise distrust(path, name, getattr(found, "__module__", None) or name)
+            raise distrust(path, part["_target_"], getattr(found, "__module__", None) or part["_target_"])
+        if is_misplaced(found, path, part):
+            raise ConfigError(
+                f"{path}: the stored config names {part['_target_']}, which is for dataset alone, without _args_"
+            )
 
 
 def distrust(path: str, name: Any, module: str) -> ConfigError:

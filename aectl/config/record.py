@@ -47,6 +47,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "init_from.run": (str,),
     "init_from.weights": (str,),
     "overrides.*": (str,),
+    "own_paths.*": (str,),
     "resumed.*": (str,),
     "choices.*": (str,),
     "chosen.*": (int,),

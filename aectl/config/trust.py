@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 OURS = ("aectl", "torch.nn", "torch.optim")
@@ -18,8 +18,16 @@ OURS = ("aectl", "torch.nn", "torch.optim")
 PARTS = ("aectl.models", "aectl.data.noise", "aectl.rng", "aectl.training.device", "aectl.training.schedule")
 """Modules of ours whose classes may be made."""
 
-DATASETS = ("aectl.data.datasets", "aectl.data.folder", "aectl.data.patches", "aectl.data.toy")
-"""Modules of ours whose functions may be called that return a data set."""
+DATA_SETS = (
+    "aectl.data.datasets.mnist",
+    "aectl.data.datasets.fashion_mnist",
+    "aectl.data.datasets.digits",
+    "aectl.data.datasets.arrays",
+    "aectl.data.folder.folder",
+    "aectl.data.patches.patches",
+    "aectl.data.toy.toy",
+)
+"""Functions of ours that return a data set: they may be called as the run's data set, by keyword arguments alone."""
 
 LIBRARY = {"torch.nn.modules": ("torch.nn", "Module"), "torch.optim": ("torch.optim", "Optimizer")}
 """Modules of torch with the base of those classes that may be made."""
@@ -50,7 +58,22 @@ def may_be_called(found: Any, trust: Iterable[str]) -> bool:
         return False
     if inspect.isclass(found):
         return within(module, PARTS) or is_library_part(found, module)
-    return inspect.isfunction(found) and module in DATASETS and found.__annotations__.get("return") == "Dataset"
+    return inspect.isfunction(found) and f"{module}.{name}" in DATA_SETS
+
+
+def is_misplaced(found: Any, path: str, node: Mapping[str, Any]) -> bool:
+    """Return whether a data set of ours stands where the paths it reads are not looked at.
+
+    That is outside of `dataset`, or with arguments by position.
+    """
+    if not inspect.isfunction(found) or f"{found.__module__}.{found.__qualname__}" not in DATA_SETS:
+        return False
+    return not within(path, ("dataset",)) or "_args_" in node
+
+
+def is_path(text: str) -> bool:
+    """Return whether a word of `trust` names a file or a folder, and not a module."""
+    return "/" in text or "\\" in text or text.startswith(("~", "."))
 
 
 def is_library_part(found: type, module: str) -> bool:

@@ -13,6 +13,7 @@ from aectl.config import ConfigError
 from aectl.config.absolute import KEYS as DATA_PATHS
 from aectl.config.folders import slug
 from aectl.config.record import check_format
+from aectl.config.signature import is_signed, sign
 from aectl.config.stored import read_json
 from aectl.run import COMMAND, RECORD, Run, write_json
 from aectl.terminal import shown
@@ -20,6 +21,8 @@ from aectl.terminal import shown
 PLAN = "sweep.json"
 FORMAT = 1
 """Of that file, as this version writes it."""
+LARGEST = 10**9
+"""Number of a job."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
                 "  what the sweep was started from has changed; another sweep needs another name"
             )
     stored = content(folder) if (folder / PLAN).is_file() else {}
-    weights = first_weights(list(known.values()))
+    weights = {**stored.get("init_from", {}), **first_weights(jobs)}
     for run, digest in stored.get("init_from", {}).items():
-        if weights.get(run, digest) != digest:
+        if weights[run] != digest:
             raise ConfigError(
                 f"init_from: the weights of {run} have changed since the sweep began\n"
                 "  its other jobs would start from other ones: start a new sweep"
@@ -86,7 +89,7 @@ def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
         "init_from": weights,
         "jobs": [{"number": job.number, "overrides": list(job.overrides)} for job in known.values()],
     }
-    write_json(folder / PLAN, entry)
+    write_json(folder / PLAN, {**entry, "signature": sign("sweep", str(folder.resolve()), entry)})
 
 
 def first_weights(jobs: Iterable[Planned]) -> dict[str, str]:
@@ -137,25 +140,45 @@ def typed_command(folder: Path) -> str:
     if not (folder / PLAN).is_file():
         return ""
     found = content(folder)
-    # Sweeps of older versions have only the words that Hydra was given.
-    return shlex.join(found["typed"] or ["aectl", "train", *found["command"]])
+    # Sweeps of older versions have only the words that Hydra was given. A stranger's may name another program.
+    is_ours = found["typed"][:2] == ["aectl", "train"]
+    return shlex.join(found["typed"] if is_ours else ["aectl", "train", *found["command"]])
+
+
+def is_own(folder: Path) -> bool:
+    """Return whether this user's aectl wrote the sweep.json in a folder, for a sweep in that very folder."""
+    found = read_json(folder / PLAN)
+    signature = found.pop("signature", None)
+    return is_signed(signature, "sweep", str(folder.resolve()), found)
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Return what sweep.json holds; raises ConfigError if it cannot be read."""
+    """Return what sweep.json holds; raises ConfigError if it cannot be read or anything in it is of another kind."""
     found = read_json(folder / PLAN)
     check_format(found, FORMAT, folder / PLAN)
-    try:
-        jobs = [{"number": int(one["number"]), "overrides": [*map(str, one["overrides"])]} for one in found["jobs"]]
-        typed = [*map(str, found.get("typed") or [])]
-        weights = {str(run): str(digest) for run, digest in (found.get("init_from") or {}).items()}
-        words = [*map(str, found["command"])]
-        return {
-            "typed": typed,
-            "command": words,
-            "cwd": str(found.get("cwd") or ""),
-            "init_from": weights,
-            "jobs": jobs,
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder / PLAN} cannot be read: {error}") from None
+    entry = {"typed": [], "cwd": "", "init_from": {}, **{key: value for key, value in found.items() if value}}
+    jobs = found.get("jobs")
+    kinds = {
+        "typed": is_words(entry["typed"]),
+        "command": is_words(found.get("command")),
+        "cwd": isinstance(entry["cwd"], str),
+        "init_from": isinstance(entry["init_from"], dict) and is_words(list(entry["init_from"].values())),
+        "jobs": isinstance(jobs, list) and all(map(is_job, jobs)),
+    }
+    for key, fits in kinds.items():
+        if not fits:
+            raise ConfigError(f"{folder / PLAN} is damaged: its '{key}' is not what aectl writes there")
+    return {key: found[key] if key in ("command", "jobs") else entry[key] for key in kinds}
+
+
+def is_words(value: Any) -> bool:
+    """Return whether a value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def is_job(value: Any) -> bool:
+    """Return whether a value describes a job: its number and its overrides."""
+    if not isinstance(value, dict) or not is_words(value.get("overrides")):
+        return False
+    number = value.get("number")
+    return type(number) is int and 0 <= number < LARGEST

@@ -24,8 +24,8 @@ from aectl.terminal import console
 if TYPE_CHECKING:
     import optuna
 
-OWNER, WORDS = "owner", "overrides"
-"""What a trial remembers: the machine and process that took it, and its overrides."""
+OWNER = "owner"
+"""What a trial remembers besides its values: the machine and the process that took it."""
 
 
 def open_study(folder: Path, storage: str | None, name: str, seed: int, prune: int | None) -> optuna.Study:
@@ -98,8 +98,7 @@ class Search(Watcher[Planned]):
 
     def take(self, trial: optuna.Trial) -> Planned:
         """Return a trial's job, in the sweep's folder under the trial's number."""
-        words = trial.user_attrs.get(WORDS) or self.space.draw(trial)
-        trial.set_user_attr(WORDS, words)
+        words = self.space.draw(trial)
         trial.set_user_attr(OWNER, [socket.gethostname(), os.getpid()])
         (job,) = plan(self.folder, [words], trial.number)
         note(self.folder, self.words, [job])
@@ -151,8 +150,8 @@ class Search(Watcher[Planned]):
             console().print(f"{reason}: type objective=val/mse, or another metric that all jobs share", soft_wrap=True)
 
 
-def is_gone(owner: list[Any] | None) -> bool:
+def is_gone(owner: Any) -> bool:
     """Return whether a trial's owner was a process of this machine that is no more."""
-    if not owner:
+    if not (isinstance(owner, list) and len(owner) == 2 and type(owner[1]) is int):
         return False
     return owner[0] == socket.gethostname() and not is_alive(owner[1])

@@ -1,0 +1,286 @@
+"""A sweep's folder from the internet: its words, its jobs and its study choose among our own settings alone."""
+
+import json
+import socket
+
+import optuna
+import pytest
+
+from aectl.cli import resume
+from aectl.cli.stored_words import MOST_JOBS, check_words, own_modules
+from aectl.config import ConfigError
+from aectl.sweep.plan import PLAN, content, is_own, note, plan, typed_command
+from aectl.sweep.space import Space
+from aectl.sweep.study import Search, open_study
+
+REFUSED = (
+    "experiment=../../evil",
+    "experiment='/tmp/evil'",
+    "+experiment=../../evil",
+    "experiment=[toy,../../evil]",
+    "experiment=toy,../../evil",
+    "experiment=glob(*)",
+    "model=../model/vae",
+    "model@penalty=vae",
+    "model@_global_=vae",
+    "model@penalty.inner=vae",
+    "hydra/launcher=../../evil",
+    "+hydra/job_logging=../../evil",
+    "hydra/sweeper=joblib",
+    "storage=/tmp/x.db",
+    "storage=sqlite:////tmp/x.db",
+    "storage=../../.bash_aliases",
+    "hydra.sweeper.storage=/tmp/x.db",
+    "jobs=100000",
+    "hydra.launcher.jobs=100000",
+    "jobs=1e9",
+    "hydra.sweeper.trials=1000000000",
+    "hydra.sweeper.params.x=interval(0,1)",
+    "hydra.sweeper.study=x",
+    "device.count=5000",
+    "noise._target_=torch.utils.collect_env.run",
+    "noise={_target_: torch.utils.collect_env.run}",
+    "noise={'_target_': torch.utils.collect_env.run}",
+    "noise=choice({_target_: os.system},none)",
+    "+model.inner={a: [{_target_: os.system}]}",
+    "model.encoder._target_=choice(torch.nn.Linear,os.system)",
+    "dataset._target_=aectl.data.datasets.from_collection",
+    "+dataset._args_=[/tmp/elsewhere]",
+    "model={_target_: aectl.data.datasets.mnist, root: /tmp/elsewhere}",
+    "dataset.root=/tmp/elsewhere",
+    "dataset={path: /etc/passwd}",
+    "dataset.path=/usr/share",
+    "dataset.path=../x.npy,sweep/y.npy",
+    "init_from=latest",
+    "init_from=/elsewhere",
+    "tags.x=${oc.env:SECRET}",
+    "tags.x=$\\{oc.env:SECRET\\}",
+    "tags={x: '${oc.env:SECRET}'}",
+    "epochs='${oc.env:SECRET}'",
+    "resume=elsewhere",
+    "trust=[os]",
+    "data=changed",
+    "defaults=[evil]",
+    "+evil=1",
+    "hydra.run.dir=/tmp",
+    "~hydra.callbacks",
+    "seed",
+    "=",
+    "[",
+    "\x00",
+)
+ALLOWED = (
+    "model=vae",
+    "model=vae,dae",
+    "+experiment=toy",
+    "experiment=null",
+    "~schedule",
+    "model.code=4,8",
+    "model.encoder.widths=[32],[64]",
+    "optimizer.lr=tag(log,interval(0.001,0.1))",
+    "seed=range(0,8)",
+    "++tags.why=baseline",
+    "model.encoder._target_=torch.nn.Identity",
+    "sweep=optuna",
+    "hydra.launcher.jobs=2",
+    "hydra.sweeper.trials=20",
+    "storage=sweep/journal.log",
+    "storage=null",
+    "dataset.path=sweep/x.npy",
+    "hydra/launcher=fused",
+)
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_a_stored_word_leads_nowhere_but_into_our_conf(tmp_path, monkeypatch, word, tally):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a sweep's folder may not ask for that") as error:
+        check_words(["-m", "model=vae", word], tmp_path / "sweep")
+    assert len(str(error.value).splitlines()) == 2
+    tally("attacks refused")
+
+
+def test_a_stored_word_chooses_among_our_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_words(["-m", *ALLOWED], tmp_path / "sweep")
+
+
+def test_a_stored_sweep_has_a_bounded_number_of_jobs(tmp_path, tally):
+    for words in (["seed=range(0,10**9)"], ["seed=range(0,1000000000)"], ["seed=range(0,200)", "epochs=range(1,99)"]):
+        with pytest.raises(ConfigError, match=rf"may not ask|of at most {MOST_JOBS:,}"):
+            check_words(words, tmp_path)
+        tally("attacks refused")
+    with pytest.raises(ConfigError, match="of at most"):
+        check_words(["seed=1"] * 10**5, tmp_path)
+
+
+def stored(folder, words, lines=(), **entries):
+    """Write the sweep.json of a stranger, with jobs of these lines of overrides."""
+    folder.mkdir(exist_ok=True)
+    jobs = [{"number": number, "overrides": line} for number, line in enumerate(lines)]
+    entry = {"format": 1, "command": ["-m", *words], "jobs": jobs, **entries}
+    (folder / PLAN).write_text(json.dumps(entry))
+
+
+def test_words_and_jobs_of_a_strangers_sweep_are_checked_before_hydra_has_them(aectl, tmp_path, tally):
+    folder = tmp_path / "sweep"
+    evil = tmp_path / "evil.yaml"
+    evil.write_text("# @package _global_\nnoise:\n  _target_: os.mkdir\n  path: canary\n")
+    for words, jobs in (
+        (["experiment=../../../../../../../../" + str(evil.with_suffix(""))[1:]], []),
+        (["storage=" + str(tmp_path / ".bash_aliases"), "sweep=optuna", "seed=0,1"], []),
+        (["seed=0,1"], [["seed=0"], ["init_from=/elsewhere"]]),
+    ):
+        stored(folder, words, jobs)
+        code, out, said = aectl("train", "-m", "resume=sweep")
+        assert (code, out) == (2, "")
+        assert "may not ask for that" in said
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.yaml", "sweep"]
+        tally("attacks refused")
+
+
+ODD = (None, 5, "x", {"a": 1}, [5], [None], [[]], {"number": 1}, [{"number": "1" * 10**5, "overrides": []}])
+
+
+def test_a_plan_of_other_kinds_is_told_in_a_line(tmp_path, tally):
+    for key in ("command", "jobs", "typed", "cwd", "init_from"):
+        for value in (*ODD, [{"number": 1e400, "overrides": []}], [{"number": -1, "overrides": ["x"]}]):
+            stored(tmp_path / "sweep", ["seed=0,1"], **{key: value})
+            try:
+                content(tmp_path / "sweep")
+            except ConfigError as error:
+                assert "damaged" in str(error) and key in str(error)
+                tally("damaged records told")
+            else:
+                assert key in ("typed", "cwd", "init_from") and not isinstance(value, list)
+
+
+def test_a_strangers_sweep_shows_no_command_of_another_program(tmp_path):
+    stored(tmp_path / "sweep", ["seed=0,1"], typed=["rm", "-rf", "/"])
+    assert typed_command(tmp_path / "sweep") == "aectl train -m seed=0,1"
+
+
+def test_ones_own_sweep_is_known_by_its_signature_in_its_own_folder(tmp_path, monkeypatch, tally):
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "--config-dir=mine", "dataset.path=/data/own.npy", "tags.x=${oc.env:HOME}", "seed=0,1"]
+    folder, other = tmp_path / "own", tmp_path / "other"
+    folder.mkdir()
+    note(folder, words, plan(folder, [["seed=0"]]))
+    assert is_own(folder)
+    assert resume.sweep([f"resume={folder}", "jobs=2"])[1][-2:] == ["jobs=2", f"hydra.sweep.dir='{folder}'"]
+    # Copied, changed, or gone on with from a folder that may be a stranger's, it is nobody's.
+    other.mkdir()
+    (other / PLAN).write_bytes((folder / PLAN).read_bytes())
+    assert not is_own(other)
+    monkeypatch.chdir(other)
+    with pytest.raises(ConfigError, match="may not ask for that"):
+        resume.sweep([f"resume={folder}"])
+    monkeypatch.chdir(tmp_path)
+    entry = json.loads((folder / PLAN).read_text())
+    (folder / PLAN).write_text(json.dumps({**entry, "command": ["-m", "--config-dir=theirs", "seed=0,1"]}))
+    for evil in (folder, other):
+        with pytest.raises(ConfigError, match="may not ask for that"):
+            resume.sweep([f"resume={evil}"])
+        tally("attacks refused")
+
+
+def test_own_data_of_a_sweep_need_no_word_from_another_folder_and_a_moved_sweep_needs_trust(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, data = tmp_path / "own", tmp_path / "x.npy"
+    folder.mkdir()
+    note(folder, ["-m", f"dataset.path={data}", "seed=0,1"], [])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert resume.sweep([f"resume={folder}"])[1][0] == f"dataset.path={data}"
+    moved = folder.rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match="trust="):
+        resume.sweep([f"resume={moved}"])
+    assert resume.sweep([f"resume={moved}", f"trust={data}"])[1][0] == f"dataset.path={data}"
+    assert resume.TRUST.get() == (str(data),)
+    resume.TRUST.set(())
+
+
+def planted(folder, space, **trial):
+    """Return a search in a study that holds a trial of a stranger's."""
+    study = open_study(folder, None, "aectl", 0, None)
+    distributions = {"model.code": optuna.distributions.CategoricalDistribution(["4", "8"])}
+    kinds = {"params": {}, "distributions": {}, "value": None, **trial}
+    if kinds["params"]:
+        kinds["distributions"] = trial.get("distributions", distributions)
+    study.add_trial(optuna.trial.create_trial(**kinds))
+    return Search(study, space, folder, ["-m"], 3)
+
+
+EVIL = ["noise._target_=torch.utils.collect_env.run", "+noise.command='touch canary'"]
+SPACE = ["model.code=4,8", "optimizer.lr=interval(0.1,1)", "model.widths=range(2,9,2)"]
+GONE = [socket.gethostname(), 2**22 + 1]
+"""The owner of a trial: a process of this machine that is no more."""
+
+
+@pytest.mark.parametrize("state", ["WAITING", "RUNNING"])
+def test_a_trials_overrides_are_not_taken_from_the_study(tmp_path, state, tally):
+    attributes = {"overrides": EVIL, "owner": GONE}
+    state = optuna.trial.TrialState[state]
+    search = planted(tmp_path, Space(SPACE, {}), state=state, user_attrs=attributes)
+    job = next(search.jobs())
+    assert job.number == 0
+    assert [word.partition("=")[0] for word in job.overrides] == ["model.code", "optimizer.lr", "model.widths"]
+    tally("attacks refused")
+
+
+def categorical(*choices):
+    return optuna.distributions.CategoricalDistribution(choices)
+
+
+def floats(low, high):
+    return optuna.distributions.FloatDistribution(low, high)
+
+
+PLANTED = {
+    "a value that is a word": (
+        {"model.code": "{_target_: os.system}"},
+        {"model.code": categorical("{_target_: os.system}")},
+    ),
+    "a number out of range": ({"optimizer.lr": 5.0}, {"optimizer.lr": floats(0, 9)}),
+    "another kind": ({"optimizer.lr": "x"}, {"optimizer.lr": categorical("x")}),
+    "a step between": ({"model.widths": 3}, {"model.widths": optuna.distributions.IntDistribution(0, 9)}),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+@pytest.mark.parametrize("way", ["params", "fixed_params"])
+def test_a_study_gives_values_of_the_search_alone(tmp_path, what, way, tally):
+    params, distributions = PLANTED[what]
+    space = Space(SPACE, {})
+    if way == "params":
+        attributes = {"owner": GONE}
+        kinds = {"state": optuna.trial.TrialState.RUNNING, "user_attrs": attributes}
+        search = planted(tmp_path, space, params=params, distributions=distributions, **kinds)
+    else:
+        kinds = {"state": optuna.trial.TrialState.WAITING, "system_attrs": {"fixed_params": params}}
+        search = planted(tmp_path, space, **kinds)
+    with pytest.raises(ConfigError, match="trial 0 of the study has"):
+        next(search.jobs())
+    assert not (tmp_path / PLAN).exists()
+    tally("attacks refused")
+
+
+def test_a_trial_that_was_left_over_keeps_its_values(tmp_path):
+    params = {"model.code": "8"}
+    attributes = {"owner": GONE}
+    kinds = {"state": optuna.trial.TrialState.RUNNING, "user_attrs": attributes}
+    search = planted(tmp_path, Space(SPACE, {}), params=params, **kinds)
+    assert next(search.jobs()).overrides[0] == "model.code=8"
+
+
+@pytest.mark.parametrize("owner", [5, "x", [], ["x"], [None, None], ["HOST", "x"], ["HOST", 2**70], ["HOST", None]])
+def test_an_owner_of_another_kind_is_nobody(tmp_path, owner):
+    owner = [socket.gethostname() if one == "HOST" else one for one in owner] if isinstance(owner, list) else owner
+    kinds = {"state": optuna.trial.TrialState.RUNNING, "user_attrs": {"owner": owner}}
+    search = planted(tmp_path, Space(SPACE, {}), **kinds)
+    assert next(search.jobs()).number in (0, 1)
+
+
+def test_the_modules_of_typed_classes_are_known():
+    words = ["model._target_=my_a.Net,my_b.Net", "noise={_target_: my_c.Noise}", "+model.x._target_=torch.nn.ReLU"]
+    assert own_modules([*words, "seed=0,1", "["]) == ["my_a", "my_b", "my_c"]
