@@ -29,6 +29,7 @@ from aectl.commands.provenance import (
 )
 from aectl.config import ConfigError, to_plain
 from aectl.config.did_you_mean import hint
+from aectl.config.literal import literal
 from aectl.evaluation import published, verdict
 from aectl.evaluation.ability_checks import check_abilities, first_images
 from aectl.evaluation.report import EVALUATIONS, HEADLINES, Report, lacking, report
@@ -119,7 +120,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     Tables that were not asked for stay as they are, marked stale if they describe other weights. Figures and page are
     drawn anew. Raises ConfigError if no table of `only` applies to the model.
     """
-    one = cast("DictConfig", OmegaConf.merge(config, {"run": str(folder)}))
+    one = cast("DictConfig", OmegaConf.merge(config, {"run": literal(str(folder))}))
     opened = open_run(one)
     run, chosen = opened.run, chosen_tables(one)
     is_anew = one.again or one.data == "changed"

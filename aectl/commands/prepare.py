@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 
 from aectl import parallel, recipe
 from aectl.config import ConfigError, build, check_empty, check_named, check_signature, check_trusted, to_plain
-from aectl.config.absolute import absolute, make_data_paths_absolute, set_text
+from aectl.config.absolute import make_data_paths_absolute, set_text
 from aectl.config.own_paths import check_paths, data_paths
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Dataset, Source
@@ -102,8 +103,11 @@ def check(config: DictConfig) -> None:
 def check_stored_paths(config: DictConfig, run: Run, trust: list[str]) -> None:
     """Raise ConfigError if a resumed run would read own data, or another run, that this user has not typed."""
     paths, record = data_paths(config.dataset, trust), run.record
-    if config.init_from and is_unsaved(run):
-        paths["init_from"] = (record.get("init_from") or {}).get("run") or str(absolute(config.init_from))
+    if config.init_from and config.init_from != "latest" and is_unsaved(run):
+        named = (record.get("init_from") or {}).get("run") or config.init_from
+        # Of a run that is not there, whoever loads its weights says so.
+        with contextlib.suppress(ConfigError):
+            paths["init_from"] = str(find(named).absolute())
     check_paths(paths, run.folder, record.get("own_paths"), trust)
 
 

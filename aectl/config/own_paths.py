@@ -29,10 +29,20 @@ def data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:
             continue
         for key in KEYS:
             # A root within another data set's config is not replaced by the user's folder of data.
-            is_published = key == "root" and target in PUBLISHED and where == "dataset"
-            if isinstance(node.get(key), str) and node[key] and not is_published:
+            is_fetched = key == "root" and target in PUBLISHED
+            if not isinstance(node.get(key), str) or not node[key] or (is_fetched and where == "dataset"):
+                continue
+            if is_fetched or may_exist(absolute(node[key])):
                 found[f"{where}.{key}"] = str(absolute(node[key]))
     return found
+
+
+def may_exist(path: Path) -> bool:
+    """Return whether there may be a file or folder; of what is not there, whoever reads it says so."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return True
 
 
 def sign_paths(config: DictConfig) -> dict[str, str]:

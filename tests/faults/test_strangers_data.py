@@ -18,6 +18,7 @@ SMALL = ("model.encoder.widths=[4]", "model.decoder.widths=[4]", "model.code=2",
 @pytest.fixture
 def private(tmp_path):
     path = tmp_path / "private.npy"
+    (tmp_path / "photos").mkdir()
     np.save(path, np.random.default_rng(0).integers(0, 255, (60, 8, 8), dtype=np.uint8))
     return path
 
@@ -54,6 +55,8 @@ def test_ones_own_run_reads_its_own_data_unasked_and_no_others(aectl, private, t
     assert len(package.dataset(moved).split("test"))
     assert aectl("train", f"resume={moved}", "epochs=2")[0] == 0
     other = private.rename(tmp_path / "other.npy")
+    for path in moved.glob(".hydra*/config.yaml"):
+        path.write_text(path.read_text().replace(str(private), str(other)))
     with_keys(moved, dataset={"_target_": ARRAYS, "path": str(other)})
     with pytest.raises(ValueError, match="outside of its folder"):
         package.dataset(moved)
@@ -93,8 +96,8 @@ def test_a_data_set_stands_where_its_paths_are_seen(tally):
         with pytest.raises(ConfigError, match="the stored config names"):
             check_trusted(OmegaConf.create(node))
         tally("attacks refused")
-    inner = {"_target_": "my.Data", "of": {"_target_": "aectl.data.datasets.mnist", "root": "/x"}, "path": "/y"}
-    assert data_paths(OmegaConf.create(inner), ["my"]) == {"dataset.of.root": "/x"}
+    inner = {"_target_": "my.Data", "of": {"_target_": "aectl.data.datasets.mnist", "root": "/usr"}, "path": "/tmp"}
+    assert data_paths(OmegaConf.create(inner), ["my"]) == {"dataset.of.root": "/usr"}
 
 
 def test_what_names_a_path_trusts_no_module(tally):
