@@ -47,7 +47,7 @@ OTHERS = [
     (f"dataset=digits model=rbm model.temperatures={HUGE}", "model: temperatures must be at most 1,000,000"),
     (f"dataset=digits model=gan model.discriminator_steps={HUGE}", "model: discriminator_steps must be at most"),
     (f"dataset=digits model=ebm model.noise_ratio={HUGE}", "model: noise_ratio must be at most 1,000,000"),
-    (f"dataset=digits model=iwae model.samples={10**6}", "a step: at least … numbers need … GB"),
+    (f"dataset=digits model=iwae batch_size=128 model.samples={10**6}", "a step: at least … numbers need … GB"),
     (
         "dataset=digits model=conv model.code=2 model.encoder.channels=[1000000] model.decoder.channels=[4]",
         "a step: at least … numbers need … GB",
