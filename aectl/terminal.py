@@ -30,7 +30,7 @@ def console(file_width: int = FILE_WIDTH) -> Console:
             return super().render_str(lines_of(text), **{**options, "markup": False, "emoji": False})
 
     terminal = Plain(highlight=False, markup=False, emoji=False)
-    if terminal.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+    if terminal.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
         return terminal
     return Plain(highlight=False, markup=False, emoji=False, width=file_width)
 

@@ -6,6 +6,7 @@ import gc
 import importlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -85,7 +86,9 @@ def unknown_command(arguments: Sequence[str]) -> str:
     """Return the message for a first word that is no command."""
     word = arguments[0]
     if "=" in word or word.startswith("-"):
-        return f"the command comes first: aectl train {' '.join(arguments)}\n  commands: {', '.join(COMMANDS)}"
+        return (
+            f"the command comes first: {shlex.join(['aectl', 'train', *arguments])}\n  commands: {', '.join(COMMANDS)}"
+        )
     from aectl.config.did_you_mean import hint
 
     return f"no command '{word}'{hint(word, COMMANDS, 'the commands are ' + ', '.join(COMMANDS))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import fields
@@ -102,7 +103,7 @@ def prepare(overrides: Sequence[str]) -> list[str]:
                 raise ConfigError(f"no key '{key(other)}'; did you mean {near[0]}={value(other)}?")
             raise ConfigError(
                 f"{key(other)} cannot change in a resumed run; {', '.join(KEYS[:-1])} and device.* can\n"
-                f"  a new run from its weights: aectl train … init_from={name} {other}"
+                f"  a new run from its weights: aectl train … {shlex.join([f'init_from={name}', other])}"
             )
     run = Run(find(name).absolute())
     check_links(run.folder)

@@ -24,6 +24,8 @@ from aectl.run import RECORD, Run, is_alive
 
 PID = ".pid"
 """The owner's process id: run.json has it only once all is ready, and that of the start before until then."""
+LONGEST_PID = 20
+"""Digits; Python makes no number of some thousand."""
 PATIENCE_SECONDS = 0.5
 """For an owner of a moment to have written its process id."""
 
@@ -60,7 +62,7 @@ def clear(run: Run) -> None:
         durable.clear(folder)
     for aside in run.folder.glob(".hydra~*"):
         number = aside.name.partition("~")[2]
-        if number != str(os.getpid()) and not (number.isdigit() and is_alive(int(number))):
+        if number != str(os.getpid()) and not (number.isdecimal() and is_alive(int(number))):
             shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -70,7 +72,7 @@ def owner(run: Run) -> int | str:
     while time.monotonic() < end:
         path = run.folder / PID
         text = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
-        if text.isdigit() and is_alive(int(text)):
+        if text.isdecimal() and len(text) < LONGEST_PID and is_alive(int(text)):
             return int(text)
         time.sleep(0.01)
     known = run.record.get("pid") if (run.folder / RECORD).is_file() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -274,7 +275,10 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
         texts = [textwrap.fill(one["text"], max(out.width, 20), subsequent_indent="  ") for one in verdicts]
         out.print("\n".join(texts), style="bold", soft_wrap=True)
     if stale := [name for name in section["titles"] if origin_note(section, name).startswith("stale")]:
-        out.print(f"stale, of earlier weights: {', '.join(stale)}; aectl eval run={shown(run.folder)} makes them anew")
+        out.print(
+            f"stale, of earlier weights: {', '.join(stale)}; "
+            f"aectl eval run={shlex.quote(shown(run.folder))} makes them anew"
+        )
     page = "report_quick.html" if section.get("quick") else "report.html"
     for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", page)):
         if (run.folder / path).exists():

@@ -65,12 +65,21 @@ def draw_all(
         run.folder / page_name(config),
         title=f"{choices.get('model')} on {choices.get('dataset')}",
         name=run.folder.absolute().name,
-        commands=[str(run.record.get("command") or ""), eval_command(run.folder, config)],
+        commands=[typed_command(run.record.get("command") or ""), eval_command(run.folder, config)],
         config_yaml=OmegaConf.to_yaml(opened.config, resolve=True),
         record=run.record,
         section=section,
         figures=paths,
     )
+
+
+def typed_command(stored: str) -> str:
+    """Return the command in a run's record, each word quoted for a shell; empty for that of another program."""
+    try:
+        words = shlex.split(stored)
+    except ValueError:
+        return ""
+    return shlex.join(words) if words[:2] == ["aectl", "train"] else ""
 
 
 def eval_command(folder: Path, config: DictConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
 import statistics
 import sys
@@ -16,12 +17,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config.folders import announce_sweep
+from aectl.durable import written
 from aectl.sweep import board
 from aectl.sweep.comparable import Comparison, compare
 from aectl.sweep.formats import number, probability, spread
 from aectl.sweep.jobs import Job, differing, name_of, over_seeds, read_jobs
 from aectl.sweep.report import report
-from aectl.terminal import brief, console
+from aectl.terminal import brief, console, harmless
 from aectl.terminal_table import Column, cell_width, padded, print_table
 
 if TYPE_CHECKING:
@@ -68,14 +70,16 @@ def close(folder: Path) -> None:
 
 def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     """Write the table, in full precision and with each run's folder."""
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(["job", *varied, name_of(jobs), "epoch", "seconds", "status", "folder", "error"])
-        for job in jobs:
-            values = [job.settings.get(key, "") for key in varied]
-            value = "" if math.isnan(job.value) else job.value
-            epoch, folder = job.objective.get("epoch", ""), job.folder.name
-            writer.writerow([job.number, *values, value, epoch, job.seconds, job.status, folder, job.error])
+    rows: list[list[Any]] = [["job", *varied, name_of(jobs), "epoch", "seconds", "status", "folder", "error"]]
+    for job in jobs:
+        values = [job.settings.get(key, "") for key in varied]
+        value = "" if math.isnan(job.value) else job.value
+        epoch, folder = job.objective.get("epoch", ""), job.folder.name
+        rows.append([job.number, *values, value, epoch, job.seconds, job.status, folder, job.error])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([harmless(value) for value in row] for row in rows)
+    with written(path) as file:
+        file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: Comparison) -> None:

@@ -193,7 +193,7 @@ def wait_for_a_later_second(folder: Path) -> bool:
     killed and resumed within a second the order would be chance. A clock that was set back is not waited for.
     """
     names = [path.name for path in folder.glob("events.out.tfevents.*") if not path.name.endswith((SUFFIX, CURVES))]
-    stamps = [int(name.split(".")[3]) for name in names if name.split(".")[3].isdigit()]
+    stamps = [int(name.split(".")[3]) for name in names if name.split(".")[3].isdecimal()]
     now = time.time()
     if stamps and int(now) <= max(stamps) < now + 1:
         time.sleep(max(stamps) + 1 - now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,6 @@ class CpuContention(Observer):
                 log.warning(
                     "other processes use %d of %d cores: steps take %s times as long as the fastest one\n"
                     "  faster: Ctrl-C, then aectl train resume=%s device.threads=%d",
-                    *(used, cores, significant(times, 2), shown(self.folder), max(threads, 1)),
+                    *(used, cores, significant(times, 2), shlex.quote(shown(self.folder)), max(threads, 1)),
                 )
         self.begin_window()

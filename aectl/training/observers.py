@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     whole, end, _ = text.rpartition("\n")
     reader = csv.DictReader(io.StringIO(whole + end, newline=""))
     rows = [
-        row for row in reader if None not in row.values() and None not in row and (row.get("epoch") or "").isdigit()
+        row for row in reader if None not in row.values() and None not in row and (row.get("epoch") or "").isdecimal()
     ]
     return list(reader.fieldnames or []), rows
 

