@@ -13,6 +13,7 @@ from aectl.sweep.plan import Planned
 from aectl.terminal import console, duration, significant
 
 if TYPE_CHECKING:
+    from rich.live import Live as RichLive
     from rich.table import Table
 
 
@@ -53,25 +54,29 @@ class Live(Lines):
     """The jobs that run, in place: epoch, objective, time left; above them a line for each that has ended."""
 
     def __init__(self, total: int, name: Callable[[Planned], str]) -> None:
-        from rich.live import Live as Moving
-
         super().__init__(total, name)
         self.running: dict[int, Planned] = {}
-        self.moving = Moving(console=self.out, transient=True, auto_refresh=False)
+        self.moving: RichLive | None = None
 
     def started(self, job: Planned) -> None:
+        from rich.live import Live as RichLive
+
         self.began[job.number] = time.monotonic()
         self.running[job.number] = job
-        self.moving.start()
+        if self.moving is None:
+            # A stopped display keeps its height and, started again, clears that many lines of earlier output.
+            self.moving = RichLive(console=self.out, transient=True, auto_refresh=False)
+            self.moving.start()
 
     def ended(self, job: Planned, error: str) -> None:
         del self.running[job.number]
         super().ended(job, error)
-        if not self.running:
+        if not self.running and self.moving is not None:
             self.moving.stop()
+            self.moving = None
 
     def tick(self) -> None:
-        if self.running:
+        if self.moving is not None:
             self.moving.update(self.table(), refresh=True)
 
     def table(self) -> Table:
