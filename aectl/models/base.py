@@ -98,11 +98,12 @@ class Model(nn.Module):
 
     def abilities(self) -> tuple[str, ...]:
         """Return the names of the methods, of those in `METHODS`, that this model has."""
-        return tuple(name for name in METHODS if hasattr(type(self), name))
+        return tuple(name for name in METHODS if hasattr(type(self), name) or name in self._modules)
 
     def __getattr__(self, name: str) -> Any:
         """Return a submodule, parameter or buffer; of an ability that the model lacks, the error lists those it has."""
-        if name not in METHODS:
+        # A submodule may be the method: self.encode = nn.Linear(784, 32).
+        if name not in METHODS or name in self.__dict__.get("_modules", ()):
             return super().__getattr__(name)
         abilities = ", ".join(self.abilities()) or "none of the methods for others"
         raise AttributeError(f"{type(self).__name__} has no {name}(): this model has {abilities}")

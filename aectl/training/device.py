@@ -66,7 +66,6 @@ class Device:
         precisions.check(precision, self.torch)
         self.precision = precision
         self.threads_are_told = threads is not None
-        self.threads = threads or share_of_idle_cores()
         self.is_small = False
         self.deterministic, self.compile = deterministic, compile
         self.graph = self.torch.type == "cuda" and parallel.count() == 1 if graph is None else graph
@@ -75,6 +74,8 @@ class Device:
         if (graph or compile) and parallel.count() > 1:
             name = "graph" if graph else "compile"
             raise ValueError(f"{name}=true is for one process alone, not for the {parallel.count()} of device.count")
+        # Last: it takes a moment, and processes that train together meet for it.
+        self.threads = threads or share_of_idle_cores()
 
     def suit(self, multiplications: float) -> None:
         """Take one thread for steps of so few multiplications that several would mostly wait for one another."""

@@ -33,18 +33,27 @@ def load(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     Adagrad reads its count on the host at every step; from a checkpoint that was read to a GPU, it would wait for it.
     """
     groups = optimizer.state_dict()["param_groups"]
-    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in state["param_groups"]]:
-        raise ValueError("the optimizer has other groups of weights")
+    if len(groups) != len(state["param_groups"]) or not all(map(are_alike, groups, state["param_groups"])):
+        raise ValueError("the optimizer has other groups of weights or settings")
     weights = [p for group in optimizer.param_groups for p in group["params"]]
     for number, slots in state["state"].items():
         if number >= len(weights) or any(not fits(slot, weights[number]) for slot in slots.values()):
             raise ValueError("the optimizer's memory is of other weights")
     places = {p: own["step"].device for p, own in optimizer.state.items() if isinstance(own.get("step"), Tensor)}
-    # The settings of the groups are those of the config: what the checkpoint says of them is not used.
-    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    optimizer.load_state_dict(dict(state))
     for parameter, place in places.items():
         own = optimizer.state[parameter]
         own["step"] = own["step"].to(place)
+
+
+def are_alike(own: Any, stored: Any) -> bool:
+    """Return whether a stored setting, or dict or list of them, is of the kind that the optimizer has."""
+    if isinstance(own, dict):
+        return isinstance(stored, dict) and all(key in stored and are_alike(own[key], stored[key]) for key in own)
+    if isinstance(own, (list, tuple)):
+        return isinstance(stored, (list, tuple)) and len(own) == len(stored) and all(map(are_alike, own, stored))
+    numbers = (int, float, Tensor)
+    return type(own) is type(stored) or (isinstance(own, numbers) and isinstance(stored, numbers))
 
 
 def fits(slot: Any, weight: Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -44,7 +45,7 @@ def rounds(precision: str, device: torch.device) -> bool:
     made, and everything that is no product of matrices stays in fp32. Elsewhere bf16 is left to autocast.
     """
     if precision == "bf16":
-        return device.type == "cpu" and has(AMX, AVX512)
+        return device.type == "cpu" and has(AMX, AVX512) and is_rounding()
     return precision == "tf32"
 
 
@@ -61,6 +62,18 @@ def has(*names: str) -> bool:
     """Return whether this CPU has one of these ways to multiply bf16, and torch takes it; not where it cannot tell."""
     tells = [getattr(torch.cpu, name, None) for name in names]
     return torch.backends.mkldnn.is_available() and any(tell is not None and tell() for tell in tells)
+
+
+@cache
+def is_rounding() -> bool:
+    """Return whether this CPU rounds the factors of products when torch asks for it.
+
+    Not all that multiply bf16 do: on an AMD EPYC with AVX512-BF16, torch 2.13 computes in fp32 all the same.
+    """
+    # In bf16 this number is 1.
+    factors = torch.full((64, 64), 1 + 2**-12)
+    with rounded("bf16"):
+        return bool((factors @ factors == 64).all())
 
 
 @contextlib.contextmanager
