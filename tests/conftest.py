@@ -24,6 +24,10 @@ def pytest_configure(config):
     # Known to pytest-cov, where that is there: counting makes what calls much Python a third slower.
     config.addinivalue_line("markers", "no_cover: its lines are not counted, since others run them too")
 
+    # readline, which the workers of pytest-xdist import, sets these: what is printed into a file would be as narrow.
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+
 
 def pytest_collection_modifyitems(config, items):
     """Leave out what is for `make torture` alone, or with it, what is not for it."""

@@ -80,7 +80,8 @@ def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
     assert (section["images"], section["threads"]) == (360, 1)
     verdicts = [one["text"] for one in section["verdicts"]]
     assert 1 <= len(verdicts) <= 4
-    assert "\n".join(verdicts) in out
+    # A long one takes several lines.
+    assert " ".join(verdicts) in " ".join(out.split())
     assert [(t, m) for t, rows in tables_of(section).items() for m in columns(rows.values()) if not meaning(t, m)] == []
     figures = [path.stem for path in (folder / "figures").glob("*.png")]
     assert figures and all(position(name) < len(CAPTIONS) for name in figures)
