@@ -26,8 +26,10 @@ WORDS = ("missing", "titles")
 MADE = "made"
 """Where a section keeps each table's origin: checkpoint, epoch, weights, settings, time, and why it is stale, if so."""
 
-COPY = 1 / 255**2
-"""Mean squared error of one grey level of 256: images with less than that are copies."""
+MEAN_IMAGE = "mean image"
+"""The row whose squared error is the variance of the images."""
+COPY = 1e-3
+"""Principal components whose squared error is below this share of the variance nearly copy the image."""
 
 LARGEST = 2**63
 """Of whole numbers; Python could not divide those that a float has no room for."""
@@ -206,14 +208,12 @@ def is_models(name: str) -> bool:
 
 
 def competes(name: str, rows: Rows) -> bool:
-    """Return whether a row competes; principal components that copy the image do not, since they cannot lose.
+    """Return whether a row competes; principal components that nearly copy the image do not, since they cannot lose.
 
-    If the largest PCA of a table copies, the model's code is as large as the image. A smaller PCA, of the units active
-    on average, is then fair if it has at most half as many components.
+    They copy if their squared error is below `COPY` times that of the mean image, as with 50 components of 64 pixels.
     """
-    sizes = {other: size for other, row in rows.items() if (size := components(other, row))}
-    largest = max(sizes, key=sizes.__getitem__, default=name)
-    return name not in sizes or rows[largest]["mse"] >= COPY or 2 * sizes[name] <= sizes[largest]
+    variance = rows.get(MEAN_IMAGE, {}).get("mse")
+    return not components(name, rows[name]) or not is_number(variance) or rows[name]["mse"] > COPY * variance
 
 
 def components(name: str, row: Row) -> int:

@@ -31,7 +31,7 @@ logistic regression does."""
 CONSTANT = 1e-5
 """A unit is constant whose standard deviation is below this share of the largest magnitude in the code."""
 
-HEADLINE = Headline("linear probe", "linear", (("PCA-*",),), rank=7, unit="%", unit_of_difference="points")
+HEADLINE = Headline("linear probe", "linear", (("PCA-*", RAW),), rank=7, unit="%", unit_of_difference="points")
 
 
 @dataclass(frozen=True)

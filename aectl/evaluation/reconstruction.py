@@ -12,8 +12,8 @@ from aectl.evaluation.judge import Judge
 from aectl.evaluation.pca import affine_basis
 from aectl.evaluation.subject import CHUNK, Row, Rows, Subject, mean_ci95
 from aectl.evaluation.verdict import Headline
+from aectl.measures import MEAN_IMAGE, is_number
 from aectl.measures import Row as AnyRow
-from aectl.measures import is_number
 from aectl.models.base import Decodes, Encodes
 
 NARROWEST = 5
@@ -26,7 +26,7 @@ def psnr_ci95(row: AnyRow, metric: str) -> float:
     return 10 / math.log(10) * ci95 / mse if is_number(mse) and is_number(ci95) and mse > 0 else 0.0
 
 
-HEADLINE = Headline("reconstruction", "psnr", (("PCA-*",), ("mean image",)), rank=4, unit="dB", ci95=psnr_ci95)
+HEADLINE = Headline("reconstruction", "psnr", (("PCA-*",), (MEAN_IMAGE,)), rank=4, unit="dB", ci95=psnr_ci95)
 
 
 def measure(subject: Subject) -> Rows:
@@ -47,7 +47,7 @@ def measure(subject: Subject) -> Rows:
 
         rows[name] = bench.cache.numbers(f"reconstruction-{name}{seen_by}", pca)
     mean = bench.pca.mean.float().view(1, *x.shape[1:])
-    rows["mean image"] = bench.cache.numbers(
+    rows[MEAN_IMAGE] = bench.cache.numbers(
         f"reconstruction-mean{seen_by}", lambda: fidelity(x, mean.expand_as(x), judge, seen)
     )
     narrow = min(bench.pca.rank, x[0].numel() - 1)

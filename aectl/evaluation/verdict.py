@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from aectl.measures import MODEL, Row, Rows, better, columns, competes, is_models, is_number
+from aectl.measures import COPY, MODEL, Row, Rows, better, columns, competes, is_models, is_number
 
 MOST = 4
 """Verdicts of one evaluation, at most."""
@@ -101,15 +101,17 @@ def judge(table: str, rows: Rows, headline: Headline) -> Verdict | None:
     begin = (headline.about or headline.ability).format(metric.removeprefix(headline.metric.rstrip("*")))
     how = ", ".join(filter(None, (name.removeprefix(MODEL).removeprefix(", "), headline.note(rows[name]))))
     decimals = decimals_of(ours, theirs, ci95)
+    # The difference of the printed numbers, so that a reader's subtraction agrees.
+    shown = round(ours, decimals) - round(theirs, decimals) if math.isfinite(difference) else difference
     text = (
         f"{begin} {with_unit(rounded(ours, decimals), headline.unit)}{f' ({how})' if how else ''}, "
         f"{headline.words.get(rival, rival)} {rounded(theirs, decimals)}: "
-        f"{in_words(found, difference, ci95, decimals, headline.unit_of_difference or headline.unit)}"
+        f"{in_words(found, shown, ci95, decimals, headline.unit_of_difference or headline.unit)}"
     )
     if is_number(goal := rows.get(headline.goal, {}).get(metric)):
         text += f" ({headline.words.get(headline.goal, headline.goal)} {rounded(goal, decimals)})"
     if copy:
-        text += f" ({copy} copies the image)"
+        text += f" ({copy} nearly copies the image: it keeps over {100 * (1 - COPY):.1f} % of the variance)"
     return Verdict(table, metric, ours, rival, theirs, difference, ci95, headline.unit, found, text)
 
 
