@@ -110,7 +110,7 @@ MEANING = {
     "seeds/val/*": "mean over seeds of the best values on validation images",
     "seeds/train/*": "mean over seeds of the best values on training images",
     "seeds/seeds": "runs that differ in the seed alone",
-    "seeds/95 %": "bootstrap interval of the mean over seeds",
+    "seeds/95 % (t)": "Student's t interval of the mean over seeds",
     "seeds/p": "how probable a difference from the best as large as this one would be without one (Welch's test)",
     "noises/*": "PSNR of the restored images under this noise, in dB",
     "mse": "mean squared error per pixel",

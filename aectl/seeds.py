@@ -10,13 +10,18 @@ SURE = 0.05
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % percentile bootstrap interval of the mean, the same at every call; None of fewer than two."""
+    """Return Student's t interval of the mean at 95 %, mean ± t · s / √n with n - 1 degrees of freedom.
+
+    None for fewer than two values.
+    """
     if len(values) < 2:
         return None
-    from scipy.stats import bootstrap
+    # The inverse of Student's distribution function; scipy.stats takes three times as long to import.
+    from scipy.special import stdtrit
 
-    found = bootstrap((values,), statistics.fmean, vectorized=False, method="percentile", rng=0).confidence_interval
-    return float(found.low), float(found.high)
+    mean, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
+    half = float(stdtrit(len(values) - 1, 0.975)) * error
+    return mean - half, mean + half
 
 
 def p_value(a: Sequence[float], b: Sequence[float]) -> float | None:

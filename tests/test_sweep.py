@@ -49,9 +49,9 @@ def test_seeds_are_grouped_too(tmp_path, capsys):
     for number, (code, seed, value) in enumerate([(2, 0, 1.0), (2, 1, 3.0), (8, 0, 0.5), (8, 1, 0.5)]):
         write_job(tmp_path, number, [f"model.code={code}", f"seed={seed}"], value)
     table = [line.split() for line in close(tmp_path, capsys).splitlines()]
-    assert ["model.code", "mean", "val/loss", "±", "std", "95", "%", "seeds", "p"] in table
+    assert ["model.code", "mean", "val/loss", "±", "std", "95", "%", "(t)", "seeds", "p"] in table
     assert table.index(["8", "0.5", "0", "0.5", "…", "0.5", "2"]) < table.index(
-        ["2", "2", "1.4", "1", "…", "3", "2", "-"]
+        ["2", "2", "1.4", "-10.706", "…", "14.706", "2", "-"]
     )
 
 
@@ -82,7 +82,7 @@ def test_both_tables_fit_the_terminal_and_lack_nothing(width, tmp_path, capsys, 
 def test_a_single_setting_over_seeds(tmp_path, capsys):
     for seed in range(3):
         write_job(tmp_path, seed, [f"seed={seed}"], float(seed))
-    assert ["1", "1", "0", "…", "2", "3"] in [line.split() for line in close(tmp_path, capsys).splitlines()]
+    assert ["1", "1", "-1.4841", "…", "3.4841", "3"] in [line.split() for line in close(tmp_path, capsys).splitlines()]
 
 
 def test_failures_come_last_are_listed_and_end_in_code_1(tmp_path, capsys):
@@ -207,7 +207,9 @@ def test_a_sweep_of_one_run_has_a_page_too(tmp_path, capsys):
 def test_intervals_and_p_values_over_seeds():
     assert spread([1.0]) == "-"
     low, high = map(float, spread([1.0, 2.0, 3.0, 4.0, 5.0]).split(" … "))
-    assert 1 < low < 2.5 < 3.5 < high < 5
+    # t for 4 degrees of freedom is 2.776, the standard error √(2.5 / 5).
+    assert (low, high) == pytest.approx((3 - 2.776 * 0.5**0.5, 3 + 2.776 * 0.5**0.5), abs=0.001)
+    assert spread([2.0, 2.0]) == "2 … 2"
     assert probability([1.0], [2.0, 3.0]) == "-"
     assert probability([1.0, 1.0], [2.0, 2.0]) == "-"
     # Means 2 and 12 with standard errors of 1 / √3 each: t = 12.2 at 4 degrees of freedom.
@@ -247,7 +249,8 @@ def test_what_seeds_come_to_stands_on_tensorboards_page(tmp_path, capsys):
     events = EventAccumulator(str(folder)).Reload()
     found = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
     assert found["seeds/mean"] == 2 and found["seeds/std"] == pytest.approx(2**0.5)
-    assert found["seeds/low"] == 1 and found["seeds/high"] == 3
+    # t for one degree of freedom is 12.706, the standard error 1.
+    assert [found["seeds/low"], found["seeds/high"]] == pytest.approx([2 - 12.706, 2 + 12.706], abs=0.001)
     begins = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     hparams = HParamsPluginData.FromString(begins).session_start_info.hparams
     assert (hparams["Model code"].number_value, hparams["seeds"].number_value) == (4, 2)
@@ -255,4 +258,4 @@ def test_what_seeds_come_to_stands_on_tensorboards_page(tmp_path, capsys):
     close(tmp_path, capsys)
     assert len(list(folder.iterdir())) == 1
     page = (tmp_path / "report.html").read_text()
-    assert "Means over seeds" in page and "1 … 3" in page and "the other rows are baselines" not in page
+    assert "Means over seeds" in page and "-10.706 … 14.706" in page and "the other rows are baselines" not in page

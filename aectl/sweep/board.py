@@ -21,7 +21,7 @@ FOLDER = "seeds"
 
 
 def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
-    """Write mean, standard deviation and bootstrap interval of the objective, of each setting with several seeds."""
+    """Write mean, standard deviation and t interval of the objective, of each setting with several seeds."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
     groups = [(settings, values) for settings, values in over_seeds(jobs, varied) if len(values) > 1]
     if "seed" not in varied or not groups:

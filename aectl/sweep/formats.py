@@ -9,7 +9,7 @@ from aectl.seeds import interval, p_value
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the 95 % bootstrap interval of the mean over seeds; a dash of one seed."""
+    """Return the 95 % t interval of the mean over seeds; a dash for one seed."""
     found = interval(values)
     return "-" if found is None else f"{number(found[0])} … {number(found[1])}"
 

@@ -130,7 +130,7 @@ def mean_row(
     settings, values = group
     deviation = {f"{name_of(jobs)}_sd": statistics.stdev(values)} if len(values) > 1 else {}
     p = "" if values is groups[0][1] else probability(groups[0][1], values)
-    mean = {name_of(jobs): statistics.fmean(values), **deviation, "95 %": spread(values)}
+    mean = {name_of(jobs): statistics.fmean(values), **deviation, "95 % (t)": spread(values)}
     return {**settings, **mean, "seeds": len(values), "p": p}
 
 

@@ -93,6 +93,7 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: C
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
         out.print()
         print_seeds(out, groups, name_of(jobs))
+        out.print("95 % (t): Student's t interval of the mean")
         if len(groups) > 1:
             out.print("p: how probable a difference as large from the best would be without one (Welch's test)")
     failures = [job for job in jobs if job.status == "failed"]
@@ -125,7 +126,7 @@ def print_jobs(out: Console, jobs: Sequence[Job], varied: Sequence[str], is_fair
 
 
 def print_seeds(out: Console, groups: Sequence[tuple[dict[str, str], list[float]]], name: str) -> None:
-    """Print the table of means over seeds: standard deviation, bootstrap interval, p against the best."""
+    """Print the table of means over seeds: standard deviation, Student's t interval, p against the best."""
     best, values = groups[0][1], [group for _, group in groups]
     settings = [list(groups[0][0]), *[list(group.values()) for group, _ in groups]]
     sizes = [max(map(cell_width, values)) for values in zip(*settings, strict=True)]
@@ -133,7 +134,7 @@ def print_seeds(out: Console, groups: Sequence[tuple[dict[str, str], list[float]
     columns = [
         Column(f"mean {name}", [number(statistics.fmean(group)) for group in values]),
         Column("± std", [f"{statistics.stdev(group):.2g}" if group[1:] else "-" for group in values]),
-        Column("95 %", [spread(group) for group in values]),
+        Column("95 % (t)", [spread(group) for group in values]),
         Column("seeds", [str(len(group)) for group in values]),
         Column("p", ["" if group is best else probability(best, group) for group in values]),
     ]
