@@ -124,6 +124,23 @@ def test_help_says_in_a_line_what_each_model_is(aectl, words):
         assert f"# {said.split(maxsplit=1)[1]}.\n" in Path(conf_dir(), "model", f"{name}.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ((), {"schedule": "cosine", "optimizer": "adam", "noise": "none", "device": "auto"}),
+        (("train",), {"schedule": "cosine", "optimizer": "adam", "noise": "none"}),
+        (("train", "model=gan"), {"noise": "instance", "optimizer": "adam_gan"}),
+        (("train", "model=stacked_dae"), {"noise": "masking"}),
+        (("sample",), {"device": "auto"}),
+    ],
+)
+def test_help_lists_the_option_of_the_composed_run_first(aectl, words, first):
+    lines = [line.replace(",", "").split() for line in aectl(*words, "--help")[1].splitlines()]
+    options_of = {line[0]: line[1:] for line in lines if line and line[0] in first}
+    assert {group: options_of[group][0] for group in first} == first
+    assert not any("conf/experiment/" in word for line in lines for word in line)
+
+
 def test_a_new_model_is_described_by_the_header_of_its_yaml(tmp_path):
     texts = {
         "# @package _global_\n# aectl train model=x\n# aectl train model=x model.code=2\n# Mine.\n# More.\n": "Mine",
@@ -158,6 +175,7 @@ def test_help_gives_the_defaults_of_the_composed_run(aectl, words, epochs):
 
 def test_help_of_defaults_leaves_to_the_recipe_what_is_null(monkeypatch):
     monkeypatch.setattr(help, "composed", lambda *_: {"epochs": None, "recipe": {"epochs": 7, "steps": 4000}})
+    monkeypatch.setattr(help, "choices", lambda _: {})
     text = help.of_command("train")
     assert "[7]" in text and "4000" not in text
 

@@ -6,13 +6,16 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import conf_dir, options
 from aectl.config.schema import SCHEMAS
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 GROUPS = ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device", "sweep", "experiment")
 
@@ -117,7 +120,7 @@ def overview() -> str:
         commands=two_columns(SUMMARY.items()),
         model=defaults("train")["model"],
         models=two_columns(model_lines()),
-        groups=two_columns(group_lines("train", [group for group in GROUPS if group != "model"])),
+        groups=two_columns(group_lines([group for group in GROUPS if group != "model"], defaults("train"))),
         examples=example_lines([*EXAMPLES["train"][:4], EXAMPLES["eval"][0]]),
     ).rstrip()
 
@@ -129,14 +132,15 @@ def of_command(command: str, overrides: Sequence[str] = ()) -> str:
     # Only a model's YAML changes the schema's defaults; composing takes a tenth of a second.
     config = composed(command, overrides) if chosen else vars(SCHEMAS[command]())
     keys = [(one.name, one.metadata["help"] + default(one, config)) for one in schema]
-    choices = [group for group in GROUPS if group in {one.name for one in schema} or command == "train"]
+    listed = [group for group in GROUPS if group in {one.name for one in schema} or command == "train"]
     groups, heading, which = "", "choices", ""
     if chosen:
-        choices.remove("model")
+        listed.remove("model")
         heading = "other choices"
         groups = f"\nmodels (model={chosen}, the default, or another)\n{two_columns(model_lines())}\n"
         which = next((word for word in reversed(overrides) if word.startswith("model=")), f"model={chosen}")
-    groups += f"\n{heading} (group=option), the default first\n{two_columns(group_lines(command, choices))}\n"
+    lines = group_lines(listed, choices(config) if chosen else defaults(command))
+    groups += f"\n{heading} (group=option), the default first\n{two_columns(lines)}\n"
     return COMMAND.format(
         command=command,
         summary=SUMMARY[command],
@@ -154,9 +158,14 @@ def composed(command: str, overrides: Sequence[str]) -> Mapping[str, Any]:
 
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         try:
-            return compose(command, [word for word in overrides if "=" in word])
+            return compose(command, [word for word in overrides if "=" in word], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException):
-            return compose(command)
+            return compose(command, return_hydra_config=True)
+
+
+def choices(config: Any) -> dict[str, str]:
+    """Return the option of each group that a composed config is made of: a model's YAML may choose others."""
+    return {str(group): str(option) for group, option in config.hydra.runtime.choices.items()}
 
 
 def default(one: Field[Any], config: Mapping[str, Any]) -> str:
@@ -190,26 +199,36 @@ def description(path: Path) -> str:
     return "no description in its YAML"
 
 
-def group_lines(command: str, groups: Sequence[str]) -> list[tuple[str, str]]:
-    """Return each group that has options with them, the default first; of very many, the first few."""
-    found, chosen = options(), defaults(command)
+def group_lines(groups: Sequence[str], chosen: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return each group that has options with them, the chosen one first; of very many, the first few."""
+    found = options()
     lines = []
     for group in groups:
         names = sorted(found.get(group, []), key=lambda name: (name != chosen.get(group), name))
         if len(names) > MANY:
-            names = [*names[:3], f"… ({len(names)} in all: TAB lists them, as does conf/{group}/)"]
+            names = [*names[:3], f"… ({len(names)} in all; TAB, or {group}=x, lists them)"]
         if names:
             lines.append((group, ", ".join(names)))
     return lines
 
 
 def defaults(command: str) -> dict[str, str]:
-    """Return the default option of each group, as the command's file in conf/ lists it."""
+    """Return the default option of each group: the command's, or what the YAML of the default model puts in its place.
+
+    Read from the files, since `aectl --help` should not wait for a config to be composed.
+    """
+    chosen = listed_options(Path(conf_dir(), f"{command}.yaml"))
+    model = chosen.get("model")
+    return chosen | (listed_options(Path(conf_dir(), "model", f"{model}.yaml")) if model else {})
+
+
+def listed_options(path: Path) -> dict[str, str]:
+    """Return the option of each group in the defaults list of a YAML, those after `override` included."""
     from omegaconf import OmegaConf
 
-    listed = OmegaConf.load(Path(conf_dir(), f"{command}.yaml")).defaults
-    chosen = [pair for entry in listed if not isinstance(entry, str) for pair in entry.items()]
-    return {str(group): str(option) for group, option in chosen}
+    listed = cast("DictConfig", OmegaConf.load(path)).get("defaults", [])
+    pairs = [pair for entry in listed if not isinstance(entry, str) for pair in entry.items()]
+    return {str(group).removeprefix("override /"): str(option) for group, option in pairs}
 
 
 def example_lines(examples: Iterable[tuple[str, str]]) -> str:

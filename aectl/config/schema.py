@@ -55,9 +55,11 @@ class TrainConfig:
     resume: str | None = setting(None, "a run to go on with, or latest")
     data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
     trust: Any = setting([], "modules outside aectl and torch that a stored run may use")
-    name: str | None = setting(None, "what the run's folder is called, and run= may be told; null: the time")
+    name: str | None = setting(
+        None, "name of the run's folder, which run= and resume= accept; null: the time of its start"
+    )
     tags: dict[str, str] = setting({}, "notes to find the run by: tags.why=baseline")
-    reference: Any = setting({}, "published numbers that eval holds the run against, as in conf/experiment/")
+    reference: Any = setting({}, "published numbers that eval compares the run with; experiment= sets them")
 
 
 @dataclass
@@ -102,7 +104,7 @@ class SampleConfig:
     n: int = setting(64, "how many images")
     seed: int = setting(0, "of every random number")
     temperature: float = setting(1.0, "spread of drawn codes; below 1 likelier images, above 1 more varied ones")
-    label: int | None = setting(None, "the class to draw, of a model that can be told; null: any")
+    label: int | None = setting(None, "the class to draw, by a model trained with model.conditional=true; null: any")
     path: str = setting("auto", "interpolations: linear, spherical, or auto: spherical only between draws of a prior")
     density: str = setting("gmm", "what is fitted to the codes of training images: gaussian, or gmm, a mixture of them")
     components: int = setting(10, "Gaussians in the mixture")
