@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from aectl.cli.help import of_command
+from aectl.commands.sample import describe_left_out
 from aectl.data.datasets import Source
 from aectl.figures.live import grid
 from aectl.models.base import Model
@@ -309,9 +310,10 @@ def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("label=3",), "model 'undercomplete' cannot sample a class: it was told none"),
+        (("label=3",), "model 'undercomplete' cannot sample a class: it was not trained with classes"),
         (("label=-1",), "label must be at least 0, not -1"),
-        (("kind=chain",), "was trained without noise (noise=gaussian). Models that can: boltzmann, conv, coupled, dae"),
+        (("kind=chain",), "was trained without noise (noise=gaussian)\n"),
+        (("kind=manifold",), "cannot draw its manifold: its code is not two-dimensional (model.code=2)\n"),
         (("kind=chian",), "no pictures called 'chian'; did you mean 'chain'?"),
         (("path=round",), "path must be one of auto, linear, spherical, not 'round'"),
         (("density=flow",), "density must be one of gaussian, gmm, not 'flow'"),
@@ -328,6 +330,12 @@ def test_what_cannot_be_is_said_in_two_lines(aectl, arguments, message):
     assert len(err.strip().splitlines()) <= 2
 
 
+def test_left_out_kinds_are_named_with_their_reason():
+    line = describe_left_out([kind for kind in KINDS if kind not in ("prior", "manifold")])
+    assert line == "left out: prior: it has no prior; manifold: its code is not two-dimensional (model.code=2)"
+    assert describe_left_out(list(KINDS)) == ""
+
+
 def test_settings_without_effect_are_told(aectl):
     aectl("train", "model=undercomplete", *QUICK)
     code, out, err = aectl(*SAMPLE, "kind=reconstruction", "temperature=0.5", "path=spherical")
@@ -341,6 +349,7 @@ def test_a_restricted_boltzmann_machine_walks_from_its_start(aectl):
     assert aectl("train", "model=rbm", "model.hidden=8", "model.sample_steps=3", *QUICK)[0] == 0
     code, out, err = aectl(*SAMPLE, "kind=chain", "n=30", "burn_in=5", "thinning=2")
     assert code == 0, out + err
+    assert {Path(line).name for line in (out + err).splitlines()} >= {"chain.png", "chain.npz"}
     assert "no effect" not in out + err
     made = np.load(find("latest") / "samples/chain.npz")
     assert made["images"].shape == (3, 11, 1, 8, 8)

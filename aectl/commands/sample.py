@@ -41,6 +41,8 @@ def run(config: DictConfig) -> None:
     name = opened.run.record.get("choices", {}).get("model", "custom")
     kinds = choose(config.kind, opened.model, name)
     check_label(config.label, opened, name)
+    if config.kind == "all" and (line := describe_left_out(kinds)):
+        log.info("%s", line)
     warn_of_idle_keys(config, kinds, opened.model)
     check_images("n", config.n, opened.shape, opened.device.torch)
     request = ask(config, opened, kinds)
@@ -79,8 +81,14 @@ def choose(kind: str, model: Model, name: str) -> list[str]:
             raise ConfigError(f"model '{name}' makes no pictures: it neither samples, reconstructs nor decodes codes")
         return found
     if not KINDS[kind].can(model):
-        raise ConfigError(refusal(name, KINDS[kind].verb, KINDS[kind].lacks, KINDS[kind].can))
+        raise ConfigError(refusal(name, model, KINDS[kind].verb, KINDS[kind].lacks, KINDS[kind].can))
     return [kind]
+
+
+def describe_left_out(kinds: Sequence[str]) -> str:
+    """Return a line with the kinds that are not in `kinds`, and why the model cannot make them; empty if none is."""
+    reasons = "; ".join(f"{kind}: {how.lacks}" for kind, how in KINDS.items() if kind not in kinds)
+    return reasons and f"left out: {reasons}"
 
 
 def check_label(label: int | None, opened: Opened, name: str) -> None:
@@ -88,8 +96,8 @@ def check_label(label: int | None, opened: Opened, name: str) -> None:
     if label is None:
         return
     if not is_conditional(opened.model):
-        lacks = "it was told none, as one trained with model.conditional=true would be"
-        raise ConfigError(refusal(name, "sample a class", lacks, is_conditional))
+        lacks = "it was not trained with classes, as model=gan model.conditional=true is"
+        raise ConfigError(refusal(name, opened.model, "sample a class", lacks, is_conditional))
     classes = opened.classes
     if label >= classes:
         raise ConfigError(f"label must be one of the {classes} classes, counted from 0, not {label}")
@@ -150,6 +158,7 @@ def make(kind: str, opened: Opened, request: Request, folder: Path, name: str) -
     plain: dict[str, Any] = {key: value.numpy() for key, value in arrays.items()}
     with written(folder / f"{kind}.npz", sync=False) as file:
         np.savez(file, **plain)
+    log.info("%s", folder / f"{kind}.npz")
     moves = "epochs" in arrays
     state = name if moves else f"{name}, epoch {opened.state['epoch']}"
     title = f"{how.title(opened.model, request)}\n{state}"
@@ -158,9 +167,9 @@ def make(kind: str, opened: Opened, request: Request, folder: Path, name: str) -
         log.info("%s", animation(arrays, name, folder / f"{kind}.gif"))
 
 
-def refusal(name: str, verb: str, lacks: str, can: Callable[[type], bool]) -> str:
-    """Return why the model cannot, with the models of conf/ that can."""
-    able = [option for option, target in shipped_models().items() if can(target)]
+def refusal(name: str, model: Model, verb: str, lacks: str, can: Callable[[type], bool]) -> str:
+    """Return why the model cannot, with the models of conf/ that can unless only a setting of this one is missing."""
+    able = [] if can(type(model)) else [option for option, target in shipped_models().items() if can(target)]
     others = f". Models that can: {', '.join(able)}" if able else ""
     return f"model '{name}' cannot {verb}: {lacks}{others}"
 

@@ -133,7 +133,7 @@ KINDS: dict[str, Kind] = {
     ),
     "chain": Kind(
         "walk a Markov chain",
-        "it has none of its own, and does not reconstruct or was trained without noise (noise=gaussian)",
+        "it has none of its own, and it does not reconstruct or was trained without noise (noise=gaussian)",
         has_chain,
         chain,
         lambda model, request: chain_title(model),
