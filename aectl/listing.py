@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aectl.config import ConfigError
@@ -63,7 +64,7 @@ def facts(folder: Path) -> list[str]:
     told = record.get("choices")
     choices = told if isinstance(told, dict) else {}
     names = [str(choices.get(key) or "–") for key in ("model", "dataset")]
-    return [*names, status(folder, record), objective(record), age(folder), megabytes(folder), evaluated(run)]
+    return [*names, status(folder, record), objective(record), age(folder), megabytes(folder), evaluated(run, record)]
 
 
 def status(folder: Path, record: dict[str, Any]) -> str:
@@ -122,10 +123,26 @@ def megabytes(folder: Path) -> str:
     return f"{total / 1e6:.1f}"
 
 
-def evaluated(run: Run) -> str:
-    """Return the splits that a run was evaluated on."""
-    splits = [name for name, section in run.metrics.items() if isinstance(section, dict) and "checkpoint" in section]
-    return ", ".join(splits) or "no"
+def evaluated(run: Run, record: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Return the splits that a run was evaluated on, `test (stale)` if its checkpoint is of another epoch now."""
+    sections = {n: found for n, found in run.metrics.items() if isinstance(found, dict) and "checkpoint" in found}
+    epochs = checkpoint_epochs(record)
+    return ", ".join(name + " (stale)" * is_stale(section, epochs) for name, section in sections.items()) or "no"
+
+
+def checkpoint_epochs(record: Mapping[str, Any]) -> dict[str, int]:
+    """Return the epochs of a run's checkpoints, as far as its record says."""
+    goal = record.get("objective")
+    known = {"best": goal.get("epoch") if isinstance(goal, dict) else None, "last": record.get("epochs")}
+    return {name: epoch for name, epoch in known.items() if isinstance(epoch, int)}
+
+
+def is_stale(section: Mapping[str, Any], epochs: Mapping[str, int]) -> bool:
+    """Return whether an evaluation, or a table of it, is of another epoch than its checkpoint now."""
+    made = section.get("made")
+    origins = [one for one in made.values() if isinstance(one, dict)] if isinstance(made, dict) else []
+    known = [(str(one.get("checkpoint")), one.get("epoch")) for one in (section, *origins)]
+    return any(isinstance(epoch, int) and epoch != epochs.get(name, epoch) for name, epoch in known)
 
 
 def find_all(text: str) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -52,6 +53,23 @@ def test_a_run_that_runs_is_told_from_one_that_was_killed(tmp_path, capsys):
     with FileLock(tmp_path / "outputs/alive/.lock"):
         told = {line.split()[-1]: line.split()[2] for line in listed(capsys)[1:4]}
     assert told == {"outputs/alive": "running", "outputs/killed": "killed", "outputs/lockless": "killed"}
+
+
+def test_an_evaluation_of_weights_that_a_resume_has_replaced_is_stale(tmp_path, capsys):
+    best, last = ({"checkpoint": name, "epoch": 3} for name in ("best", "last"))
+    cases = {
+        "same": ({"test": best, "valid": last}, "test, valid"),
+        "new": ({"test": {**best, "epoch": 2}, "valid": last}, "test (stale), valid"),
+        "part": ({"test": {**best, "made": {"codes": {**best, "epoch": 1}, "noises": best}}}, "test (stale)"),
+        "last": ({"test": {**last, "epoch": 2}}, "test (stale)"),
+        "odd": ({"test": {"checkpoint": "best", "epoch": "x", "made": {"codes": 5}}}, "test"),
+    }
+    for name, (metrics, _) in cases.items():
+        folder = write_run(tmp_path / "outputs" / name, epochs=3, objective={"name": "x", "value": 1.0, "epoch": 3})
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    lines = listed(capsys)
+    for name, (_, told) in cases.items():
+        assert any(re.search(rf" {re.escape(told)} +outputs/{name}$", line) for line in lines), name
 
 
 def test_damaged_records_do_not_break_the_list(tmp_path, capsys):

@@ -157,10 +157,11 @@ def test_a_quick_evaluation_says_so_and_stays_apart(aectl, trained, monkeypatch)
     evaluate(aectl, trained, "only=codes", "figures=false")
     full = trained.metrics["test"]
     out = evaluate(aectl, trained, "only=codes", "quick=true")
-    assert "quick look: 100 of 360 test images, baselines from 200 of 1,337 training images" in out
+    told = "quick look: 100 of 360 test images, baselines from 200 of 1,337 training images"
+    assert told + "\n\n" in out
     quick = trained.metrics["test_quick"]
     assert trained.metrics["test"] == full
-    assert quick["images"] == 100 and quick["quick"].startswith("quick look: 100 of 360")
+    assert quick["images"] == 100 and quick["quick"] == told
     assert quick["titles"]["codes"] == "codes (quick look)"
     assert quick["codes"]["PCA-4"] != full["codes"]["PCA-4"]
     assert "quick look" in (trained.folder / "report_quick.html").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
@@ -210,7 +210,7 @@ def merged(
         "threads": opened.device.threads,
         "when": now(),
         **({"data": "changed"} if opened.may_change else {}),
-        **({"quick": quick_scale(opened, config, new["images"])} if config.quick else {}),
+        **({"quick": quick_scale(opened, config, new["images"], tables)} if config.quick else {}),
         # Whether all tables that the model is able to were made, now or before.
         "complete": complete or bool(stored.get("complete")),
     }
@@ -233,12 +233,15 @@ def merged(
     return section
 
 
-def quick_scale(opened: Opened, config: DictConfig, images: int) -> str:
-    """Return in words what a quick evaluation takes of the images and draws of a full one."""
+def quick_scale(opened: Opened, config: DictConfig, images: int, tables: Collection[str]) -> str:
+    """Return in words what a quick evaluation takes of the images and draws of a full one, as far as tables need it."""
     whole, train = (len(opened.dataset.split(name)) for name in (config.split, "train"))
-    fitted = f"baselines from {min(train, QUICK['train']):,} of {train:,} training images"
-    draws = f"likelihood from at most {QUICK['nll_images']} images and {QUICK['nll_samples']} draws"
-    return f"quick look: {images:,} of {whole:,} {config.split} images, {fitted}, {draws}"
+    parts = [f"{images:,} of {whole:,} {config.split} images"]
+    if {*tables} - {OBJECTIVE}:
+        parts.append(f"baselines from {min(train, QUICK['train']):,} of {train:,} training images")
+    if "likelihood" in tables:
+        parts.append(f"likelihood from at most {QUICK['nll_images']} images and {QUICK['nll_samples']} draws")
+    return f"quick look: {', '.join(parts)}"
 
 
 def chosen_tables(config: DictConfig) -> list[str]:
@@ -259,7 +262,7 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
     images = f"{section['images']:,} {section['split']} images{of_others}"
     out.print(f"{choices.get('model')} on {choices.get('dataset')}, {images}, after epoch {section['epoch']}\n")
     if section.get("quick"):
-        out.print(f"{section['quick']}\n", soft_wrap=True)
+        out.print(f"{fill(out, section['quick'])}\n", soft_wrap=True)
     for name, title in section["titles"].items():
         if chosen and name not in (*chosen, PUBLISHED):
             continue
@@ -272,7 +275,7 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
         out.print("\n".join(missing) + "\n")
     verdicts = [one for one in section.get("verdicts") or [] if not chosen or one["table"] in chosen]
     if verdicts:
-        texts = [textwrap.fill(one["text"], max(out.width, 20), subsequent_indent="  ") for one in verdicts]
+        texts = [fill(out, one["text"]) for one in verdicts]
         out.print("\n".join(texts), style="bold", soft_wrap=True)
     if stale := [name for name in section["titles"] if origin_note(section, name).startswith("stale")]:
         out.print(
@@ -283,6 +286,11 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
     for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", page)):
         if (run.folder / path).exists():
             log.info("%s %s", what, shown(run.folder / path))
+
+
+def fill(out: Console, text: str) -> str:
+    """Return a text in lines that fit the console, all but the first indented."""
+    return textwrap.fill(text, max(out.width, 20), subsequent_indent="  ")
 
 
 def print_rows(out: Console, name: str, title: str, rows: Rows) -> None:

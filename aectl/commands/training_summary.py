@@ -24,7 +24,7 @@ def summarise_training(trainer: Trainer, run: Run) -> list[str]:
     spent = duration(sum(float(row["seconds"]) for row in rows if row.get("seconds")))
     parameters, device = f"{parameter_count(trainer.model.parameters()):,} parameters", trainer.device
     lines = [
-        f"{parameters}, {trainer.epoch} epochs in {spent}",
+        f"{parameters}, {trainer.epoch} epoch{'s' * (trainer.epoch != 1)} in {spent}",
         f"device {device.torch}, {device.precision}, device.threads={device.threads}",
     ]
     objective = trainer.objective
@@ -50,7 +50,8 @@ def decibels(baseline: Baseline, value: float) -> str:
     """Return by how many dB a squared error is below the baseline's; nothing for other metrics."""
     if baseline.metric != "val/mse" or not value or not baseline.value:
         return ""
-    return f" ({10 * math.log10(baseline.value / value):+.1f} dB)"
+    gain = round(10 * math.log10(baseline.value / value), 1)
+    return f" ({f'{gain:+.1f}' if gain else '0.0'} dB)"
 
 
 def with_unit(trainer: Trainer, metric: str, value: float) -> str:

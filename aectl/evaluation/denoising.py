@@ -52,7 +52,7 @@ def measure(subject: Subject) -> Rows:
     """
     bench, noise = subject.bench, getattr(subject.model, "noise", None)
     if noise is None:
-        raise Unmeasured("the run has no noise")
+        raise Unmeasured("it is under the run's own noise, and the run has none")
     x = bench.held_out.pixels()
     noisy = corrupted(x, noise, bench)
     judge, seen = (None, None) if isinstance(bench.judge, str) else (bench.judge, bench.features)

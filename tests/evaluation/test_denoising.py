@@ -111,7 +111,7 @@ def test_rows_under_ones_own_noise_are_of_one_draw(tmp_path):
 
 
 def test_a_model_without_noise_has_no_table_of_its_own():
-    with pytest.raises(Unmeasured, match="no noise"):
+    with pytest.raises(Unmeasured, match="run's own noise, and the run has none"):
         denoising.measure(subject())
 
 

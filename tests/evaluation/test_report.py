@@ -86,7 +86,7 @@ def test_what_is_missing_says_why():
     model = MODELS["vae"][0]
     found = report(subject(model, labels=False, outliers={}))
     assert found.missing == {
-        "denoising": "the run has no noise",
+        "denoising": "it is under the run's own noise, and the run has none",
         "probes": "the images have no labels",
         "clusters": "the images have no labels",
         "anomalies": "there are no outliers to compare with",

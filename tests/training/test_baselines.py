@@ -146,6 +146,7 @@ def test_the_best_epoch_is_judged_not_the_last():
     ("name", "row", "lines"),
     [
         ("autoencoder", {"val/mse": "0.007187"}, ["val/mse 0.007187 per pixel; the mean image 0.07187 (+10.0 dB)"]),
+        ("autoencoder", {"val/mse": "0.07188"}, ["val/mse 0.07188 per pixel; the mean image 0.07187 (0.0 dB)"]),
         ("made", {"val/loss": "20.25"}, ["val/loss 20.25 nats; independent pixels 26.91 nats"]),
         ("classifier", {"val/error": "0.05"}, ["val/error 5.00 %; the most frequent class 92.67 %"]),
         ("autoencoder", {}, []),
