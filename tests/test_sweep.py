@@ -259,3 +259,28 @@ def test_what_seeds_come_to_stands_on_tensorboards_page(tmp_path, capsys):
     assert len(list(folder.iterdir())) == 1
     page = (tmp_path / "report.html").read_text()
     assert "Means over seeds" in page and "-10.706 … 14.706" in page and "the other rows are baselines" not in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "metrics"),
+    [
+        (("noise.std=2", "noise.std=1"), ("val/loss", "val/loss")),  # the noise is part of the loss
+        (("model=vae", "model=gan"), ("val/loss", "val/energy")),
+    ],
+)
+def test_means_that_cannot_be_compared_are_listed_without_ranks_or_p_values(tmp_path, capsys, settings, metrics):
+    for number, value in enumerate([9.0, 9.5, 1.0, 1.5]):
+        objective = {"name": metrics[number // 2], "value": value, "epoch": 7}
+        write_job(tmp_path, number, [settings[number // 2], f"seed={number % 2}"], objective=objective)
+        (tmp_path / f"{number}-job" / "metrics.csv").write_text(f"epoch,{objective['name']}\n7,{value}\n")
+    said = close(tmp_path, capsys)
+    page = html.unescape((tmp_path / "report.html").read_text()).partition("<body")[2]
+    assert "no other metric can be compared" in said
+    assert "Welch" not in said + page and "significantly" not in page
+    names = [setting.partition("=")[2] for setting in settings]
+    means = said.partition("mean val/")[2].splitlines()[1:3]
+    assert [line.split()[:2] for line in means] == [[names[0], "9.25"], [names[1], "1.25"]]
+    assert "Means over seeds, in the order of the jobs" in page
+    assert page.index(f">{names[0]}<") < page.index(f">{names[1]}<")
+    # Of two metrics, each has a best run.
+    assert ("best" in page.lower().replace("best value", "")) is (metrics[0] != metrics[1])

@@ -131,12 +131,14 @@ def write(
     facts: Sequence[tuple[str, str]] | None = None,
     config_yaml: str = "",
     figures: Sequence[Path] = (),
+    captions: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Write the page on an evaluated run or a sweep; returns its path.
 
     `name` is the name of its folder, `section` the evaluation's section of metrics.json, `record` the run's run.json,
-    `facts` pairs of a name and a text (by default those of the record), `figures` PNG files, `commands` what to type to
-    get the same again. Raises OSError if a file cannot be read or written.
+    `facts` pairs of a name and a text (by default those of the record), `figures` PNG files, `captions` texts that
+    replace `CAPTIONS` by the figure's name, `commands` what to type to get the same again. Raises OSError if a file
+    cannot be read or written.
     """
     folder = Path(__file__).parent
     engine = Environment(
@@ -155,7 +157,7 @@ def write(
         subtitle=subtitle(section),
         status=record.get("status") or "",
         verdicts=verdicts(section),
-        figures=groups(map(picture, figures)),
+        figures=groups(picture(path, captions.get(path.stem) or caption(path.stem)) for path in figures),
         tables=shown,
         of_a_run=any(is_model for _, is_model, _ in rows),
         has_best=any(cell.best for _, _, cells in rows for cell in cells),
@@ -268,12 +270,12 @@ def position(name: str) -> int:
     return next((i for i, pattern in enumerate(CAPTIONS) if fnmatchcase(name, pattern)), len(CAPTIONS))
 
 
-def picture(path: Path) -> Picture:
-    """Return a PNG file for the page."""
+def picture(path: Path, text: str) -> Picture:
+    """Return a PNG file with its caption for the page."""
     content = path.read_bytes()
     # The header of a PNG: 8 bytes of signature, 8 of the first chunk's length and name, then the two sizes.
     width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
-    return Picture(path.stem, base64.b64encode(content).decode(), caption(path.stem), width, height)
+    return Picture(path.stem, base64.b64encode(content).decode(), text, width, height)
 
 
 def caption(name: str) -> str:

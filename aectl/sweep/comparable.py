@@ -31,7 +31,16 @@ class Comparison(NamedTuple):
     notice: str = ""
     """A sentence where these are not what each job minimised."""
     is_fair: bool = True
-    """Whether one of them can be called the best."""
+    """Whether one of them can be called the best, or one for each metric."""
+
+    @property
+    def has_comparable_means(self) -> bool:
+        """Whether means over seeds can be ranked: the comparison is fair and all jobs have the same metric."""
+        return self.is_fair and len({job.metric for job in self.jobs if not math.isnan(job.value)}) < 2
+
+    def ordered(self) -> list[Job]:
+        """Return the jobs by rank if the comparison is fair, otherwise by number."""
+        return sorted(self.jobs, key=lambda job: job.rank if self.is_fair else job.number)
 
 
 def compare(jobs: Sequence[Job]) -> Comparison:

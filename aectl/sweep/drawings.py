@@ -25,8 +25,11 @@ LOGARITHMIC = 10
 
 
 @default_style()
-def draw(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
-    """Write curves.png, parameters.png and, where two settings were swept, parallel.png; of one metric's jobs alone."""
+def draw(jobs: Sequence[Job], varied: Sequence[str], folder: Path, is_ranked: bool = True) -> None:
+    """Write curves.png, parameters.png and, where two settings were swept, parallel.png; of one metric's jobs alone.
+
+    The first job is drawn as the best one if `is_ranked`.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,11 +43,11 @@ def draw(jobs: Sequence[Job], varied: Sequence[str], folder: Path) -> None:
     if swept:
         save(against(done, swept, metric), folder / "parameters.png")
     if len(swept) > 1:
-        save(parallel(done, swept, metric), folder / "parallel.png")
+        save(parallel(done, swept, metric, is_ranked), folder / "parallel.png")
 
 
 def curves(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
-    """Return the metric over the epochs, the best job's curve the darkest."""
+    """Return the metric over the epochs, the first job's curve the darkest."""
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
 
@@ -82,15 +85,17 @@ def against(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
     return figure
 
 
-def parallel(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
-    """Return a line for each job through its settings, to its objective; the best one is the darkest."""
+def parallel(jobs: Sequence[Job], swept: Sequence[str], metric: str, is_ranked: bool = True) -> Figure:
+    """Return a line for each job through its settings, to its objective; the first is the darkest, and bold if best."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(2 + 1.6 * (len(swept) + 1), 5))
     heights = [unit([job.settings.get(key, "") for job in jobs]) for key in swept]
     heights.append(unit([str(job.value) for job in jobs]))
     for index, colour in reversed(list(enumerate(shades(len(jobs))))):
-        axes.plot([height[index] for height, _ in heights], color=colour, linewidth=2 if index == 0 else 1)
+        axes.plot(
+            [height[index] for height, _ in heights], color=colour, linewidth=2 if is_ranked and index == 0 else 1
+        )
     for place, (_, ticks) in enumerate(heights):
         axes.axvline(place, color="0.8", zorder=0)
         for height, text in ticks:
@@ -137,7 +142,7 @@ def is_wide(places: Sequence[float]) -> bool:
 
 
 def shades(count: int) -> Any:
-    """Return colours from the darkest, for the best, to the lightest."""
+    """Return colours from the darkest to the lightest."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](0.9 * index / max(1, count - 1)) for index in range(count)]

@@ -121,15 +121,20 @@ def differing(jobs: Sequence[Job]) -> list[str]:
     return [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
 
 
-def over_seeds(jobs: Sequence[Job], varied: Sequence[str]) -> list[tuple[dict[str, str], list[float]]]:
-    """Return the finished jobs' objectives, grouped by what differs beside the seed, the best mean first."""
+def over_seeds(
+    jobs: Sequence[Job], varied: Sequence[str], *, is_ranked: bool = True
+) -> list[tuple[dict[str, str], list[float]]]:
+    """Return the finished jobs' objectives, grouped by the settings other than the seed.
+
+    The lowest mean comes first if `is_ranked`, otherwise the setting of the job with the lowest number.
+    """
     groups: dict[tuple[str, ...], list[float]] = {}
     others = [key for key in varied if key != "seed"]
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: job.number):
         if job.status != "failed" and not math.isnan(job.value):
             groups.setdefault(tuple(job.settings.get(key, "") for key in others), []).append(job.value)
     named = [(dict(zip(others, values, strict=True)), objectives) for values, objectives in groups.items()]
-    return sorted(named, key=lambda group: statistics.fmean(group[1]))
+    return sorted(named, key=lambda group: statistics.fmean(group[1])) if is_ranked else named
 
 
 def name_of(jobs: Sequence[Job]) -> str:

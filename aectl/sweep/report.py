@@ -18,6 +18,14 @@ from aectl.sweep.jobs import Job, name_of, over_seeds
 from aectl.sweep.plan import typed_command
 from aectl.terminal import shown
 
+UNRANKED_CAPTIONS = {
+    "curves": "The objective of each run over its epochs. Its values cannot be compared between these runs.",
+    "parameters": "The objective against each setting. Its values cannot be compared between these runs.",
+    "parallel": "The settings of each run and its objective, whose values cannot be compared between these runs.",
+    "history": "The lowest objective so far, from trial to trial. Its values cannot be compared between these runs.",
+}
+"""Captions of the figures where no job can be called the best."""
+
 MANY = 6
 """Numbers of jobs that a row's name lists."""
 
@@ -27,16 +35,22 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
     if sum(not math.isnan(job.value) for job in jobs) > 1:
         from aectl.sweep import drawings
 
-        drawings.draw(jobs, varied, folder / "figures")
-    groups = over_seeds(jobs, varied) if "seed" in varied else []
-    best = [*best_of_seeds(groups, name_of(jobs)), *best_of_jobs(jobs, varied)] if comparison.is_fair else []
+        drawings.draw(jobs, varied, folder / "figures", comparison.is_fair)
+    is_ranked = comparison.has_comparable_means
+    groups = over_seeds(jobs, varied, is_ranked=is_ranked) if "seed" in varied else []
+    best = best_of_seeds(groups, name_of(jobs)) if is_ranked else []
+    best += best_of_jobs(jobs, varied) if comparison.is_fair else []
     notice = f"{comparison.notice}." if comparison.notice else ""
-    order = "best first" if comparison.is_fair else f"by {name_of(jobs)}"
+    seeds_order = "best first" if is_ranked else "in the order of the jobs"
+    order = seeds_order if is_ranked or not comparison.is_fair else "best first for each metric"
     section = {
         "about": count_by_status(jobs),
-        "titles": {"seeds": f"means over seeds, {order}", "sweep": f"runs, {order}"},
+        "titles": {"seeds": f"means over seeds, {seeds_order}", "sweep": f"runs, {order}"},
         "verdicts": [*best, *([{"outcome": "unclear", "text": notice}] if notice else [])],
-        "seeds": {f"jobs {', '.join(numbers_of(jobs, group[0]))}": mean_row(group, groups, jobs) for group in groups},
+        "seeds": {
+            f"jobs {', '.join(numbers_of(jobs, group[0]))}": mean_row(group, groups, jobs, is_ranked)
+            for group in groups
+        },
         "sweep": {
             f"job {job.number}": {**{k: job.settings.get(k, "") for k in varied}, **outcome(job)} for job in jobs
         },
@@ -49,6 +63,7 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
         section=section,
         facts=facts_of(jobs, varied),
         figures=sorted((folder / "figures").glob("*.png")),
+        captions={} if comparison.is_fair else UNRANKED_CAPTIONS,
     )
 
 
@@ -124,14 +139,17 @@ def numbers_of(jobs: Sequence[Job], settings: Mapping[str, str]) -> list[str]:
 
 
 def mean_row(
-    group: tuple[dict[str, str], list[float]], groups: Sequence[tuple[dict[str, str], list[float]]], jobs: Sequence[Job]
+    group: tuple[dict[str, str], list[float]],
+    groups: Sequence[tuple[dict[str, str], list[float]]],
+    jobs: Sequence[Job],
+    is_ranked: bool,
 ) -> dict[str, Any]:
-    """Return the row of one setting's mean over its seeds, for the page."""
+    """Return the row of one setting's mean over its seeds, for the page; with a p-value if the means are ranked."""
     settings, values = group
     deviation = {f"{name_of(jobs)}_sd": statistics.stdev(values)} if len(values) > 1 else {}
-    p = "" if values is groups[0][1] else probability(groups[0][1], values)
+    p = {"p": "" if values is groups[0][1] else probability(groups[0][1], values)} if is_ranked else {}
     mean = {name_of(jobs): statistics.fmean(values), **deviation, "95 % (t)": spread(values)}
-    return {**settings, **mean, "seeds": len(values), "p": p}
+    return {**settings, **mean, "seeds": len(values), **p}
 
 
 def outcome(job: Job) -> dict[str, Any]:

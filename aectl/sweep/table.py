@@ -58,7 +58,7 @@ class SweepTable(Callback):
 def close(folder: Path) -> None:
     """Print the table of a sweep's jobs, and write sweep.csv, the page and what TensorBoard shows of seeds."""
     comparison = compare(read_jobs(folder))
-    jobs = sorted(comparison.jobs, key=lambda job: job.rank)
+    jobs = comparison.ordered()
     if not jobs:
         return
     varied = differing(jobs)
@@ -89,12 +89,13 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: C
     print_jobs(out, jobs, varied, comparison.is_fair)
     if comparison.notice:
         out.print(comparison.notice, soft_wrap=True)
-    groups = over_seeds(jobs, varied)
+    is_ranked = comparison.has_comparable_means
+    groups = over_seeds(jobs, varied, is_ranked=is_ranked)
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
         out.print()
-        print_seeds(out, groups, name_of(jobs))
+        print_seeds(out, groups, name_of(jobs), is_ranked)
         out.print("95 % (t): Student's t interval of the mean")
-        if len(groups) > 1:
+        if is_ranked and len(groups) > 1:
             out.print("p: how probable a difference as large from the best would be without one (Welch's test)")
     failures = [job for job in jobs if job.status == "failed"]
     if failures:
@@ -125,8 +126,10 @@ def print_jobs(out: Console, jobs: Sequence[Job], varied: Sequence[str], is_fair
     print_table(out, names, columns, styles=["bold" if star == "*" else "" for star in stars])
 
 
-def print_seeds(out: Console, groups: Sequence[tuple[dict[str, str], list[float]]], name: str) -> None:
-    """Print the table of means over seeds: standard deviation, Student's t interval, p against the best."""
+def print_seeds(
+    out: Console, groups: Sequence[tuple[dict[str, str], list[float]]], name: str, is_ranked: bool = True
+) -> None:
+    """Print the table of means over seeds: standard deviation, Student's t interval, p against the best if ranked."""
     best, values = groups[0][1], [group for _, group in groups]
     settings = [list(groups[0][0]), *[list(group.values()) for group, _ in groups]]
     sizes = [max(map(cell_width, values)) for values in zip(*settings, strict=True)]
@@ -136,6 +139,7 @@ def print_seeds(out: Console, groups: Sequence[tuple[dict[str, str], list[float]
         Column("± std", [f"{statistics.stdev(group):.2g}" if group[1:] else "-" for group in values]),
         Column("95 % (t)", [spread(group) for group in values]),
         Column("seeds", [str(len(group)) for group in values]),
-        Column("p", ["" if group is best else probability(best, group) for group in values]),
     ]
+    if is_ranked:
+        columns.append(Column("p", ["" if group is best else probability(best, group) for group in values]))
     print_table(out, Column(heading, names), columns)
