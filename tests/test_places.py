@@ -1,5 +1,6 @@
 """Jobs beside each other: every one has its turn, whatever befalls the others."""
 
+import errno
 import os
 import shlex
 import signal
@@ -14,7 +15,7 @@ import pytest
 from aectl.cli.job import command as words_of_job
 from aectl.config import ConfigError
 from aectl.run import COMMAND
-from aectl.sweep import read_jobs
+from aectl.sweep import places, read_jobs
 from aectl.sweep.places import Places, Watcher
 from aectl.sweep.plan import command, note, plan, read, typed_command
 
@@ -155,3 +156,13 @@ def test_a_damaged_plan_is_told(tmp_path):
         command(tmp_path)
     with pytest.raises(ConfigError, match="is no sweep: the folder does not exist"):
         command(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.ENOSYS])
+def test_a_system_without_shared_memory_is_named(monkeypatch, number):
+    def refuse(*arguments, **settings):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    with pytest.raises(ConfigError, match=rf"needs shared memory.*: {os.strerror(number)}\n  make /dev/shm writable"):
+        places.place()

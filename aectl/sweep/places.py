@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Generic, Protocol, TypeVar, cast
 
+from aectl.config import ConfigError
 from aectl.sweep.plan import Planned
 
 TICK_SECONDS = 0.5
@@ -165,8 +166,17 @@ def tell(number: int) -> None:
 
 
 def place() -> ProcessPoolExecutor:
-    """Return a process that has not started yet; it inherits nothing but the environment."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=settle, initargs=(str(Path.cwd()),))
+    """Return a process that has not started yet; it inherits nothing but the environment.
+
+    Raises ConfigError where the system has no shared memory for its locks.
+    """
+    try:
+        return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=settle, initargs=(str(Path.cwd()),))
+    except OSError as error:
+        raise ConfigError(
+            f"a sweep needs shared memory for its processes: {error.strerror or error}"
+            "\n  make /dev/shm writable and larger, as docker run --shm-size=64m does"
+        ) from error
 
 
 def settle(folder: str) -> None:
