@@ -218,8 +218,41 @@ def competes(name: str, rows: Rows) -> bool:
 
 def components(name: str, row: Row) -> int:
     """Return how many principal components a row reconstructs images from, 0 if it is of something else."""
+    return pca_size(name) if is_number(row.get("mse")) else 0
+
+
+def pca_size(name: str) -> int:
+    """Return the components of a row called `PCA-32`, 0 for other names."""
     size = name.removeprefix("PCA-")
-    return int(size) if name != size and size.isdecimal() and len(size) < 10 and is_number(row.get("mse")) else 0
+    return int(size) if name != size and size.isdecimal() and len(size) < 10 else 0
+
+
+def copies_note(rows: Rows) -> str:
+    """Return which rows are left out of the best because they nearly copy the image; the empty text if none is."""
+    copies = [name for name in rows if not competes(name, rows)]
+    verb = "nearly copies" if len(copies) == 1 else "nearly copy"
+    share = f"over {100 * (1 - COPY):.1f} % of the variance"
+    return f"{', '.join(copies)} {verb} the image ({share}), not counted as best" if copies else ""
+
+
+def pca_legend(tables: Mapping[str, Rows]) -> str:
+    """Return why PCA rows have other numbers of components than the code has units; the empty text if none has."""
+    sizes = {name: sorted(filter(None, map(pca_size, rows))) for name, rows in tables.items()}
+    units = tables.get("codes", {}).get(MODEL, {}).get("units")
+    found: dict[int, str] = {}
+    rank = "the rank of the training images"
+    for name in ("reconstruction", "codes", "probes", "clusters"):
+        for size in sizes.get(name, [])[-1:]:
+            if not is_number(units):
+                found[size] = f"as many components as the code has units, at most {rank}"
+            elif size < units:
+                found[size] = f"fewer components than the code has units ({units:,.0f}): {rank}"
+    for size in sizes.get("reconstruction", [])[:-1]:
+        found[size] = "as many components as units are active on the average image"
+    for size in sizes.get("anomalies", []):
+        if size != units:
+            found.setdefault(size, "a quarter as many components as pixels, at most 64 and the rank")
+    return "; ".join(f"PCA-{size}: {why}" for size, why in found.items())
 
 
 def tables_of(section: Mapping[str, Any]) -> dict[str, Rows]:

@@ -169,6 +169,15 @@ def test_the_best_is_marked_among_rows_measured_alike(written):
     assert written.read_text().count('<tr class="model">') == 5
 
 
+def test_a_pca_that_nearly_copies_is_not_marked_and_a_smaller_one_is_explained(tmp_path):
+    rows = {"model": {"mse": 0.03}, "PCA-60": {"mse": 2e-5}, "mean image": {"mse": 0.07}}
+    section = {"split": "test", "images": 360, "reconstruction": rows, "codes": {"model": {"units": 64.0}}}
+    text = page.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text()
+    assert re.findall(r'class="best">([^<]*)<', text) == ["0.03000"]
+    assert "360 test images · PCA-60 nearly copies the image (over 99.9 % of the variance), not counted as best" in text
+    assert "PCA-60: fewer components than the code has units (64): the rank of the training images." in text
+
+
 def test_each_number_is_named_by_split_and_each_column_explained(parsed):
     assert parsed.text.count("\n10000 test images") == 0
     assert parsed.text.count("\n10,000 test images\n") == 4

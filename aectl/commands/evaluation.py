@@ -36,7 +36,7 @@ from aectl.evaluation.ability_checks import check_abilities, first_images
 from aectl.evaluation.report import EVALUATIONS, HEADLINES, Report, lacking, report
 from aectl.evaluation.subject import Rows, Subject
 from aectl.loading import Opened, check_run_data, open_run, trusted
-from aectl.measures import arrow, column, is_number, origin_note, tables_of
+from aectl.measures import arrow, column, is_number, origin_note, pca_legend, tables_of
 from aectl.measures import columns as measures_of
 from aectl.models.base import Model
 from aectl.rng import Rng
@@ -270,6 +270,9 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
         if note := origin_note(section, name):
             out.print(note, soft_wrap=True)
         out.print()
+    printed = {n: rows for n, rows in tables_of(section).items() if not chosen or n in chosen}
+    if legend := pca_legend(printed | {"codes": section.get("codes") or {}}):
+        out.print(f"{fill(out, legend)}\n", soft_wrap=True)
     missing = [f"no table of {n}: {why}" for n, why in section["missing"].items() if not chosen or n in chosen]
     if missing:
         out.print("\n".join(missing) + "\n")

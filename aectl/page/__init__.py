@@ -15,7 +15,20 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aectl.durable import written
-from aectl.measures import MODEL, Rows, arrow, best, column, columns, is_models, meaning, origin_note, tables_of
+from aectl.measures import (
+    MODEL,
+    Rows,
+    arrow,
+    best,
+    column,
+    columns,
+    copies_note,
+    is_models,
+    meaning,
+    origin_note,
+    pca_legend,
+    tables_of,
+)
 from aectl.page.facts import device, git, made_earlier, measured_on, run_facts, subtitle, versions, when
 
 __all__ = ["device", "git", "versions", "when", "write"]
@@ -163,6 +176,7 @@ def write(
         has_best=any(cell.best for _, _, cells in rows for cell in cells),
         has_intervals=has_intervals(section),
         deviations=deviations(section),
+        pca_legend=pca_legend(tables_of(section)),
         missing=section.get("missing") or {},
         facts=run_facts(record, section) if facts is None else facts,
         commands=list(dict.fromkeys(filter(None, commands))),
@@ -187,7 +201,8 @@ def tables(section: Mapping[str, Any], model: str) -> Iterator[Table]:
     titles = section.get("titles") or {}
     for name, rows in tables_of(section).items():
         if rows:
-            notes = (measured_on(section, rows), origin_note(section, name), made_earlier(section, name))
+            made = (measured_on(section, rows), origin_note(section, name), made_earlier(section, name))
+            notes = (*made, copies_note(rows))
             yield table(name, str(titles.get(name, name)), rows, model, [note for note in notes if note])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from aectl.evaluation.report import EVALUATIONS, HEADLINES
 from aectl.evaluation.verdict import MOST, verdicts
-from aectl.measures import best, better, damage
+from aectl.measures import best, better, copies_note, damage, pca_legend
 
 
 def psnr(value, ci95=0.0):
@@ -185,3 +185,21 @@ WHOLE = {"table": "probes", "outcome": "better", "text": "x"}
 def test_verdicts_of_another_kind_are_damage(bad):
     assert damage({"verdicts": bad}) == "verdicts"
     assert damage({}) == damage({"verdicts": None}) == damage({"verdicts": [WHOLE]}) == ""
+
+
+def test_a_pca_of_another_size_than_the_code_says_why():
+    codes = {"codes": {"model": {"units": 784.0}, "PCA-627": {}}}
+    pair = {"reconstruction": {"model": {}, "PCA-627": {}, "PCA-30": {}}}
+    rank = "PCA-627: fewer components than the code has units (784): the rank of the training images"
+    assert pca_legend(codes) == rank
+    assert pca_legend(codes | pair) == f"{rank}; PCA-30: as many components as units are active on the average image"
+    assert pca_legend({"codes": {"model": {"units": 32.0}, "PCA-32": {}}, "samples": {"PCA-Gaussian": {}}}) == ""
+    assert "at most the rank" in pca_legend({"reconstruction": {"PCA-60": {}}})
+    assert "pixels" in pca_legend({"codes": {"model": {"units": 32.0}}, "anomalies": {"PCA-64": {}}})
+
+
+def test_rows_that_nearly_copy_are_named():
+    rows = {"model": {"mse": 0.01}, "PCA-50": {"mse": 2e-5}, "PCA-32": {"mse": 3e-3}, "mean image": {"mse": 0.07}}
+    assert copies_note(rows) == "PCA-50 nearly copies the image (over 99.9 % of the variance), not counted as best"
+    assert copies_note({**rows, "PCA-60": {"mse": 0.0}}).startswith("PCA-50, PCA-60 nearly copy the image")
+    assert copies_note({name: row for name, row in rows.items() if name != "PCA-50"}) == ""
