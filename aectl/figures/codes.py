@@ -13,6 +13,10 @@ from aectl.figures import style
 
 ACTIVE = 1e-3
 """A unit is active for an image if |h| is larger."""
+INFORMED = 0.01
+"""A latent is active if its posterior mean varies over images with a larger variance."""
+LEAST = 1e-6
+"""Smallest variance that is shown."""
 CROWD = 30
 """Classes beyond which single colours and a legend say nothing."""
 
@@ -47,6 +51,26 @@ def unit_activity(codes: Tensor) -> Figure:
     axes.axhline(float(shares.mean()), color=style.ORANGE, linewidth=1.2, label=f"mean {shares.mean():.3f}")
     axes.legend(fontsize=style.SMALL, frameon=True, framealpha=0.8, edgecolor="none", loc="upper right")
     style.name_axes(axes, "units, most active first", f"share of images with |h| > {ACTIVE:g}")
+    return figure
+
+
+def latent_activity(means: Tensor) -> Figure:
+    """Show how much each column of posterior means [N, code] varies over images, most first.
+
+    A latent is active if the variance exceeds 0.01 (Burda et al. 2016), as in `active_latents` of the table of codes.
+    """
+    variances = means.detach().double().var(0, correction=0).sort(descending=True).values.cpu().numpy()
+    count = len(variances)
+    active = int((variances > INFORMED).sum())
+    figure, axes = style.chart(f"Active latents: {active:,} of {count:,}, over {len(means):,} images")
+    edges = np.arange(count + 1) + 0.5
+    # A variance of zero has no logarithm.
+    axes.stairs(np.maximum(variances, LEAST), edges, baseline=LEAST, fill=True, color=style.BLUE)
+    axes.set_xlim(0.5, count + 0.5)
+    axes.set_yscale("log")
+    axes.axhline(INFORMED, color=style.ORANGE, linewidth=1.2, label=f"active above {INFORMED:g}")
+    axes.legend(fontsize=style.SMALL, frameon=True, framealpha=0.8, edgecolor="none", loc="upper right")
+    style.name_axes(axes, "latents, most active first", "variance of the posterior mean")
     return figure
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from aectl.data.datasets import Source
-from aectl.models.base import Encodes, Model
+from aectl.models.base import Encodes, HasPosterior, Model
 from aectl.rng import Rng
 
 BATCH = 500
@@ -58,6 +58,12 @@ def corrupted(model: Model, x: Tensor, seed: int) -> Tensor | None:
 def codes(model: Encodes, source: Source, n: int) -> Tensor:
     """Return the codes [n, code] of the first `n` images, on the CPU."""
     parts = [model.encode(source.batch(part).x).flatten(1).float().cpu() for part in first(source, n).split(BATCH)]
+    return torch.cat(parts)
+
+
+def posterior_means(model: HasPosterior, source: Source, n: int) -> Tensor:
+    """Return the posterior means [n, code] of the first `n` images, on the CPU."""
+    parts = [model.posterior(source.batch(part).x)[0].float().cpu() for part in first(source, n).split(BATCH)]
     return torch.cat(parts)
 
 

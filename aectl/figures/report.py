@@ -11,7 +11,7 @@ from aectl.data.datasets import Source
 from aectl.figures import codes, images, plane, probes
 from aectl.figures.curves import learning_curves
 from aectl.figures.style import save
-from aectl.models.base import Encodes, Model, Reconstructs, Samples
+from aectl.models.base import Encodes, HasPosterior, Model, Reconstructs, Samples
 from aectl.rng import Rng
 from aectl.sampling import Request, draws, paths
 
@@ -72,6 +72,9 @@ def code_figures(model: Encodes, source: Source) -> Iterator[tuple[str, Figure]]
     encoded = probes.codes(model, source, IMAGES)
     labels = source.batch(probes.first(source, IMAGES)).y
     yield "code_histogram", codes.code_histogram(encoded)
-    yield "unit_activity", codes.unit_activity(encoded)
+    if isinstance(model, HasPosterior):
+        yield "unit_activity", codes.latent_activity(probes.posterior_means(model, source, IMAGES))
+    else:
+        yield "unit_activity", codes.unit_activity(encoded)
     if encoded.shape[1] > 1:
         yield "code_scatter", codes.code_scatter(encoded, labels, f"Codes of {len(encoded):,} images by class")

@@ -44,7 +44,7 @@ CAPTIONS = {
     "learning_curves": "Losses and metrics over the epochs, on training images (train) and on validation images (val).",
     "curves": "The objective of each run over its epochs; the best run is the darkest.",
     "code_histogram": "How often codes take each value.",
-    "unit_activity": "How often each unit of the code is active.",
+    "unit_activity": "How active each unit of the code is.",
     "code_scatter": "Codes of held-out images, coloured by class.",
     "anomalies_*": "How well the model's scores separate held-out images from {}.",
     "parameters": "The objective against each setting that was swept.",

@@ -10,10 +10,11 @@ from torch import nn
 
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian
+from aectl.evaluation.codes import active_latents
 from aectl.figures import codes, images, probes
 from aectl.figures.curves import learning_curves
 from aectl.figures.live import pictures
-from aectl.figures.report import draw
+from aectl.figures.report import code_figures, draw
 from aectl.figures.style import save
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.gan import GAN
@@ -128,6 +129,16 @@ def test_looking_leaves_every_part_in_its_own_mode():
     assert torch.is_grad_enabled()
 
 
+def test_of_a_posterior_the_latents_whose_means_vary_are_counted_as_in_the_table(monkeypatch):
+    vae = VAE((1, 8, 8), 4, encoder, decoder).eval()
+    means = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.02, 2.0, 0.05, 1.0])
+    monkeypatch.setattr(vae, "posterior", lambda x: (means[: len(x)], means[: len(x)]))
+    with torch.no_grad():
+        titles = {name: figure.axes[0].get_title(loc="left") for name, figure in code_figures(vae, source((1, 8, 8)))}
+    assert titles["unit_activity"] == "Active latents: 2 of 4, over 40 images"
+    assert active_latents(means) == 2
+
+
 def test_wide_codes_are_shown_by_their_principal_components():
     spread = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0, 3.0])
     points, names = codes.on_plane(spread)
@@ -141,6 +152,7 @@ def test_codes_without_spread_labels_or_room_for_them(tmp_path):
     drawn = {
         "dead": codes.code_histogram(torch.zeros(5, 3)),
         "idle": codes.unit_activity(torch.zeros(5, 3)),
+        "uninformed": codes.latent_activity(torch.zeros(5, 3)),
         "unlabelled": codes.code_scatter(torch.rand(9, 5), torch.full((9,), -1), "no labels"),
         "crowd": codes.code_scatter(torch.rand(99, 2), torch.arange(99), "too many classes to name"),
         "collapsed": codes.code_scatter(torch.zeros(9, 4), torch.arange(9), "all codes alike"),
