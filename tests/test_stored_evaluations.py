@@ -169,6 +169,19 @@ def test_a_quick_evaluation_says_so_and_stays_apart(aectl, trained, monkeypatch)
     assert not list(trained.folder.glob("events*.eval"))
 
 
+@pytest.mark.parametrize(("chosen", "is_told"), [((), True), (("likelihood",), True), (("codes",), False)])
+def test_the_draws_of_a_likelihood_are_told_with_its_table_alone(chosen, is_told, trained, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    quick = "quick look: 100 of 360 test images" + evaluation.LIKELIHOOD_PART + "100 images and 100 draws"
+    section = {"images": 100, "split": "test", "epoch": 1, "quick": quick, "missing": {}}
+    tables = {"codes": {"model": {"units": 4}}, "likelihood": {"model": {"nll": 3.0}}}
+    evaluation.show({**section, **tables, "titles": dict.fromkeys(tables, "x")}, trained, chosen)
+    out = capsys.readouterr().out
+    assert "quick look: 100 of 360 test images" in out
+    assert ("draws" in out) == is_told
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
 @pytest.mark.parametrize("table", [one.name for one in EVALUATIONS])
 def test_each_table_says_what_a_model_without_abilities_lacks(table):
     assert lacking(Model(), table)

@@ -48,6 +48,8 @@ from aectl.training.validation import validate
 log = logging.getLogger("aectl")
 
 LEADERBOARDS = Path("outputs", "leaderboards")
+LIKELIHOOD_PART = ", likelihood from at most "
+"""What begins the last part of the text on a quick evaluation; not printed without the table."""
 
 
 class NotApplicable(ConfigError):
@@ -239,9 +241,10 @@ def quick_scale(opened: Opened, config: DictConfig, images: int, tables: Collect
     parts = [f"{images:,} of {whole:,} {config.split} images"]
     if {*tables} - {OBJECTIVE}:
         parts.append(f"baselines from {min(train, QUICK['train']):,} of {train:,} training images")
+    text = f"quick look: {', '.join(parts)}"
     if "likelihood" in tables:
-        parts.append(f"likelihood from at most {QUICK['nll_images']} images and {QUICK['nll_samples']} draws")
-    return f"quick look: {', '.join(parts)}"
+        text += f"{LIKELIHOOD_PART}{QUICK['nll_images']} images and {QUICK['nll_samples']} draws"
+    return text
 
 
 def chosen_tables(config: DictConfig) -> list[str]:
@@ -262,7 +265,9 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
     images = f"{section['images']:,} {section['split']} images{of_others}"
     out.print(f"{choices.get('model')} on {choices.get('dataset')}, {images}, after epoch {section['epoch']}\n")
     if section.get("quick"):
-        out.print(f"{fill(out, section['quick'])}\n", soft_wrap=True)
+        has_likelihood = "likelihood" in section["titles"] and (not chosen or "likelihood" in chosen)
+        quick = section["quick"] if has_likelihood else section["quick"].partition(LIKELIHOOD_PART)[0]
+        out.print(f"{fill(out, quick)}\n", soft_wrap=True)
     for name, title in section["titles"].items():
         if chosen and name not in (*chosen, PUBLISHED):
             continue

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aectl.commands.training_summary import compare_with_baselines, with_unit
+from aectl.commands.training_summary import compare_with_baselines, summarise_training, with_unit
 from aectl.data.datasets import digits
 from aectl.evaluation.likelihood import bernoulli
 from aectl.models.autoencoder import Autoencoder
@@ -18,6 +18,7 @@ from aectl.models.rbm import RBM
 from aectl.models.stacked import AutoencoderLayer, Stacked
 from aectl.models.vae import VAE
 from aectl.rng import Rng
+from aectl.run import Run
 from aectl.training.alarms import Alarms
 from aectl.training.baselines import cheap_baselines, reconstruction_mse
 from aectl.training.observers import Epoch
@@ -156,6 +157,15 @@ def test_closing_lines_have_units_and_baselines_and_fit_the_screen(name, row, li
     found = compare_with_baselines(trainer(MODELS[name]()), row)
     assert [line.strip() for line in found] == lines
     assert all(len(line) <= 80 for line in found)
+
+
+def test_one_epoch_is_singular(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,stage,seconds\n1,fit,2.0\n")
+    device = SimpleNamespace(torch="cpu", precision="fp32", threads=1)
+    facts = {"device": device, "objective": "val/loss", "best_value": 1.5, "best_epoch": 1}
+    for epoch, told in ((1, ", 1 epoch in 2 s"), (2, ", 2 epochs in 2 s")):
+        run = trainer(MODELS["autoencoder"](), epoch=epoch, **facts)
+        assert summarise_training(run, Run(tmp_path))[0].endswith(told)
 
 
 def test_losses_have_the_unit_of_their_model():
