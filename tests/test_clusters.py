@@ -15,7 +15,7 @@ def test_an_array_of_slurm_trains_all_and_lists_what_failed(tmp_path, monkeypatc
     pytest.importorskip("submitit")
     code, said = type_in("sweep=slurm", "hydra.launcher.cluster=local", *QUICK[:-1], "model.code=8,0", "epochs=2")
     assert code == 1, said
-    assert "failed    1  model.code=0  model: code must be at least 1, not 0" in said
+    assert "failed       1  model.code=0  model: code must be at least 1, not 0" in said
     assert [record(job)["status"] for job in jobs(sweep_folder())] == ["done", "failed"]
     assert all("device.threads=4" in record(job)["overrides"] for job in jobs(sweep_folder()))
 

@@ -79,7 +79,7 @@ def test_one_that_cannot_begin_stops_all_if_they_are_to_fail_fast(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     code, said = type_in(*FUSED, "epochs=1", *NETWORK, "seed=0,1", "batch_size=4,5000", "fail_fast=true")
     assert code == 1
-    assert "1 of 1 runs failed" in said
+    assert "1 of 1 run failed" in said
     assert len(jobs(sweep_folder())) == 1
 
 

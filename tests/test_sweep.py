@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import math
 import re
 import shlex
 
@@ -12,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from aectl.sweep import SweepTable, read_jobs, table
-from aectl.sweep.table import probability, spread
+from aectl.sweep.formats import aligned, intervals, probability
 
 
 def write_job(folder, number, overrides, value=None, **record):
@@ -50,8 +51,8 @@ def test_seeds_are_grouped_too(tmp_path, capsys):
         write_job(tmp_path, number, [f"model.code={code}", f"seed={seed}"], value)
     table = [line.split() for line in close(tmp_path, capsys).splitlines()]
     assert ["model.code", "mean", "val/loss", "±", "std", "95", "%", "(t)", "seeds", "p"] in table
-    assert table.index(["8", "0.5", "0", "0.5", "…", "0.5", "2"]) < table.index(
-        ["2", "2", "1.4", "-10.706", "…", "14.706", "2", "-"]
+    assert table.index(["8", "0.5", "0.0", "0.500", "…", "0.500", "2"]) < table.index(
+        ["2", "2.0", "1.4", "-10.706", "…", "14.706", "2", "-"]
     )
 
 
@@ -68,7 +69,8 @@ def test_both_tables_fit_the_terminal_and_lack_nothing(width, tmp_path, capsys, 
             f"model.widths={widths[number // 4]}",
         ]
         write_job(tmp_path, number, [*settings, "dataset.root=/a/very/long/path/to/photos"][: 3 + number // 4], 1.0 / 3)
-    lines = [line for line in close(tmp_path, capsys).splitlines() if not line.startswith(("sweep", "val/loss cannot"))]
+    known = ("sweep", "page", "next", "val/loss cannot")
+    lines = [line for line in close(tmp_path, capsys).splitlines() if not line.startswith(known)]
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     assert "…" not in text.replace(" … ", "")
@@ -205,15 +207,48 @@ def test_a_sweep_of_one_run_has_a_page_too(tmp_path, capsys):
 
 
 def test_intervals_and_p_values_over_seeds():
-    assert spread([1.0]) == "-"
-    low, high = map(float, spread([1.0, 2.0, 3.0, 4.0, 5.0]).split(" … "))
+    alone, several = intervals([[1.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+    low, high = map(float, several.split(" … "))
+    assert alone == "-"
     # t for 4 degrees of freedom is 2.776, the standard error √(2.5 / 5).
     assert (low, high) == pytest.approx((3 - 2.776 * 0.5**0.5, 3 + 2.776 * 0.5**0.5), abs=0.001)
-    assert spread([2.0, 2.0]) == "2 … 2"
+    assert intervals([[2.0, 2.0]]) == ["2 … 2"]
     assert probability([1.0], [2.0, 3.0]) == "-"
     assert probability([1.0, 1.0], [2.0, 2.0]) == "-"
     # Means 2 and 12 with standard errors of 1 / √3 each: t = 12.2 at 4 degrees of freedom.
     assert float(probability([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])) == pytest.approx(0.00026, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([3.57, 2.8766, math.nan], ["3.5700", "2.8766", "-"]),
+        ([3.0, 12.0], ["3", "12"]),
+        ([7.5172, 15.342, -1.5], ["7.5172", "15.3420", "-1.5000"]),
+        ([1e-7, 1.0], ["1e-07", "1"]),
+        ([0.00123456, 12345.6], ["0.0012346", "12346"]),
+        ([], []),
+    ],
+)
+def test_numbers_of_a_column_have_the_same_decimals(values, texts):
+    assert aligned(values) == texts
+
+
+def test_the_end_has_the_sweep_its_page_and_the_next_command_to_paste(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "outputs" / "a b"
+    write_job(folder, 0, ["seed=0"], 1.0)
+    assert close(folder, capsys).splitlines()[-3:] == [
+        "sweep 'outputs/a b'",
+        "page  'outputs/a b/report.html'",
+        "next  aectl eval 'run=outputs/a b'",
+    ]
+    # Without a single result there is nothing to evaluate.
+    write_job(tmp_path / "failed", 0, ["seed=0"], status="failed", error="boom")
+    with pytest.raises(SystemExit):
+        close(tmp_path / "failed", capsys)
+    out = capsys.readouterr().out
+    assert "1 of 1 run failed" in out and "page  failed/report.html" in out and "next" not in out
 
 
 def test_settings_that_are_lists_and_small_numbers(tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from aectl.sweep.plan import Planned
-from aectl.sweep.view import Live, what_differs
+from aectl.sweep.view import Lines, Live, what_differs
 
 
 def screen(text):
@@ -61,3 +61,19 @@ def test_what_the_terminal_showed_before_stays_and_every_job_keeps_its_line(tmp_
     assert shown[:4] == before
     assert [line.split()[:2] for line in shown[4:]] == [["done", "0"], ["done", "1"], ["failed", "2"], ["done", "3"]]
     assert "2  model.code=2  no memory" in shown[6]
+
+
+def test_statuses_have_one_column(tmp_path, monkeypatch):
+    out = Console(file=io.StringIO(), width=100)
+    monkeypatch.setattr("aectl.sweep.view.console", lambda: out)
+    jobs = planned(tmp_path, 4)
+    (tmp_path / "1-x" / "run.json").write_text(json.dumps({"status": "interrupted"}))
+    (tmp_path / "2-x" / "checkpoints").mkdir()
+    (tmp_path / "2-x" / "checkpoints" / "last.pt").touch()
+    lines = Lines(len(jobs), what_differs(jobs))
+    for job in jobs:
+        lines.started(job)
+        lines.ended(job, "boom" * (job.number == 3))
+    said = out.file.getvalue().splitlines()
+    assert {line.split()[0] for line in said} == {"begins", "resumes", "done", "interrupted", "failed"}
+    assert {line.index("model.code") for line in said} == {len("interrupted  0  ")}

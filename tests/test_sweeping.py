@@ -80,7 +80,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_been(aectl, tmp_path)
     code, said = type_in(f"resume={cut}")
     assert code == 0, said
     for number, status in before.items():
-        assert (f"goes on   {number}  seed={number}" in said) == (status == "interrupted")
+        assert (f"resumes      {number}  seed={number}" in said) == (status == "interrupted")
     assert len(jobs(cut)) == 3
     for seed, job in enumerate(jobs(cut)):
         alone = tmp_path / "alone" / str(seed)

@@ -19,7 +19,7 @@ from aectl.run import COMMAND, Run
 from aectl.sweep.bundles import Bundle, Bundles
 from aectl.sweep.places import Task, Watcher
 from aectl.sweep.plan import Planned, read
-from aectl.terminal import console
+from aectl.terminal import console, counted
 
 if TYPE_CHECKING:
     from aectl.commands.fuse import Fleet
@@ -109,9 +109,4 @@ def tell(jobs: Sequence[Planned]) -> None:
     for what in (False, True):
         told = Counter(record["why"] for record in known if record["why"] and (record["runs"] > 1) == what)
         for why, number in sorted(told.items()):
-            console().print(f"not {'always ' * what}fused: {counted(number)}, {why}", soft_wrap=True)
-
-
-def counted(runs: int) -> str:
-    """Return how many runs."""
-    return f"{runs} run{'s' * (runs != 1)}"
+            console().print(f"not {'always ' * what}fused: {counted(number, 'run')}, {why}", soft_wrap=True)

@@ -14,7 +14,7 @@ from aectl.sweep.places import Both, Places
 from aectl.sweep.space import Space
 from aectl.sweep.study import Search, open_study
 from aectl.sweep.view import view
-from aectl.terminal import console
+from aectl.terminal import console, counted
 
 
 def launch(
@@ -39,7 +39,7 @@ def launch(
     number = sweep.places_for(config, launcher.get("jobs"), trials)
     search = Search(found, space, folder, sweep.typed(), trials)
     known = f", {trials - left} of them known already" if left < trials else ""
-    console().print(f"{trials} trials{known}; {number} at a time")
+    console().print(f"{counted(trials, 'trial')}{known}; {number} at a time")
     watcher = Both(search, view(trials, lambda job: " ".join(job.overrides[len(space.fixed) :])))
     task = sweep.task_of(config, sweep.threads_for(number), arguments)
     sweep.carry_out(folder, search.jobs(), Places(number, task, watcher, launcher.get("fail_fast", False)))

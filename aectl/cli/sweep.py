@@ -30,7 +30,7 @@ from aectl.sweep.places import Places, Task, Watcher
 from aectl.sweep.plan import Planned, note, plan
 from aectl.sweep.table import close
 from aectl.sweep.view import view, what_differs
-from aectl.terminal import console, shown
+from aectl.terminal import console, counted, shown
 
 
 class Where(Protocol):
@@ -69,7 +69,7 @@ def run(
         task = task_of(config, threads, [word for words in job_overrides for word in words])
         carrier = where(task, view(len(left), what_differs(jobs)))
         done = f", {len(jobs) - len(left)} of them done already" if len(left) < len(jobs) else ""
-        console().print(f"{len(jobs)} jobs{done}")
+        console().print(f"{counted(len(jobs), 'job')}{done}")
         carry_out(folder, left, carrier)
     return [returned(job) for job in jobs]
 
@@ -95,7 +95,7 @@ def carry_out(folder: Path, jobs: Iterable[Planned], where: Where) -> None:
         where.carry_out(jobs)
     except KeyboardInterrupt:
         close(folder)
-        console().print(f"stopped; go on with\n  aectl train -m resume={shlex.quote(shown(folder))}", soft_wrap=True)
+        console().print(f"stopped; resume with\n  aectl train -m resume={shlex.quote(shown(folder))}", soft_wrap=True)
         raise SystemExit(130) from None
 
 

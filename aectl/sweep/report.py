@@ -13,7 +13,7 @@ from typing import Any
 from aectl import page
 from aectl.seeds import SURE, p_value
 from aectl.sweep.comparable import Comparison
-from aectl.sweep.formats import number, probability, spread
+from aectl.sweep.formats import intervals, number, probability
 from aectl.sweep.jobs import Job, name_of, over_seeds
 from aectl.sweep.plan import typed_command
 from aectl.terminal import shown
@@ -146,9 +146,10 @@ def mean_row(
 ) -> dict[str, Any]:
     """Return the row of one setting's mean over its seeds, for the page; with a p-value if the means are ranked."""
     settings, values = group
+    spread = intervals([values for _, values in groups])[groups.index(group)]
     deviation = {f"{name_of(jobs)}_sd": statistics.stdev(values)} if len(values) > 1 else {}
     p = {"p": "" if values is groups[0][1] else probability(groups[0][1], values)} if is_ranked else {}
-    mean = {name_of(jobs): statistics.fmean(values), **deviation, "95 % (t)": spread(values)}
+    mean = {name_of(jobs): statistics.fmean(values), **deviation, "95 % (t)": spread}
     return {**settings, **mean, "seeds": len(values), **p}
 
 

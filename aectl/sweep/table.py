@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import math
+import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -20,10 +21,10 @@ from aectl.config.folders import announce_sweep
 from aectl.durable import written
 from aectl.sweep import board
 from aectl.sweep.comparable import Comparison, compare
-from aectl.sweep.formats import number, probability, spread
+from aectl.sweep.formats import aligned, intervals, probability
 from aectl.sweep.jobs import Job, differing, name_of, over_seeds, read_jobs
 from aectl.sweep.report import report
-from aectl.terminal import brief, console, harmless
+from aectl.terminal import brief, console, counted, harmless, shown
 from aectl.terminal_table import Column, cell_width, padded, print_table
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def close(folder: Path) -> None:
     show(jobs, varied, folder, comparison)
     report(folder, jobs, varied, comparison)
     board.write(folder, jobs, varied)
+    show_next(jobs, folder)
 
 
 def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
@@ -99,11 +101,19 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: C
             out.print("p: how probable a difference as large from the best would be without one (Welch's test)")
     failures = [job for job in jobs if job.status == "failed"]
     if failures:
-        out.print(f"\n{len(failures)} of {len(jobs)} runs failed:", style="bold red")
+        out.print(f"\n{len(failures)} of {counted(len(jobs), 'run')} failed:", style="bold red")
     for job in failures:
         what = " ".join(f"{key}={job.settings[key]}" for key in varied if key in job.settings)
         out.print(f"  {job.number}  {what}  {job.error}", soft_wrap=True)
-    out.print(f"\nsweep {folder}", soft_wrap=True)
+    out.print(f"\nsweep {shlex.quote(shown(folder))}", soft_wrap=True)
+
+
+def show_next(jobs: Sequence[Job], folder: Path) -> None:
+    """Print where the page is and, if a run can be evaluated, the command that does it."""
+    out, name = console(), shown(folder)
+    out.print(f"page  {shlex.quote(f'{name}/report.html')}", soft_wrap=True)
+    if any(job.objective for job in jobs):
+        out.print(f"next  {shlex.join(['aectl', 'eval', f'run={name}'])}", soft_wrap=True)
 
 
 def print_jobs(out: Console, jobs: Sequence[Job], varied: Sequence[str], is_fair: bool = True) -> None:
@@ -114,7 +124,8 @@ def print_jobs(out: Console, jobs: Sequence[Job], varied: Sequence[str], is_fair
         best = is_fair and job.metric not in marked and job.status != "failed" and not math.isnan(job.value)
         marked |= {job.metric} if best else set()
         stars.append("*" if best else " ")
-    values = [number(job.value) if job.metric in ("", metrics) else f"{job.metric} {number(job.value)}" for job in jobs]
+    numbers = aligned([job.value for job in jobs])
+    values = [n if job.metric in ("", metrics) else f"{job.metric} {n}" for n, job in zip(numbers, jobs, strict=True)]
     names = Column("  job", [f"{star} {job.number}" for star, job in zip(stars, jobs, strict=True)])
     columns = [Column(key, [job.settings.get(key, "") for job in jobs], is_text=True) for key in varied]
     columns += [
@@ -135,9 +146,9 @@ def print_seeds(
     sizes = [max(map(cell_width, values)) for values in zip(*settings, strict=True)]
     heading, *names = [padded(row, sizes) for row in settings]
     columns = [
-        Column(f"mean {name}", [number(statistics.fmean(group)) for group in values]),
-        Column("± std", [f"{statistics.stdev(group):.2g}" if group[1:] else "-" for group in values]),
-        Column("95 % (t)", [spread(group) for group in values]),
+        Column(f"mean {name}", aligned([statistics.fmean(group) for group in values])),
+        Column("± std", aligned([statistics.stdev(group) if group[1:] else math.nan for group in values], 2)),
+        Column("95 % (t)", intervals(values)),
         Column("seeds", [str(len(group)) for group in values]),
     ]
     if is_ranked:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.live import Live as RichLive
     from rich.table import Table
 
+STATUS = len("interrupted")
+"""Width of the column of statuses."""
+
 
 def view(total: int, name: Callable[[Planned], str]) -> Watcher[Planned]:
     """Return what shows here how `total` jobs fare, each by its name."""
@@ -33,12 +36,13 @@ class Lines(Watcher[Planned]):
 
     def started(self, job: Planned) -> None:
         self.began[job.number] = time.monotonic()
-        self.say(f"{'goes on' if job.can_go_on else 'begins'}   {self.title(job)}")
+        self.say(f"{'resumes' if job.can_go_on else 'begins':{STATUS}}  {self.title(job)}")
 
     def ended(self, job: Planned, error: str) -> None:
         self.count += 1
         seconds = time.monotonic() - self.began[job.number]
-        said = f"failed    {self.title(job)}  {error}" if error else f"{job.status:9} {self.title(job)}  {reached(job)}"
+        status, result = ("failed", error) if error else (job.status, reached(job))
+        said = f"{status:{STATUS}}  {self.title(job)}  {result}"
         self.say(f"{said}  {seconds:.1f} s  [{self.count}/{self.total}]")
 
     def title(self, job: Planned) -> str:
