@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,12 @@ def console(file_width: int = FILE_WIDTH) -> Console:
     if terminal.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
         return terminal
     return Plain(highlight=False, markup=False, emoji=False, width=file_width)
+
+
+def fill(out: Console, text: str) -> str:
+    """Return prose in lines that fit the console, all but the first indented; words stay whole."""
+    width = max(out.width, 20)
+    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def significant(value: float, digits: int = 4) -> str:

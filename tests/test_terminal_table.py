@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from aectl.commands.evaluation import print_rows
-from aectl.terminal import console
+from aectl.terminal import console, fill
 from aectl.terminal_table import Column, blocks, cell_width, print_table, rows_with_paths
 
 WIDTHS = (40, 60, 80, 120)
@@ -143,3 +143,11 @@ def test_a_row_with_its_path_takes_as_many_lines_as_it_needs(width):
     assert text.count(" ".join([*row[1:], path])) == 2
     assert all(cell_width(line) <= width or path in line for line in lines)
     assert len(lines) == {200: 3, 120: 5, 80: 8, 60: 8, 40: 11, 20: 20}[width]
+
+
+def test_prose_is_wrapped_between_words_and_no_word_is_broken():
+    path = "outputs/train/2026-11-27_07-18-08-255758/a-very-long-name"
+    text = f"val/loss cannot be compared between these jobs, since its definition contains noise.std: see {path}"
+    lines = fill(Console(width=40), text).split("\n")
+    assert " ".join(line.strip() for line in lines) == text
+    assert lines[-1].strip() == path and max(map(len, lines[:-1])) <= 40

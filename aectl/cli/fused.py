@@ -19,7 +19,7 @@ from aectl.run import COMMAND, Run
 from aectl.sweep.bundles import Bundle, Bundles
 from aectl.sweep.places import Task, Watcher
 from aectl.sweep.plan import Planned, read
-from aectl.terminal import console, counted
+from aectl.terminal import console, counted, fill
 
 if TYPE_CHECKING:
     from aectl.commands.fuse import Fleet
@@ -102,11 +102,13 @@ def begin(one: Planned, fleet: Fleet, flags: Sequence[str], extra: Sequence[str]
 
 def tell(jobs: Sequence[Planned]) -> None:
     """Say how many of the runs shared a program, and why others did not."""
+    out = console()
     records = [Run(one.folder).record.get("fused") for one in jobs if one.status]
     known = [record for record in records if record]
     for runs, number in sorted(Counter(record["runs"] for record in known if record["runs"] > 1).items()):
-        console().print(f"fused: {number} runs, {runs} in one program", soft_wrap=True)
+        out.print(f"fused: {number} runs, {runs} in one program", soft_wrap=True)
     for what in (False, True):
         told = Counter(record["why"] for record in known if record["why"] and (record["runs"] > 1) == what)
         for why, number in sorted(told.items()):
-            console().print(f"not {'always ' * what}fused: {counted(number, 'run')}, {why}", soft_wrap=True)
+            text = f"not {'always ' * what}fused: {counted(number, 'run')}, {why}"
+            out.print(fill(out, text), soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -41,7 +40,7 @@ from aectl.measures import columns as measures_of
 from aectl.models.base import Model
 from aectl.rng import Rng
 from aectl.run import Run, now
-from aectl.terminal import console, shown
+from aectl.terminal import console, fill, shown
 from aectl.terminal_table import Column, print_table
 from aectl.training.validation import validate
 
@@ -273,7 +272,7 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
             continue
         print_rows(out, name, title, section[name])
         if note := origin_note(section, name):
-            out.print(note, soft_wrap=True)
+            out.print(fill(out, note), soft_wrap=True)
         out.print()
     printed = {n: rows for n, rows in tables_of(section).items() if not chosen or n in chosen}
     if legend := pca_legend(printed | {"codes": section.get("codes") or {}}):
@@ -294,11 +293,6 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
     for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", page)):
         if (run.folder / path).exists():
             log.info("%s %s", what, shown(run.folder / path))
-
-
-def fill(out: Console, text: str) -> str:
-    """Return a text in lines that fit the console, all but the first indented."""
-    return textwrap.fill(text, max(out.width, 20), subsequent_indent="  ")
 
 
 def print_rows(out: Console, name: str, title: str, rows: Rows) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aectl.leaderboard.boards import Board, Table
 from aectl.measures import arrow, column, is_number, is_spread
-from aectl.terminal import console, shown, significant
+from aectl.terminal import console, fill, shown, significant
 from aectl.terminal_table import Column, blocks, print_table, rows_with_paths
 
 NARROW = 100
@@ -29,7 +29,7 @@ def show(boards: Sequence[Board]) -> None:
             styles = [STYLES[line.kind] for line in table.lines]
             print_table(out, *split(table, out.width), title=table.title, styles=styles)
             for note in notes(table):
-                out.print(note, style="dim", soft_wrap=True)
+                out.print(fill(out, note), style="dim", soft_wrap=True)
     if boards:
         out.print("\nBold: the best run, or the best mean over seeds.")
         out.print("±: half of the 95 % confidence interval; of a mean over seeds, the standard deviation.")

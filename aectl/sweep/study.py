@@ -19,7 +19,7 @@ from aectl.sweep.places import Watcher
 from aectl.sweep.plan import Planned, note, plan
 from aectl.sweep.space import Space
 from aectl.sweep.view import goal_of
-from aectl.terminal import console
+from aectl.terminal import console, fill
 
 if TYPE_CHECKING:
     import optuna
@@ -147,7 +147,9 @@ class Search(Watcher[Planned]):
         """Print once if what the jobs minimise cannot be compared between them, so that the search is misled."""
         if not self.warned and (reason := why_not_comparable(read_jobs(self.folder))):
             self.warned = True
-            console().print(f"{reason}: type objective=val/mse, or another metric that all jobs share", soft_wrap=True)
+            out = console()
+            text = f"{reason}: type objective=val/mse, or another metric that all jobs share"
+            out.print(fill(out, text), soft_wrap=True)
 
 
 def is_gone(owner: Any) -> bool:

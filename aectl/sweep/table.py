@@ -24,7 +24,7 @@ from aectl.sweep.comparable import Comparison, compare
 from aectl.sweep.formats import aligned, intervals, probability
 from aectl.sweep.jobs import Job, differing, name_of, over_seeds, read_jobs
 from aectl.sweep.report import report
-from aectl.terminal import brief, console, counted, harmless, shown
+from aectl.terminal import brief, console, counted, fill, harmless, shown
 from aectl.terminal_table import Column, cell_width, padded, print_table
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: C
     out.print()
     print_jobs(out, jobs, varied, comparison.is_fair)
     if comparison.notice:
-        out.print(comparison.notice, soft_wrap=True)
+        out.print(fill(out, comparison.notice), soft_wrap=True)
     is_ranked = comparison.has_comparable_means
     groups = over_seeds(jobs, varied, is_ranked=is_ranked)
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
@@ -98,7 +98,8 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: C
         print_seeds(out, groups, name_of(jobs), is_ranked)
         out.print("95 % (t): Student's t interval of the mean")
         if is_ranked and len(groups) > 1:
-            out.print("p: how probable a difference as large from the best would be without one (Welch's test)")
+            text = "p: how probable a difference as large from the best would be without one (Welch's test)"
+            out.print(fill(out, text), soft_wrap=True)
     failures = [job for job in jobs if job.status == "failed"]
     if failures:
         out.print(f"\n{len(failures)} of {counted(len(jobs), 'run')} failed:", style="bold red")
