@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import product
 from pathlib import Path
@@ -18,11 +18,13 @@ from aectl.config.stored import read_json
 from aectl.file_lock import FileLock, Timeout
 from aectl.run import OUTPUTS, RECORD, Run, every, find, last_start, runs_called
 from aectl.terminal import console, shown, significant
-from aectl.terminal_table import rows_with_paths
+from aectl.terminal_table import GAP, cell_width, rows_with_paths
 
 MOST = 30
 """Runs that are listed."""
-HEADINGS = ("model", "data", "status", "objective", "age", "MB", "evaluated")
+HEADINGS = ("model", "data", "status", "objective", "age", "MB", "eval")
+SHORT_NAMES = {"energy_distance": "energy", "negative_elbo": "-ELBO"}
+"""Metrics whose names would take too much of a line."""
 LEVELS = 4
 """How deep a folder is searched for runs that is neither a sweep nor outputs/: deep enough for the folder above it."""
 OF_SWEEPS = ("sweep.json", "multirun.yaml")
@@ -38,9 +40,8 @@ def show(root: Path = OUTPUTS) -> None:
         out.print(f"no run in {shown(root)} yet; make one: aectl train model=dae dataset=digits", soft_wrap=True)
         return
     latest = runs[:MOST]
-    lines = rows_with_paths(
-        HEADINGS, [facts(folder) for folder in latest], [shown(folder) for folder in latest], out.width
-    )
+    headings, rows = drop_size(HEADINGS, [facts(folder) for folder in latest], out.width)
+    lines = rows_with_paths(headings, rows, [shown(folder) for folder in latest], out.width)
     for number, line in enumerate(lines):
         out.print(line, style=None if number else "bold", soft_wrap=True)
     if len(runs) > MOST:
@@ -48,6 +49,18 @@ def show(root: Path = OUTPUTS) -> None:
     # 'latest' is of those in outputs/ alone.
     name = "latest" if root == OUTPUTS else shlex.quote(shown(latest[0]))
     out.print(f"\nnext: aectl eval run={name}", soft_wrap=True)
+
+
+def drop_size(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return headings and rows, without the column of sizes in MB if they would not fit into lines of `width`."""
+    sizes = [max(map(cell_width, column)) for column in zip(headings, *rows, strict=True)]
+    if sum(sizes) + GAP * (len(sizes) - 1) <= width:
+        return headings, rows
+    place = headings.index("MB")
+    headings, *rows = ([*row[:place], *row[place + 1 :]] for row in (headings, *rows))
+    return headings, rows
 
 
 def facts(folder: Path) -> list[str]:
@@ -95,7 +108,8 @@ def objective(record: dict[str, Any]) -> str:
     if not isinstance(found, dict) or not isinstance(found.get("value"), (int, float)):
         return "–"
     try:
-        return f"{found.get('name')} {significant(found['value'])}"
+        name = str(found.get("name")).removeprefix("val/")
+        return f"{SHORT_NAMES.get(name, name)} {significant(found['value'])}"
     except OverflowError:
         return "–"
 

@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from aectl import cli
 from aectl.cli import help
 from aectl.cli.explain import settings_near
 from aectl.cli.launch import LAUNCHERS, admit_new_keys, split_flags
@@ -200,6 +201,10 @@ def test_version(aectl):
         (["train", "noise=gaussian", "noise.sdt=1"], "no key 'noise.sdt'; did you mean noise.std=1?"),
         (["train", "+modl=x"], "no key 'modl'; did you mean model="),
         (["train", "+seed=3"], "seed has a value already: write seed=… without the +"),
+        (["train", "~epochs"], "~epochs: it is null already, there is nothing to remove\n  leave the word out"),
+        (["train", "~epohcs"], "no key 'epohcs'; did you mean epochs=…?"),
+        (["train", "device=gpu"], "no device called 'gpu'; did you mean 'cuda'?"),
+        (["train", "model=autoencodr"], "no model called 'autoencodr'; did you mean 'undercomplete'?"),
         (["train", "epochs=abc"], "epochs: 'abc' is not a whole number"),
         (["train", "epochs=0"], "epochs must be at least 1, not 0"),
         (["train", "noise=gaussian,masking"], "noise=gaussian,masking gives several values: add -m"),
@@ -354,6 +359,26 @@ def test_several_values_without_the_flag_show_the_whole_command(aectl, calls):
     assert not Path("outputs").exists()
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("train epochs=-1", "epochs must be at least 1, not -1"),
+        ("train optimizer.lr=abc", "optimizer.lr='abc': it must be a number"),
+        ("train init_from=latest", "no run in "),
+        ("eval run=latest", "no run in "),
+        ("sample run=latest n=0", "n must be at least 1, not 0"),
+        ("sample run=latest", "no run in "),
+    ],
+)
+def test_what_needs_no_torch_is_refused_before_the_command_is_imported(aectl, monkeypatch, typed, message):
+    imports = types.SimpleNamespace(import_module=lambda name: pytest.fail(f"{name} was imported"))
+    monkeypatch.setattr(cli, "importlib", imports)
+    code, _, err = aectl(*typed.split())
+    assert code == 2
+    assert err.startswith(f"aectl: {message}")
+    assert not [path for path in Path().rglob("*") if path.is_file()]
+
+
 def test_errors_of_the_task(aectl, calls):
     calls.then(failing(ConfigError("model.code: too wide")))
     assert aectl("train") == (2, "", "aectl: model.code: too wide\n")
@@ -414,7 +439,7 @@ def test_several_tables_may_stand_without_brackets(aectl, calls):
 @pytest.mark.parametrize("command", ["eval", "sample"])
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
 def test_other_commands_leave_no_trace(aectl, calls, command, sweep):
-    code, _, err = aectl(command, "run=latest", *sweep, "seed=1,2" if sweep else "seed=1")
+    code, _, err = aectl(command, "run=x", *sweep, "seed=1,2" if sweep else "seed=1")
     assert (code, err) == (0, "")
     assert len(calls.configs) == 1 + len(sweep)
     assert not list(Path().iterdir())

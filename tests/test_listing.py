@@ -38,11 +38,31 @@ def test_runs_are_listed_newest_first_with_what_to_type_next(tmp_path, capsys):
     (old / "checkpoint.pt").write_bytes(bytes(2_500_000))
     write_run(tmp_path / "outputs/multirun/a/0-x", timedelta(hours=3, minutes=5), status="interrupted")
     lines = listed(capsys)
-    assert lines[0].split() == ["model", "data", "status", "objective", "age", "MB", "evaluated", "folder"]
+    assert lines[0].split() == ["model", "data", "status", "objective", "age", "MB", "eval", "folder"]
     assert lines[1].split() == ["dae", "digits", "interrupted", "–", "3", "h", "0.0", "no", "outputs/multirun/a/0-x"]
-    told = ["dae", "digits", "done", "val/loss", "4.387", "2", "d", "2.5", "test", "outputs/digits/dae/old"]
+    told = ["dae", "digits", "done", "loss", "4.387", "2", "d", "2.5", "test", "outputs/digits/dae/old"]
     assert lines[2].split() == told
     assert lines[-1] == "next: aectl eval run=latest"
+
+
+@pytest.mark.parametrize("metric", ["val/energy_distance", "val/negative_elbo", "val/pseudo_nll", "val/mse"])
+def test_a_usual_list_takes_a_line_and_a_path_for_each_run(tmp_path, capsys, monkeypatch, metric):
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, data, status in (("gan_conv", "digits", "done"), ("undercomplete", "fashion_mnist", "interrupted")):
+        objective = {"name": metric, "value": 104.23456}
+        folder = write_run(
+            tmp_path / f"outputs/{data}/{name}/2026-11-27_07-23-01-595519",
+            timedelta(minutes=59),
+            choices={"model": name, "dataset": data},
+            objective=objective,
+            status=status,
+        )
+        (folder / "checkpoint.pt").touch()
+        os.truncate(folder / "checkpoint.pt", 1_250_000_000)
+    lines = listed(capsys)
+    assert ("MB" in lines[0]) == (metric != "val/pseudo_nll")
+    assert len(lines) == 1 + 2 * 2 + 2
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_run_that_runs_is_told_from_one_that_was_killed(tmp_path, capsys):

@@ -170,12 +170,16 @@ def task(command: str, function: Function | None = None) -> Function:
     def run(config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
 
+        from aectl.cli.early_checks import check_early
+
         # A console script's folder is not on the path; last, one's own modules cannot hide installed ones. It comes
         # only where they can be meant: beside a stranger's run may lie what torch would import if it is there.
         own = (command == "train" and not config.get("resume")) or config.get("trust")
         if own and (folder := HydraConfig.get().runtime.cwd) not in sys.path:
             sys.path.append(folder)
         try:
+            if function is None:
+                check_early(config, command)
             call = function or importlib.import_module(f"aectl.commands.{command}").run
             gc.set_threshold(*USUAL)
             return call(config)

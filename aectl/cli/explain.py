@@ -103,6 +103,8 @@ def explain_composition(error: HydraException, name: str, overrides: Sequence[st
         return several_values(match[1] or match[2], name, overrides)
     if match := re.search(r"Could not override '([^'@]+)'\.\s+(?:To append|No match)", text):
         return unknown_key(match[1], name, overrides)
+    if match := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
+        return nothing_to_remove(match[1], name, overrides)
     if match := re.search(r"Multiple values for (\S+)\. ", text):
         return f"{match[1]} has a value already: write {match[1]}=… without the +"
     if match := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
@@ -207,6 +209,14 @@ def unknown_key(key: str, name: str, overrides: Sequence[str], value: str | None
         others = [one for one in options().get(parent, []) if one != choices[parent]]
         return f"no key '{key}': {parent}={choices[parent]} has none\n  other options: {', '.join(others)}"
     return f"no key '{key}'\n  aectl {name} --help lists the keys"
+
+
+def nothing_to_remove(key: str, name: str, overrides: Sequence[str]) -> str:
+    """Return why `~key` fails: the key is null already, or there is none."""
+    config, _ = reference(name, overrides)
+    if key in dict(all_keys(config)):
+        return f"~{key}: it is null already, there is nothing to remove\n  leave the word out, or set {key}=…"
+    return unknown_key(key, name, overrides, "")
 
 
 def settings_near(key: str, value: str, config: Mapping[str, Any]) -> list[str]:

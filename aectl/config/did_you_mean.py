@@ -165,8 +165,15 @@ def nearest_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:
     """Return the names of `known` that are spelt or mean the same but for case and signs, else those spelt alike."""
     known = list(known)
     same = [one for one in known if plain_name(one) == plain_name(name)]
-    meant = [leaf for leaf in (one.rpartition(".")[2] for one in same_meaning(name)) if leaf in known]
-    return (same or meant or difflib.get_close_matches(name, known, most))[:most]
+    # `device=cuda` means the option cuda, `model.code` the key code.
+    meant = [leaf for leaf in (re.split("[.=]", one)[-1] for one in same_meaning(name)) if leaf in known]
+    return (same or meant or difflib.get_close_matches(name, known, most) or near_meaning(name, known))[:most]
+
+
+def near_meaning(name: str, known: Sequence[str]) -> list[str]:
+    """Return the names of `known` that mean the same as a name of other programs that is spelt like `name`."""
+    words = difflib.get_close_matches(plain_name(name), TABLE, n=1, cutoff=0.85)
+    return [one for word in words for one in TABLE[word] if one in known]
 
 
 def hint(name: str, known: Iterable[str], otherwise: str = "") -> str:

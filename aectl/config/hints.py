@@ -69,7 +69,10 @@ def words(hint: Any) -> str:
     """Return what fits `hint`, as one would say it: 'a whole number or null'."""
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(words(one) for one in arguments)
+        # Of a number or a Tensor, only the number can be typed.
+        typed = [one for one in arguments if not isinstance(one, type) or one in WORDS or not is_opaque(one)]
+        is_scalar = any(one in SCALARS for one in arguments)
+        return " or ".join(words(one) for one in (typed if is_scalar else arguments))
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in LISTS:

@@ -187,6 +187,7 @@ def check_ranges(config: DictConfig) -> None:
             raise ConfigError(f"{key} must be at most {most:,}, not {value:,}")
     if (value := config.get("grad_clip")) is not None and value <= 0:
         raise ConfigError(f"grad_clip must be greater than 0, not {value}")
+    check_learning_rate(plain.get("optimizer"))
     for key, choices in CHOICES.items():
         if key in config and config[key] not in choices:
             # Other programs call so what is called dataset here.
@@ -201,6 +202,19 @@ def check_ranges(config: DictConfig) -> None:
     # Without a run, eval lists them.
     if "kind" in config and not config.run:
         raise ConfigError("run is missing: type run=latest, or run=<folder of the run>")
+
+
+def check_learning_rate(optimizer: Any) -> None:
+    """Raise ConfigError if the learning rate of one of torch's optimizers is no number or is negative."""
+    if not isinstance(optimizer, dict) or not str(optimizer.get("_target_")).startswith("torch.optim."):
+        return
+    rate = optimizer.get("lr")
+    if rate in (None, "???"):
+        return
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool):
+        raise ConfigError(f"optimizer.lr={rate!r}: it must be a number")
+    if rate < 0:
+        raise ConfigError(f"optimizer.lr must be at least 0, not {rate}")
 
 
 def check_recipe(config: DictConfig) -> dict[str, Any]:

@@ -28,6 +28,8 @@ log = logging.getLogger("aectl")
 
 GRADIENT_NORM_EVERY = 10
 """Steps between two looks at the gradient's norm, which costs a pass over all parameters."""
+ADVICE = "a lower optimizer.lr= may help"
+"""What ends the message of a run that diverged."""
 
 
 class NotFinite(ArithmeticError):
@@ -95,7 +97,8 @@ def check(trainer: Trainer, should_stop: Callable[[], str | None]) -> None:
         said = f"gradient_norm is not finite at {trainer.place(norm[0] * GRADIENT_NORM_EVERY)}"
     if bad:
         said = told(trainer.meter.row(bad[0]), trainer.place(bad[0]))
-    raise NotFinite(retrace(trainer, bad[0] + 1 if bad else trainer.step, should_stop) or said)
+    found = retrace(trainer, bad[0] + 1 if bad else trainer.step, should_stop) or said
+    raise NotFinite(f"{found}; {ADVICE}")
 
 
 def retrace(trainer: Trainer, steps: int, should_stop: Callable[[], str | None]) -> str | None:
@@ -153,6 +156,4 @@ class Watch(Engine):
             raise NotFinite(f"the gradient of {name} is not finite at {self.place}, though {self.loss}")
         super().descend(group)
         if name := first_bad(weights(self.model) | moments(self), self.exempt):
-            raise NotFinite(
-                f"{name} is not finite after {self.place}, though its gradient is: a smaller learning rate may help"
-            )
+            raise NotFinite(f"{name} is not finite after {self.place}, though its gradient is")
