@@ -205,6 +205,13 @@ def test_version(aectl):
         (["train", "~epohcs"], "no key 'epohcs'; did you mean epochs=…?"),
         (["train", "device=gpu"], "no device called 'gpu'; did you mean 'cuda'?"),
         (["train", "model=autoencodr"], "no model called 'autoencodr'; did you mean 'undercomplete'?"),
+        (["train", "dataset=arrays", "dataset.path=x", "dataset.keys=[a,b]"], "as in 'dataset.keys={images: a, labels"),
+        (["train", "dataset=arrays", "dataset.keys.images=x"], "did you mean 'dataset.keys={images: x}'?"),
+        (
+            ["train", "dataset=arrays", "dataset.keys.images=x", "dataset.keys.labels=y"],
+            "did you mean 'dataset.keys={images: x, labels: y}'?",
+        ),
+        (["train", "dataset=arrays", "dataset.images=x"], "did you mean 'dataset.keys={images: x}'?"),
         (["train", "epochs=abc"], "epochs: 'abc' is not a whole number"),
         (["train", "epochs=0"], "epochs must be at least 1, not 0"),
         (["train", "noise=gaussian,masking"], "noise=gaussian,masking gives several values: add -m"),

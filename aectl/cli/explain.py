@@ -6,7 +6,7 @@ import contextlib
 import re
 import shlex
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -200,6 +200,8 @@ def unknown_key(key: str, name: str, overrides: Sequence[str], value: str | None
     if value is None:
         typed = [word.lstrip("+~").partition("=") for word in overrides]
         value = next((given for name, _, given in reversed(typed) if name == key), "")
+    if "dataset.keys" in keys and (roles := array_roles([*overrides, f"{key}={value}"])):
+        return f"no key '{key}'; did you mean {shlex.quote(f'dataset.keys={{{roles}}}')}?"
     if near := settings_near(key, value, config):
         return f"no key '{key}'; did you mean {' or '.join(near[:2])}?"
     parent = key.rpartition(".")[0]
@@ -209,6 +211,13 @@ def unknown_key(key: str, name: str, overrides: Sequence[str], value: str | None
         others = [one for one in options().get(parent, []) if one != choices[parent]]
         return f"no key '{key}': {parent}={choices[parent]} has none\n  other options: {', '.join(others)}"
     return f"no key '{key}'\n  aectl {name} --help lists the keys"
+
+
+def array_roles(overrides: Iterable[str]) -> str:
+    """Return what was typed as `dataset.keys.images=a` or `dataset.images=a` in the form of a mapping: `images: a`."""
+    pattern = r"\+{0,2}dataset\.(?:keys\.((?:train_|valid_|test_)?(?:images|labels))|(images))=(.*)"
+    found = [re.fullmatch(pattern, word) for word in overrides]
+    return ", ".join(dict.fromkeys(f"{match[1] or match[2]}: {match[3] or '…'}" for match in found if match))
 
 
 def nothing_to_remove(key: str, name: str, overrides: Sequence[str]) -> str:

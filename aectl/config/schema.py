@@ -188,6 +188,7 @@ def check_ranges(config: DictConfig) -> None:
     if (value := config.get("grad_clip")) is not None and value <= 0:
         raise ConfigError(f"grad_clip must be greater than 0, not {value}")
     check_learning_rate(plain.get("optimizer"))
+    check_array_keys(plain.get("dataset"))
     for key, choices in CHOICES.items():
         if key in config and config[key] not in choices:
             # Other programs call so what is called dataset here.
@@ -215,6 +216,15 @@ def check_learning_rate(optimizer: Any) -> None:
         raise ConfigError(f"optimizer.lr={rate!r}: it must be a number")
     if rate < 0:
         raise ConfigError(f"optimizer.lr must be at least 0, not {rate}")
+
+
+def check_array_keys(dataset: Any) -> None:
+    """Raise ConfigError if the keys that name the arrays of an .npz are no mapping."""
+    if isinstance(dataset, dict) and dataset.get("_target_") == "aectl.data.datasets.arrays":
+        keys = dataset.get("keys")
+        if keys is not None and not isinstance(keys, dict):
+            example = "'dataset.keys={images: a, labels: b}'"
+            raise ConfigError(f"dataset.keys must say which array is what, as in {example}, not {keys!r}")
 
 
 def check_recipe(config: DictConfig) -> dict[str, Any]:

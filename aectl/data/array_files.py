@@ -121,8 +121,23 @@ def roles_of(found: Mapping[str, np.ndarray], file: Path, keys: Mapping[str, str
         if "train" not in splits:
             raise DataError(f"{file} has {listed(roles.values())} and no training images: name them by dataset.keys=")
     if ignored := [key for key in found if key not in roles.values()]:
-        log.info("%s: reading %s, ignoring %s", file.name, listed(roles.values()), listed(ignored))
+        hint = labels_hint(found, roles, ignored)
+        log.info("%s: reading %s, ignoring %s%s", file.name, listed(roles.values()), listed(ignored), hint)
     return roles
+
+
+def labels_hint(found: Mapping[str, np.ndarray], roles: Mapping[Role, str], ignored: Iterable[str]) -> str:
+    """Return how to name the labels, where none were found and an ignored array has an integer for each image."""
+    for role, images in roles.items():
+        labels = Role(role.part, "labels")
+        if role.what != "images" or labels in roles:
+            continue
+        count = len(found[images])
+        for key in ignored:
+            if found[key].dtype.kind in "iu" and found[key].shape in ((count,), (count, 1)):
+                names = f"{role}: {images}, {labels}: {key}"
+                return f"; if '{key}' has the labels, type 'dataset.keys={{{names}}}'"
+    return ""
 
 
 def guessed(found: Mapping[str, np.ndarray], file: Path) -> dict[Role, str]:

@@ -381,6 +381,16 @@ def test_keys_say_which_array_is_what(tmp_path, caplog):
     assert "own.npz: reading 'b', 'y', ignoring 'a', 'c'" in caplog.text
 
 
+def test_unread_labels_are_answered_with_how_to_name_them(tmp_path, caplog):
+    path = save(tmp_path, bilder=pixels(), etiketten=classes(), extra=pixels()[:, 0, 0].astype(float))
+    with caplog.at_level("INFO", logger="aectl"):
+        assert datasets.arrays(path).classes == 0
+        assert datasets.arrays(path, keys={"images": "bilder", "labels": "etiketten"}).classes == 3
+    first, second = caplog.messages
+    assert first.endswith("'etiketten' has the labels, type 'dataset.keys={images: bilder, labels: etiketten}'")
+    assert second == "own.npz: reading 'bilder', 'etiketten', ignoring 'extra'"
+
+
 @pytest.mark.parametrize(
     ("array", "scale", "notice", "highest"),
     [
