@@ -24,7 +24,9 @@ LONGEST_WARM_UP = 0.8
 """Share of the steps of a run: `warm_up` is shortened to it, so that the weight of the KL term reaches 1."""
 WIDEST_CODE = 0.25
 """Share of the pixels: a code of 32 is narrow for 784 pixels, and no bottleneck for 64."""
-KINDS = ("model_epochs", "model_steps", "model_codes")
+WIDEST_LAYER = 4
+"""Multiple of the pixels: wider layers slow down each step and need lower learning rates, so they need more steps."""
+KINDS = ("model_epochs", "model_steps", "model_codes", "model_widths")
 """Keys of a recipe that hold keys of the model."""
 
 
@@ -48,6 +50,7 @@ def fill_in(config: DictConfig, images: int, shape: Sequence[int]) -> bool:
         "model_epochs": lambda usual: epochs(usual, fewest, steps_per_epoch),
         "model_steps": lambda usual: min(usual, int(LONGEST_WARM_UP * config.epochs * steps_per_epoch)),
         "model_codes": lambda usual: min(usual, widest_code(shape)),
+        "model_widths": lambda usual: narrowed(usual, shape),
     }
     before = filled_in(config, shape)
     for kind, name in open_in_model(config):
@@ -56,7 +59,9 @@ def fill_in(config: DictConfig, images: int, shape: Sequence[int]) -> bool:
 
 
 def filled_in(config: DictConfig, shape: Sequence[int] | None = None) -> DictConfig:
-    """Return a copy of the config where the recipe fills in what is null, as for MNIST; codes as for images of `shape`.
+    """Return a copy of the config where the recipe fills in what is null, as for MNIST.
+
+    With a `shape` of the images (C, H, W), codes and layers are no wider than it allows.
 
     A config that has no recipe, of an earlier aectl or of one's own making, is returned as it is.
     """
@@ -68,13 +73,22 @@ def filled_in(config: DictConfig, shape: Sequence[int] | None = None) -> DictCon
             filled[key] = recipe[key]
     for kind, name in open_in_model(config):
         usual = recipe[kind][name]
-        filled.model[name] = min(usual, widest_code(shape)) if kind == "model_codes" and shape else usual
+        if shape and kind == "model_codes":
+            usual = min(usual, widest_code(shape))
+        elif shape and kind == "model_widths":
+            usual = narrowed(usual, shape)
+        filled.model[name] = usual
     return filled
 
 
 def widest_code(shape: Sequence[int]) -> int:
     """Return how wide the code of a bottleneck may be for images of a shape (C, H, W)."""
     return max(int(WIDEST_CODE * math.prod(shape)), 1)
+
+
+def narrowed(widths: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """Return the widths of hidden layers, each at most four times the pixels of images of a shape (C, H, W)."""
+    return [min(width, WIDEST_LAYER * math.prod(shape)) for width in widths]
 
 
 def open_keys(config: DictConfig) -> list[str]:

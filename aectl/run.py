@@ -96,7 +96,7 @@ class Run:
         device: dict[str, Any],
         goal: dict[str, Any],
         data: dict[str, Any],
-        chosen: Mapping[str, int],
+        chosen: Mapping[str, int | list[int]],
         init_from: dict[str, str] | None = None,
         own_paths: dict[str, str] | None = None,
     ) -> None:
@@ -138,7 +138,7 @@ class Run:
         self.update(status=status, error=error, ended=now(), **entries)
 
 
-def set_chosen(config: DictConfig, chosen: Mapping[str, int]) -> None:
+def set_chosen(config: DictConfig, chosen: Mapping[str, int | list[int]]) -> None:
     """Set the keys that a stored config leaves to the model's recipe to what was chosen when the run started."""
     with open_dict(config):
         for name in ("epochs", "batch_size"):

@@ -46,7 +46,10 @@ MODELS = {
 OWN = {
     "undercomplete": {"code": 32},
     "vae2": {"warm_up": 10_000},
-    **{f"stacked_{layer}": {"pretrain_epochs": 10} for layer in ("ae", "dae", "rbm")},
+    **{f"stacked_{layer}": {"pretrain_epochs": 10} for layer in ("ae", "dae")},
+    "stacked_rbm": {"pretrain_epochs": 10, "widths": [1000, 1000, 1000]},
+    "dbm": {"widths": [500, 1000]},
+    "dbn": {"widths": [500, 2000]},
 }
 SMALL_EXPERIMENTS = {"toy": (7000, 40, 256), "toy_gan": (7000, 40, 128), "hinton_boltzmann": (10_100, 20, 100)}
 """Experiments on few images: how many, epochs, batch size."""
@@ -141,6 +144,17 @@ def test_stages_warm_ups_and_codes_follow():
     assert filled("model=undercomplete", shape=(1, 1, 2)).model.code == 1
 
 
+@pytest.mark.parametrize("model", ["dbm", "dbn", "stacked_rbm"])
+def test_layers_have_at_most_four_times_as_many_units_as_the_images_have_pixels(model):
+    before = recipe.filled_in(composed(f"model={model}"), DIGITS[1]).model.widths
+    config = filled(f"model={model}")
+    assert config.model.widths == before == [256] * len(OWN[model]["widths"])
+    assert (config.epochs * 40, config.batch_size) == (6000 if model == "dbm" else 4000, 32)
+    typed = [300] * len(before)
+    assert filled(f"model={model}", f"model.widths={typed}").model.widths == typed
+    assert filled(f"model={model}", shape=(1, 1, 50)).model.widths == [200] * len(before)
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
@@ -151,11 +165,23 @@ def test_stages_warm_ups_and_codes_follow():
         (("recipe.epochs=0",), "recipe.epochs must be a whole number of at least 1, not 0"),
         (("recipe.steps=1.5",), "recipe.steps must be a whole number"),
         (("recipe.model_codes=3",), "recipe.model_codes must be a mapping"),
+        (("recipe.model_widths=3",), "recipe.model_widths must be a mapping"),
+        (("+recipe.model_widths.widths=3",), "recipe.model_widths.widths must be a list of whole numbers"),
+        (("+recipe.model_widths.widths=[3,0]",), "recipe.model_widths.widths must be a list of whole numbers"),
     ],
 )
 def test_bad_recipes_are_refused(typed, message):
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
         check_ranges(composed(*typed))
+
+
+def test_a_run_keeps_the_widths_that_were_chosen_for_it(aectl, monkeypatch):
+    words = ("dataset=digits", "model=dbn", "model.sample_steps=1", "steps=1", "device=cpu", "device.threads=1")
+    assert aectl("train", *words, "hydra.run.dir=run")[0] == 0
+    run = Run(Path("run"))
+    assert run.record["chosen"] == {"epochs": 1, "batch_size": 32, "model.widths": [256, 256]}
+    monkeypatch.setattr(recipe, "WIDEST_LAYER", 1)
+    assert run.config().model.widths == [256, 256]
 
 
 def test_a_run_keeps_what_was_chosen_for_it(aectl, monkeypatch):

@@ -19,7 +19,7 @@ from aectl import recipe
 from aectl.commands.claim import Busy, adopt, advising, claim, discard
 from aectl.commands.prepare import OpenImages, check, check_other_jobs, open_images, prepare
 from aectl.commands.training_summary import summarise_training
-from aectl.config import ConfigError
+from aectl.config import ConfigError, to_plain
 from aectl.config.absolute import store_paths
 from aectl.config.folders import aside
 from aectl.config.own_paths import sign_paths
@@ -138,7 +138,7 @@ def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Beg
         },
         "data": prepared.data,
         "init_from": prepared.init_from,
-        "chosen": {key: OmegaConf.select(config, key) for key in left_open},
+        "chosen": {key: to_plain(OmegaConf.select(config, key)) for key in left_open},
         "own_paths": sign_paths(config),
     }
     limit = seconds(config.max_time) if config.max_time else None

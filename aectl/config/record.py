@@ -50,7 +50,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "own_paths.*": (str,),
     "resumed.*": (str,),
     "choices.*": (str,),
-    "chosen.*": (int,),
+    "chosen.*": (int, list),
     "versions.*": (str,),
 }
 """What entries are, where they are there and not null; `*` is each entry of a list or mapping."""

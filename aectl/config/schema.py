@@ -39,7 +39,15 @@ class TrainConfig:
     schedule: Any = setting(None, "how the learning rate changes over the run")
     device: Any = setting(None, "where it computes, precision and threads")
     recipe: Any = setting(
-        {"epochs": 20, "batch_size": 128, "steps": 4000, "model_epochs": {}, "model_steps": {}, "model_codes": {}},
+        {
+            "epochs": 20,
+            "batch_size": 128,
+            "steps": 4000,
+            "model_epochs": {},
+            "model_steps": {},
+            "model_codes": {},
+            "model_widths": {},
+        },
         "the model's own length and batch, for what is null below: a small data set gets smaller batches, and epochs "
         "enough for recipe.steps",
     )
@@ -234,11 +242,14 @@ def check_recipe(config: DictConfig) -> dict[str, Any]:
     if not isinstance(recipe, dict) or any(key not in default for key in recipe):
         raise ConfigError(f"recipe must be a mapping with the keys {', '.join(default)}, not {recipe!r}")
     recipe = {**default, **{key: value for key, value in recipe.items() if value is not None}}
-    for key in ("model_epochs", "model_steps", "model_codes"):
+    for key in ("model_epochs", "model_steps", "model_codes", "model_widths"):
         if not isinstance(recipe[key], dict):
             raise ConfigError(f"recipe.{key} must be a mapping, not {recipe[key]!r}")
     for path, value in leaves(recipe, "recipe"):
-        if type(value) is not int or value < 1:
+        if path.startswith("recipe.model_widths."):
+            if not isinstance(value, list) or any(type(width) is not int or width < 1 for width in value):
+                raise ConfigError(f"{path} must be a list of whole numbers of at least 1, not {value!r}")
+        elif type(value) is not int or value < 1:
             raise ConfigError(f"{path} must be a whole number of at least 1, not {value!r}")
     return recipe
 

@@ -76,7 +76,7 @@ def score(model: Model) -> dict[str, Any]:
         row["mean_image"] = float((x - mean).square().mean())
     if isinstance(model, Reconstructs) and isinstance(model, Encodes):
         code = min(model.encode(x[:1]).shape[1], x[0].numel())
-        row |= {"code": code, "pca": pca_error(seen.flatten(1), x.flatten(1), code)}
+        row |= pca_baseline(seen.flatten(1), x.flatten(1), code)
     noise = getattr(model, "noise", None)
     if noise is not None and "mse" in metrics and isinstance(model, Reconstructs):
         noisy = noise(x, Rng(2))
@@ -105,12 +105,14 @@ def affine_denoiser(noise: torch.nn.Module, seen: torch.Tensor, noisy: torch.Ten
     return with_one[1] @ torch.linalg.lstsq(with_one[0], seen.flatten(1).repeat(50, 1)).solution
 
 
-def pca_error(train: torch.Tensor, x: torch.Tensor, size: int) -> float:
-    """Return the MSE of exact PCA of `train`, both [N, pixels]."""
+def pca_baseline(train: torch.Tensor, x: torch.Tensor, size: int) -> dict[str, float]:
+    """Return the number of components (`size`, at most the rank of `train`) and the MSE on `x`, both [N, pixels]."""
     mean = train.mean(0)
-    basis = torch.linalg.svd((train - mean).double(), full_matrices=False)[2][:size]
+    centred = (train - mean).double()
+    size = min(size, int(torch.linalg.matrix_rank(centred)))
+    basis = torch.linalg.svd(centred, full_matrices=False)[2][:size]
     centred = (x - mean).double()
-    return float((centred @ basis.T @ basis - centred).square().mean())
+    return {"components": size, "pca": float((centred @ basis.T @ basis - centred).square().mean())}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -119,7 +121,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         parts = []
         if "mse" in row:
-            pca = f", PCA-{row['code']} {digits_of(row['pca'])}" if "pca" in row else ""
+            pca = f", PCA-{row['components']} {digits_of(row['pca'])}" if "pca" in row else ""
             parts.append(("MSE", digits_of(row["mse"]), f"mean image {digits_of(row['mean_image'])}{pca}"))
         if "denoised" in row:
             parts.append(("MSE of noisy images", digits_of(row["denoised"]), f"affine {digits_of(row['affine'])}"))
