@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import shutil
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    StreamHandler = logging.StreamHandler[TextIO]
+else:
+    StreamHandler = logging.StreamHandler
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that a table calculator would compute, or hand on to another program."""
@@ -77,6 +83,45 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return lines_of(super().format(record))
+
+
+class WrappingHandler(StreamHandler):
+    """A handler of log records that wraps prose where its stream is a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return wrap_prose(super().format(record), self.stream)
+
+
+def wrap_prose(text: str, stream: TextIO) -> str:
+    """Return a text with its long lines of prose wrapped at the width of a terminal; unchanged for files and pipes.
+
+    What is to be copied or aligned keeps its line: commands, columns, and words such as paths. Lines that continue one
+    are indented by four more characters than it is.
+    """
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        wrap_line(line, width) if len(line) > width and is_prose(line) else line for line in text.split("\n")
+    )
+
+
+def wrap_line(line: str, width: int) -> str:
+    """Return a line wrapped between words."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line.strip(),
+        max(width, 20),
+        initial_indent=indent,
+        subsequent_indent=f"{indent}    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def is_prose(line: str) -> bool:
+    """Return whether a line has neither a command to copy nor columns, and begins with no path."""
+    return not re.search(r"^ *\S*/|\baectl (train|eval|sample)\b|tensorboard --|\S {2,}", line)
 
 
 def harmless(value: Any) -> Any:

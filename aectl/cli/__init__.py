@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from aectl.cli.standard_streams import lenient_streams
 from aectl.machine import is_follower, started_together
-from aectl.terminal import brief
+from aectl.terminal import brief, wrap_prose
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -214,5 +214,5 @@ def report(error: Exception, name: str = "train", overrides: Sequence[str] = ())
 
 def refuse(message: str, code: int = 2) -> NoReturn:
     """Print a message for the user and exit."""
-    print(f"aectl: {brief(message)}", file=sys.stderr)
+    print(wrap_prose(f"aectl: {brief(message)}", sys.stderr), file=sys.stderr)
     raise SystemExit(code)
