@@ -163,7 +163,7 @@ def find_all(text: str) -> list[Path]:
     """Return the folders of the runs that `text` names, each once.
 
     It is one name or several behind commas: a run's folder, `latest`, a sweep, outputs/, another folder, which is
-    searched `LEVELS` deep, or a glob. Raises ConfigError for a name that there is no run of.
+    searched `LEVELS` deep, or a glob. Raises ConfigError for a name that no run has.
     """
     items = [text] if Path(text).expanduser().exists() else [item.strip() for item in text.split(",")]
     found = [folder for item in items if item for folder in named(item)]

@@ -214,7 +214,7 @@ def check_ranges(config: DictConfig) -> None:
 
 
 def check_learning_rate(optimizer: Any) -> None:
-    """Raise ConfigError if the learning rate of one of torch's optimizers is no number or is negative."""
+    """Raise ConfigError if the learning rate of one of torch's optimizers is not a number or is negative."""
     if not isinstance(optimizer, dict) or not str(optimizer.get("_target_")).startswith("torch.optim."):
         return
     rate = optimizer.get("lr")

@@ -113,7 +113,7 @@ def files_below(place: Path, skipped: Counter[str]) -> list[Path]:
 
 
 def kind_of(file: Path) -> str:
-    """Return what a file that is no image is called in a count: by its ending, or hidden."""
+    """Return the name under which a file that is not an image is counted: its ending, or hidden."""
     if file.name.startswith("."):
         return "hidden file"
     return f"{file.suffix.lower()[:12]} file" if file.suffix else "extensionless file"

@@ -1,4 +1,4 @@
-"""What the page says of a run beside its numbers: images, objective, device, versions."""
+"""The facts of a run on its page: images, objective, device, versions."""
 
 from __future__ import annotations
 

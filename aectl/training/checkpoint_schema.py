@@ -1,4 +1,4 @@
-"""What a checkpoint may hold, checked once when it is read, so that nothing behind it meets another kind of value."""
+"""What a checkpoint may hold, checked once when it is read, so that the code after it can rely on the types."""
 
 from __future__ import annotations
 
