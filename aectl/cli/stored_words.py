@@ -179,28 +179,27 @@ def read_paths(node: Mapping[str, Any], trust: tuple[str, ...]) -> dict[str, str
     return found
 
 
-def paths_in(words: Iterable[str]) -> Iterator[str]:
-    """Yield the absolute paths that words name."""
+def nodes_in(words: Iterable[str]) -> Iterator[Any]:
+    """Yield what each word that can be read sets, as a config of its own."""
     for word in words:
         try:
             override = parse(word)
             _, values = values_of(override)
         except Refused:
             continue
-        for value in values:
-            yield from read_paths(nested(override.key_or_group, value), ()).values()
+        yield from (nested(override.key_or_group, value) for value in values)
+
+
+def paths_in(words: Iterable[str]) -> Iterator[str]:
+    """Yield the absolute paths that words name."""
+    for node in nodes_in(words):
+        yield from read_paths(node, ()).values()
 
 
 def own_modules(words: Iterable[str]) -> list[str]:
     """Return the modules, outside of aectl and torch, of the classes that typed words name."""
     found: dict[str, None] = {}
-    for word in words:
-        try:
-            override = parse(word)
-            _, values = values_of(override)
-        except Refused:
-            continue
-        for value in values:
-            named = [str(name) for _, name in targets(nested(override.key_or_group, value), "")]
-            found |= dict.fromkeys(name.partition(".")[0] for name in named if not within(name, OURS))
+    for node in nodes_in(words):
+        named = [str(name) for _, name in targets(node, "")]
+        found |= dict.fromkeys(name.partition(".")[0] for name in named if not within(name, OURS))
     return list(found)

@@ -191,8 +191,8 @@ def same_settings(key: str, config: Mapping[str, Any]) -> list[str]:
         return [one for one in same if not one.startswith("recipe.")] or same
     meant = [one for one in same_meaning(leaf) if one.partition("=")[0] in known]
     # Next to where it was typed: model.decoder.hidden is model.decoder.widths.
-    beside = [f"{parent}.{one.rpartition('.')[2]}" for one in same_meaning(leaf)] if parent else []
-    return [*[one for one in beside if one in known], *meant][:1]
+    siblings = [f"{parent}.{one.rpartition('.')[2]}" for one in same_meaning(leaf)] if parent else []
+    return [*[one for one in siblings if one in known], *meant][:1]
 
 
 def similar_settings(key: str, config: Mapping[str, Any]) -> list[str]:
