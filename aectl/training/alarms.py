@@ -11,6 +11,7 @@ from aectl.training.baselines import cheap_baselines, value_of
 from aectl.training.observers import Epoch, Observer
 
 if TYPE_CHECKING:
+    from aectl.models.base import Model
     from aectl.training.trainer import Trainer
 
 log = logging.getLogger("aectl")
@@ -40,11 +41,14 @@ class Alarms(Observer):
     the `epoch` it was first heard in, and what it `said`.
     """
 
+    fatal = ()
+
     def __init__(
         self, known: Mapping[str, Mapping[str, object]], tell: Callable[[dict[str, Mapping[str, object]]], None]
     ) -> None:
         self.known, self.tell = dict(known), tell
         self.best: Mapping[str, float] = {}
+        self.has_raised = False
 
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
         if epoch.is_best:
@@ -57,7 +61,7 @@ class Alarms(Observer):
         if is_end:
             # Of a run that was resumed, they are judged anew.
             self.known = {name: alarm for name, alarm in before.items() if not name.startswith(NO_BETTER)}
-        found = dict(trainer.model.alarms(epoch.metrics))
+        found = self.ask(trainer.model, epoch.metrics)
         if is_end and (is_short or not (found or self.known)):
             worse = no_better(trainer, self.best or epoch.metrics)
             found = worse or found
@@ -70,6 +74,18 @@ class Alarms(Observer):
             self.known[name] = {"epoch": epoch.number, "said": said}
         if self.known != before:
             self.tell(self.known)
+
+    def ask(self, model: Model, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Return what the model's `alarms` say; that they raise is a warning, once."""
+        try:
+            return {str(name): str(said) for name, said in model.alarms(metrics).items()}
+        except Exception as error:
+            if not self.has_raised:
+                self.has_raised = True
+                method = f"{type(model).__name__}.alarms"
+                log.warning("model: %s raised %s, training goes on: %s", method, type(error).__name__, error)
+                log.debug("%s", method, exc_info=error)
+            return {}
 
 
 def no_better(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from aectl.training.trainer import Trainer
 
 log = logging.getLogger("aectl")
-
-T = TypeVar("T")
 
 CODES = 1000
 """Images whose codes make the histogram and the projector."""
@@ -62,6 +60,9 @@ class TensorBoard(Observer):
     HParams page and as text. A run that has not come to its end, because it failed or is to be resumed, has the
     status UNKNOWN there; one that has, SUCCESS.
     """
+
+    # A full disk or missing permission: curves without a gap are promised.
+    fatal = (OSError,)
 
     def __init__(
         self,
@@ -111,10 +112,8 @@ class TensorBoard(Observer):
         writer.add_scalar(f"{OBJECTIVE}/{trainer.objective}", trainer.best_value, epoch.number)
         if epoch.number == 1:
             writer.add_custom_scalars({"training": charts(epoch.metrics)})
-        for name, image in (self.attempt("pictures", lambda: self.pictures(trainer.model)) or {}).items():
-            writer.add_image(name, image, epoch.number)
-        if (codes := self.attempt("codes", lambda: codes_of(trainer))) is not None:
-            self.add_histogram(codes, epoch.number)
+        self.attempt("pictures", lambda: self.add_pictures(self.pictures(trainer.model), epoch.number))
+        self.attempt("codes", lambda: self.add_histogram(codes_of(trainer), epoch.number))
         # On disk before the checkpoint that counts this epoch: a crash leaves too much, never too little.
         writer.flush()
         self.written = epoch.number
@@ -133,8 +132,7 @@ class TensorBoard(Observer):
             return
         try:
             if self.is_complete(trainer):
-                if (codes := self.attempt("codes", lambda: codes_of(trainer))) is not None:
-                    self.add_projector(codes, shown(trainer), trainer.epoch)
+                self.attempt("codes", lambda: self.add_projector(codes_of(trainer), shown(trainer), trainer.epoch))
                 cast("Any", self.writer.file_writer).add_summary(sessions(self.hparams, trainer.model)[1])
                 # A full disk is told here: what goes wrong in its thread, close() keeps to itself.
                 self.writer.flush()
@@ -146,8 +144,15 @@ class TensorBoard(Observer):
         at_end = trainer.epoch >= trainer.epochs or trainer.has_stalled()
         return at_end and self.written == trainer.epoch and sys.exc_info()[0] is None
 
-    def add_histogram(self, codes: Tensor, epoch: int) -> None:
+    def add_pictures(self, pictures: Mapping[str, Tensor], epoch: int) -> None:
+        """Write images [C, H, W] by name."""
+        for name, image in pictures.items():
+            cast("SummaryWriter", self.writer).add_image(name, image, epoch)
+
+    def add_histogram(self, codes: Tensor | None, epoch: int) -> None:
         """Write the histogram of all numbers in `codes` [N, code]; codes that are not finite have none."""
+        if codes is None:
+            return
         low, high = float(codes.min()), float(codes.max())
         if not torch.isfinite(codes).all():
             return
@@ -161,20 +166,21 @@ class TensorBoard(Observer):
             "codes", low, high, codes.numel(), total, squares, edges.tolist(), counts.tolist(), epoch
         )
 
-    def attempt(self, what: str, make: Callable[[], T]) -> T | None:
-        """Return what `make` does, or None with one warning if it raises: a picture never ends a run."""
+    def attempt(self, what: str, add: Callable[[], None]) -> None:
+        """Add pictures or codes; that they cannot be is one warning, since a picture never ends a run."""
         try:
-            return make()
+            add()
         except Exception as error:
             # A model of one's own may raise anything, and what it returns may not be an image or not fit in memory.
             if what not in self.left_out:
                 self.left_out.add(what)
                 reason = str(error).strip() or "no reason given"
                 log.warning("TensorBoard gets no %s of this model: %s: %s", what, type(error).__name__, reason)
-            return None
 
-    def add_projector(self, codes: Tensor, batches: list[Batch], epoch: int) -> None:
+    def add_projector(self, codes: Tensor | None, batches: list[Batch], epoch: int) -> None:
         """Write codes [N, code], classes and thumbnails for the projector."""
+        if codes is None:
+            return
         codes = codes.double().round(decimals=DECIMALS)
         # The projector shows nothing at all of codes that have fewer than three numbers.
         codes = functional.pad(codes, (0, max(0, 3 - codes.shape[1])))

@@ -37,6 +37,8 @@ class CpuContention(Observer):
     may have been asleep.
     """
 
+    fatal = ()
+
     def __init__(
         self,
         folder: Path,

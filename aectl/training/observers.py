@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -39,6 +39,10 @@ class Epoch:
 class Observer:
     """Base of all observers: does nothing at any event. None of them may change the model or draw from its rng."""
 
+    fatal: tuple[type[Exception], ...] = (Exception,)
+    """Errors that end the run, since what is promised of it would be missing; `notify` warns once of others."""
+    has_failed = False
+
     def started(self, trainer: Trainer) -> None:
         """Training begins, or goes on after `trainer.epoch` epochs."""
 
@@ -50,6 +54,21 @@ class Observer:
 
     def finished(self, trainer: Trainer) -> None:
         """Training has ended or stopped, or an error is on its way out."""
+
+
+def notify(observer: Observer, event: str, *arguments: Any) -> None:
+    """Call the method `event` of an observer; an error that is not fatal is a warning, once for each observer."""
+    try:
+        getattr(observer, event)(*arguments)
+    except observer.fatal:
+        raise
+    except Exception as error:
+        # A model of one's own may raise anything where it is only watched.
+        if not observer.has_failed:
+            observer.has_failed = True
+            reason = str(error).strip() or "no reason given"
+            log.warning("%s failed, training goes on: %s: %s", type(observer).__name__, type(error).__name__, reason)
+            log.debug("%s.%s", type(observer).__name__, event, exc_info=error)
 
 
 class CsvLog(Observer):
@@ -114,6 +133,8 @@ class EraseBar(logging.Filter):
 
 class Console(Observer):
     """A progress bar on a terminal; elsewhere one line an epoch. The log file gets the lines in either case."""
+
+    fatal = ()
 
     def __init__(self) -> None:
         self.bar: Progress | None = None

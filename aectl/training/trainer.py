@@ -26,7 +26,7 @@ from aectl.training.device import Device
 from aectl.training.finite import GRADIENT_NORM_EVERY
 from aectl.training.interruption import REASONS
 from aectl.training.meter import Meter
-from aectl.training.observers import Epoch, Observer
+from aectl.training.observers import Epoch, Observer, notify
 from aectl.training.stages import check_batches, stage_at
 from aectl.training.validation import validate
 
@@ -119,7 +119,7 @@ class Trainer:
         finally:
             with contextlib.ExitStack() as all_of_them:
                 for observer in reversed(self.observers):
-                    all_of_them.callback(observer.finished, self)
+                    all_of_them.callback(notify, observer, "finished", self)
 
     def run_epoch(self, should_stop: Callable[[], str | None]) -> Course:
         """Run what is left of the present epoch and account for it; returns the reason if told to stop within."""
@@ -169,8 +169,7 @@ class Trainer:
         self.metrics, self.step, self.seconds = metrics, 0, 0.0
         self.meter.reset()
         self.norms.reset()
-        for observer in self.observers:
-            observer.epoch_ended(self, Epoch(self.epoch, self.epochs, self.stage.name, metrics, is_best))
+        self.notify("epoch_ended", Epoch(self.epoch, self.epochs, self.stage.name, metrics, is_best))
         # Observers first: after a crash in between, the epoch is done again and they drop what is theirs of it.
         if is_best:
             self.save("best")
@@ -214,10 +213,10 @@ class Trainer:
         self.steps_per_epoch = len(self.examples) // self.batch_size
         self.engine = capture.engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
 
-    def notify(self, event: str) -> None:
+    def notify(self, event: str, *arguments: Any) -> None:
         """Call the method `event` of every observer."""
         for observer in self.observers:
-            getattr(observer, event)(self)
+            notify(observer, event, self, *arguments)
 
     def save(self, name: str) -> None:
         """Write the checkpoint `name`; 'best' holds what evaluation needs, 'last' what a resume needs besides.

@@ -142,3 +142,39 @@ def test_a_model_of_ones_own_declares_its_alarm_in_its_own_file(aectl, soon):
     assert code == 0
     assert alarms()["worry"]["epoch"] == 2
     assert out.count("and no joy") == 1
+
+
+FAULTY = """
+from aectl.models.autoencoder import Autoencoder
+
+
+class Raises(Autoencoder):
+    def alarms(self, metrics):
+        raise KeyError("val/mood")
+
+
+class Nothing(Autoencoder):
+    def alarms(self, metrics):
+        return None
+
+
+class Odd(Autoencoder):
+    def alarms(self, metrics):
+        return {5: None}
+"""
+
+
+@pytest.mark.parametrize("name", ["Raises", "Nothing", "Odd"])
+def test_an_alarm_of_ones_own_that_fails_is_a_warning_and_ends_no_run(name, aectl, soon, torture, tally):
+    Path("own.py").write_text(FAULTY)
+    epochs = 12 if torture else 3
+    words = ("model=undercomplete", f"model._target_=own.{name}", SMALL, *DIGITS, f"epochs={epochs}")
+    code, out, err = aectl("train", *words)
+    assert code == 0
+    assert (out + err).count(f"model: {name}.alarms raised") == (name != "Odd")
+    assert json.loads(Path("run/run.json").read_text())["epochs"] == epochs
+    if name == "Odd":
+        assert alarms()["5"]["said"] == "None"
+    # Its record can be read again.
+    assert aectl("train", "resume=run", f"epochs={epochs + 1}", "trust=own")[0] == 0
+    tally("observers that failed: the run ended all the same", epochs + 1)

@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from torch.nn import functional
 
 from aectl.figures.live import pictures
 from aectl.models.autoencoder import Autoencoder
@@ -227,6 +228,70 @@ def test_what_cannot_be_drawn_is_a_warning_and_ends_no_run(board, tmp_path, capl
     events = read(tmp_path / "run")
     assert steps(events, "val/loss") == [1, 2, 3] and not events.Tags()["images"]
     assert session(events)[1] == 1
+
+
+ODD_CODES = {
+    "of no number": lambda h: h[:, :0],
+    "whole numbers": lambda h: (h > 0).long(),
+    "truth values": lambda h: h > 0,
+    "complex": lambda h: torch.complex(h, h),
+    "of few images": lambda h: h[:3],
+    "of no image": lambda h: h[:0],
+    "one number": lambda h: h.sum(),
+    "NaN": lambda h: h * torch.nan,
+    "infinite": lambda h: h / 0,
+    "no tensor": lambda h: None,
+    "sparse": lambda h: h.to_sparse(),
+    "on no device": lambda h: h.to("meta"),
+}
+ODD_PICTURES = {
+    "a row": torch.zeros(5),
+    "many channels": torch.zeros(9, 4, 4),
+    "no pixel": torch.zeros(1, 0, 0),
+    "four dimensions": torch.zeros(2, 1, 4, 4),
+    "complex": torch.zeros(1, 4, 4, dtype=torch.complex64),
+    "no tensor": None,
+    "NaN": torch.full((1, 4, 4), torch.nan),
+    "on no device": torch.zeros(1, 4, 4, device="meta"),
+}
+
+
+class OddCodes(Autoencoder):
+    """Trains as ever, and has something else for a code."""
+
+    odd = staticmethod(lambda h: h)
+
+    def encode(self, x):
+        return self.odd(self.encoder(x))
+
+    def validate(self, batch, rng):
+        return {"loss": functional.mse_loss(self.decode(self.encoder(batch.x)), batch.x)}
+
+
+def is_whole(trainer, tmp_path, caplog):
+    """Train; return whether all epochs are on the board, and that there was at most one line of what is not."""
+    trainer.fit()
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) <= 1 and all("TensorBoard" in line for line in lines)
+    events = read(tmp_path / "run")
+    assert steps(events, "val/loss") == [1, 2] and session(events)[1] == 1
+    return trainer.epoch == 2 and (tmp_path / "run/checkpoints/last.pt").is_file()
+
+
+@pytest.mark.parametrize("what", ODD_CODES)
+def test_codes_of_any_kind_end_no_run(board, tmp_path, caplog, what):
+    model = OddCodes(SHAPE, 4, encoder, decoder)
+    model.odd = ODD_CODES[what]
+    trainer = board(model=model, epochs=2)
+    trainer.observers[0].pictures = lambda model: {}
+    assert is_whole(trainer, tmp_path, caplog)
+
+
+@pytest.mark.parametrize("what", ODD_PICTURES)
+def test_pictures_of_any_kind_end_no_run(board, tmp_path, caplog, what):
+    trainer = board(epochs=2)
+    trainer.observers[0].pictures = lambda model: {"odd": ODD_PICTURES[what]}
+    assert is_whole(trainer, tmp_path, caplog)
 
 
 def test_thumbnails_of_long_images_stay_small(board, tmp_path):

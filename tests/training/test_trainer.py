@@ -170,6 +170,36 @@ def test_validation_and_observers_do_not_disturb_training(make_trainer):
     assert weights_equal(plain.model, watched.model)
 
 
+@pytest.mark.parametrize("event", ["started", "stepped", "epoch_ended", "finished"])
+def test_an_observer_that_only_watches_ends_no_run(event, make_trainer, caplog):
+    def fail(*_):
+        raise RuntimeError("no more ink")
+
+    def watch(fatal):
+        return type("Watch", (Observer,), {event: fail, "fatal": fatal})()
+
+    plain, watched = make_trainer(seeded("dae")), make_trainer(seeded("dae"), observers=[watch(()), watch((OSError,))])
+    plain.fit()
+    watched.fit()
+    assert weights_equal(plain.model, watched.model)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "Watch failed, training goes on: RuntimeError: no more ink"
+    ] * 2
+    for fatal in (Observer.fatal, (RuntimeError,)):
+        with pytest.raises(RuntimeError, match="no more ink"):
+            make_trainer(seeded("dae"), observers=[watch(fatal)]).fit()
+
+
+def test_what_is_promised_of_a_run_ends_it_where_it_cannot_be_written(make_trainer, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    for what in ("aectl.training.observers.written", "aectl.training.trainer.checkpoint.save"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr(what, full)
+            make_trainer(seeded("dae"), observers=[CsvLog(tmp_path / f"{what}.csv")]).fit()
+
+
 def test_validation_draws_the_same_noise_at_every_epoch(make_trainer):
     trainer = make_trainer(seeded("dae"), optimizer=partial(torch.optim.SGD, lr=0.0), epochs=3)
     seen = []
