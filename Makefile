@@ -6,10 +6,11 @@ BIN    := $(VENV)/bin
 ARGS   ?= model=dae noise=gaussian
 PORT   ?= 6006
 TESTS  ?= tests
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 HYDRA_NEXT ?= 'hydra-core==1.4.0rc3' 'omegaconf>=2.4.0rc1'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-lowest test-hydra-next test-pythons torture readme lint format figures judges \
+.PHONY: help setup train test test-all test-lowest test-hydra-next test-pythons torture readme lint format figures judges \
 	published bench bench-gpu growth board clean distclean
 
 # $(call install,VENV,ARGUMENTS): pip's messages go to VENV/pip.log; if it fails, its reason is printed.
@@ -36,14 +37,17 @@ train: $(VENV)/.installed ## fetch the data, train and test; ARGS="model=vae" tr
 	@$(BIN)/aectl eval run=latest
 	@echo "curves and pictures: make board"
 
-test: lint ## check the style and the types, and run the tests; fails if less than 90 % of the lines run
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov
+test: lint ## check the style and the types, and run the quick tests; five minutes
+	@$(PYTEST) $(TESTS)
 
-test-lowest: .venv-lowest/.installed ## run the tests with the oldest versions that pyproject.toml allows
-	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal -o filterwarnings=default $(TESTS)
+test-all: lint ## run all tests, with faults as often as docs/FAULTS.md says; fails if less than 90 % of the lines run
+	@$(PYTEST) --all --cov $(TESTS)
 
-test-hydra-next: .venv-hydra-next/.installed ## run the tests with Hydra's next version
-	@.venv-hydra-next/bin/python -m pytest -n 2 --dist worksteal -o filterwarnings=default $(TESTS)
+test-lowest: .venv-lowest/.installed ## run all tests with the oldest versions that pyproject.toml allows
+	@.venv-lowest/bin/python -m pytest -n 2 --dist worksteal --all -o filterwarnings=default $(TESTS)
+
+test-hydra-next: .venv-hydra-next/.installed ## run all tests with Hydra's next version
+	@.venv-hydra-next/bin/python -m pytest -n 2 --dist worksteal --all -o filterwarnings=default $(TESTS)
 
 test-pythons: ## resolve the pinned versions for each Python that aectl supports, without installing them
 	@test -x .venv-uv/bin/uv || $(PYTHON) -m venv .venv-uv
@@ -62,8 +66,8 @@ test-pythons: ## resolve the pinned versions for each Python that aectl supports
 	$(call install,.venv-hydra-next,--constraint .venv-hydra-next/constraints.txt --editable '.[dev]' $(HYDRA_NEXT))
 	@touch $@
 
-torture: $(VENV)/.installed ## try faults and hostile input as often as docs/FAULTS.md says; ten minutes
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --torture
+torture: $(VENV)/.installed ## inject faults alone, as often as docs/FAULTS.md says; ten minutes
+	@$(PYTEST) --all tests/faults
 
 readme: $(VENV)/.installed ## run README's commands as they are written, on full data; hours
 	@$(BIN)/python -m tests.readme

@@ -1,26 +1,29 @@
 """The real command, run in this process, in a folder of its own."""
 
 import contextlib
+import io
 import logging
 import os
+import shutil
 import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from aectl import cli
-
-FAULTS = Path(__file__).parent / "faults"
+from tests.small import training_words
 
 
 def pytest_addoption(parser):
-    parser.addoption("--torture", action="store_true", help="faults alone, as often as docs/FAULTS.md says")
+    parser.addoption("--all", action="store_true", help="slow tests too, and faults as often as docs/FAULTS.md says")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "torture: of faults, and long: for `make torture` alone")
+    config.addinivalue_line("markers", "slow: for `make test-all` alone")
     # Known to pytest-cov, where that is there: counting makes what calls much Python a third slower.
     config.addinivalue_line("markers", "no_cover: its lines are not counted, since others run them too")
 
@@ -30,22 +33,18 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what is for `make torture` alone, or with it, what is not for it."""
-    is_long = config.getoption("--torture")
-
-    def is_chosen(item):
-        is_marked = item.get_closest_marker("torture") is not None
-        return is_marked or FAULTS in item.path.parents if is_long else not is_marked
-
-    chosen = [item for item in items if is_chosen(item)]
-    config.hook.pytest_deselected(items=[item for item in items if not is_chosen(item)])
-    items[:] = chosen
+    """Deselect the slow tests, unless --all is given or a test is named on the command line."""
+    if config.getoption("--all") or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in set(slow)]
 
 
 @pytest.fixture(scope="session")
 def torture(request):
-    """Whether faults are tried in their long form, as `make torture` does, or in the short one of `make test`."""
-    return request.config.getoption("--torture")
+    """Whether faults are injected as often as in docs/FAULTS.md, or in the short form of `make test`."""
+    return request.config.getoption("--all")
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def tally(record_property):
 
 def pytest_terminal_summary(terminalreporter, config):
     """Print what the tests have counted, those of other processes too."""
-    if not config.getoption("--torture"):
+    if not config.getoption("--all"):
         return
     counts = Counter()
     for report in terminalreporter.getreports("passed"):
@@ -81,16 +80,41 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def own_cache(tmp_path_factory):
-    """Baselines are computed once for all tests, those of other workers too, and not into the user's cache."""
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory):
+    """Return the folder that all workers of pytest-xdist share."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(session_folder):
+    """Baselines are computed once for all tests, those of other workers too, and not into the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AECTL_CACHE", str(folder))
+        patch.setenv("AECTL_CACHE", str(session_folder / "cache"))
         # Nor is the key that signatures are made by the user's own.
-        patch.setenv("XDG_DATA_HOME", str(folder))
+        patch.setenv("XDG_DATA_HOME", str(session_folder / "cache"))
         yield
+
+
+def run_aectl(*arguments):
+    """Run `aectl …` in this process and return its exit code."""
+    handlers = list(logging.getLogger().handlers)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["aectl", *arguments])
+            cli.main()
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    finally:
+        for handler in [h for h in logging.getLogger().handlers if h not in handlers]:
+            logging.getLogger().removeHandler(handler)
+            # The log of a run on a full disk cannot be ended; Python's own exit does not mind either.
+            with contextlib.suppress(OSError):
+                handler.close()
+    return 0
 
 
 @pytest.fixture
@@ -100,28 +124,45 @@ def aectl(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AECTL_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("AECTL_DEBUG", raising=False)
 
-    def type_in(*arguments):
-        monkeypatch.setattr(sys, "argv", ["aectl", *arguments])
-        handlers = list(logging.getLogger().handlers)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-            if isinstance(stop.code, str):
-                print(stop.code, file=sys.stderr)
-        finally:
-            for handler in [h for h in logging.getLogger().handlers if h not in handlers]:
-                logging.getLogger().removeHandler(handler)
-                # The log of a run on a full disk cannot be ended; Python's own exit does not mind either.
-                with contextlib.suppress(OSError):
-                    handler.close()
-        return (code, *capsys.readouterr())
-
     path, modules = list(sys.path), set(sys.modules)
-    yield type_in
+    yield lambda *arguments: (run_aectl(*arguments), *capsys.readouterr())
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         # One's own modules of this test; the next test may have others of the same names.
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def shared_run(session_folder, own_cache):
+    """Return a function that gives the folder of a small run on digits, which the first test to ask for it trains.
+
+    All tests and workers share it: it is read, never written. `trained` makes a copy that may be changed.
+    """
+
+    def get(model, *words):
+        typed = ("train", *training_words(model, *words))
+        folder = session_folder / "runs" / f"{model}-{zlib.crc32(repr(typed).encode()):08x}"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                said = io.StringIO()
+                with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                    code = run_aectl(*typed, f"hydra.run.dir={folder}")
+                if code:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    pytest.fail(said.getvalue())
+        return folder
+
+    return get
+
+
+@pytest.fixture
+def trained(aectl, shared_run):
+    """Return a function that copies a shared run into this test's folder, by default as the latest of outputs/."""
+
+    def copy(model="dae", *words, to=None):
+        source = shared_run(model, *words)
+        return Path(shutil.copytree(source, to or f"outputs/digits/{model}/{source.name}"))
+
+    return copy

@@ -21,3 +21,9 @@ SMALL = {
 """By the model; data for what digits have too many pixels for. Codes wider than the 64 pixels of a digit stay so."""
 SOME = ("only=[reconstruction]", "figures=false")
 """Of an evaluation, as much as shows that it goes through."""
+
+
+def training_words(model, *words):
+    """Return what trains a small net of a model for one epoch on digits; later words win over the usual ones."""
+    typed = {word.partition("=")[0]: word for word in (*QUICK, *SMALL.get(model, ()), *words)}
+    return (f"model={model}", *typed.values())

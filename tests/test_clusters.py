@@ -10,6 +10,7 @@ import pytest
 from tests.typed import QUICK, begin, jobs, record, rows, sweep_folder, type_in, wait_until
 
 
+@pytest.mark.slow
 def test_an_array_of_slurm_trains_all_and_lists_what_failed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("submitit")
@@ -20,6 +21,7 @@ def test_an_array_of_slurm_trains_all_and_lists_what_failed(tmp_path, monkeypatc
     assert all("device.threads=4" in record(job)["overrides"] for job in jobs(sweep_folder()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sweep", "message"), [("slurm", "aectl: slurm: Could not detect"), ("ray", "aectl: ray: Could not find any")]
 )
@@ -32,6 +34,7 @@ def test_without_a_cluster_it_is_said_in_a_line(tmp_path, monkeypatch, sweep, me
     assert said.startswith(message) and len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sweep", "module"), [("slurm", "submitit"), ("ray", "ray"), ("optuna", "optuna")])
 def test_a_missing_engine_is_named_with_its_extra(tmp_path, monkeypatch, sweep, module):
     monkeypatch.chdir(tmp_path)
@@ -62,7 +65,7 @@ def ray_cluster(monkeypatch):
     cluster.shutdown()
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_ray_cluster_that_loses_a_machine_ends_the_sweep_whole(tmp_path, monkeypatch, ray_cluster):
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,6 @@ import csv
 import html
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from aectl.figures import style
 from aectl.measures import columns, meaning, tables_of
 from aectl.page import CAPTIONS, position
 from aectl.run import Run, find
-from tests.small import QUICK, SMALL, SOME
+from tests.small import QUICK, SMALL, SOME, training_words
 
 
 @pytest.fixture(autouse=True)
@@ -60,11 +59,9 @@ def check_rows(folder):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
-    code, out, err = aectl("train", f"model={model}", *QUICK, *SMALL.get(model, ()))
-    assert code == 0, out + err
-    folder = only_run()
-    assert "\ndevice cpu, fp32, device.threads=1\n" in out
+def test_every_model_trains_and_loads(shared_run, model):
+    folder = shared_run(model)
+    assert "device cpu, fp32, device.threads=1\n" in (folder / "train.log").read_text()
     assert record(folder)["status"] == "done"
     assert {"git", "versions", "device", "seed", "command", "started", "ended"} <= set(record(folder))
     names = {p.name for p in folder.iterdir()}
@@ -74,6 +71,22 @@ def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
     assert list(folder.glob("events.out.tfevents.*"))
     check_rows(folder)
     assert Run(folder).record["choices"]["noise"] == own_noise(model)
+    loaded = package.load(folder)
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+ONE_OF_A_FAMILY = ("dae", "gan", "made", "rbm", "stacked_ae", "vae")
+"""Models that between them have every ability; `make test` evaluates and samples these, `make test-all` all."""
+
+
+def in_families(models):
+    return [pytest.param(model, marks=() if model in ONE_OF_A_FAMILY else pytest.mark.slow) for model in models]
+
+
+@pytest.mark.parametrize("model", in_families(MODELS))
+def test_every_model_evaluates(aectl, trained, model):
+    folder = trained(model)
     code, out, err = aectl("eval", "run=latest", "device=cpu", "device.threads=1")
     assert code == 0, out + err
     section = json.loads((folder / "metrics.json").read_text())["test"]
@@ -86,34 +99,25 @@ def test_every_model_trains_evaluates_samples_and_loads(aectl, model):
     figures = [path.stem for path in (folder / "figures").glob("*.png")]
     assert figures and all(position(name) < len(CAPTIONS) for name in figures)
     page = html.unescape((folder / "report.html").read_text())
-    trained = shlex.join(["aectl", "train", f"model={model}", *QUICK, *SMALL.get(model, ())])
-    evaluated = f"aectl eval run={folder.relative_to(Path.cwd())} device=cpu device.threads=1"
-    assert f"{trained}\n{evaluated}\n" in page
+    assert f"{record(folder)['command']}\naectl eval run={folder} device=cpu device.threads=1\n" in page
     assert "The model's own loss and metrics, on test images" in page
+
+
+@pytest.mark.parametrize("model", in_families(MODELS))
+def test_every_model_samples(aectl, trained, model):
+    folder = trained(model)
     code, out, err = aectl("sample", "run=latest", "device=cpu", "n=20")
     assert code == 0, out + err
     assert list((folder / "samples").glob("*.png"))
     for path in (folder / "samples").glob("*.npz"):
         assert all(np.isfinite(array).all() for array in np.load(path).values())
-    loaded = package.load(folder)
-    assert not loaded.training
-    assert not any(p.requires_grad for p in loaded.parameters())
 
 
-OTHERS = [(model, noise) for model in MODELS for noise in NOISES if noise != own_noise(model)]
-
-
+@pytest.mark.slow
 @pytest.mark.no_cover
-@pytest.mark.parametrize(
-    ("model", "noise"),
-    # Each model under one, and so each noise with several: all pairs take a minute, and are make torture's.
-    [
-        pytest.param(*pair, marks=pytest.mark.torture if (number + number // 5) % 5 else ())
-        for number, pair in enumerate(OTHERS)
-    ],
-)
+@pytest.mark.parametrize(("model", "noise"), [(m, noise) for m in MODELS for noise in NOISES if noise != own_noise(m)])
 def test_every_model_trains_under_every_other_noise(aectl, model, noise):
-    code, out, err = aectl("train", f"model={model}", f"noise={noise}", *QUICK, *SMALL.get(model, ()))
+    code, out, err = aectl("train", *training_words(model), f"noise={noise}")
     assert code == 0, out + err
     check_rows(only_run())
 
@@ -135,8 +139,8 @@ def test_bf16_trains(aectl):
 
 
 @pytest.mark.parametrize(("model", "table"), [("dae", "reconstruction"), ("vae", "reconstruction"), ("gan", "samples")])
-def test_eval_on_the_validation_images_repeats_the_trainers_numbers(aectl, model, table):
-    aectl("train", f"model={model}", *QUICK)
+def test_eval_on_the_validation_images_repeats_the_trainers_numbers(aectl, trained, model, table):
+    trained(model)
     words = ("split=valid", "checkpoint=last", "device=cpu", f"only={table}", "figures=false")
     code, out, err = aectl("eval", "run=latest", *words)
     assert code == 0, out + err
@@ -145,11 +149,12 @@ def test_eval_on_the_validation_images_repeats_the_trainers_numbers(aectl, model
     assert metrics["valid"]["objective"]["model"] == pytest.approx(trained, rel=1e-6)
 
 
-def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(aectl):
-    weights = []
-    for seed in (1, 1, 2):
-        aectl("train", "model=dae", f"seed={seed}", *QUICK)
-        weights.append(torch.cat([p.flatten() for p in package.load("latest").parameters()]))
+def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(aectl, shared_run):
+    folders = [shared_run("dae")]
+    for seed in (0, 1):
+        assert aectl("train", *training_words("dae", f"seed={seed}"))[0] == 0
+        folders.append(only_run())
+    weights = [torch.cat([p.flatten() for p in package.load(folder).parameters()]) for folder in folders]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -175,15 +180,15 @@ def timeless(folder):
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def test_extending_a_cosine_says_that_the_schedule_changes(aectl):
-    aectl("train", "model=dae", *QUICK)
+def test_extending_a_cosine_says_that_the_schedule_changes(aectl, trained):
+    trained()
     code, out, err = aectl("train", "resume=latest", "epochs=2")
     assert code == 0
     assert "schedule depends on the number of epochs" in out + err
 
 
-def test_resuming_a_finished_run_says_how_to_extend_it_and_leaves_no_trace(aectl):
-    aectl("train", "model=dae", *QUICK)
+def test_resuming_a_finished_run_says_how_to_extend_it_and_leaves_no_trace(aectl, trained):
+    trained()
     before = sorted(p.name for p in only_run().iterdir())
     code, out, err = aectl("train", "resume=latest")
     assert code != 0
@@ -204,7 +209,7 @@ def test_max_time_stops_with_a_checkpoint_that_goes_on(aectl):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("SIGTERM", 143), *(pytest.param(*one, marks=pytest.mark.torture) for one in (("SIGINT", 130), ("SIGUSR1", 138)))],
+    [("SIGTERM", 143), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("SIGINT", 130), ("SIGUSR1", 138)))],
 )
 def test_signals_end_at_a_step_with_a_resumable_checkpoint(aectl, tmp_path, name, expected):
     command = [sys.executable, "-m", "aectl", "train", "model=dae", "dataset=digits", "epochs=100000", "device=cpu"]
@@ -227,10 +232,10 @@ def test_signals_end_at_a_step_with_a_resumable_checkpoint(aectl, tmp_path, name
     assert [int(row["epoch"]) for row in timeless(folder)] == list(range(1, done + 3))
 
 
-def test_init_from_starts_a_new_run_from_anothers_weights(aectl):
-    aectl("train", "model=dae", *QUICK)
-    source = only_run()
-    code, out, err = aectl("train", "model=dae", "noise=masking", f"init_from={source}", "optimizer.lr=0", *QUICK)
+def test_init_from_starts_a_new_run_from_anothers_weights(aectl, trained):
+    source = trained().absolute()
+    words = ("noise=masking", f"init_from={source}", "optimizer.lr=0")
+    code, out, err = aectl("train", *training_words("dae", *words))
     assert code == 0, out + err
     assert only_run() != source
     a, b = package.load(source).state_dict(), package.load("latest").state_dict()
@@ -240,8 +245,8 @@ def test_init_from_starts_a_new_run_from_anothers_weights(aectl):
     assert "does not fit this model" in err
 
 
-def test_excluded_classes_are_never_trained_on_but_tested(aectl):
-    aectl("train", "model=undercomplete", "dataset.exclude=[3]", *QUICK)
+def test_excluded_classes_are_never_trained_on_but_tested(aectl, trained):
+    trained("undercomplete", "dataset.exclude=[3]")
     config = Run(only_run()).config()
     assert list(config.dataset.exclude) == [3]
     assert aectl("eval", "run=latest", "device=cpu", "figures=false")[0] == 0
@@ -310,8 +315,8 @@ def test_a_model_without_use_for_noise_refuses_it_in_one_line(aectl, tmp_path):
     assert not Path("outputs").exists() or not any(Path("outputs").rglob("*.yaml"))
 
 
-def test_asking_for_what_a_model_cannot_do_names_those_that_can(aectl):
-    aectl("train", "model=dae", *QUICK)
+def test_asking_for_what_a_model_cannot_do_names_those_that_can(aectl, trained):
+    trained()
     code, out, err = aectl("sample", "run=latest", "kind=prior", "device=cpu")
     assert code != 0
     able = "boltzmann, dbm, dbn, ebm, fvsbn, gan, gan_conv, iwae, made, nade, rbm, vae, vae2"
@@ -319,8 +324,8 @@ def test_asking_for_what_a_model_cannot_do_names_those_that_can(aectl):
     assert len(err.strip().splitlines()) <= 2
 
 
-def test_samples_are_reproducible_by_seed(aectl):
-    aectl("train", "model=vae", "model.code=2", *QUICK)
+def test_samples_are_reproducible_by_seed(aectl, trained):
+    trained("vae", "model.code=2")
     draws = []
     for seed in (1, 1, 2):
         assert aectl("sample", "run=latest", f"seed={seed}", "device=cpu", "n=9")[0] == 0
@@ -378,8 +383,8 @@ def test_a_run_that_is_none_is_said_to_be_none(aectl, command, which):
     assert len(err.strip().splitlines()) <= 2
 
 
-def test_a_damaged_checkpoint_is_said_to_be_damaged(aectl):
-    aectl("train", "model=dae", *QUICK)
+def test_a_damaged_checkpoint_is_said_to_be_damaged(aectl, trained):
+    trained()
     path = only_run() / "checkpoints/best.pt"
     path.write_bytes(path.read_bytes()[:1000])
     code, out, err = aectl("eval", "run=latest", "device=cpu")
@@ -389,8 +394,8 @@ def test_a_damaged_checkpoint_is_said_to_be_damaged(aectl):
     assert aectl("eval", "run=latest", "checkpoint=last", "device=cpu", *SOME)[0] == 0
 
 
-def test_an_unfinished_run_evaluates_with_a_warning(aectl):
-    aectl("train", "model=dae", *QUICK)
+def test_an_unfinished_run_evaluates_with_a_warning(aectl, trained):
+    trained()
     Run(only_run()).update(status="running")
     code, out, err = aectl("eval", "run=latest", "device=cpu", *SOME)
     assert code == 0
@@ -446,16 +451,16 @@ def test_bad_input_never_deletes_what_was_there_before(aectl, tmp_path):
     assert sorted(p.name for p in (tmp_path / "keep").iterdir()) == ["precious.txt"]
 
 
-def test_a_folder_that_holds_a_run_is_not_trained_into_again(aectl):
-    assert aectl("train", "model=dae", "hydra.run.dir=here/my/run", *QUICK)[0] == 0
+def test_a_folder_that_holds_a_run_is_not_trained_into_again(aectl, trained):
+    trained(to="here/my/run")
     code, out, err = aectl("train", "model=dae", "hydra.run.dir=here/my/run", *QUICK)
     assert code != 0
     assert "holds a run already" in err
     assert Path("here/my/run/checkpoints/best.pt").is_file()
 
 
-def test_two_processes_cannot_train_one_run(aectl):
-    aectl("train", "model=dae", *QUICK)
+def test_two_processes_cannot_train_one_run(aectl, trained):
+    trained()
     with FileLock(only_run() / ".lock"):
         code, out, err = aectl("train", "resume=latest", "epochs=2")
     assert code != 0
@@ -463,10 +468,9 @@ def test_two_processes_cannot_train_one_run(aectl):
     assert not (only_run() / ".hydra.1").exists()
 
 
-def test_a_resume_does_not_need_the_run_that_it_was_started_from(aectl):
-    aectl("train", "model=dae", *QUICK)
-    source = only_run()
-    aectl("train", "model=dae", f"init_from={source}", *QUICK)
+def test_a_resume_does_not_need_the_run_that_it_was_started_from(aectl, trained):
+    source = trained()
+    aectl("train", *training_words("dae", f"init_from={source}"))
     (source / "run.json").unlink()
     code, out, err = aectl("train", "resume=latest", "epochs=2")
     assert code == 0, out + err
@@ -492,8 +496,8 @@ def test_arrays_of_any_side_train_and_evaluate(aectl, tmp_path, shape):
 
 
 @pytest.mark.parametrize("name", ["run.json", ".hydra/config.yaml"])
-def test_damaged_records_are_said_to_be_damaged(aectl, name):
-    aectl("train", "model=dae", *QUICK)
+def test_damaged_records_are_said_to_be_damaged(aectl, trained, name):
+    trained()
     folder = only_run()
     (folder / name).write_text("[]")
     code, out, err = aectl("eval", f"run={folder}", "device=cpu")
@@ -511,8 +515,8 @@ def test_a_yaml_of_ones_own_is_found_by_config_dir(aectl, tmp_path):
     assert package.load("latest", trust="my_yaml_module").net[1].out_features == 5
 
 
-def test_a_run_killed_behind_its_last_checkpoint_is_brought_to_its_end(aectl):
-    aectl("train", "model=dae", *QUICK)
+def test_a_run_killed_behind_its_last_checkpoint_is_brought_to_its_end(aectl, trained):
+    trained()
     run, before = only_run(), timeless(only_run())
     Run(run).update(status="running", objective=None)
     code, out, err = aectl("train", f"resume={run}")
@@ -534,8 +538,8 @@ def test_other_epochs_that_would_move_a_run_into_another_stage_are_refused(aectl
     assert code == 2 and err.strip().endswith("the run was in stage 'finetune', not in 'layer_2'"), err
 
 
-def test_a_refused_resume_leaves_no_config_behind(aectl):
-    aectl("train", "model=dae", *QUICK)
+def test_a_refused_resume_leaves_no_config_behind(aectl, trained):
+    trained()
     assert aectl("train", "resume=latest", "epochs=0")[0] == 2
     assert not list(only_run().glob(".hydra.*"))
 

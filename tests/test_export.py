@@ -194,7 +194,7 @@ def test_every_shipped_model_has_a_part_or_is_known_to_have_none():
     assert without == [*UNABLE]
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [*[(name,) for name in shipped_models()], ("gan_conv", "model.conditional=true")])
 def test_every_shipped_model_computes_the_same_as_onnx(tmp_path, words, tally):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -45,7 +45,7 @@ def test_runs_of_one_program_are_as_if_alone(aectl, tmp_path):
     assert record(found[0])["fused"] is None
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 def test_a_killed_one_goes_on_as_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "sweep"

@@ -86,6 +86,7 @@ def own_jupyter(tmp_path, monkeypatch):
     monkeypatch.delenv("AECTL_RUN", raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [("model=undercomplete", "model.code=4"), ("model=vae", "model.code=1")])
 def test_every_cell_runs(aectl, own_jupyter, tmp_path, settings):
     code, out, err = aectl("train", *settings, "dataset=digits", "epochs=2", "device=cpu", "device.threads=1")

@@ -22,6 +22,7 @@ def run(*command, cwd, **environment):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_trains_from_another_folder(tmp_path):
     source, site, work = tmp_path / "source", tmp_path / "site", tmp_path / "work"
     work.mkdir()
@@ -49,6 +50,7 @@ def test_the_wheel_trains_from_another_folder(tmp_path):
     assert list(work.glob("outputs/digits/vae/*/run.json"))
 
 
+@pytest.mark.slow
 def test_an_installed_aectl_finds_its_launchers(tmp_path):
     """An editable install must show Hydra the plugins as well, without the checkout on the path."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -84,6 +86,7 @@ exit {code}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [0, 1])
 def test_make_prints_the_reason_of_pip_where_it_fails_and_nothing_else(tmp_path, code):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):

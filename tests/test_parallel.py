@@ -61,6 +61,7 @@ def steps(tmp_path_factory):
     return [torch.load(folder / name, weights_only=True) for name in ("one.pt", "two.pt")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_come_to_what_one_comes_to(steps, name):
     one, two = (found[name] for found in steps)
@@ -85,6 +86,7 @@ def test_parts_of_a_draw_are_those_of_the_whole():
     assert torch.equal(parts[1].fork("a").normal(2), whole.fork("a").normal(4)[2:])
 
 
+@pytest.mark.slow
 def test_one_run_is_shared_by_two_processes(aectl):
     words = ("train", *QUICK, "epochs=2")
     assert aectl(*words, "hydra.run.dir=one")[0] == 0
@@ -107,7 +109,7 @@ def test_one_run_is_shared_by_two_processes(aectl):
             assert ours == pytest.approx(alone, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 def test_stopped_together_and_resumed_it_is_as_if_nothing_had_happened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("train", *QUICK, "epochs=20", "device.count=2")
@@ -123,7 +125,7 @@ def test_stopped_together_and_resumed_it_is_as_if_nothing_had_happened(tmp_path,
     assert rows(Path("cut")) == rows(Path("whole"))
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 def test_when_one_is_gone_the_others_end_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("train", *QUICK, "epochs=100000")

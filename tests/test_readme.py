@@ -92,6 +92,7 @@ def told(commands):
     return " / ".join(" ".join(words[:4]) for words in commands)[:60]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("commands", blocks(README), ids=told)
 def test_a_block_of_commands_goes_through(aectl, commands, tmp_path):
     for name, text in files(README).items():
@@ -108,6 +109,7 @@ def test_a_block_of_commands_goes_through(aectl, commands, tmp_path):
         assert code == 0, f"{shlex.join(words)}\n{out}{err}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", asides(README), ids=" ".join)
 def test_a_command_in_a_sentence_goes_through(aectl, words):
     if words[1] in ("eval", "sample"):
@@ -119,6 +121,7 @@ def test_a_command_in_a_sentence_goes_through(aectl, words):
     assert code == 0, f"{shlex.join(words)}\n{out}{err}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["README's first run", "a VAE"])
 def test_python_of_the_readme_runs(aectl, first):
     words = shortened(blocks(README)[1][0]) if first else ["train", *VAE]
@@ -142,6 +145,7 @@ TOLD = sorted({tuple(words) for path in (ROOT / "docs").glob("*.md") for words i
 COMPOSED = [words for words in TOLD if words[:2] == ("aectl", "train") and "-m" not in words]
 
 
+@pytest.mark.slow
 def test_commands_of_the_documents_compose(aectl):
     assert len(COMPOSED) > 30
     for words in COMPOSED:

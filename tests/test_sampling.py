@@ -276,8 +276,8 @@ def contents():
     return {path.name: path.read_bytes() for path in (find("latest") / "samples").iterdir()}
 
 
-def test_every_file_is_the_same_the_second_time_and_another_with_another_seed(aectl):
-    assert aectl("train", "model=vae", "model.code=2", "noise=gaussian", *QUICK)[0] == 0
+def test_every_file_is_the_same_the_second_time_and_another_with_another_seed(aectl, trained):
+    trained("vae", "model.code=2", "noise=gaussian")
     assert aectl("train", "resume=latest", "epochs=3")[0] == 0
     made = []
     for seed in (0, 0, 1):
@@ -293,8 +293,8 @@ def test_every_file_is_the_same_the_second_time_and_another_with_another_seed(ae
         assert gif.info["loop"] == 0
 
 
-def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl):
-    aectl("train", "model=undercomplete", *QUICK)
+def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl, trained):
+    trained("undercomplete")
     code, out, err = aectl(*SAMPLE, "kind=density", "density=gaussian", "n=9", "temperature=0.5")
     assert code == 0, out + err
     assert "no effect" not in out + err
@@ -322,8 +322,8 @@ def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl):
         (("thinning=0",), "thinning must be at least 1, not 0"),
     ],
 )
-def test_what_cannot_be_is_said_in_two_lines(aectl, arguments, message):
-    aectl("train", "model=undercomplete", *QUICK)
+def test_what_cannot_be_is_said_in_two_lines(aectl, trained, arguments, message):
+    trained("undercomplete")
     code, out, err = aectl(*SAMPLE, *arguments)
     assert code != 0
     assert message in err
@@ -336,8 +336,8 @@ def test_left_out_kinds_are_named_with_their_reason():
     assert describe_left_out(list(KINDS)) == ""
 
 
-def test_settings_without_effect_are_told(aectl):
-    aectl("train", "model=undercomplete", *QUICK)
+def test_settings_without_effect_are_told(aectl, trained):
+    trained("undercomplete")
     code, out, err = aectl(*SAMPLE, "kind=reconstruction", "temperature=0.5", "path=spherical")
     assert code == 0
     assert "temperature=0.5 has no effect on these pictures: reconstruction" in out + err
@@ -345,8 +345,8 @@ def test_settings_without_effect_are_told(aectl):
     assert "steps" not in out + err
 
 
-def test_a_restricted_boltzmann_machine_walks_from_its_start(aectl):
-    assert aectl("train", "model=rbm", "model.hidden=8", "model.sample_steps=3", *QUICK)[0] == 0
+def test_a_restricted_boltzmann_machine_walks_from_its_start(aectl, trained):
+    trained("rbm", "model.hidden=8", "model.sample_steps=3")
     code, out, err = aectl(*SAMPLE, "kind=chain", "n=30", "burn_in=5", "thinning=2")
     assert code == 0, out + err
     assert {Path(line).name for line in (out + err).splitlines()} >= {"chain.png", "chain.npz"}
@@ -400,8 +400,8 @@ def test_a_model_that_makes_no_pictures_says_so(aectl, tmp_path):
     assert not Path(find("latest"), "samples").exists()
 
 
-def test_a_run_whose_event_files_are_gone_makes_its_other_pictures(aectl):
-    aectl("train", "model=undercomplete", *QUICK)
+def test_a_run_whose_event_files_are_gone_makes_its_other_pictures(aectl, trained):
+    trained("undercomplete")
     for path in find("latest").glob("events.*"):
         path.unlink()
     code, out, err = aectl(*SAMPLE, "n=4")

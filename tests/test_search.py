@@ -130,7 +130,7 @@ def test_a_killed_trial_is_no_failed_one(tmp_path):
     assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL"]
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_a_crash_ends_no_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     storage = "journal.log"

@@ -65,7 +65,7 @@ def test_a_pool_as_large_as_the_machine_need_not_be_measured(monkeypatch):
     assert (sweep.threads_for(4), sweep.threads_for(9)) == (1, 1)
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_been(aectl, tmp_path):
     words = (*QUICK, "epochs=30", "device.threads=1")
     cut = tmp_path / "cut"

@@ -95,7 +95,7 @@ def test_a_discriminator_that_is_always_right_or_never_is_told_of_and_a_critic_i
         assert not critic.alarms(metrics)
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.0002, 0.05])
 def test_of_generators_as_they_come_only_the_collapsed_one_is_told(rate, aectl, tally):
     """At 250 times the usual rate the discriminator wins, and after 10 epochs all samples are one image."""

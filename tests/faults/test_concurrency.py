@@ -122,7 +122,7 @@ def started(*words):
     return subprocess.Popen(command, text=True, **pipes)
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(2))
 def test_twenty_real_commands_at_once(part, here, tally):
     children = [started(*TINY, f"seed={seed}") for seed in range(10)]
@@ -134,7 +134,7 @@ def test_twenty_real_commands_at_once(part, here, tally):
     tally("runs started at once, in folders of their own", 10)
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 def test_five_sweeps_at_once(here, tally):
     children = [started("-m", *TINY, f"seed={seed},{seed + 1}", "jobs=1") for seed in (0, 2, 4, 6, 8)]
     assert [child.communicate()[1] for child in children] == [""] * 5

@@ -174,7 +174,7 @@ def test_nothing_can_be_written_at_all(aectl, disk, whole):
     check_same(run, whole)
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="root gives up its powers in Linux's own way")
 def test_a_folder_without_permission(whole, tmp_path):
     run = tmp_path / "closed" / "run"

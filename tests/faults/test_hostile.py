@@ -122,7 +122,7 @@ def summed(found, tally):
         pytest.fail("\n".join(bad), pytrace=False)
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_key_of_every_option_is_attacked(part, attack, trained, tally):
     found = []
@@ -216,7 +216,7 @@ def test_configs_that_are_none(attack, tally):
     summed_files([(content, said, attack(*config_of(content))) for content, said in hostile_files.CONFIGS], tally)
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 def test_files_that_are_no_images(attack, tally):
     # Of a folder a file that cannot be read is left out.
     said_of = {arrays_of: lambda said: said, folder_of: lambda said: ""}
@@ -241,7 +241,7 @@ def test_what_is_no_image_is_not_read(kind, content, message, tmp_path, monkeypa
     assert not Path("unpickled").exists()
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [config_of, arrays_of, folder_of])
 def test_damaged_files(kind, attack, tally):
     whole = {

@@ -156,7 +156,7 @@ def test_a_resume_within_the_second_of_the_kill_comes_behind_it(whole, tmp_path)
     check_same(run, whole("undercomplete"))
 
 
-@pytest.mark.torture
+@pytest.mark.slow
 def test_a_killed_evaluation_leaves_whole_files_and_can_be_repeated(whole, tmp_path, tally):
     rng, run, other = random.Random("kill eval"), tmp_path / "run", tmp_path / "other" / "run"
     shutil.copytree(whole("undercomplete"), run)

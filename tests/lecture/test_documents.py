@@ -9,6 +9,8 @@ from jinja2 import UndefinedError
 from lecture import documents, runs
 from lecture.slides import SLIDES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def texts(drawn):

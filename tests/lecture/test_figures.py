@@ -14,6 +14,8 @@ from lecture import denoising, overcomplete, undercomplete
 from lecture.__main__ import shrink
 from lecture.slides import SLIDES
 
+pytestmark = pytest.mark.slow
+
 
 def cut_off(figure):
     """Return the texts of a figure that reach beyond its page."""

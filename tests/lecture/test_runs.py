@@ -7,6 +7,7 @@ import pytest
 
 from lecture import runs
 
+pytestmark = pytest.mark.slow
 TINY = ("model=linear", "dataset=digits", "model.code=4")
 
 
