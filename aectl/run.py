@@ -115,7 +115,6 @@ class Run:
             format=FORMAT,
             **started,
             **({"resumed": [*self.record.get("resumed", []), now()]} if resumed else {"choices": choices}),
-            **({"fused": None} if resumed and "fused" in self.record else {}),
             **({"earlier_data": [*self.record.get("earlier_data", []), known]} if known and known != data else {}),
             **({"init_from": init_from} if init_from else {}),
             status="running",

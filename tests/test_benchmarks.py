@@ -125,11 +125,7 @@ def test_a_table_of_steps_on_a_gpu_has_all_that_was_measured():
         "an epoch, tutorial loop": 8.0,
         "an epoch, recorded": 0.1,
         "`gan`": {"one by one": 7000.4, "recorded": 700.0},
-        "784-128-32, in one program": {"1": 300.0, "8": 400.0, "64": 900.0},
-        "784-128-32, each recorded": {"1": 300.0, "8": 2400.0},
     }
     lines = list(gpu.page(found))
     assert "| recorded | 0.100 |" in lines
     assert "| `gan` | 7000 | 700 |  |  |  |" in lines
-    assert "| 784-128-32 | in one program | 300 | 400 | 900 |" in lines
-    assert "| 784-128-32 | each recorded | 300 | 2400 |  |" in lines

@@ -346,8 +346,8 @@ def test_every_suggestion_is_a_name_that_aectl_has():
 
 @pytest.mark.parametrize(
     "typed",
-    ["sweep=optuna model.code=3,4", "sweep=local", "trials=3", "fail_fast=true epochs=2", "hydra/launcher=fused",
-     "hydra.launcher.jobs=2", "resume=latest jobs=2", "storage=x", "together=2"],
+    ["sweep=optuna model.code=3,4", "sweep=local", "trials=3", "fail_fast=true epochs=2", "hydra/launcher=ray",
+     "hydra.launcher.jobs=2", "resume=latest jobs=2", "storage=x"],
 )  # fmt: skip
 def test_settings_of_a_sweep_without_its_flag_are_refused_with_the_command(aectl, calls, typed):
     code, _, err = aectl("train", *typed.split())

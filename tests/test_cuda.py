@@ -2,12 +2,11 @@
 
 import csv
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
-from aectl.run import Run, every, find
+from aectl.run import Run, find
 from tests.test_commands import MODELS, SMALL
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that CUDA can use")
@@ -69,21 +68,3 @@ def test_a_run_is_evaluated_and_sampled(aectl, model):
 def test_precisions(aectl, model, precision):
     run, _ = trained(aectl, "run", f"model={model}", "epochs=1", f"device.precision={precision}", "device.graph=true")
     assert all(math.isfinite(float(row["train/gradient_norm"])) for row in rows(run))
-
-
-def is_of(run, seed, rate):
-    return run.record["seed"] == seed and run.config().optimizer.lr == rate
-
-
-def test_runs_in_one_program_equal_runs_alone(aectl):
-    words = ("model=dae", "model.code=8", "epochs=3", "device.graph=false")
-    code, out, err = aectl(
-        "train", "-m", "sweep=fused", *QUICK, *words, "seed=0,1,2", "optimizer.lr=0.001,0.003", "hydra.sweep.dir=all"
-    )
-    assert code == 0, out + err
-    assert all(run.record["fused"]["runs"] == 6 for run in map(Run, every(Path("all")))), out
-    for seed in range(3):
-        alone, _ = trained(aectl, f"alone{seed}", *words, f"seed={seed}", "optimizer.lr=0.003")
-        (job,) = (run for run in map(Run, every(Path("all"))) if is_of(run, seed, 0.003))
-        for ours, theirs in zip(rows(job.folder), rows(alone), strict=True):
-            assert float(ours["val/loss"]) == pytest.approx(float(theirs["val/loss"]), **CLOSE)

@@ -144,7 +144,7 @@ def test_the_plan_is_kept_and_another_one_refused(tmp_path):
 
 
 def test_a_job_is_trained_by_its_own_words_without_the_sweeps(tmp_path):
-    (job,) = plan(tmp_path, [["sweep=optuna", "model=vae", "+sweep=fused", "tags.sweep=x"]])
+    (job,) = plan(tmp_path, [["sweep=optuna", "model=vae", "+sweep=ray", "tags.sweep=x"]])
     assert words_of_job(job, ["device.threads=1"]) == [
         *("model=vae", "tags.sweep=x", "device.threads=1", f"hydra.run.dir='{job.folder}'"),
     ]

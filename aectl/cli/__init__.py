@@ -114,6 +114,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
         split_flags,
     )
     from aectl.config import ConfigError
+    from aectl.config.removed import check_removed
 
     if is_follower():
         return follow(command, arguments)
@@ -126,6 +127,7 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
         if sweep and started_together() > 1:
             raise ConfigError("torchrun trains one run at a time; in a sweep, device.count= shares each run's batches")
         if command == "train" and not is_job:
+            check_removed(overrides)
             check_sweep_words(flags, overrides)
         if command == "train" and resume.asked(overrides):
             if sweep:

@@ -71,8 +71,7 @@ examples
 sweeps   Separate values by commas and add -m: one run for each combination,
          in parallel on the cores (jobs=2 says how many, fail_fast=true stops at
          a failure), and a table at the end. aectl train -m resume=SWEEP resumes
-         it. sweep=optuna lets Optuna choose values, sweep=fused trains small
-         nets in one program.
+         it. sweep=optuna lets Optuna choose values.
 resume   Ctrl-C stops a run. aectl train resume=RUN resumes it; RUN is its
          folder, or latest.
 look     aectl train --cfg job prints the config and runs nothing.

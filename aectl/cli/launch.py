@@ -26,7 +26,6 @@ MULTIRUN = ("-m", "--multirun")
 LAUNCHERS = {
     "jobs": "hydra.launcher.jobs",
     "fail_fast": "hydra.launcher.fail_fast",
-    "together": "hydra.launcher.together",
     "trials": "hydra.sweeper.trials",
     "storage": "hydra.sweeper.storage",
 }

@@ -53,6 +53,7 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     # Imported here: every command asks whether a run is to go on, and few go on with a sweep.
     from aectl.cli.stored_words import check_words, paths_in
+    from aectl.config.removed import replace_removed
     from aectl.sweep.plan import check_working_folder, command, content, is_own, read
 
     name = [value(o) for o in overrides if key(o) == "resume"][-1]
@@ -66,7 +67,7 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     if not folder.exists() and Path(name).name == name and (called := OUTPUTS / "multirun" / name).is_dir():
         folder = called.absolute()
     check_links(folder)
-    flags, stored = split_flags(command(folder))
+    flags, stored = split_flags(replace_removed(command(folder)))
     # What is typed anew, or given by the folder itself, takes the place of what is stored.
     replaced = {"hydra.sweep.dir", *map(key, others), *(LAUNCHERS[key(other)] for other in others)}
     stored = [word for word in stored if key(word) not in replaced]
@@ -75,7 +76,7 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     if not (owned and content(folder)["cwd"] == str(Path.cwd())):
         signatures = {path: sign("path", path) or "" for path in paths_in(stored)} if owned else {}
         for line in ([*flags, *stored], *(job.overrides for job in read(folder))):
-            check_words(line, folder, trust, signatures)
+            check_words(replace_removed(line), folder, trust, signatures)
     TRUST.set(tuple(trust))
     return flags, [*stored, *others, f"hydra.sweep.dir={quoted(str(folder))}"]
 

@@ -30,7 +30,7 @@ from aectl.machine import usable_cores
 NOT_STORED = ("resume", "trust", "data")
 """Keys of a run that are the user's to type."""
 SETTINGS = tuple(one.name for one in fields(SCHEMAS["train"]) if one.name not in NOT_STORED)
-PLUGINS = {"hydra/launcher": ("local", "fused", "slurm", "ray", "basic"), "hydra/sweeper": ("search", "basic")}
+PLUGINS = {"hydra/launcher": ("local", "slurm", "ray", "basic"), "hydra/sweeper": ("search", "basic")}
 LAUNCHER_KEYS = {**{name: name for name in LAUNCHERS}, **{key: name for name, key in LAUNCHERS.items()}}
 """The short name of each setting of a launcher or sweeper, under which it is typed and stored."""
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)

@@ -27,7 +27,7 @@ from aectl.idle_cores import idle_cores
 from aectl.machine import PROCESS_BYTES, accelerated, memory_bytes, usable_cores
 from aectl.run import Run
 from aectl.sweep.places import Places, Task, Watcher
-from aectl.sweep.plan import Planned, note, plan
+from aectl.sweep.plan import Planned, keep_folders, note, plan
 from aectl.sweep.table import close
 from aectl.sweep.view import view, what_differs
 from aectl.terminal import console, counted, shown
@@ -56,14 +56,14 @@ def run(
     config: DictConfig,
     job_overrides: Sequence[Sequence[str]],
     first: int,
-    where: Callable[[Task, Watcher[Planned]], Where],
+    where: Callable[[Task, Watcher], Where],
     threads: int | None,
 ) -> list[JobReturn]:
     """Run what is not done yet of a sweep's jobs, where it is said; see `carry_out` for what stops it."""
     check_settings(config)
     folder = folder_of(config)
     with alone(folder):
-        jobs = plan(folder, job_overrides, first)
+        jobs = keep_folders(plan(folder, job_overrides, first), folder)
         note(folder, typed(), jobs)
         left = [job for job in jobs if job.status != "done"]
         task = task_of(config, threads, [word for words in job_overrides for word in words])

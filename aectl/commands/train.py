@@ -180,8 +180,8 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     # The record last: what it says is done will not be done again after a kill.
     run.add_metrics(train={"epoch": trainer.epoch, **trainer.metrics}, objective=objective)
     run.end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
-    # Not Path.cwd(), which `hydra.job.chdir=true` has changed; a run of a fused sweep ends without Hydra's job.
-    here = Path(HydraConfig.get().runtime.cwd) if HydraConfig.initialized() else Path.cwd()
+    # Not Path.cwd(), which `hydra.job.chdir=true` has changed.
+    here = Path(HydraConfig.get().runtime.cwd)
     path = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder
     folder = shlex.quote(str(path))
     if reason:

@@ -13,10 +13,7 @@ FARTHEST = 1000
 
 
 class Noise(nn.Module):
-    """Base of all corruptions: called with images and the run's rng, it returns corrupted images of the same shape.
-
-    Strengths are 0-d buffers rather than numbers, so that runs which differ in them alone can share one program.
-    """
+    """Base of all corruptions: called with images and the run's rng, it returns corrupted images of the same shape."""
 
     def forward(self, x: Tensor, rng: Rng) -> Tensor:
         """Return a corrupted copy of x [N, …]."""

@@ -9,10 +9,7 @@ from aectl.parallel import average
 
 
 class Penalty(nn.Module):
-    """Base of all penalties: called with codes [N, code], it returns a scalar to add to the loss.
-
-    The weight is a 0-d buffer rather than a number, so that runs which differ in it alone can share one program.
-    """
+    """Base of all penalties: called with codes [N, code], it returns a scalar to add to the loss."""
 
     weight: Tensor
 

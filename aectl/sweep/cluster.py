@@ -42,7 +42,7 @@ class Queue(Protocol):
 class Cluster:
     """Hands in all jobs at once and waits for them; Ctrl-C and SIGTERM take them back."""
 
-    def __init__(self, queue: Queue, task: Task, watcher: Watcher[Planned], fail_fast: bool = False) -> None:
+    def __init__(self, queue: Queue, task: Task, watcher: Watcher, fail_fast: bool = False) -> None:
         self.queue, self.task, self.watcher, self.fail_fast = queue, task, watcher, fail_fast
         self.handles: dict[int, tuple[Planned, Handle]] = {}
         self.begun: set[int] = set()

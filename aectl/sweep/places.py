@@ -15,7 +15,7 @@ from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Generic, Protocol, TypeVar, cast
+from typing import cast
 
 from aectl.config import ConfigError
 from aectl.sweep.plan import Planned
@@ -26,48 +26,30 @@ Task = Callable[[Planned], str]
 """Runs a job in a process of its own; returns the last line of its error, or nothing."""
 
 
-class Job(Protocol):
-    """What a place can carry out: a job of a sweep, or several that go together."""
-
-    @property
-    def number(self) -> int:
-        """Its number in the sweep."""
-
-    @property
-    def status(self) -> str:
-        """How it stands; the empty text if it has not begun."""
-
-    def fail(self, error: str) -> None:
-        """Leave a record of why it failed."""
-
-
-J = TypeVar("J", bound=Job)
-
-
-class Watcher(Generic[J]):
+class Watcher:
     """Is told what becomes of the jobs; does nothing by itself."""
 
-    def started(self, job: J) -> None:
+    def started(self, job: Planned) -> None:
         """A job begins, or goes on."""
 
-    def ended(self, job: J, error: str) -> None:
+    def ended(self, job: Planned, error: str) -> None:
         """A job has ended; `error` is empty if it went well."""
 
     def tick(self) -> None:
         """Half a second has passed, or less."""
 
 
-class Both(Watcher[J]):
+class Both(Watcher):
     """Tells two watchers, the first one first."""
 
-    def __init__(self, first: Watcher[J], second: Watcher[J]) -> None:
+    def __init__(self, first: Watcher, second: Watcher) -> None:
         self.watchers = (first, second)
 
-    def started(self, job: J) -> None:
+    def started(self, job: Planned) -> None:
         for one in self.watchers:
             one.started(job)
 
-    def ended(self, job: J, error: str) -> None:
+    def ended(self, job: Planned, error: str) -> None:
         for one in self.watchers:
             one.ended(job, error)
 
@@ -76,22 +58,22 @@ class Both(Watcher[J]):
             one.tick()
 
 
-class Places(Generic[J]):
+class Places:
     """As many processes as may run beside each other; a process that is killed takes only its own job with it.
 
     Ctrl-C and SIGTERM stop all runs at their next step, from where they can go on; a second Ctrl-C kills them. Should
     this process die, its places stop in the same way.
     """
 
-    def __init__(self, number: int, task: Callable[[J], str], watcher: Watcher[J], fail_fast: bool = False) -> None:
+    def __init__(self, number: int, task: Task, watcher: Watcher, fail_fast: bool = False) -> None:
         self.task, self.watcher, self.fail_fast = task, watcher, fail_fast
         self.free = [place() for _ in range(number)]
-        self.waiting: Iterator[J] = iter(())
-        self.running: dict[Future[str], tuple[J, ProcessPoolExecutor]] = {}
+        self.waiting: Iterator[Planned] = iter(())
+        self.running: dict[Future[str], tuple[Planned, ProcessPoolExecutor]] = {}
         self.again: set[int] = set()
         self.signal: int | None = None
 
-    def carry_out(self, jobs: Iterable[J]) -> None:
+    def carry_out(self, jobs: Iterable[Planned]) -> None:
         """Run the jobs in their order, each thought of when there is a place for it.
 
         Returns when all have ended, and raises KeyboardInterrupt if told to stop.
@@ -116,7 +98,7 @@ class Places(Generic[J]):
                 self.begin(job)
         return len(self.free) < before
 
-    def begin(self, job: J) -> None:
+    def begin(self, job: Planned) -> None:
         """Give a free place this job."""
         where = self.free.pop()
         self.watcher.started(job)

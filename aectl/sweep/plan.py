@@ -13,6 +13,7 @@ from aectl.config import ConfigError
 from aectl.config.absolute import KEYS as DATA_PATHS
 from aectl.config.folders import slug
 from aectl.config.record import check_format
+from aectl.config.removed import replace_removed
 from aectl.config.signature import is_signed, sign
 from aectl.config.stored import read_json
 from aectl.run import COMMAND, RECORD, Run, write_json
@@ -55,6 +56,12 @@ def plan(folder: Path, jobs: Iterable[Sequence[str]], first: int = 0) -> list[Pl
     """Return the jobs of a sweep in `folder`, numbered from `first`; each gets a folder of its own below."""
     numbered = enumerate(jobs, first)
     return [Planned(i, tuple(words), folder / f"{i}-{slug(words)}") for i, words in numbered]
+
+
+def keep_folders(jobs: Iterable[Planned], folder: Path) -> list[Planned]:
+    """Return the jobs, with the folder that sweep.json gives to each that was planned as `sweep=fused`."""
+    stored = {(job.number, tuple(replace_removed(job.overrides))): job for job in read(folder)}
+    return [stored.get((job.number, job.overrides), job) for job in jobs]
 
 
 def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:

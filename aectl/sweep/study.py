@@ -68,7 +68,7 @@ def storage_of(folder: Path, storage: str | None) -> Any:
     return storage if "://" in storage else JournalStorage(JournalFileBackend(storage))
 
 
-class Search(Watcher[Planned]):
+class Search(Watcher):
     """Asks a study for jobs, tells it what they came to, and stops those that it gives up.
 
     A trial that a process of this machine took and did not end, since it is no more, is taken up again first.

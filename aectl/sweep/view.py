@@ -20,12 +20,12 @@ STATUS = len("interrupted")
 """Width of the column of statuses."""
 
 
-def view(total: int, name: Callable[[Planned], str]) -> Watcher[Planned]:
+def view(total: int, name: Callable[[Planned], str]) -> Watcher:
     """Return what shows here how `total` jobs fare, each by its name."""
     return Live(total, name) if console().is_terminal else Lines(total, name)
 
 
-class Lines(Watcher[Planned]):
+class Lines(Watcher):
     """A line when a job begins and one when it ends, with what tells it from the others."""
 
     def __init__(self, total: int, name: Callable[[Planned], str]) -> None:

@@ -1,6 +1,6 @@
-"""A step as a function of tensors: what a model's loss and gradients are of weights, batch and random numbers.
+"""A training step as a function of tensors: weights, batch and random numbers in, loss and gradients out.
 
-So it can be stacked with others' or compiled. Found out on a copy of the model, and refused where a step is more.
+`device.compile` compiles that function. Whether a step is one is found out on a copy of the model.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Reference:
 
 
 class Numbers(Rng):
-    """A source of numbers alone: what else one can draw would be the same for all runs."""
+    """A source of random numbers alone: anything else that a step draws would be a constant of its program."""
 
     def permutation(self, n: int) -> Tensor:
         raise NotFunctional("a step draws a permutation")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,6 @@ from aectl.training.meter import Meter
 from aectl.training.observers import Epoch, Observer, notify
 from aectl.training.stages import check_batches, stage_at
 from aectl.training.validation import validate
-
-Course = Generator[torch.Tensor, Mapping[str, torch.Tensor], str | None]
-"""Yields the positions of a step's images [n], receives the step's scalars, and returns why training stopped."""
 
 
 class StageChanged(ValueError):
@@ -93,25 +90,12 @@ class Trainer:
 
         Raises NotFinite if a loss, or a weight, is; the last good checkpoint is then left as it was.
         """
-        with contextlib.closing(self.course(should_stop)) as course:
-            try:
-                indices = next(course)
-                while True:
-                    indices = course.send(self.engine.step_on(self.examples, indices, self.rng))
-            except StopIteration as end:
-                return end.value
-
-    def course(self, should_stop: Callable[[], str | None]) -> Course:
-        """Yield where the images of each step are and receive its scalars, all else being done here; returns as `fit`.
-
-        Whoever drives it takes the steps by `engine`: so several runs can take theirs together.
-        """
         # Until there is a checkpoint, what a search for the first bad step begins with.
         self.start = None if self.epoch or self.step else copy.deepcopy(self.state())
         try:
             self.notify("started")
             while self.epoch < self.epochs and not self.has_stalled():
-                if reason := (yield from self.run_epoch(should_stop)):
+                if reason := self.run_epoch(should_stop):
                     finite.check(self, should_stop)
                     self.save("last")
                     return reason
@@ -121,8 +105,8 @@ class Trainer:
                 for observer in reversed(self.observers):
                     all_of_them.callback(notify, observer, "finished", self)
 
-    def run_epoch(self, should_stop: Callable[[], str | None]) -> Course:
-        """Run what is left of the present epoch and account for it; returns the reason if told to stop within."""
+    def run_epoch(self, should_stop: Callable[[], str | None]) -> str | None:
+        """Run the remaining steps of the epoch, validate and save; returns the reason if told to stop before."""
         self.enter_stage()
         self.model.train()
         self.engine.begin_epoch()
@@ -133,7 +117,7 @@ class Trainer:
                 self.seconds = time.monotonic() - started
                 return reason
             self.scale_rates()
-            self.take_in((yield parallel.part(batches[self.step])))
+            self.take_in(self.engine.step_on(self.examples, parallel.part(batches[self.step]), self.rng))
         finite.check(self, should_stop)
         self.epoch += 1
         self.account(started)
@@ -150,7 +134,7 @@ class Trainer:
         self.engine.scale_rates(self.schedule(done, (self.stage_end - self.stage_start) * self.steps_per_epoch))
 
     def take_in(self, scalars: Mapping[str, torch.Tensor]) -> None:
-        """Note what a step has come to."""
+        """Record the step's metrics."""
         self.meter.add(scalars)
         if self.step % GRADIENT_NORM_EVERY == 0:
             self.norms.add({"gradient_norm": self.engine.gradient_norm()})

@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from aectl.commands.prepare import Splits, open_images, optimizer
+from aectl.commands.prepare import open_images, optimizer
 from aectl.config import build, conf_dir
 from aectl.data import sources
 from aectl.loading import build_model
 from aectl.recipe import filled_in
 from aectl.training.observers import Observer
-from aectl.training.together import Apart, Together
 from aectl.training.trainer import Trainer
 from tests.benchmarks import ours
 
@@ -48,15 +47,10 @@ MODELS = {
     "`rbm`": ("model=rbm", "epochs=50"),
     "`experiment=burda_vae_1l_k1`, batch 20": ("experiment=burda_vae_1l_k1",),
 }
-RUNS = {
-    "784-128-32": ("model=undercomplete", "model.code=32", "model.encoder.widths=[128]", "model.decoder.widths=[128]"),
-    "`dae`, 784-1024": ("model=dae", "noise=gaussian"),
-}
-"""What is trained many times at once."""
 COMPILED = ("`vae`, 784-400-20", "`experiment=burda_vae_1l_k1`, batch 20")
 """What is compiled too, which takes half a minute each."""
-WARM, STEPS, EPOCHS, MANY = 100, 1000, 6, {"in one program": (1, 8, 64), "each recorded": (1, 8)}
-"""Steps that do not count, those that do, epochs by the command, and runs at once."""
+WARM, STEPS, EPOCHS = 100, 1000, 6
+"""Steps that do not count, those that do, and epochs by the command."""
 
 
 class Steps(Observer):
@@ -80,20 +74,18 @@ class Steps(Observer):
         return (self.ended - self.began) / self.steps * 1e6
 
 
-def trainer(words: Sequence[str], folder: str, watch: Observer, seed: int = 0, data: tuple | None = None) -> Trainer:
-    """Return the trainer of a config on the GPU; `data` is that of for another of the same images."""
+def trainer(words: Sequence[str], folder: str, watch: Observer) -> Trainer:
+    """Return the trainer of a config on the GPU."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = filled_in(compose("train", overrides=["device=cuda", *words, f"seed={seed}"]))
+        config = filled_in(compose("train", overrides=["device=cuda", *words]))
     device = build(config.device, "device")
     device.apply()
-    if data is None:
-        facts, read = open_images(config, device.torch)
-        data = (facts, read())
-    facts, splits = data
-    torch.manual_seed(seed)
-    model = build_model(config, facts, seed).to(device.torch)
-    limits = {"epochs": config.epochs, "batch_size": config.batch_size, "seed": seed, "observers": [watch]}
-    place = {"device": device, "folder": Path(folder, str(seed)), "schedule": build(config.schedule, "schedule")}
+    facts, read = open_images(config, device.torch)
+    splits = read()
+    torch.manual_seed(0)
+    model = build_model(config, facts, 0).to(device.torch)
+    limits = {"epochs": config.epochs, "batch_size": config.batch_size, "observers": [watch]}
+    place = {"device": device, "folder": Path(folder), "schedule": build(config.schedule, "schedule")}
     return Trainer(model, splits.train, splits.valid, optimizer(config), facts=facts, **place, **limits)
 
 
@@ -102,25 +94,6 @@ def step(words: Sequence[str]) -> float:
     watch = Steps(STEPS)
     with tempfile.TemporaryDirectory() as folder:
         trainer(words, folder, watch).fit(watch.stop)
-    return watch.microseconds()
-
-
-class OneByOne(Together):
-    """Takes the steps as the runs would alone, each recorded."""
-
-    def steps_of(self, trainers: Mapping[int, Trainer]) -> Apart:
-        return Apart(trainers, self.within)
-
-
-def together(words: Sequence[str], runs: int, kind: type[Together]) -> float:
-    """Return the microseconds of a step of all of some runs."""
-    watch = Steps(200)
-    with tempfile.TemporaryDirectory() as folder:
-        first = trainer(words, folder, watch)
-        data = (first.facts, Splits(first.train_source, first.valid_source, {}))
-        trainers = [first, *(trainer(words, folder, Observer(), seed, data) for seed in range(1, runs))]
-        for _ in kind(trainers, watch.stop).fit():
-            pass
     return watch.microseconds()
 
 
@@ -138,9 +111,6 @@ def measure() -> Iterator[tuple[str, Any]]:
     for name, words in MODELS.items():
         ways = {way: extra for way, extra in WAYS.items() if "compiled" not in way or name in COMPILED}
         yield name, {way: step((*words, *extra)) for way, extra in ways.items()}
-    for name, words in RUNS.items():
-        for way, kind in {"in one program": Together, "each recorded": OneByOne}.items():
-            yield f"{name}, {way}", {str(n): together((*words, "epochs=50"), n, kind) for n in MANY[way]}
     for way, words in WAYS.items():
         yield f"an epoch, {way}", median(ours.train("vae", EPOCHS, words, "cuda")["seconds"][1:])
     yield "an epoch, tutorial loop", tutorial(str(sources.data_folder()))[-1]
@@ -178,14 +148,6 @@ def page(found: Mapping[str, Any]) -> Iterator[str]:
     for name in MODELS:
         if row := found.get(name):
             yield f"| {name} | {' | '.join(f'{row[way]:.0f}' if way in row else '' for way in WAYS)} |"
-    yield ""
-    numbers = list(map(str, MANY["in one program"]))
-    yield f"| µs a step of several runs at once | | {' | '.join(numbers)} |"
-    yield f"|---|---|{'---|' * len(numbers)}"
-    for name in RUNS:
-        for way in MANY:
-            if row := found.get(f"{name}, {way}"):
-                yield f"| {name} | {way} | {' | '.join(f'{row[n]:.0f}' if n in row else '' for n in numbers)} |"
 
 
 if __name__ == "__main__":

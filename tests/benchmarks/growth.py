@@ -83,18 +83,12 @@ def by_batch(contender: str, size: int) -> Point:
     return steps(contender, WIDTH, size)
 
 
-def by_runs(contender: str, size: int) -> Point:
-    """Measure so many runs of a small network, an image of each."""
-    return told("some_runs", contender, str(size))
-
-
 MILLIONS = (60_000, 200_000, 600_000, 2_000_000, 6_000_000)
 BOTH = ("aectl", "tutorial")
 AXES = {
     "images": Axis("images in the data set", MILLIONS, (MILLIONS[0], MILLIONS[-1]), ("aectl",), by_images),
     "width": Axis("units of the hidden layers", (64, 128, 256, 512, 1024, 2048, 4096), (512, 4096), BOTH, by_width),
     "batch": Axis("images in a batch", (16, 32, 64, 128, 256, 512, 1024, 2048), (16, 256), BOTH, by_batch),
-    "runs": Axis("runs of a 64-32-8 autoencoder", (1, 2, 4, 8, 16, 32, 64), (1, 64), ("fused", "apart"), by_runs),
 }
 
 

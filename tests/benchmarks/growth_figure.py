@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from aectl.figures.style import BLUE, DPI, ORANGE, SMALL, dress, name_axes, save
 
-COLOURS = {"aectl": BLUE, "tutorial": ORANGE, "fused": BLUE, "apart": ORANGE}
+COLOURS = {"aectl": BLUE, "tutorial": ORANGE}
 ROWS = {"seconds": ("µs an image", 1e6), "memory": ("MiB", 1.0)}
 WIDE, HIGH = 3.4, 5.6
 

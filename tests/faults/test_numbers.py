@@ -21,7 +21,6 @@ from aectl.training import checkpoint
 from aectl.training.device import Device
 from aectl.training.finite import NotFinite
 from aectl.training.schedule import Constant
-from aectl.training.together import Together
 from aectl.training.trainer import Trainer
 
 MODELS = sorted(path.stem for path in Path(conf_dir(), "model").glob("*.yaml") if path.stem != "custom")
@@ -291,19 +290,6 @@ def test_a_run_that_failed_goes_on_from_its_last_checkpoint_as_if_nothing_had_be
     healed.fit()
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, healed.model.state_dict()[name])
-
-
-def test_of_runs_in_one_program_only_the_bad_one_fails(tmp_path):
-    rates = [1e-3, 3e38, 1e-3]
-    optimizers = [partial(torch.optim.SGD, lr=rate) for rate in rates]
-    trainers = [trainer_of(dense(), tmp_path / str(n), optimizer=o) for n, o in enumerate(optimizers)]
-    together = Together(trainers, lambda: None)
-    ends = {end.number: end.error for end in together.fit()}
-    assert together.in_one == 3
-    assert [type(ends[number]) for number in range(3)] == [type(None), NotFinite, type(None)]
-    assert "of epoch 1 (fit)" in str(ends[1])
-    check_folder(tmp_path / "1", 0)
-    check_folder(tmp_path / "2", 3)
 
 
 QUICK = ("dataset=digits", "epochs=2", "device=cpu", "device.threads=1", "hydra.run.dir=run")

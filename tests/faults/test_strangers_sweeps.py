@@ -98,7 +98,7 @@ ALLOWED = (
     "storage=sweep/journal.log",
     "storage=null",
     "dataset.path=sweep/x.npy",
-    "hydra/launcher=fused",
+    "hydra/launcher=ray",
 )
 
 

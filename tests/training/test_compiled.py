@@ -2,17 +2,91 @@
 
 import logging
 import shutil
+from functools import partial
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
 
+from aectl.config import conf_dir
+from aectl.config.schema import check_ranges
+from aectl.data.noise import Gaussian
+from aectl.loading import build_model
+from aectl.models.autoencoder import Autoencoder
+from aectl.models.base import Loss, Model
+from aectl.models.networks import DenseDecoder, DenseEncoder
+from aectl.models.penalty import L1
+from aectl.models.vae import VAE
 from aectl.training import checkpoint, compiled
 from aectl.training.device import Device
 from aectl.training.schedule import Cosine
 from aectl.training.trainer import Trainer
 from tests.training.tape import taped
-from tests.training.test_fused import ADAM, SHAPE, Plain, autoencoder, composed, vae, weights
-from tests.training.together import source
+from tests.training.together import RUNS, source
+
+SHAPE = (1, 8, 8)
+ADAM = partial(torch.optim.Adam, lr=1e-3, fused=True)
+encoder, decoder = partial(DenseEncoder, widths=[16]), partial(DenseDecoder, widths=[16])
+
+
+def autoencoder():
+    torch.manual_seed(0)
+    return Autoencoder(SHAPE, 4, encoder, decoder, noise=Gaussian(0.5), penalty=L1(0.01), code_dropout=0.2)
+
+
+def vae(seed=0):
+    torch.manual_seed(seed)
+    return VAE(SHAPE, 3, encoder, decoder)
+
+
+def weights(one):
+    return torch.cat([tensor.flatten().float() for tensor in one.model.state_dict().values()])
+
+
+def composed(name, seed):
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        config = compose("train", ["dataset=digits", *RUNS[name]])
+    check_ranges(config)
+    for key in ("pretrain_epochs", "layer_epochs"):
+        if key in config.model:
+            config.model[key] = 1
+    shape = (1, 4, 4) if name == "boltzmann" else SHAPE
+    return build_model(config, {"shape": shape, "classes": 10}, seed), source(shape)
+
+
+class Plain(Model):
+    """A layer with something in its way."""
+
+    def __init__(self, kind):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.kind, self.steps, self.epochs = nn.Linear(64, 64), kind, 0, 0
+        self.mean = nn.Buffer(torch.zeros(64))
+
+    def train(self, mode=True):
+        if self.kind == "counts epochs" and mode and not self.training:
+            self.epochs += 1
+        return super().train(mode)
+
+    def losses(self, batch, stage, rng):
+        x = (1 + self.epochs) * batch.x.flatten(1)
+        if self.kind == "counts":
+            self.steps += 1
+        if self.kind == "forks":
+            x = x + rng.fork(0).normal(*x.shape)
+        if self.kind == "permutes":
+            x = x[rng.permutation(len(x))]
+        if self.kind == "decides" and float(x.detach().mean()) > 0:
+            x = 2 * x
+        if self.kind == "assigns":
+            self.mean = x.mean(0)
+        if self.kind == "draws elsewhere":
+            x = x + torch.randn_like(x)
+        yield Loss((self.layer(x) - x).square().sum() / len(x))
+
+    def validate(self, batch, rng):
+        return {"loss": (self.layer(batch.x.flatten(1)) - batch.x.flatten(1)).square().sum() / len(batch.x)}
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +147,10 @@ def test_stopped_and_resumed_it_is_as_if_nothing_had_happened(tmp_path):
         (lambda: composed("gan", 0)[0], "several losses"),
         (lambda: composed("rbm", 0)[0], "changes after its step"),
         (lambda: Plain("counts"), "more of the model than tensors"),
+        (lambda: Plain("forks"), "source of random numbers"),
+        (lambda: Plain("permutes"), "permutation"),
+        (lambda: Plain("decides"), "value out of a tracing tensor"),
+        (lambda: Plain("assigns"), "more of the model than tensors"),
         (lambda: Plain("draws elsewhere"), "comes out otherwise"),
     ],
 )
