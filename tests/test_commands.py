@@ -127,9 +127,11 @@ def test_every_loss_of_the_gan_trains(aectl, loss):
     assert aectl("train", "model=gan", f"model.loss={loss}", *QUICK)[0] == 0
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adagrad", "rmsprop"])
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_every_optimizer_trains_on_every_schedule(aectl, optimizer, schedule):
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    [("adamw", "constant"), ("sgd", "cosine"), ("adagrad", "constant"), ("rmsprop", "cosine")],
+)
+def test_every_optimizer_and_every_schedule_trains(aectl, optimizer, schedule):
     choices = (f"optimizer={optimizer}", f"schedule={schedule}", "schedule.warmup=0.2", "optimizer.lr=0.001")
     assert aectl("train", "model=undercomplete", *choices, "grad_clip=1", *QUICK)[0] == 0
 
@@ -249,7 +251,7 @@ def test_excluded_classes_are_never_trained_on_but_tested(aectl, trained):
     trained("undercomplete", "dataset.exclude=[3]")
     config = Run(only_run()).config()
     assert list(config.dataset.exclude) == [3]
-    assert aectl("eval", "run=latest", "device=cpu", "figures=false")[0] == 0
+    assert aectl("eval", "run=latest", "device=cpu", "only=anomalies", "figures=false")[0] == 0
 
 
 MINE = """
@@ -286,7 +288,7 @@ def test_ones_own_model_trains_evaluates_and_resumes_and_is_not_trusted_unasked(
     code, out, err = aectl("eval", "run=latest", "device=cpu")
     assert code != 0
     assert "trust=my_module" in err
-    for command in (("eval",), ("sample",)):
+    for command in (("eval", *SOME), ("sample", "n=4")):
         code, out, err = aectl(*command, "run=latest", "device=cpu", "trust=my_module")
         assert code == 0, out + err
     code, out, err = aectl("train", "resume=latest", "epochs=2")
@@ -324,39 +326,14 @@ def test_asking_for_what_a_model_cannot_do_names_those_that_can(aectl, trained):
     assert len(err.strip().splitlines()) <= 2
 
 
-def test_samples_are_reproducible_by_seed(aectl, trained):
-    trained("vae", "model.code=2")
-    draws = []
-    for seed in (1, 1, 2):
-        assert aectl("sample", "run=latest", f"seed={seed}", "device=cpu", "n=9")[0] == 0
-        draws.append(np.load(only_run() / "samples/prior.npz")["images"])
-    assert np.array_equal(draws[0], draws[1])
-    assert not np.array_equal(draws[0], draws[2])
-    assert np.load(only_run() / "samples/manifold.npz")["images"].shape == (20, 20, 1, 8, 8)
-
-
 BAD = [
-    (("epochs=0",), "epochs"),
-    (("epochs=abc",), "epochs"),
-    (("noise=masking", "noise.p=1.5"), r"noise"),
-    (("noise=gaussian", "noise.std=-1"), "std"),
     (("model.code=0",), "code must be at least 1"),
     (("batch_size=100000",), "batch_size must be at most"),
     (("optimizer.lr=nan",), "optimizer.lr"),
-    (("optimizer.lr=-1",), "optimizer"),
-    (("model.cod=3",), "code"),
-    (("model=daa",), "dae"),
-    (("epocs=3",), "epochs"),
-    (("noise=gaussian,masking",), "-m"),
     (("device=tpu",), "cuda"),
     (("objective=val/accuracy",), "choose from"),
-    (("patience=0",), "patience"),
-    (("max_time=soon",), "max_time"),
     (("dataset=arrays", "dataset.path=absent.npy"), "absent.npy"),
-    (("dataset.exclude=[11]",), "exclude"),
     (("dataset.valid=99999",), "valid"),
-    (("init_from=nowhere",), "no run"),
-    (("model.encoder.activation=rely",), "relu"),
     (("model.encoder.widths=[a]",), "widths"),
 ]
 
@@ -420,6 +397,7 @@ def test_no_permission_is_one_line(aectl, tmp_path):
     assert len(err.strip().splitlines()) <= 2
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_every_combination_and_ends_in_a_table(aectl):
     code, out, err = aectl("train", "-m", "model=undercomplete,vae", "seed=0,1", *QUICK)
     assert code == 0, out + err
@@ -486,7 +464,11 @@ def test_early_stopping_is_told_and_a_stalled_run_says_what_lets_it_go_on(aectl)
     assert "patience=" in err
 
 
-@pytest.mark.parametrize("shape", [(60, 20, 10), (60, 10, 20), (60, 3, 9, 7)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(60, 20, 10), *(pytest.param(one, marks=pytest.mark.slow) for one in ((60, 10, 20), (60, 3, 9, 7)))],
+    ids=str,
+)
 def test_arrays_of_any_side_train_and_evaluate(aectl, tmp_path, shape):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     settings = ("dataset=arrays", "dataset.path=x.npy", "batch_size=16", "epochs=1", "device=cpu", "device.threads=1")
@@ -544,7 +526,10 @@ def test_a_refused_resume_leaves_no_config_behind(aectl, trained):
     assert not list(only_run().glob(".hydra.*"))
 
 
-@pytest.mark.parametrize("model", ["undercomplete", "gan_conv", "vae", "rbm", "stacked_dae"])
+@pytest.mark.parametrize(
+    "model",
+    ["undercomplete", *(pytest.param(m, marks=pytest.mark.slow) for m in ("gan_conv", "vae", "rbm", "stacked_dae"))],
+)
 def test_colour_images_of_ones_own_train_and_evaluate(aectl, tmp_path, model):
     for number in range(60):
         path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"

@@ -285,6 +285,7 @@ def test_every_file_is_the_same_the_second_time_and_another_with_another_seed(ae
         assert code == 0, out + err
         made.append(contents())
     assert set(made[0]) == {f"{kind}.{ending}" for kind in KINDS for ending in ("png", "npz")} | {"training.gif"}
+    assert np.load(find("latest") / "samples/manifold.npz")["images"].shape == (20, 20, 1, 8, 8)
     assert made[0] == made[1]
     fixed = {"manifold.png", "manifold.npz", "training.png", "training.npz", "training.gif"}
     assert {name for name in made[0] if made[0][name] == made[2][name]} == fixed
