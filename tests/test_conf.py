@@ -77,14 +77,3 @@ def test_every_yaml_opens_with_the_command_that_uses_it(path):
     assert lines[0].startswith("# aectl "), lines[0]
     if path.parent != CONF:
         assert f"{path.parent.name}={path.stem}" in lines[0]
-
-
-def test_the_command_line_has_the_last_word_over_a_models_choices():
-    config = composed(
-        "model=gan", "optimizer=sgd", "optimizer.lr=0.5", "noise=masking", "epochs=3", "schedule=constant"
-    )
-    assert config.optimizer.lr == 0.5
-    assert "SGD" in config.optimizer._target_
-    assert "Masking" in config.noise._target_
-    assert "Constant" in config.schedule._target_
-    assert config.epochs == 3

@@ -1,6 +1,5 @@
 """The typed top level, its ranges, and how conf/ composes."""
 
-from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from aectl.config import ConfigError, conf_dir, options
+from aectl.config import ConfigError, conf_dir
 from aectl.config.folders import slug
 from aectl.config.schema import SCHEMAS, TrainConfig, check_ranges, seconds
 
@@ -126,13 +125,6 @@ def test_an_experiment_wins_over_the_models_file_and_the_command_line_over_both(
     config = composed(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", *overrides)
     assert (config.epochs, config.model.code) == (epochs, code)
     assert config.noise._target_.endswith(noise)
-
-
-@pytest.mark.parametrize("names", list(zip_longest(*options().values())))
-def test_every_option_composes(names):
-    chosen = {group: name for group, name in zip(options(), names, strict=True) if name is not None}
-    config = composed(*(f"{group}={name}" for group, name in chosen.items()), hydra=True)
-    assert {group: config.hydra.runtime.choices[group] for group in chosen} == chosen
 
 
 def test_run_folders_are_named_by_the_choices():

@@ -112,6 +112,7 @@ print("MiB", peak[0] - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured as Linux tells it")
 def test_training_takes_a_fraction_of_the_file_s_size(tmp_path):
     images = sparse(tmp_path / "x.npy", (800_000, 28, 28))
