@@ -134,25 +134,35 @@ def aectl(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
-def shared_run(session_folder, own_cache):
-    """Return a function that gives the folder of a small run on digits, which the first test to ask for it trains.
+def train_once(session_folder, own_cache):
+    """Return a function that trains what is typed into a folder that all workers share, unless it is there already.
 
-    All tests and workers share it: it is read, never written. `trained` makes a copy that may be changed.
+    What it returns is read, never written.
     """
 
-    def get(model, *words):
-        typed = ("train", *training_words(model, *words))
-        folder = session_folder / "runs" / f"{model}-{zlib.crc32(repr(typed).encode()):08x}"
-        folder.parent.mkdir(exist_ok=True)
+    def train(name, *typed):
+        folder = session_folder / "runs" / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 said = io.StringIO()
                 with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                    code = run_aectl(*typed, f"hydra.run.dir={folder}")
+                    code = run_aectl("train", *typed, f"hydra.run.dir={folder}")
                 if code:
                     shutil.rmtree(folder, ignore_errors=True)
                     pytest.fail(said.getvalue())
         return folder
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def shared_run(train_once):
+    """Return a function that gives the folder of a small run on digits; `trained` copies it, to be changed."""
+
+    def get(model, *words):
+        typed = training_words(model, *words)
+        return train_once(f"{model}-{zlib.crc32(repr(typed).encode()):08x}", *typed)
 
     return get
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.small import settings
+
 UPGRADE = Path(__file__).parent / "upgrade"
 
 
@@ -16,3 +18,9 @@ def kept(tmp_path):
         return Path(shutil.copytree(UPGRADE / f"v1-{name}", tmp_path / to))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def whole(train_once):
+    """Return a function that gives the folder of an uninterrupted run of a model, which is read alone."""
+    return lambda model: train_once(f"whole-{model}", *settings(model))

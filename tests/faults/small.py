@@ -21,9 +21,14 @@ MODELS = {
 }
 
 
+def settings(model: str) -> list[str]:
+    """Return the settings of a small net of a kind."""
+    return [f"model={model}", *DIGITS, *MODELS[model]]
+
+
 def words(model: str, folder: Path) -> list[str]:
     """Return what trains a small net of a kind in a folder."""
-    return ["train", f"model={model}", *DIGITS, *MODELS[model], f"hydra.run.dir={folder}"]
+    return ["train", *settings(model), f"hydra.run.dir={folder}"]
 
 
 def check_same(run: Path, other: Path) -> None:

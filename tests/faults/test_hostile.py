@@ -6,7 +6,6 @@ import re
 import resource
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from hydra.types import RunMode
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from aectl import cli
 from aectl.data.datasets import arrays
 from aectl.data.folder import folder
 from aectl.data.sources import DataError
@@ -97,15 +95,10 @@ def wrong(code, out, err, seconds):
     return next((what for what, is_so in tests.items() if is_so), "")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@pytest.fixture(scope="session")
+def trained(train_once):
     """The folder of a run that eval and sample are told of."""
-    place = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place.parent)
-        patch.setattr(sys, "argv", ["aectl", "train", "dataset=digits", *NET, *SMALL, f"hydra.run.dir={place}"])
-        cli.main()
-    return place
+    return train_once("hostile", "dataset=digits", *NET, *SMALL)
 
 
 def words_of(target, told, run):

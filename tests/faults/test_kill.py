@@ -37,21 +37,6 @@ PLACES = (
 )
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Return a function that gives the folder of an uninterrupted run of a model, made once."""
-    folder = tmp_path_factory.mktemp("whole")
-
-    def make(model):
-        run = folder / model / "run"
-        if not run.exists():
-            code, said = finish(words(model, run), run)
-            assert code == 0, said
-        return run
-
-    return make
-
-
 def go_on(model, run, fault=None):
     """Start a command that begins a run or goes on with it, as anybody would."""
     return children.start(["train", f"resume={run}"] if (run / "run.json").is_file() else words(model, run), run, fault)

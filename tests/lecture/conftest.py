@@ -1,13 +1,12 @@
 """Every run of the lecture in small: one epoch, on images of 8×8 pixels."""
 
-import logging
+import contextlib
 import re
-import sys
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from aectl import cli
 from lecture import generative, gradients, runs
 from lecture.lab import Lab
 
@@ -21,32 +20,23 @@ def small(name, clothing):
     return (*kept, *data, "epochs=1", "batch_size=64", "dataset.test=100", "dataset.valid=50")
 
 
-def trained(words):
-    """Type `aectl train` and these words, in this process."""
-    handlers = list(logging.getLogger().handlers)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["aectl", "train", *words])
-        cli.main()
-    for handler in set(logging.getLogger().handlers) - set(handlers):
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory, own_cache):
+def lab(session_folder, train_once):
     """The lecture's runs by their names; of those that differ in one number, the first stands for all."""
-    root = tmp_path_factory.mktemp("lecture")
-    labels = np.arange(400) % 10
-    images = np.random.default_rng(0).random((400, 8, 8)) * (labels / 10)[:, None, None]
-    np.savez(root / "clothing.npz", x=images.astype("f4"), y=labels)
+    root = session_folder / "runs" / "lecture"
+    with FileLock(session_folder / "lecture.lock"):
+        if not root.exists():
+            root.mkdir(parents=True)
+            labels = np.arange(400) % 10
+            images = np.random.default_rng(0).random((400, 8, 8)) * (labels / 10)[:, None, None]
+            np.savez(root / "clothing.npz", x=images.astype("f4"), y=labels)
     first = {}
     for name in runs.RUNS:
-        family = re.sub(r"-\d+$", "", name)
-        if family in first:
-            (root / name).symlink_to(first[family])
-            continue
-        first[family] = root / name
-        trained((*small(name, root / "clothing.npz"), *runs.ON_ONE_THREAD, f"hydra.run.dir={root / name}"))
+        of_family = first.setdefault(re.sub(r"-\d+$", "", name), name)
+        train_once(f"lecture/{of_family}", *small(of_family, root / "clothing.npz"), *runs.ON_ONE_THREAD)
+        if name != of_family:
+            with contextlib.suppress(FileExistsError):
+                (root / name).symlink_to(root / of_family)
     return Lab(root)
 
 
