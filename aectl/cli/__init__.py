@@ -94,10 +94,17 @@ def unknown_command(arguments: Sequence[str]) -> str:
     return f"no command '{word}'{hint(word, COMMANDS, 'the commands are ' + ', '.join(COMMANDS))}"
 
 
-def run_command(command: str, arguments: Sequence[str], function: Function | None = None, is_job: bool = False) -> None:
+def run_command(
+    command: str,
+    arguments: Sequence[str],
+    function: Function | None = None,
+    is_job: bool = False,
+    imports_here: bool = True,
+) -> None:
     """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job.
 
     The task is the command's, or `function` in its place. A sweep's job has the settings of its sweep without its flag.
+    Without `imports_here` the working folder may be a stranger's, whose modules are not imported.
     """
     from aectl.cli import resume
     from aectl.cli.launch import (
@@ -115,11 +122,14 @@ def run_command(command: str, arguments: Sequence[str], function: Function | Non
     )
     from aectl.config import ConfigError
     from aectl.config.removed import check_removed
+    from aectl.plot_style import leave_matplotlibrc
 
+    leave_matplotlibrc()
     if is_follower():
         return follow(command, arguments)
     name, typed = command, list(arguments)
     resume.TRUST.set(())
+    resume.IMPORTS_HERE.set(imports_here)
     try:
         flags, overrides = split_flags(arguments)
         typed = overrides
@@ -172,11 +182,13 @@ def task(command: str, function: Function | None = None) -> Function:
     def run(config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
 
+        from aectl.cli import resume
         from aectl.cli.early_checks import check_early
 
         # A console script's folder is not on the path; last, one's own modules cannot hide installed ones. It comes
         # only where they can be meant: beside a stranger's run may lie what torch would import if it is there.
-        own = (command == "train" and not config.get("resume")) or config.get("trust")
+        is_typed = command == "train" and not config.get("resume") and resume.IMPORTS_HERE.get()
+        own = is_typed or config.get("trust")
         if own and (folder := HydraConfig.get().runtime.cwd) not in sys.path:
             sys.path.append(folder)
         try:

@@ -23,7 +23,7 @@ STOPPED = (130, 138, 143)
 """Exit codes of a run that a signal stopped at a step."""
 
 
-def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()) -> str:
+def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = (), imports_here: bool = True) -> str:
     """Train a job's run, or go on with it from its checkpoint; returns the last line of its error, or nothing.
 
     `flags` are Hydra's, `extra` overrides that are no part of what tells the job from others. Whatever happens leaves a
@@ -38,7 +38,7 @@ def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()
     said, code = io.StringIO(), 0
     try:
         with silence(said):
-            run_command("train", [*flags, *words], is_job=True)
+            run_command("train", [*flags, *words], is_job=True, imports_here=imports_here)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     # A run that was interrupted before is still so if it is refused now.

@@ -20,6 +20,7 @@ from aectl.config.literal import literal, quoted, unquoted
 from aectl.config.schema import SCHEMAS
 from aectl.config.signature import sign
 from aectl.config.stored import check_links, read_plain
+from aectl.config.trust import is_path
 from aectl.machine import usable_cores
 from aectl.run import OUTPUTS, Run, find
 
@@ -39,6 +40,8 @@ OPTION = re.compile(r"[\w./@+-]+")
 
 TRUST: ContextVar[tuple[str, ...]] = ContextVar("TRUST", default=())
 """The modules and paths that the user trusts in a sweep that is resumed."""
+IMPORTS_HERE: ContextVar[bool] = ContextVar("IMPORTS_HERE", default=True)
+"""Whether modules of the working folder may be imported: false in a resumed sweep that may be a stranger's."""
 
 
 def asked(overrides: Sequence[str]) -> bool:
@@ -73,11 +76,13 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     stored = [word for word in stored if key(word) not in replaced]
     check_working_folder(folder, stored)
     owned = is_own(folder)
-    if not (owned and content(folder)["cwd"] == str(Path.cwd())):
+    is_typed_here = owned and content(folder)["cwd"] == str(Path.cwd())
+    if not is_typed_here:
         signatures = {path: sign("path", path) or "" for path in paths_in(stored)} if owned else {}
         for line in ([*flags, *stored], *(job.overrides for job in read(folder))):
             check_words(replace_removed(line), folder, trust, signatures)
     TRUST.set(tuple(trust))
+    IMPORTS_HERE.set(is_typed_here or any(not is_path(word) for word in trust))
     return flags, [*stored, *others, f"hydra.sweep.dir={quoted(str(folder))}"]
 
 

@@ -30,7 +30,9 @@ from aectl.machine import usable_cores
 NOT_STORED = ("resume", "trust", "data")
 """Keys of a run that are the user's to type."""
 SETTINGS = tuple(one.name for one in fields(SCHEMAS["train"]) if one.name not in NOT_STORED)
-PLUGINS = {"hydra/launcher": ("local", "slurm", "ray", "basic"), "hydra/sweeper": ("search", "basic")}
+PLUGINS = {"hydra/launcher": ("local", "basic"), "hydra/sweeper": ("search", "basic")}
+CLUSTERS = ("slurm", "ray")
+"""Launchers and sweep= options whose workers import modules from the working folder, which may be a stranger's."""
 LAUNCHER_KEYS = {**{name: name for name in LAUNCHERS}, **{key: name for name, key in LAUNCHERS.items()}}
 """The short name of each setting of a launcher or sweeper, under which it is typed and stored."""
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
@@ -126,6 +128,8 @@ def check_value(
     """Check one value of a key; raises Refused."""
     if key in PLUGINS or (key in options() and not isinstance(value, Mapping)):
         names = value if isinstance(value, list) else [value]
+        if any(name in CLUSTERS for name in names):
+            raise Refused
         known = PLUGINS.get(key) or options()[key]
         if not all(name is None or name in known for name in names):
             raise Refused(f"an option of {key} is one of {', '.join(known)}")

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.cli import job
 from aectl.cli.launch import MULTIRUN, split_flags
-from aectl.cli.resume import TRUST
+from aectl.cli.resume import IMPORTS_HERE, TRUST
 from aectl.cli.stored_words import own_modules
 from aectl.config import ConfigError, targets, to_plain
 from aectl.config.literal import quoted
@@ -142,7 +142,8 @@ def task_of(config: DictConfig, threads: int | None, words: Sequence[str]) -> Ta
     flags = [flag for flag in split_flags(typed())[0] if flag not in MULTIRUN]
     modules = trusted(config, words)
     trust = [f"trust=[{','.join(map(quoted, modules))}]"] if modules else []
-    return partial(job.carry_out, flags=flags, extra=[*hydra_words(config), *share, *trust])
+    extra = [*hydra_words(config), *share, *trust]
+    return partial(job.carry_out, flags=flags, extra=extra, imports_here=IMPORTS_HERE.get())
 
 
 def trusted(config: DictConfig, words: Iterable[str]) -> list[str]:

@@ -20,8 +20,8 @@ def run() -> None:
     with follow() as words:
         told = json.loads(words)
         config = OmegaConf.create(told["config"])
-        # As for the leader, one's own modules come last, and not with a stored run unless they are trusted.
-        if (config.trust or not config.resume) and (here := str(Path.cwd())) not in sys.path:
+        # As for the leader, one's own modules come last, and not with what is stored unless they are trusted.
+        if told["imports_here"] and (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)
         trainer = prepare(config, Run(Path(told["folder"]))).trainer
         with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,11 @@ def run(config: DictConfig) -> float:
     with beginning(run):
         check(config)
         processes = processes_of(config)
-    words = {"config": OmegaConf.to_container(config, resolve=True), "folder": str(run.folder)}
+    words = {
+        "config": OmegaConf.to_container(config, resolve=True),
+        "folder": str(run.folder),
+        "imports_here": HydraConfig.get().runtime.cwd in sys.path,
+    }
     try:
         with lead(processes, json.dumps(words)):
             return train(config, run)

@@ -62,7 +62,7 @@ class TrainConfig:
     init_from: str | None = setting(None, "a run whose weights a new run starts from")
     resume: str | None = setting(None, "a run to go on with, or latest")
     data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
-    trust: Any = setting([], "modules outside aectl and torch that a stored run may use")
+    trust: Any = setting([], "modules outside aectl and torch, and own data, that a stored run may use")
     name: str | None = setting(
         None, "name of the run's folder, which run= and resume= accept; null: the time of its start"
     )
@@ -95,7 +95,7 @@ class EvalConfig:
     figures: bool = setting(True, "also draw pictures, and the page report.html")
     device: Any = setting(None, "where it computes, precision and threads")
     data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
-    trust: Any = setting([], "modules outside aectl and torch that the run may use")
+    trust: Any = setting([], "modules outside aectl and torch, and own data, that the run may use")
 
 
 @dataclass
@@ -121,7 +121,7 @@ class SampleConfig:
     thinning: int | None = setting(None, "steps of a chain from picture to picture; null: evenly over steps")
     device: Any = setting(None, "where it computes, precision and threads")
     data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
-    trust: Any = setting([], "modules outside aectl and torch that the run may use")
+    trust: Any = setting([], "modules outside aectl and torch, and own data, that the run may use")
 
 
 SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "sample": SampleConfig}
@@ -155,7 +155,7 @@ NODES = {
     ),
     "reference": "a mapping",
 }
-NAMES = {"trust": "a module's name or a list of them", "only": "a table's name or a list of them"}
+NAMES = {"trust": "a module's name, a path, or a list of them", "only": "a table's name or a list of them"}
 """What is neither of one type nor checked by a constructor."""
 LARGEST = 2**63
 """What whole numbers stay below, in PyTorch and in files."""

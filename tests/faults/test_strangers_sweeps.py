@@ -6,7 +6,9 @@ import io
 import json
 import os
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import optuna
 import pytest
@@ -48,6 +50,11 @@ REFUSED = (
     "hydra.sweeper.trials=1000000000",
     "hydra.sweeper.params.x=interval(0,1)",
     "hydra.sweeper.study=x",
+    "sweep=slurm",
+    "sweep=ray",
+    "sweep=[optuna,ray]",
+    "hydra/launcher=slurm",
+    "+hydra/launcher=ray",
     "device.count=5000",
     "noise._target_=torch.utils.collect_env.run",
     "noise={_target_: torch.utils.collect_env.run}",
@@ -350,3 +357,68 @@ def test_a_sweep_of_ones_own_model_trusts_it_when_it_is_resumed_and_nowhere_else
         if not words:
             Run(planned.folder).update(status="interrupted")
         assert (trust in job.command(planned, [trust])) == (not words)
+
+
+TINY = ["model=undercomplete", "dataset=digits", "model.encoder.widths=[4]", "model.decoder.widths=[4]", "epochs=1"]
+OPTIONAL = ("google", "pandas", "pynvml", "tensorflow", "plotly", "cupy", "IPython", "botocore", "mpi4py")
+"""Modules that torch, TensorBoard and others import if they are there."""
+
+
+def rc_of_bytes(path):
+    path.write_bytes(b"\xff\xfe text.usetex: True")
+
+
+def rc_of_texts(path):
+    path.write_text("\x1b]0;owned\x07: 1\ntext.usetex: True\nfont.size: x\n" * 3)
+
+
+def rc_of_holes(path):
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+RCS = {"not UTF-8": rc_of_bytes, "texts": rc_of_texts, "holes": rc_of_holes}
+
+
+@pytest.mark.parametrize("rc", RCS)
+def test_what_lies_beside_a_strangers_sweep_is_neither_imported_nor_obeyed(tmp_path, rc, torture, tally):
+    if not torture and rc != "not UTF-8":
+        pytest.skip("a long form's")
+    stored(tmp_path / "sweep", [*TINY, "seed=0"], [[*TINY, "seed=0"]], cwd=str(tmp_path / "sweep"))
+    canary = tmp_path / "canary"
+    for name in OPTIONAL:
+        (tmp_path / "sweep" / f"{name}.py").write_text(f"open({str(canary)!r}, 'w')")
+    RCS[rc](tmp_path / "sweep" / "matplotlibrc")
+    program = Path(sys.executable).with_name("aectl")
+    done = subprocess.run(
+        [program, "train", "-m", "resume=.", "jobs=1"],
+        cwd=tmp_path / "sweep", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sweep" / "report.html").is_file()
+    assert not canary.exists() and "owned" not in done.stdout + done.stderr and "\x1b" not in done.stderr
+    tally("attacks refused", len(OPTIONAL) + 1)
+
+
+def test_modules_of_the_working_folder_are_for_ones_own_sweeps_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["aectl"])
+    folder = tmp_path / "own"
+    folder.mkdir()
+    note(folder, ["-m", "seed=0,1"], [])
+    (tmp_path / "elsewhere").mkdir()
+    for where, trust, imports in (
+        (tmp_path, [], True),
+        (tmp_path / "elsewhere", [], False),
+        (tmp_path / "elsewhere", ["trust=/data"], False),
+        (tmp_path / "elsewhere", ["trust=[/data,my_module]"], True),
+    ):
+        monkeypatch.chdir(where)
+        resume.sweep([f"resume={folder}", *trust])
+        assert resume.IMPORTS_HERE.get() == imports
+        assert sweep.task_of(OmegaConf.create(SHARED), 1, []).keywords["imports_here"] == imports
+    resume.TRUST.set(())
+    resume.IMPORTS_HERE.set(True)
+
+
+SHARED = {"hydra": {"overrides": {"hydra": []}}}

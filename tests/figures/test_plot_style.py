@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import matplotlib
+import pytest
 
 from aectl.plot_style import default_style
 
@@ -29,6 +30,28 @@ def test_no_latex_is_run_for_a_folders_matplotlibrc(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figure.png").is_file() and not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_no_matplotlibrc_of_the_working_folder_is_read_at_all(tmp_path, gone):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "matplotlibrc").write_bytes(b"\xff\xfe")
+    code = f"""
+import os, shutil, sys
+from aectl.plot_style import leave_matplotlibrc
+leave_matplotlibrc(), leave_matplotlibrc()
+finders = len(sys.meta_path)
+if {gone}:
+    shutil.rmtree(os.getcwd())
+import matplotlib, matplotlib.figure
+assert len(sys.meta_path) == finders - 1 and matplotlib.rcParams["font.size"] == 10
+assert {gone} or os.getcwd() == {str(folder)!r}
+leave_matplotlibrc()
+assert len(sys.meta_path) == finders - 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_users_own_style_is_back_afterwards():
