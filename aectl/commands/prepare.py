@@ -60,8 +60,6 @@ class Splits:
 Images = tuple[dict[str, Any], Callable[[], Splits]]
 """What a model must know of a data set, and a function that reads or fetches the images to train on and to hold out."""
 
-OpenImages = Callable[[DictConfig, torch.device], Images]
-
 
 def open_images(config: DictConfig, device: torch.device) -> Images:
     """Return the images of a config; none are fetched yet, so that errors of the config are found before."""
@@ -120,14 +118,14 @@ class Prepared:
     init_from: dict[str, str] | None = None
 
 
-def prepare(config: DictConfig, run: Run, images: OpenImages = open_images) -> Prepared:
+def prepare(config: DictConfig, run: Run) -> Prepared:
     """Build everything that a run needs; raises ValueErrors of the config and its parts before anything is written.
 
     What the parts refuse is raised before any image is fetched.
     """
     device = build(config.device, "device")
     device.apply()
-    facts, read = images(config, device.torch)
+    facts, read = open_images(config, device.torch)
     model = build_model(config, facts, config.seed)
     check_training(model, device.torch)
     model.to(device.torch)

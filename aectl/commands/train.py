@@ -8,17 +8,15 @@ import logging
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from aectl import recipe
 from aectl.commands.claim import Busy, adopt, advising, claim, discard
-from aectl.commands.prepare import OpenImages, check, check_other_jobs, open_images, prepare
+from aectl.commands.prepare import Prepared, check, check_other_jobs, prepare
 from aectl.commands.training_summary import summarise_training
 from aectl.config import ConfigError, to_plain
 from aectl.config.absolute import store_paths
@@ -47,7 +45,7 @@ def run(config: DictConfig) -> float:
     run = Run(Path(HydraConfig.get().runtime.output_dir))
     if HydraConfig.get().output_subdir != aside():
         raise ConfigError("hydra.output_subdir: a run's config is in its .hydra, leave the key out")
-    with beginning(run):
+    with discard_on_error(run):
         check(config)
         processes = processes_of(config)
     words = {
@@ -65,99 +63,77 @@ def run(config: DictConfig) -> float:
 
 
 def train(config: DictConfig, run: Run) -> float:
-    """Train in a run's folder, and return the objective."""
-    begun = begin(config, run)
-    with advising(run):
-        begun.start()
-        with begun.ending(), Interruption(begun.max_seconds) as interruption:
-            reason = begun.trainer.fit(lambda: interruption.reason)
-        return conclude(begun.trainer, run, reason)
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A run that is ready to train: all is built, its folder is locked, nothing is written yet."""
-
-    run: Run
-    trainer: Trainer
-    lock: FileLock
-    max_seconds: float | None
-    record: Mapping[str, Any]
-    output_subdir: str | None
-
-    def start(self) -> None:
-        """Write the record of a run that starts, or goes on, now."""
-        if self.trainer.device.precision != "fp32":
-            log.info("precision %s", self.trainer.device.precision)
-        try:
-            if self.output_subdir:
-                store_paths(self.record["config"], self.run.folder / self.output_subdir / "config.yaml")
-            adopt(self.run, self.output_subdir)
-            self.run.begin(**self.record)
-        except OSError:
-            self.give_up()
-            raise
-
-    @contextlib.contextmanager
-    def ending(self) -> Iterator[None]:
-        """Train within: the folder is free afterwards, and an error is in the record."""
-        try:
-            yield
-        except BaseException as error:
-            # On a full disk, or in a folder that is gone, this fails too, and the first error is the one to tell.
-            with contextlib.suppress(OSError, ConfigError):
-                self.run.end("failed", error=str(error) or type(error).__name__)
-            raise
-        finally:
-            self.lock.release()
-
-    def give_up(self) -> None:
-        """Leave nothing behind of a run that shall not start now."""
-        self.lock.release()
-        discard(self.run, self.output_subdir)
-
-
-def begin(config: DictConfig, run: Run, images: OpenImages = open_images) -> Begun:
-    """Make ready what a run needs; what cannot begin leaves nothing behind."""
-    hydra = HydraConfig.get()
-    with beginning(run):
+    """Train in a run's folder, and return the objective; what cannot begin leaves nothing behind."""
+    with discard_on_error(run):
         lock = claim(config, run)
         try:
             left_open = recipe.open_keys(config)
-            prepared = prepare(config, run, images)
+            prepared = prepare(config, run)
             check_other_jobs(config, run, prepared.data)
+            limit = seconds(config.max_time) if config.max_time else None
+            with advising(run):
+                record_start(config, run, prepared, left_open)
         except BaseException:
             # In a process that lives on, such as a notebook's, the run could not be resumed otherwise.
             lock.release()
             raise
-    trainer = prepared.trainer
-    record = {
-        "config": config,
-        "choices": {group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)},
-        "overrides": list(hydra.overrides.task),
-        "device": trainer.device.describe(),
-        "goal": {
-            "epochs": trainer.epochs,
-            "objective": trainer.objective,
-            "metric_settings": {name: list(keys) for name, keys in trainer.model.metric_settings.items()},
-        },
-        "data": prepared.data,
-        "init_from": prepared.init_from,
-        "chosen": {key: to_plain(OmegaConf.select(config, key)) for key in left_open},
-        "own_paths": sign_paths(config),
-    }
-    limit = seconds(config.max_time) if config.max_time else None
-    return Begun(run, trainer, lock, limit, record, hydra.output_subdir)
+    with advising(run):
+        with record_error(run, lock), Interruption(limit) as interruption:
+            reason = prepared.trainer.fit(lambda: interruption.reason)
+        return conclude(prepared.trainer, run, reason)
 
 
 @contextlib.contextmanager
-def beginning(run: Run) -> Iterator[None]:
-    """Leave nothing behind of a run that does not get beyond what is within."""
+def discard_on_error(run: Run) -> Iterator[None]:
+    """Remove the run's folder if the block raises before the run has begun."""
     try:
         yield
     except BaseException as error:
         discard(run, HydraConfig.get().output_subdir, not isinstance(error, Busy))
         raise
+
+
+def record_start(config: DictConfig, run: Run, prepared: Prepared, left_open: Sequence[str]) -> None:
+    """Write the config and the record of a run that starts or resumes now.
+
+    `left_open` are the keys that the model's recipe has filled in.
+    """
+    hydra, trainer = HydraConfig.get(), prepared.trainer
+    if trainer.device.precision != "fp32":
+        log.info("precision %s", trainer.device.precision)
+    own_paths = sign_paths(config)
+    if hydra.output_subdir:
+        store_paths(config, run.folder / hydra.output_subdir / "config.yaml")
+    adopt(run, hydra.output_subdir)
+    run.begin(
+        config=config,
+        choices={group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)},
+        overrides=list(hydra.overrides.task),
+        device=trainer.device.describe(),
+        goal={
+            "epochs": trainer.epochs,
+            "objective": trainer.objective,
+            "metric_settings": {name: list(keys) for name, keys in trainer.model.metric_settings.items()},
+        },
+        data=prepared.data,
+        init_from=prepared.init_from,
+        chosen={key: to_plain(OmegaConf.select(config, key)) for key in left_open},
+        own_paths=own_paths,
+    )
+
+
+@contextlib.contextmanager
+def record_error(run: Run, lock: FileLock) -> Iterator[None]:
+    """Release the run's lock after the block, and write an error that it raises into the record."""
+    try:
+        yield
+    except BaseException as error:
+        # On a full disk, or in a folder that is gone, this fails too, and the first error is the one to tell.
+        with contextlib.suppress(OSError, ConfigError):
+            run.end("failed", error=str(error) or type(error).__name__)
+        raise
+    finally:
+        lock.release()
 
 
 def processes_of(config: DictConfig) -> int:
