@@ -94,17 +94,11 @@ def unknown_command(arguments: Sequence[str]) -> str:
     return f"no command '{word}'{hint(word, COMMANDS, 'the commands are ' + ', '.join(COMMANDS))}"
 
 
-def run_command(
-    command: str,
-    arguments: Sequence[str],
-    function: Function | None = None,
-    is_job: bool = False,
-    imports_here: bool = True,
-) -> None:
+def run_command(command: str, arguments: Sequence[str], is_job: bool = False, imports_here: bool = True) -> None:
     """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job.
 
-    The task is the command's, or `function` in its place. A sweep's job has the settings of its sweep without its flag.
-    Without `imports_here` the working folder may be a stranger's, whose modules are not imported.
+    A sweep's job has the settings of its sweep without its flag. Without `imports_here` the working folder may be a
+    stranger's, whose modules are not imported.
     """
     from aectl.cli import resume
     from aectl.cli.launch import (
@@ -154,7 +148,7 @@ def run_command(
         overrides = admit_new_keys(overrides)
         if not sweep:
             overrides = quote_texts(overrides)
-        launch(name, [*flags, *overrides], task(command, function))
+        launch(name, [*flags, *overrides], task(command))
     except Exception as error:
         report(error, name, typed)
 
@@ -176,7 +170,7 @@ def follow(command: str, arguments: Sequence[str]) -> None:
         raise SystemExit(1) from None
 
 
-def task(command: str, function: Function | None = None) -> Function:
+def task(command: str) -> Function:
     """Return what Hydra calls with a composed config: the command's `run`, its errors told in a line or two."""
 
     def run(config: DictConfig) -> float | None:
@@ -192,9 +186,8 @@ def task(command: str, function: Function | None = None) -> Function:
         if own and (folder := HydraConfig.get().runtime.cwd) not in sys.path:
             sys.path.append(folder)
         try:
-            if function is None:
-                check_early(config, command)
-            call = function or importlib.import_module(f"aectl.commands.{command}").run
+            check_early(config, command)
+            call = importlib.import_module(f"aectl.commands.{command}").run
             gc.set_threshold(*USUAL)
             return call(config)
         except Exception as error:

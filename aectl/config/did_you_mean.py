@@ -161,13 +161,13 @@ def same_meaning(name: str) -> list[str]:
     return []
 
 
-def nearest_names(name: str, known: Iterable[str], most: int = 1) -> list[str]:
-    """Return the names of `known` that are spelt or mean the same but for case and signs, else those spelt alike."""
+def nearest_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return the one known name that is spelt or means the same but for case and signs, else one spelt alike."""
     known = list(known)
     same = [one for one in known if plain_name(one) == plain_name(name)]
     # `device=cuda` means the option cuda, `model.code` the key code.
     meant = [leaf for leaf in (re.split("[.=]", one)[-1] for one in same_meaning(name)) if leaf in known]
-    return (same or meant or difflib.get_close_matches(name, known, most) or near_meaning(name, known))[:most]
+    return (same or meant or difflib.get_close_matches(name, known, 1) or near_meaning(name, known))[:1]
 
 
 def near_meaning(name: str, known: Sequence[str]) -> list[str]:

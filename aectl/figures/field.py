@@ -142,12 +142,12 @@ def rendered(figure: Figure, dpi: float) -> Tensor:
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1).float() / 255
 
 
-def draw_arrows(axes: Axes, model: Reconstructs, source: Source, side: int = ARROWS) -> Quiver:
-    """Draw displacements over a grid of side² points, cut to the grid's step, in the colours of their lengths."""
-    grid = lattice(source, side)
+def draw_arrows(axes: Axes, model: Reconstructs, source: Source) -> Quiver:
+    """Draw displacements over a grid of `ARROWS`² points, cut to the grid's step, in the colours of their lengths."""
+    grid = lattice(source, ARROWS)
     moved = displacements(model, grid).float().cpu().numpy()
     lengths = np.hypot(*moved.T)
-    short = moved * np.minimum(1, 1 / (side - 1) / np.maximum(lengths, 1e-12))[:, None]
+    short = moved * np.minimum(1, 1 / (ARROWS - 1) / np.maximum(lengths, 1e-12))[:, None]
     draw_data(axes, source.pixels())
     return axes.quiver(
         *coordinates(grid).T, *short.T, lengths, cmap=LENGTHS, angles="xy", scale_units="xy", scale=1, width=0.0035,
