@@ -105,7 +105,7 @@ ALLOWED = (
     "storage=sweep/journal.log",
     "storage=null",
     "dataset.path=sweep/x.npy",
-    "hydra/launcher=ray",
+    "hydra/launcher=local",
 )
 
 
