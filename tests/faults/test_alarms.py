@@ -135,6 +135,7 @@ class Worried(Autoencoder):
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_declares_its_alarm_in_its_own_file(aectl, soon):
     Path("own.py").write_text(OWN)
     words = ("model=undercomplete", "model._target_=own.Worried", SMALL, *DIGITS, "epochs=3")
@@ -164,7 +165,9 @@ class Odd(Autoencoder):
 """
 
 
-@pytest.mark.parametrize("name", ["Raises", "Nothing", "Odd"])
+@pytest.mark.parametrize(
+    "name", ["Raises", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Nothing", "Odd"))]
+)
 def test_an_alarm_of_ones_own_that_fails_is_a_warning_and_ends_no_run(name, aectl, soon, torture, tally):
     Path("own.py").write_text(FAULTY)
     epochs = 12 if torture else 3

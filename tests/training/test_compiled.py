@@ -89,6 +89,9 @@ class Plain(Model):
         return {"loss": (self.layer(batch.x.flatten(1)) - batch.x.flatten(1)).square().sum() / len(batch.x)}
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Let torch run what it would compile; one test below compiles."""
