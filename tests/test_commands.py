@@ -400,15 +400,6 @@ def test_a_sweep_trains_every_combination_and_ends_in_a_table(aectl):
     assert "=" not in "".join(p.name for p in sweep.iterdir())
 
 
-def test_a_job_that_fails_is_listed_and_the_others_go_on(aectl):
-    code, out, err = aectl("train", "-m", "model=undercomplete", "model.code=4,0", *QUICK)
-    assert code == 1
-    assert "1 of 2 runs failed" in out
-    assert "code must be at least 1" in out
-    statuses = sorted(record(p.parent)["status"] for p in Path("outputs/multirun").glob("*/*/run.json"))
-    assert statuses == ["done", "failed"]
-
-
 def test_bad_input_never_deletes_what_was_there_before(aectl, tmp_path):
     (tmp_path / "keep").mkdir()
     (tmp_path / "keep/precious.txt").write_text("mine")
@@ -437,11 +428,8 @@ def test_early_stopping_is_told_and_a_stalled_run_says_what_lets_it_go_on(aectl)
     assert "patience=" in err
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [(60, 20, 10), *(pytest.param(one, marks=pytest.mark.slow) for one in ((60, 10, 20), (60, 3, 9, 7)))],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(60, 20, 10), (60, 10, 20), (60, 3, 9, 7)], ids=str)
 def test_arrays_of_any_side_train_and_evaluate(aectl, tmp_path, shape):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     settings = ("dataset=arrays", "dataset.path=x.npy", "batch_size=16", "epochs=1", "device=cpu", "device.threads=1")

@@ -65,6 +65,7 @@ def test_steps_read_nothing_back(words):
                 engine.gradient_norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_steps_are_recorded(words, caplog):
     config, model, source = example(words)
