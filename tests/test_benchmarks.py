@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks import __main__ as bench
-from tests.benchmarks import gpu, growth, growth_figure, precision, some_steps, step
+from tests.benchmarks import growth, growth_figure, some_steps, step
 from tests.benchmarks.agreement import apart
 from tests.benchmarks.bound import products
 
@@ -65,13 +65,6 @@ def test_an_exponent_is_that_of_the_span_alone():
     assert growth.exponent(points, "memory", (8, 128)) != pytest.approx(1.5, abs=0.1)
 
 
-def test_a_row_tells_both_ends_and_the_exponents():
-    axis = growth.AXES["batch"]
-    *_, ours, theirs = growth.page({"batch": {"aectl": law(axis.sizes, -1, 0.5), "tutorial": law(axis.sizes, 1, 1)}})
-    assert ours == "| images in a batch, 16 … 2,048 | aectl | 12.5 … 0.1 | 12 … 136 | -1.00 and 0.50 | 16 … 256 |"
-    assert theirs.endswith("| tutorial loop | 3200.0 … 409600.0 | 48 … 6144 | 1.00 and 1.00 | 16 … 256 |")
-
-
 def test_every_axis_is_measured_at_all_sizes_by_all_contenders_and_drawn(tmp_path):
     asked = []
     axis = growth.Axis(
@@ -94,38 +87,9 @@ def test_steps_are_timed_behind_those_to_warm_up(tmp_path, monkeypatch):
     assert not some_steps.enough(ends[:-1])
 
 
-def test_bf16_is_told_by_steps_and_by_test_losses_of_each_seed():
-    times = {("vae", 2048, 128): {"fp32": 0.045, "bf16": 0.03}}
-    runs = [
-        {"fp32": {"loss": 100.0, "seconds": 20.0}, "bf16": {"loss": loss, "seconds": 12.0}} for loss in (99.0, 102.0)
-    ]
-    lines = list(precision.page(times, {("vae", seed): run for seed, run in enumerate(runs)}))
-    assert "| `vae` | 2048 | 128 | 45.0 | 30.0 | 1.50× |" in lines
-    assert lines[-1] == "| `vae` | 100.000 | 100.500 | +0.50% (-1.00%, +2.00%) | 20.0 and 12.0 |"
-
-
 def test_a_part_within_another_counts_for_itself_alone(monkeypatch):
     now = iter((0.0, 1.0, 4.0, 9.0))
     monkeypatch.setattr(step.time, "perf_counter", lambda: next(now))
     watch = step.Stopwatch()
     watch.timed("forward", watch.timed("random", lambda: None))()
     assert watch.spent == {"random": 3.0, "forward": 6.0}
-
-
-def test_a_steps_parts_are_a_table_of_milliseconds_and_shares():
-    found = dict.fromkeys(step.PARTS, 0.0) | {"products": 0.002, "rest": 0.001, "step": 0.003}
-    lines = list(step.table(found))
-    assert "| products of matrices | 2.00 | 67% |" in lines
-    assert lines[-1] == "| the trainer's own Python, and the rest | 1.00 | 33% |"
-
-
-def test_a_table_of_steps_on_a_gpu_has_all_that_was_measured():
-    found = {
-        "machine": "a GPU",
-        "an epoch, tutorial loop": 8.0,
-        "an epoch, recorded": 0.1,
-        "`gan`": {"one by one": 7000.4, "recorded": 700.0},
-    }
-    lines = list(gpu.page(found))
-    assert "| recorded | 0.100 |" in lines
-    assert "| `gan` | 7000 | 700 |  |  |  |" in lines
