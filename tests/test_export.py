@@ -91,14 +91,8 @@ def test_equal_weights_are_equal_files():
     assert len({export.to_safetensors(make("vae"), SHAPE, notes)["model.safetensors"] for _ in range(5)}) == 1
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("vae", "conditional") else pytest.mark.slow)
-        for name in MODELS
-        if name != "classifier"
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "classifier"])
 def test_onnx_computes_the_same(tmp_path, name):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = make(name)
@@ -118,6 +112,7 @@ def test_onnx_computes_the_same(tmp_path, name):
             assert np.allclose(found, expected(model, path.stem, xs), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_programs_of_torch_run_where_there_is_no_aectl(tmp_path):
     cases = []
     for name in MODELS:

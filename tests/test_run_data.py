@@ -169,6 +169,7 @@ def test_only_what_both_describe_is_compared():
     assert differences({key: value for key, value in then.items() if "valid" not in key}, now) == ""
 
 
+@pytest.mark.slow
 def test_a_run_does_without_its_data_where_none_are_used(aectl):
     write(*images())
     write(*images(4, seed=1), "mine.npz")
@@ -220,6 +221,7 @@ def test_dark_models_take_light_images_for_negatives_also_without_their_data(aec
     assert "try invert=true" in aectl("eval", "run=run", "images=light.npz")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "figures"), [(AE, "true"), (VAE, "false"), (("model=made", "model.hidden=[8]"), "false")]
 )
@@ -245,6 +247,7 @@ def test_without_test_images_a_prior_is_sampled_and_eval_says_what_to_do(aectl):
     assert refused(aectl("eval", "run=run"), "split=test of this run's dataset is empty; take split=valid")
 
 
+@pytest.mark.slow
 def test_a_job_does_not_join_a_sweep_that_had_other_data(aectl):
     write(*images())
     train(aectl, *AE, *OWN, "seed=0", folder="sweep/0-seed_0")
@@ -321,6 +324,7 @@ def weights(folder):
     return checkpoint.load(Path(folder, "checkpoints", "best.pt"))["model"]
 
 
+@pytest.mark.slow
 def test_a_run_that_begins_anew_starts_from_the_weights_that_it_started_from(aectl, monkeypatch):
     write(*images(30))
     words = (*AE, *OWN, "optimizer.lr=0")

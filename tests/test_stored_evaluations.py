@@ -97,6 +97,7 @@ def test_tables_of_earlier_weights_are_stale_until_they_are_made_anew(aectl, tra
     assert not [name for name in section["titles"] if origin_note(section, name)]
 
 
+@pytest.mark.slow
 def test_a_leaderboard_marks_stale_rows(aectl, copied):
     one, other = copied(to="one"), copied(to="other")
     for run in (one, other):
@@ -119,6 +120,7 @@ def test_a_stored_evaluation_is_printed_without_computing_it(aectl, trained, uno
         assert code != 0 and "the run was opened" in err, changed
 
 
+@pytest.mark.slow
 def test_a_whole_evaluation_makes_only_what_is_missing_or_outdated(aectl, trained, unopened):
     evaluate(aectl, trained, "only=reconstruction", "figures=false")
     kept = trained.metrics["test"]["made"]["reconstruction"]["when"]

@@ -111,6 +111,7 @@ def log_density_of_ring(x, spread):
     return (-distances / (2 * spread**2)).logsumexp(1) - math.log(MODES * 2 * math.pi * spread**2)
 
 
+@pytest.mark.slow
 def test_the_density_ratio_of_a_known_mixture_is_recovered_with_its_constant(ring):
     model, spread, x = ring
     u = model.whiten(x)

@@ -62,6 +62,7 @@ def test_a_count_that_comes_back_on_a_gpu_goes_where_the_optimizer_has_its_own()
     assert float(own["step"]) == 7
 
 
+@pytest.mark.slow
 def test_training_imports_neither_the_compiler_nor_matplotlib_nor_torchvision(tmp_path):
     words = ["train", "dataset=digits", "model=dae", "noise=gaussian", "epochs=1", "device=cpu", "hydra.run.dir=run"]
     heavy = ("torch._dynamo", "torchvision", "matplotlib")
