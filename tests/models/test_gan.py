@@ -195,6 +195,7 @@ def test_looking_at_gradient_norms_changes_no_step():
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_a_class_is_drawn_on_the_command_line_and_a_resumed_run_is_the_whole_one(aectl):
     import aectl as package
 
