@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -48,7 +49,19 @@ def open_study(folder: Path, storage: str | None, name: str, seed: int, prune: i
         study.sampler = optuna.samplers.TPESampler(seed=seed_of(study, seed, storage))
         return study
     except Exception as error:
-        raise ConfigError(f"storage: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"storage: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Context in which a study that cannot be read raises ConfigError; only parts of a damaged one are met at once."""
+    try:
+        yield
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"storage: the study is damaged: {type(error).__name__}: {reason}") from error
 
 
 def seed_of(study: optuna.Study, seed: int, storage: str | None) -> int:
@@ -83,10 +96,11 @@ class Search(Watcher):
 
     def jobs(self) -> Iterator[Planned]:
         """Yield jobs until the study has as many trials as it is to have, here and on other machines."""
-        for trial in self.left_over():
-            yield self.take(trial)
-        while len(self.study.get_trials(deepcopy=False)) < self.trials:
-            yield self.take(self.study.ask())
+        with reading():
+            for trial in self.left_over():
+                yield self.take(trial)
+            while len(self.study.get_trials(deepcopy=False)) < self.trials:
+                yield self.take(self.study.ask())
 
     def left_over(self) -> list[optuna.Trial]:
         """Return the trials that a process of this machine left unfinished."""

@@ -87,7 +87,7 @@ def test_a_checkpoint_cannot_be_larger_than_its_file(kept, tally):
     for path in (bomb, short, double):
         with pytest.raises(CheckpointError, match="damaged"):
             package.load(path.parent.parent)
-    tally("attacks refused", 3)
+    tally("memory bombs refused", 3)
 
 
 ODD_STATES = {
@@ -110,7 +110,7 @@ def test_a_checkpoint_that_promises_what_it_has_not_is_refused_in_a_line(kept, t
     torch.save({**torch.load(path, weights_only=True), **ODD_STATES[what]}, path)
     with pytest.raises(ValueError, match=r"damaged|does not fit|numbers need [\d.]+ PB"):
         package.load(path.parent.parent)
-    tally("attacks refused")
+    tally("memory bombs refused")
 
 
 RESUMED = (
@@ -154,7 +154,7 @@ def test_a_field_of_another_kind_is_refused_where_the_checkpoint_is_read(kept, t
                 refused += str(error).endswith(f"damaged: its '{field}' is not what aectl writes there")
         # What is left is possible: an objective of -1, no metrics.
         assert refused >= len(WRONG) - 3, field
-        tally("attacks refused", refused)
+        tally("damaged fields of checkpoints refused", refused)
         damaged_state(run, lambda state, field=field: [state.update(good), state.pop(field)])
         with pytest.raises(CheckpointError, match=f"damaged: it lacks '{field}'"):
             checkpoint.newest(run / "checkpoints")
@@ -171,7 +171,7 @@ def test_an_optimizer_takes_no_memory_but_that_of_its_weights(kept, aectl, tally
     damaged_state(run, change)
     code, _, err = aectl("train", f"resume={run}")
     assert (code == 2 and len(err.strip().splitlines()) <= 2 and "damaged" in err) or "does not fit this run" in err
-    tally("attacks refused")
+    tally("memory bombs refused")
 
 
 def test_a_pickle_calls_nothing_that_takes_memory_as_it_likes(kept, tally):
@@ -181,7 +181,7 @@ def test_a_pickle_calls_nothing_that_takes_memory_as_it_likes(kept, tally):
     repacked(path, lambda name, content: bomb if name.endswith("data.pkl") else content)
     with pytest.raises(CheckpointError, match="its pickle calls builtins bytearray"):
         checkpoint.load(path)
-    tally("attacks refused")
+    tally("memory bombs refused")
 
 
 def test_a_file_of_holes_is_not_read(kept, tally):
@@ -193,7 +193,7 @@ def test_a_file_of_holes_is_not_read(kept, tally):
         file.write(content)
     with pytest.raises(CheckpointError, match="of its 5,368,709,120 bytes the disk has"):
         checkpoint.load(path)
-    tally("attacks refused")
+    tally("memory bombs refused")
 
 
 @pytest.mark.parametrize(("units", "said"), [(3_000_000, "does not fit this model"), (3 * 10**9, "need 768 GB")])
@@ -204,7 +204,7 @@ def test_a_config_that_asks_for_more_memory_than_its_checkpoint_needs_is_refused
     changed(run, lambda text: text.replace("- 8\n", f"- {units}\n"))
     with pytest.raises(ValueError, match=said):
         package.load(run)
-    tally("attacks refused")
+    tally("memory bombs refused")
 
 
 FORBIDDEN = [

@@ -38,7 +38,7 @@ def test_a_strangers_run_reads_no_data_of_the_readers(kept, aectl, private, tort
             code, _, said = aectl(*words)
             assert (code, "add trust=" in said) == (2, True), said
             assert before == sorted(path for path in run.rglob("*") if path.suffix == ".png")
-            tally("attacks refused")
+            tally("own data and modules kept from stored configs")
 
 
 def test_what_needs_no_data_works_without_them(kept, aectl, private):
@@ -95,7 +95,7 @@ def test_a_data_set_stands_where_its_paths_are_seen(tally):
     for node in nodes:
         with pytest.raises(ConfigError, match="the stored config names"):
             check_trusted(OmegaConf.create(node))
-        tally("attacks refused")
+        tally("own data and modules kept from stored configs")
     inner = {"_target_": "my.Data", "of": {"_target_": "aectl.data.datasets.mnist", "root": "/usr"}, "path": "/tmp"}
     assert data_paths(OmegaConf.create(inner), ["my"]) == {"dataset.of.root": "/usr"}
 
@@ -104,7 +104,7 @@ def test_what_names_a_path_trusts_no_module(tally):
     for trust in ("./os", "/os", "~os", "os/../os"):
         with pytest.raises(ConfigError, match="the stored config names"):
             check_trusted({"model": {"_target_": trust}}, [trust])
-        tally("attacks refused")
+        tally("own data and modules kept from stored configs")
 
 
 @pytest.mark.parametrize("name", ["${tags.x}", "a${tags.x}b"])

@@ -5,10 +5,12 @@ import errno
 import io
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import optuna
 import pytest
@@ -25,6 +27,7 @@ from aectl.sweep.plan import PLAN, content, is_own, note, plan, typed_command
 from aectl.sweep.space import Space
 from aectl.sweep.study import Search, open_study
 from aectl.sweep.table import write_csv
+from tests.faults.payload import Payload
 
 REFUSED = (
     "experiment=../../evil",
@@ -115,7 +118,7 @@ def test_a_stored_word_leads_nowhere_but_into_our_conf(tmp_path, monkeypatch, wo
     with pytest.raises(ConfigError, match="a sweep's folder may not ask for that") as error:
         check_words(["-m", "model=vae", word], tmp_path / "sweep")
     assert len(str(error.value).splitlines()) == 2
-    tally("attacks refused")
+    tally("words of stored sweeps refused")
 
 
 def test_a_stored_word_chooses_among_our_settings(tmp_path, monkeypatch):
@@ -127,7 +130,7 @@ def test_a_stored_sweep_has_a_bounded_number_of_jobs(tmp_path, tally):
     for words in (["seed=range(0,10**9)"], ["seed=range(0,1000000000)"], ["seed=range(0,200)", "epochs=range(1,99)"]):
         with pytest.raises(ConfigError, match=rf"may not ask|of at most {MOST_JOBS:,}"):
             check_words(words, tmp_path)
-        tally("attacks refused")
+        tally("words of stored sweeps refused")
     with pytest.raises(ConfigError, match="of at most"):
         check_words(["seed=1"] * 10**5, tmp_path)
 
@@ -154,7 +157,7 @@ def test_words_and_jobs_of_a_strangers_sweep_are_checked_before_hydra_has_them(a
         assert (code, out) == (2, "")
         assert "may not ask for that" in said
         assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.yaml", "sweep"]
-        tally("attacks refused")
+        tally("words of stored sweeps refused")
 
 
 ODD = (None, 5, "x", {"a": 1}, [5], [None], [[]], {"number": 1}, [{"number": "1" * 10**5, "overrides": []}])
@@ -199,7 +202,7 @@ def test_ones_own_sweep_is_known_by_its_signature_in_its_own_folder(tmp_path, mo
     for evil in (folder, other):
         with pytest.raises(ConfigError, match="may not ask for that"):
             resume.sweep([f"resume={evil}"])
-        tally("attacks refused")
+        tally("words of stored sweeps refused")
 
 
 def test_own_data_of_a_sweep_need_no_word_from_another_folder_and_a_moved_sweep_needs_trust(tmp_path, monkeypatch):
@@ -218,32 +221,37 @@ def test_own_data_of_a_sweep_need_no_word_from_another_folder_and_a_moved_sweep_
     resume.TRUST.set(())
 
 
-def planted(folder, space, **trial):
+def planted(folder, space, storage=None, **trial):
     """Return a search in a study that holds a trial of a stranger's."""
-    study = open_study(folder, None, "aectl", 0, None)
+    study = open_study(folder, storage and str(folder / storage), "aectl", 0, None)
     distributions = {"model.code": optuna.distributions.CategoricalDistribution(["4", "8"])}
     kinds = {"params": {}, "distributions": {}, "value": None, **trial}
     if kinds["params"]:
         kinds["distributions"] = trial.get("distributions", distributions)
     study.add_trial(optuna.trial.create_trial(**kinds))
+    # As whoever goes on with it finds it.
+    study = open_study(folder, storage and str(folder / storage), "aectl", 0, None)
     return Search(study, space, folder, ["-m"], 3)
 
 
 EVIL = ["noise._target_=torch.utils.collect_env.run", "+noise.command='touch canary'"]
 SPACE = ["model.code=4,8", "optimizer.lr=interval(0.1,1)", "model.widths=range(2,9,2)"]
+STORAGES = (None, "journal.log")
+"""Of a study: SQLite's file in the sweep's folder, and a journal that several machines may write."""
 GONE = [socket.gethostname(), 2**22 + 1]
 """The owner of a trial: a process of this machine that is no more."""
 
 
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("state", ["WAITING", "RUNNING"])
-def test_a_trials_overrides_are_not_taken_from_the_study(tmp_path, state, tally):
+def test_a_trials_overrides_are_not_taken_from_the_study(tmp_path, state, storage, tally):
     attributes = {"overrides": EVIL, "owner": GONE}
     state = optuna.trial.TrialState[state]
-    search = planted(tmp_path, Space(SPACE, {}), state=state, user_attrs=attributes)
+    search = planted(tmp_path, Space(SPACE, {}), storage, state=state, user_attrs=attributes)
     job = next(search.jobs())
     assert job.number == 0
     assert [word.partition("=")[0] for word in job.overrides] == ["model.code", "optimizer.lr", "model.widths"]
-    tally("attacks refused")
+    tally("values of stored studies refused")
 
 
 def categorical(*choices):
@@ -267,20 +275,44 @@ PLANTED = {
 
 @pytest.mark.parametrize("what", PLANTED)
 @pytest.mark.parametrize("way", ["params", "fixed_params"])
-def test_a_study_gives_values_of_the_search_alone(tmp_path, what, way, tally):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_study_gives_values_of_the_search_alone(tmp_path, what, way, storage, tally):
     params, distributions = PLANTED[what]
     space = Space(SPACE, {})
     if way == "params":
         attributes = {"owner": GONE}
         kinds = {"state": optuna.trial.TrialState.RUNNING, "user_attrs": attributes}
-        search = planted(tmp_path, space, params=params, distributions=distributions, **kinds)
+        search = planted(tmp_path, space, storage, params=params, distributions=distributions, **kinds)
     else:
         kinds = {"state": optuna.trial.TrialState.WAITING, "system_attrs": {"fixed_params": params}}
-        search = planted(tmp_path, space, **kinds)
+        search = planted(tmp_path, space, storage, **kinds)
     with pytest.raises(ConfigError, match="trial 0 of the study has"):
         next(search.jobs())
     assert not (tmp_path / PLAN).exists()
-    tally("attacks refused")
+    tally("values of stored studies refused")
+
+
+def test_a_journal_that_is_damaged_or_a_pickle_runs_nothing_and_is_told_in_a_line(tmp_path, torture, tally):
+    planted(tmp_path, Space(SPACE, {}), "journal.log", state=optuna.trial.TrialState.WAITING)
+    whole = (tmp_path / "journal.log").read_bytes()
+    canary, random = tmp_path / "canary", Random(0)
+    places = [random.randrange(len(whole)) for _ in range(200 if torture else 10)]
+    damaged = [whole[:at] + bytes([random.randrange(256)]) + whole[at + 1 :] for at in places]
+    for damage in (pickle.dumps(Payload(canary)), b"[" * 10**5, b"5\n", b"{}\n", whole[:-9], *damaged):
+        (tmp_path / "journal.log").write_bytes(damage)
+        (tmp_path / "journal.log.lock").unlink(missing_ok=True)
+        try:
+            search = Search(
+                open_study(tmp_path, str(tmp_path / "journal.log"), "aectl", 0, None),
+                Space(SPACE, {}), tmp_path, ["-m"], 3,
+            )  # fmt: skip
+            job = next(search.jobs())
+        except ConfigError as error:
+            assert len(str(error).splitlines()) <= 2
+        else:
+            assert [word.partition("=")[0] for word in job.overrides] == [w.partition("=")[0] for w in SPACE]
+        assert not canary.exists()
+        tally("damaged journals told or passed over")
 
 
 def test_a_trial_that_was_left_over_keeps_its_values(tmp_path):
@@ -397,7 +429,7 @@ def test_what_lies_beside_a_strangers_sweep_is_neither_imported_nor_obeyed(tmp_p
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sweep" / "report.html").is_file()
     assert not canary.exists() and "owned" not in done.stdout + done.stderr and "\x1b" not in done.stderr
-    tally("attacks refused", len(OPTIONAL) + 1)
+    tally("modules and settings of the working folder left alone", len(OPTIONAL) + 1)
 
 
 def test_modules_of_the_working_folder_are_for_ones_own_sweeps_alone(tmp_path, monkeypatch):
