@@ -151,6 +151,12 @@ def brief(message: str, longest: int = 400) -> str:
     return "\n".join(cut(printable(line), size) for line, size in lines)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the first line of what an error says, printable and not too long."""
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return cut(printable(lines[0]), 200)
+
+
 def cut(line: str, longest: int) -> str:
     """Return a line without its middle if it is longer than that."""
     tail = longest // 4

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from aectl.run import Run
-from aectl.terminal import duration, significant
+from aectl.terminal import duration, reason_of, significant
 from aectl.training.baselines import Baseline, cheap_baselines
 from aectl.training.observers import read
 from aectl.training.trainer import Trainer
@@ -30,7 +30,11 @@ def summarise_training(trainer: Trainer, run: Run) -> list[str]:
     objective = trainer.objective
     lines.append(f"best {objective} {with_unit(trainer, objective, trainer.best_value)} (epoch {trainer.best_epoch})")
     best = next((row for row in rows if row["epoch"] == str(trainer.best_epoch)), {})
-    return [*lines, *compare_with_baselines(trainer, best)]
+    try:
+        return [*lines, *compare_with_baselines(trainer, best)]
+    except Exception as error:
+        # A model of one's own may raise anything where it is compared, and all of the run is written already.
+        return [*lines, f"     no comparison with baselines: {type(error).__name__}: {reason_of(error)}"]
 
 
 def compare_with_baselines(trainer: Trainer, best: Mapping[str, str]) -> list[str]:
@@ -48,7 +52,8 @@ def compare_with_baselines(trainer: Trainer, best: Mapping[str, str]) -> list[st
 
 def decibels(baseline: Baseline, value: float) -> str:
     """Return by how many dB a squared error is below the baseline's; nothing for other metrics."""
-    if baseline.metric != "val/mse" or not value or not baseline.value:
+    # An error that is no positive number has no decibels: of a model of one's own it may be anything.
+    if baseline.metric != "val/mse" or not 0 < value < math.inf or not 0 < baseline.value < math.inf:
         return ""
     gain = round(10 * math.log10(baseline.value / value), 1)
     return f" ({f'{gain:+.1f}' if gain else '0.0'} dB)"

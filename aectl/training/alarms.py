@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from aectl.terminal import significant
+from aectl.models.base import Model
+from aectl.terminal import reason_of, significant
 from aectl.training.baselines import cheap_baselines, value_of
 from aectl.training.observers import Epoch, Observer
 
@@ -78,12 +79,12 @@ class Alarms(Observer):
     def ask(self, model: Model, metrics: Mapping[str, float]) -> dict[str, str]:
         """Return what the model's `alarms` say; that they raise is a warning, once."""
         try:
-            return {str(name): str(said) for name, said in model.alarms(metrics).items()}
+            return {str(name): " ".join(str(said).split()) for name, said in model.alarms({**metrics}).items()}
         except Exception as error:
             if not self.has_raised:
                 self.has_raised = True
                 method = f"{type(model).__name__}.alarms"
-                log.warning("model: %s raised %s, training goes on: %s", method, type(error).__name__, error)
+                log.warning("model: %s raised %s, training goes on: %s", method, type(error).__name__, reason_of(error))
                 log.debug("%s", method, exc_info=error)
             return {}
 

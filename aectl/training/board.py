@@ -25,6 +25,7 @@ from torch.nn import functional
 from aectl.data.thumbnails import shrink
 from aectl.durable import naming
 from aectl.models.base import Batch, Encodes, Model
+from aectl.terminal import reason_of
 from aectl.training.evaluations import CURVES, SUFFIX, log_folder
 from aectl.training.observers import Epoch, Observer
 from aectl.training.validation import BATCH, batches
@@ -174,7 +175,7 @@ class TensorBoard(Observer):
             # A model of one's own may raise anything, and what it returns may not be an image or not fit in memory.
             if what not in self.left_out:
                 self.left_out.add(what)
-                reason = str(error).strip() or "no reason given"
+                reason = reason_of(error)
                 log.warning("TensorBoard gets no %s of this model: %s: %s", what, type(error).__name__, reason)
 
     def add_projector(self, codes: Tensor | None, batches: list[Batch], epoch: int) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aectl.durable import written
-from aectl.training.checkpoint_schema import SchemaError, check_pickle, check_resumable, check_tensors
+from aectl.training.checkpoint_schema import LARGEST, SchemaError, check_pickle, check_resumable, check_tensors
 
 FORMAT = 1
 LAST, BEFORE = "last.pt", "before.pt"
@@ -79,8 +79,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     found = state.get("format") if isinstance(state, dict) else None
     if type(found) is int and found > FORMAT:
         raise CheckpointError(f"{path} comes from a newer aectl: its format is {found}, this aectl reads {FORMAT}")
-    if found != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of aectl: its format is {found!r}, not {FORMAT}")
+    if type(found) is not int or found != FORMAT:
+        what = (
+            repr(found)
+            if found is None or (type(found) is int and abs(found) < LARGEST)
+            else f"a {type(found).__name__}"
+        )
+        raise CheckpointError(f"{path} is no checkpoint of aectl: its format is {what}, not {FORMAT}")
     return state
 
 

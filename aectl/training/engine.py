@@ -14,6 +14,7 @@ from aectl.models.base import Batch, Loss, Model, Stage
 from aectl.parallel import average_gradients
 from aectl.rng import Rng
 from aectl.training.device import Device
+from aectl.training.model_checks import ModelError, check_loss, groups_of
 from aectl.training.optimizers import load, step_of, without_compiler
 
 
@@ -34,11 +35,14 @@ class Engine:
         self.optimizers: dict[str, Optimizer] = {}
         self.steps: dict[str, Callable[[], object]] = {}
         without_compiler()
-        for name, group in model.groups(stage).items():
+        for name, group in groups_of(model, stage).items():
             self.params[name] = [p for p in group.params if p.requires_grad]
             if not self.params[name]:
                 raise ValueError(f"model: the group '{name}' has no weights to train")
-            self.optimizers[name] = optimizer(self.params[name], **group.overrides)
+            try:
+                self.optimizers[name] = optimizer(self.params[name], **group.overrides)
+            except (TypeError, ValueError) as error:
+                raise ModelError(f"model: no optimizer for the group '{name}': {error}") from error
             self.steps[name] = step_of(self.optimizers[name])
         self.rates = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
 
@@ -59,6 +63,7 @@ class Engine:
                     loss = next(losses, None)
                 if loss is None:
                     return scalars
+                loss = check_loss(self.model, loss, self.params)
                 params = self.params[loss.group]
                 for parameter in params:
                     parameter.grad = None

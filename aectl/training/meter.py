@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aectl.parallel import average
+from aectl.training.model_checks import ModelError
 
 ROWS = 512
 """Steps that there is room for to begin with."""
@@ -33,10 +34,17 @@ class Meter:
         if not self.names:
             self.names = list(scalars)
             self.rows = torch.zeros(ROWS, len(self.names), device=self.device)
+            if not self.names:
+                raise ModelError("model: losses yields nothing to descend")
+        if scalars.keys() != set(self.names):
+            raise ModelError(
+                f"model: losses and their metrics were {', '.join(self.names)} at the first step of the epoch, "
+                f"and are {', '.join(scalars) or 'none'} at step {self.steps + 1}"
+            )
         if self.steps == len(self.rows):
             self.rows = torch.cat([self.rows, torch.zeros_like(self.rows)])
         # Straight into its row: at steps of a few milliseconds every further operation shows.
-        torch.stack([value.float() for value in scalars.values()], out=self.rows[self.steps])
+        torch.stack([scalars[name].float() for name in self.names], out=self.rows[self.steps])
         self.steps += 1
 
     @property

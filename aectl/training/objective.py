@@ -11,6 +11,7 @@ import torch
 from aectl.config.did_you_mean import hint
 from aectl.models.base import Model
 from aectl.training.finite import NotFinite
+from aectl.training.model_checks import ModelError, called, check_loss, check_metrics, groups_of
 
 if TYPE_CHECKING:
     from aectl.training.trainer import Trainer
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 def default(model: Model, valid: int) -> str:
     """Return the model's own objective, taken on the training images where none are held out."""
+    if not isinstance(model.objective, str):
+        raise ModelError(f"{called(model, 'objective')} is {model.objective!r}, not the name of a metric")
     return model.objective if valid else model.objective.replace("val/", "train/", 1)
 
 
@@ -55,7 +58,8 @@ def validation_names(trainer: Trainer) -> list[str]:
     few = source.batch(torch.arange(min(FEW, len(source)), device=trainer.device.torch))
     trainer.model.eval()
     with torch.no_grad():
-        return [f"val/{name}" for name in trainer.model.validate(few, trainer.held_out.fork("check"))]
+        found = trainer.model.validate(few, trainer.held_out.fork("check"))
+        return [f"val/{name}" for name in check_metrics(trainer.model, found)]
 
 
 def training_names(trainer: Trainer) -> list[str]:
@@ -65,9 +69,11 @@ def training_names(trainer: Trainer) -> list[str]:
         source = trainer.train_source.labelled() if stage.labelled else trainer.train_source
         few = source.batch(torch.arange(min(FEW, len(source)), device=trainer.device.torch))
         model = copy.deepcopy(trainer.model).train()
-        is_alone = len(model.groups(stage)) == 1
+        groups = groups_of(model, stage)
+        is_alone = len(groups) == 1
         names = []
-        for loss in model.losses(few, stage, trainer.held_out.fork("check")):
+        for found_loss in model.losses(few, stage, trainer.held_out.fork("check")):
+            loss = check_loss(model, found_loss, groups)
             names += ["loss" if is_alone else f"loss_{loss.group}", *(loss.metrics or ())]
         found.append([f"train/{name}" for name in dict.fromkeys(names)])
     return [name for name in found[0] if all(name in names for names in found)]

@@ -15,7 +15,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aectl.durable import naming, written
-from aectl.terminal import significant
+from aectl.terminal import reason_of, significant
 
 if TYPE_CHECKING:
     from aectl.training.trainer import Trainer
@@ -66,7 +66,7 @@ def notify(observer: Observer, event: str, *arguments: Any) -> None:
         # A model of one's own may raise anything where it is only watched.
         if not observer.has_failed:
             observer.has_failed = True
-            reason = str(error).strip() or "no reason given"
+            reason = reason_of(error)
             log.warning("%s failed, training goes on: %s: %s", type(observer).__name__, type(error).__name__, reason)
             log.debug("%s.%s", type(observer).__name__, event, exc_info=error)
 

@@ -26,6 +26,7 @@ from aectl.training.device import Device
 from aectl.training.finite import GRADIENT_NORM_EVERY
 from aectl.training.interruption import REASONS
 from aectl.training.meter import Meter
+from aectl.training.model_checks import stages_of
 from aectl.training.observers import Epoch, Observer, notify
 from aectl.training.stages import check_batches, stage_at
 from aectl.training.validation import validate
@@ -69,7 +70,7 @@ class Trainer:
         self.observers, self.facts = observers, facts or {}
         self.rng = Rng(seed, device.torch, parallel.rank(), parallel.count()).fork("training")
         self.order, self.held_out = Rng(seed).fork("order"), Rng(seed, device.torch).fork("validation")
-        self.plan = [(stage, stage.epochs or epochs) for stage in model.stages()]
+        self.plan = [(stage, stage.epochs or epochs) for stage in stages_of(model)]
         self.epochs = sum(length for _, length in self.plan)
         for stage, _ in self.plan:
             check_batches(stage, len(train.labelled() if stage.labelled else train), batch_size)
@@ -180,7 +181,7 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Return the learning rate of the last step, of the first group if there are several."""
-        return self.engine.rate()
+        return float(self.engine.rate())
 
     def enter_stage(self) -> None:
         """Make new optimizers if the present epoch opens another stage."""

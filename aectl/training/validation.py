@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from aectl.data.datasets import Source
-from aectl.models.base import Batch, Mean, Model
+from aectl.models.base import Batch, Model
 from aectl.rng import Rng
+from aectl.training.model_checks import check_metrics
 
 BATCH = 500
 """Images at a time: part of the protocol, since a metric such as the energy distance is a mean over batches."""
@@ -31,8 +32,8 @@ def validate(model: Model, source: Source, rng: Rng) -> dict[str, float]:
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     for batch in batches(source):
-        for name, found in model.validate(batch, rng).items():
-            value, count = found if isinstance(found, Mean) else (found, len(batch.x))
+        for name, (value, over) in check_metrics(model, model.validate(batch, rng)).items():
+            count = len(batch.x) if over is None else over
             sums[name] = sums.get(name, 0.0) + value.detach().float() * count
             counts[name] = counts.get(name, 0) + count
     model.train(was_training)
