@@ -29,6 +29,7 @@ from aectl.models.base import (
     Walks,
 )
 from aectl.rng import Rng
+from aectl.terminal import reason_of
 
 log = logging.getLogger("aectl")
 
@@ -38,6 +39,10 @@ EXCESS, OTHER_RANGE = 0.1, 1.0
 """Mean distances of pixels from [0, 1] above which there is a warning, and an error: a trained linear decoder leaves it
 by 0.01, an untrained one by up to 0.2, and pixels from 0 to 255 by a hundred."""
 KINDS = ("exact", "bound", "estimate", "no likelihood")
+LARGEST = 2**31
+"""Size of a code."""
+PIXELS = ("binary pixels", "grey pixels")
+"""What a score is of."""
 
 
 class AbilityError(ValueError):
@@ -51,22 +56,49 @@ class DoubtfulRange(AbilityError):
 def check_abilities(model: Model, x: Tensor, classes: int, seed: int = 0) -> None:
     """Call each method that the model has on images x [N, C, H, W] in [0, 1], and check what it returns.
 
-    Shapes must fit N, C, H, W and `classes`, numbers must be finite, images must lie in [0, 1] but for an overshoot,
-    and an exact log-probability or a bound of binary pixels is at most 0. Raises AbilityError for the first that fails;
-    images that leave [0, 1] by more than an overshoot, but are of its scale, are a warning.
+    Results must be dense tensors of floats on the device of x. Shapes must fit N, C, H, W and `classes`, numbers must
+    be finite, images must lie in [0, 1] but for an overshoot, and an exact log-probability or a bound of binary pixels
+    is at most 0. A method must not raise, nor change its images or the model. Raises AbilityError for the first that
+    fails; images that leave [0, 1] by more than an overshoot, but are of its scale, are a warning.
     """
-    x = x[:IMAGES]
+    x = x[:IMAGES].clone()
     if not len(x):
         return
     rng = Rng(seed, x.device).fork("ability checks")
     with torch.no_grad():
         for name, check in checks_of(model, x, classes, rng):
+            before = x.clone(), state_of(model), model.training
             try:
                 check()
+                check_unchanged(model, x, *before)
             except DoubtfulRange as warning:
                 log.warning("model: %s.%s %s", type(model).__name__, name, warning)
             except AbilityError as error:
                 raise AbilityError(f"model: {type(model).__name__}.{name} {error}") from None
+            except (MemoryError, OSError, torch.OutOfMemoryError):
+                # Of the machine, and not of the model.
+                raise
+            except Exception as error:
+                raise AbilityError(
+                    f"model: {type(model).__name__}.{name} raised {type(error).__name__}: {reason_of(error)}"
+                ) from error
+
+
+def state_of(model: Model) -> dict[str, Tensor]:
+    """Return copies of all parameters and kept buffers of a model, by name."""
+    return {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def check_unchanged(model: Model, x: Tensor, images: Tensor, state: dict[str, Tensor], training: bool) -> None:
+    """Raise AbilityError if a method has changed the images it was given, the model's weights or its mode."""
+    if not torch.equal(x, images):
+        raise AbilityError("changes the images that it is given: it may work on a copy, x.clone()")
+    now = model.state_dict()
+    odd = [name for name, value in state.items() if name not in now or not torch.equal(now[name], value)]
+    # A NaN is not equal to itself; masks may hold some.
+    odd = [name for name in odd if name not in now or not now[name].isnan().any()]
+    if odd or model.training != training:
+        raise AbilityError(f"changes the model: {odd[0] if odd else 'its mode, by train() or eval()'}")
 
 
 def first_images(source: Source) -> Tensor:
@@ -76,38 +108,51 @@ def first_images(source: Source) -> Tensor:
 
 def checks_of(model: Model, x: Tensor, classes: int, rng: Rng) -> Iterator[tuple[str, Callable[[], None]]]:
     """Yield the name of each method that the model has, with its check."""
-    n = len(x)
+    n, device = len(x), x.device
     codes: list[Tensor] = []
     if isinstance(model, Encodes):
 
         def encode() -> None:
-            codes.append(check_tensor(model.encode(x), (n, ...)))
+            codes.append(check_tensor(model.encode(x), (n, ...), device))
 
         yield "encode", encode
     if isinstance(model, HasPosterior):
-        yield "posterior", lambda: check_posterior(model.posterior(x), n)
+        yield "posterior", lambda: check_posterior(model.posterior(x), n, device)
     if isinstance(model, Decodes) and codes:
-        yield "decode", lambda: check_images(model.decode(codes[0]), x.shape)
+        yield "decode", lambda: check_decoded(model, codes[0], x.shape, device)
+    if isinstance(model, Decodes) and not isinstance(model, Encodes):
+        yield "code", lambda: check_code(model)
     if isinstance(model, Reconstructs):
-        yield "reconstruct", lambda: check_images(model.reconstruct(x), x.shape)
+        yield "reconstruct", lambda: check_images(model.reconstruct(x), x.shape, device)
     if isinstance(model, Classifies) and classes:
-        yield "classify", lambda: void(check_tensor(model.classify(x), (n, classes)))
+        yield "classify", lambda: void(check_tensor(model.classify(x), (n, classes), device))
+    drawn = (3, *x.shape[1:])
     if isinstance(model, Samples):
-        yield "sample", lambda: check_images(model.sample(3, rng=rng), (3, *x.shape[1:]))
+        yield "sample", lambda: check_images(model.sample(3, rng=rng), drawn, device)
+    if isinstance(model, Samples) and getattr(model, "conditional", False) is True and classes:
+        y = torch.arange(3, device=device) % classes
+        yield "sample(y=…)", lambda: check_images(model.sample(3, rng=rng, y=y), drawn, device)
     if isinstance(model, Scores) and not isinstance(model, Normalises):
         # With a constant to be estimated first, a score takes seconds.
-        yield "log_prob", lambda: check_score(model.log_prob(x, rng=rng, samples=2), n)
+        yield "log_prob", lambda: check_score(model.log_prob(x, rng=rng, samples=2), n, device)
     if isinstance(model, Energy):
-        yield "energy", lambda: void(check_tensor(model.energy(x), (n,)))
+        yield "energy", lambda: void(check_tensor(model.energy(x), (n,), device))
+    if isinstance(model, Normalises):
+        yield "observe", lambda: check_images(model.observe(x, rng), x.shape, device)
     if isinstance(model, Walks):
-        yield "start", lambda: check_images(model.start(3, rng=rng), (3, *x.shape[1:]), in_range=False)
-        yield "walk", lambda: check_images(model.walk(x, rng), x.shape, in_range=False)
+        yield "start", lambda: check_images(model.start(3, rng=rng), drawn, device, in_range=False)
+        yield "walk", lambda: check_images(model.walk(x, rng), x.shape, device, in_range=False)
 
 
-def check_tensor(found: Any, shape: tuple[Any, ...]) -> Tensor:
-    """Return a tensor of finite numbers of a shape, whose `...` stands for at least one dimension of any size."""
+def check_tensor(found: Any, shape: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Return a tensor of finite floats of a shape, whose `...` stands for at least one dimension of any size."""
     if not isinstance(found, Tensor):
         raise AbilityError(f"returned {type(found).__name__}, not a tensor")
+    if found.layout is not torch.strided or not found.is_floating_point():
+        kind = str(found.dtype if found.layout is torch.strided else found.layout).removeprefix("torch.")
+        raise AbilityError(f"returned a tensor of {kind}, not of floats")
+    if found.device != device:
+        raise AbilityError(f"returned a tensor on {found.device}, not on {device}")
     size = tuple(found.shape)
     fits = size[:1] == shape[:1] and len(size) >= 2 and found.numel() if shape[-1] is ... else size == shape
     if not fits:
@@ -118,9 +163,9 @@ def check_tensor(found: Any, shape: tuple[Any, ...]) -> Tensor:
     return found
 
 
-def check_images(found: Any, shape: tuple[Any, ...], in_range: bool = True) -> None:
+def check_images(found: Any, shape: tuple[Any, ...], device: torch.device, in_range: bool = True) -> None:
     """Raise AbilityError unless these are images of a shape, with pixels in [0, 1] but for an overshoot."""
-    pixels = check_tensor(found, tuple(shape)).float()
+    pixels = check_tensor(found, tuple(shape), device).float()
     excess = float((pixels - pixels.clamp(0, 1)).abs().mean())
     message = f"returned pixels from {float(pixels.min()):.4g} to {float(pixels.max()):.4g}, not in [0, 1]"
     if in_range and excess > OTHER_RANGE:
@@ -129,25 +174,53 @@ def check_images(found: Any, shape: tuple[Any, ...], in_range: bool = True) -> N
         raise DoubtfulRange(message)
 
 
-def check_posterior(found: Any, n: int) -> None:
+def check_decoded(model: Decodes, codes: Tensor, shape: tuple[Any, ...], device: torch.device) -> None:
+    """Raise AbilityError unless codes are decoded to images, and are the same afterwards."""
+    given = codes.clone()
+    check_images(model.decode(given), shape, device)
+    if not torch.equal(given, codes):
+        raise AbilityError("changes the codes that it is given: it may work on a copy, z.clone()")
+
+
+def check_posterior(found: Any, n: int, device: torch.device) -> None:
     """Raise AbilityError unless these are the means and log-variances of n codes."""
     if not isinstance(found, tuple) or len(found) != 2:
         raise AbilityError(f"returned {type(found).__name__}, not mu and logvar")
-    mu = check_tensor(found[0], (n, ...))
-    check_tensor(found[1], tuple(mu.shape))
+    mu = check_tensor(found[0], (n, ...), device)
+    check_tensor(found[1], tuple(mu.shape), device)
 
 
-def check_score(found: Any, n: int) -> None:
+def check_score(found: Any, n: int, device: torch.device) -> None:
     """Raise AbilityError unless this is a Score of n images that can be one."""
     if not isinstance(found, Score):
         raise AbilityError(f"returned {type(found).__name__}, not an aectl.models.base.Score")
     if found.kind not in KINDS:
         raise AbilityError(f"returned the kind '{found.kind}', not one of {', '.join(KINDS)}")
-    value = check_tensor(found.value, (n,))
+    if found.of not in PIXELS:
+        raise AbilityError(f"returned a score of '{found.of}', not of {' or '.join(PIXELS)}")
+    value = check_tensor(found.value, (n,), device)
     if found.kind in ("exact", "bound") and found.of == "binary pixels" and float(value.max()) > 1e-3:
         raise AbilityError(
             f"returned log p(x) = {float(value.max()):.4g} nats: a probability of binary pixels is at most 1, its log 0"
         )
+
+
+def check_code(model: Any) -> None:
+    """Raise AbilityError unless a model that decodes, and encodes nothing, has the size of its codes."""
+    size = getattr(model, "code", None)
+    if type(size) is not int or not 1 <= size < LARGEST:
+        raise AbilityError(f"is {size!r}: what decodes needs the size of its codes there, a whole number")
+
+
+def check_count(found: Any, n: int, name: str) -> Tensor:
+    """Return what a method made of n images; raises AbilityError unless these are as many results.
+
+    `check_abilities` tries a few images alone, and a method may return fewer of many.
+    """
+    if not isinstance(found, Tensor) or found.shape[:1] != (n,):
+        what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise AbilityError(f"model: {name} returned {what} for {n:,} images, not [{n}, …]")
+    return found
 
 
 def count_of(wrong: Tensor) -> str:

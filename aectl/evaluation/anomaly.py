@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.subject import CHUNK, Benchmark, Row, Rows, Subject, Unmeasured, apply, digest
+from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest
 from aectl.evaluation.verdict import Headline
 from aectl.models.base import Energy, Normalises, Reconstructs, Scores
 
@@ -94,8 +94,7 @@ def likelihoods(subject: Subject) -> Pairs:
 
     @torch.no_grad()
     def score(source: Source) -> Tensor:
-        parts = source.pixels().split(CHUNK)
-        return -torch.cat([model.log_prob(part, rng=rng, samples=SAMPLES).value for part in parts])
+        return -apply(lambda x: model.log_prob(x, rng=rng, samples=SAMPLES).value, source.pixels())
 
     return pairs_of(subject.bench, score)
 
@@ -114,7 +113,10 @@ def energies(subject: Subject) -> Pairs:
 def pairs_of(bench: Benchmark, score: Callable[[Source], Tensor]) -> Pairs:
     """Return the scores of the ordinary images beside those of each set of outliers."""
     inside = score(bench.inliers)
-    return {name: (inside, score(source)) for name, source in bench.all_outliers.items()}
+    pairs = {name: (inside, score(source)) for name, source in bench.all_outliers.items()}
+    if any(bool(scores.isnan().any()) for pair in pairs.values() for scores in pair):
+        raise Unmeasured("its scores are not numbers")
+    return pairs
 
 
 def errors(x: Tensor, restored: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor
 
 from aectl.evaluation.probes import linear_accuracy, nameable
-from aectl.evaluation.subject import Row, Rows, Subject, apply, mean_ci95
+from aectl.evaluation.subject import Row, Rows, Subject, Unmeasured, apply, mean_ci95
 from aectl.evaluation.verdict import Headline
 from aectl.models.base import Classifies
 
@@ -24,7 +24,10 @@ def measure(subject: Subject) -> Rows:
     """
     bench = subject.bench
     held_out = bench.held_out.take(nameable(bench))
-    found = apply(cast("Classifies", subject.model).classify, held_out.pixels()).argmax(1)
+    logits = apply(cast("Classifies", subject.model).classify, held_out.pixels())
+    if bool(logits.isnan().any()):
+        raise Unmeasured("its logits are not numbers")
+    found = logits.argmax(1)
     rows: Rows = {"model": accuracy(found, held_out.labels), "logistic regression": linear_accuracy(bench)}
     return {name: row | error(row) for name, row in rows.items()}
 

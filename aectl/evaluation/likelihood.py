@@ -7,13 +7,14 @@ A model of energies alone is normalised in every way that is open to it, a row f
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from aectl.evaluation.ability_checks import AbilityError, check_count
 from aectl.evaluation.pca import PCA
-from aectl.evaluation.subject import CHUNK, Benchmark, Row, Rows, Subject, mean_ci95
+from aectl.evaluation.subject import CHUNK, Benchmark, Row, Rows, Subject, apply, mean_ci95
 from aectl.evaluation.verdict import Headline
 from aectl.measures import Row as AnyRow
 from aectl.models.base import Encodes, Normalises, Partition, Score, Scores
@@ -66,8 +67,8 @@ def normalised(subject: Subject) -> Rows:
     model, bench = cast("Normalises", subject.model), subject.bench
     x = images(bench, subject.nll_images)
     seen = model.observe(x, bench.rng("likelihood", "observe"))
-    energies = torch.cat([model.energy(chunk) for chunk in seen.split(CHUNK)]).double()
-    ways = model.log_partition(rng=bench.rng("likelihood", "partition"))
+    energies = apply(model.energy, seen).double()
+    ways = checked_ways(model.log_partition(rng=bench.rng("likelihood", "partition")))
     binary = ways[0].of == "binary pixels"
     how: Row = {"binarisation": observed(seen, x) if binary else "none", "images": len(x)}
     rows: Rows = {
@@ -83,6 +84,18 @@ def normalised(subject: Subject) -> Rows:
     else:
         others = {"independent Bernoulli": Score(bernoulli(x, bench.pca.mean, len(bench.train)), "exact")}
     return rows | {name: {**nll(other), **how} for name, other in others.items()}
+
+
+def checked_ways(found: Any) -> list[Partition]:
+    """Return what `log_partition` found; raises AbilityError unless these are finite constants with their intervals."""
+    is_right = isinstance(found, list) and found and all(isinstance(way, Partition) for way in found)
+    if not is_right:
+        raise AbilityError(f"model: log_partition returned {found!r:.60}, not a list of aectl.models.base.Partition")
+    for way in found:
+        numbers = [way.value, way.ci95]
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers) or way.ci95 < 0:
+            raise AbilityError(f"model: log_partition returned log Z = {way.value!r:.30} ± {way.ci95!r:.30}")
+    return found
 
 
 def normalised_nll(energies: Tensor, way: Partition) -> Row:
@@ -111,7 +124,9 @@ def log_prob(model: Scores, x: Tensor, bench: Benchmark, samples: int) -> Score:
     parts = [
         model.log_prob(chunk, rng=bench.rng("likelihood", i), samples=samples) for i, chunk in enumerate(x.split(CHUNK))
     ]
-    return parts[0]._replace(value=torch.cat([part.value for part in parts]))
+    sizes = [len(chunk) for chunk in x.split(CHUNK)]
+    values = [check_count(part.value, n, "log_prob") for part, n in zip(parts, sizes, strict=True)]
+    return parts[0]._replace(value=torch.cat(values))
 
 
 def nll(score: Score) -> Row:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
+from aectl.evaluation.ability_checks import check_count
 from aectl.evaluation.cache import Cache
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.neighbours import nearest
@@ -121,7 +122,8 @@ class Subject:
         n, rng = len(self.bench.held_out), self.bench.rng("samples")
         model = cast("Samples", self.model)
         with torch.no_grad():
-            parts = [model.sample(min(CHUNK, n - i), rng=rng) for i in range(0, n, CHUNK)]
+            sizes = [min(CHUNK, n - i) for i in range(0, n, CHUNK)]
+            parts = [check_count(model.sample(size, rng=rng), size, "sample") for size in sizes]
         return torch.cat(parts).clamp(0, 1)
 
     @cached_property
@@ -138,14 +140,16 @@ class Subject:
 @torch.no_grad()
 def apply(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return `function` of all images, a chunk at a time."""
-    return torch.cat([function(chunk) for chunk in images.split(CHUNK)])
+    name = getattr(function, "__name__", "a method")
+    return torch.cat([check_count(function(chunk), len(chunk), name) for chunk in images.split(CHUNK)])
 
 
 @torch.no_grad()
 def encoded(model: Encodes, source: Source) -> Tensor:
     """Return the codes [N, code] of all images of a source."""
     positions = torch.arange(len(source), device=source.images.device)
-    return torch.cat([model.encode(source.batch(part).x).flatten(1).float() for part in positions.split(CHUNK)])
+    parts = positions.split(CHUNK)
+    return torch.cat([check_count(model.encode(source.batch(p).x), len(p), "encode").flatten(1).float() for p in parts])
 
 
 def mean_ci95(values: Tensor, name: str) -> dict[str, float]:
