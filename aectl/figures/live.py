@@ -18,7 +18,9 @@ EXAMPLES, SAMPLES, COLUMNS, SIDE = 10, 64, 8, 12
 DPI = 70
 """Dots per inch of pictures of the plane."""
 TILE = 56
-"""Pixels: the side that small images are enlarged to, 2 × MNIST's, so that they read well."""
+"""Pixels: the width that small images are enlarged to, 2 × MNIST's, so that they read well."""
+LONGEST_TILE = 224
+"""Pixels of the longer side up to which images are enlarged."""
 
 
 def pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tensor]:
@@ -78,7 +80,8 @@ def grid(images: Tensor, columns: int) -> Tensor:
     than a small run.
     """
     pixels = shrink(images.detach().float().clamp(0, 1)).cpu()
-    factor = max(1, round(TILE / pixels.shape[-1]))
+    # Images that are long and narrow would else become sheets of 17 million pixels.
+    factor = max(1, min(round(TILE / pixels.shape[-1]), LONGEST_TILE // max(pixels.shape[-2:])))
     tiles = functional.pad(pixels, (1, 0, 1, 0), value=1.0)
     columns = min(columns, len(tiles))
     blank = tiles.new_ones(-len(tiles) % columns, *tiles.shape[1:])

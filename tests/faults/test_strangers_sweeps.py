@@ -348,6 +348,7 @@ def test_a_table_of_a_strangers_jobs_holds_no_formula_and_is_whole_or_absent(tmp
     with pytest.raises(OSError, match="No space left"):
         write_csv(tmp_path / "sweep.csv", jobs[:1], ["a"])
     assert (tmp_path / "sweep.csv").read_text() == before
+    tally("full disks survived, by a sweep's table")
 
 
 def full(file):
