@@ -14,7 +14,7 @@ __all__ = ["Rng", "dataset", "load"]
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for, so that `aectl --help` stays quick."""
     if name in ("dataset", "load"):
-        from aectl import loading
+        from aectl.runs import loading
 
         return getattr(loading, name)
     if name == "Rng":

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.clusters import agreement, k_means
+from aectl.evaluation.clustering import agreement, k_means
 from aectl.evaluation.codes import pixels
-from aectl.evaluation.subject import Subject
+from aectl.evaluation.context import Subject
 from aectl.figures import style
 from lecture import panels
 from lecture.lab import Drawn, Lab, Numbers

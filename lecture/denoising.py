@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from aectl.data.noise import Gaussian, Masking
 from aectl.evaluation.anomaly import errors
+from aectl.evaluation.context import apply
 from aectl.evaluation.denoising import AffineDenoiser, corrupted, moments
 from aectl.evaluation.reconstruction import psnr
-from aectl.evaluation.subject import apply
-from aectl.figures import probes, style
+from aectl.figures import examples, style
 from lecture import panels, runs
 from lecture.lab import Drawn, Lab, Numbers, squared_error
 
@@ -29,10 +29,10 @@ def filters(lab: Lab) -> Drawn:
     for axes, share in zip(figure.subplots(1, len(runs.MASKED)), runs.MASKED, strict=True):
         subject = lab.subject(f"vincent-{share}")
         shape = subject.bench.held_out.shape
-        weights = probes.pixel_layer(subject.model, math.prod(shape)).weight
+        weights = examples.pixel_layer(subject.model, math.prod(shape)).weight
         numbers[f"pixels_{share}"] = float(effective_pixels(weights).median())
         numbers[f"mse_{share}"] = squared_error(subject)
-        pictures = panels.grid(probes.filter_tiles(subject.model, shape, FILTERS), COLUMNS)
+        pictures = panels.grid(examples.filter_tiles(subject.model, shape, FILTERS), COLUMNS)
         panels.tiles(axes, pictures, f"{share} % of pixels masked" if share else "no masking")
     title = f"What hidden units look at: the same {FILTERS} of {len(weights)}, trained on MNIST"
     figure.suptitle(title, fontsize=style.TITLE + 1, color=style.INK, x=0.01, ha="left")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from aectl.data.toy import curve
 from aectl.evaluation.anomaly import detection, errors
-from aectl.evaluation.subject import apply
-from aectl.figures import field, style
+from aectl.evaluation.context import apply
+from aectl.figures import planar_fields, style
 from aectl.models.base import Reconstructs
 from lecture import panels, runs
 from lecture.lab import Drawn, Lab, Numbers
@@ -37,11 +37,11 @@ def manifold(lab: Lab) -> Drawn:
     numbers: Numbers = {}
     for kind, row in zip(runs.TOYS, figure.subplots(len(runs.TOYS), 3), strict=True):
         subject = lab.subject(f"toy-{kind}")
-        arrows = field.draw_arrows(row[0], subject.model, subject.bench.held_out)
-        field.dress(row[0], "g(f(x)) - x, arrows cut to one cell")
+        arrows = planar_fields.draw_arrows(row[0], subject.model, subject.bench.held_out)
+        planar_fields.dress(row[0], "g(f(x)) - x, arrows cut to one cell")
         bar(figure, row[0], arrows)
-        shades = field.draw_errors(row[1], subject.model, subject.bench.held_out)
-        field.dress(row[1], "its length: the reconstruction error")
+        shades = planar_fields.draw_errors(row[1], subject.model, subject.bench.held_out)
+        planar_fields.dress(row[1], "its length: the reconstruction error")
         bar(figure, row[1], shades)
         found = off_the_curve(row[2], subject.model, kind)
         numbers |= {f"{kind}_{key}": value for key, value in found.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from aectl.figures import images, style
+from aectl.figures import image_grids, style
 from aectl.models.gan import energy_distance
 from aectl.rng import Rng
 from aectl.sampling import Request, history, paths
@@ -63,7 +63,7 @@ def vae_plane(lab: Lab) -> Drawn:
     for axes, (run, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         found = paths.manifold(lab.subject(run).model, request, PLANE)
         panels.tiles(axes, found["images"], title)
-        places = images.centres(found["images"], 0)[[0, -1]]
+        places = image_grids.centres(found["images"], 0)[[0, -1]]
         across, up = found["codes"][0, [0, -1], 0], found["codes"][[0, -1], 0, 1]
         axes.set_xticks(places, [f"{value:.1f}" for value in across.tolist()])
         axes.set_yticks(places, [f"{value:.1f}" for value in up.tolist()])

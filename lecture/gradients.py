@@ -11,9 +11,9 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.figures import style
-from aectl.loading import build_model
 from aectl.models.gan import GAN
 from aectl.rng import Rng
+from aectl.runs.loading import build_model
 from lecture import panels
 from lecture.lab import Drawn, Lab, Numbers
 

@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import build
 from aectl.evaluation.anomaly import errors
-from aectl.evaluation.subject import Benchmark, Subject
-from aectl.loading import load
-from aectl.run import Run
+from aectl.evaluation.context import Benchmark, Subject
+from aectl.runs.loading import load
+from aectl.runs.run import Run
 
 Numbers = dict[str, float]
 Drawn = tuple[Figure, Numbers]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aectl.evaluation.anomaly import errors
 from aectl.evaluation.codes import ACTIVE, sparsity
-from aectl.evaluation.subject import apply
+from aectl.evaluation.context import apply
 from aectl.figures import style
 from aectl.rng import Rng
 from lecture import panels

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.figures import codes, images, style
+from aectl.figures import codes, image_grids, style
 
 SHOWN = 4000
 """Points of a plane of codes: more would hide each other."""
@@ -36,11 +36,11 @@ def tiles(
     size: float = style.LABEL,
 ) -> None:
     """Show images [rows, columns, C, H, W] as a sheet, with names beside its rows and below its columns."""
-    axes.imshow(images.mosaic(pictures), aspect="equal", interpolation="nearest")
-    images.undress(axes)
-    axes.set_yticks(images.centres(pictures, 0)[: len(rows)], list(rows))
+    axes.imshow(image_grids.mosaic(pictures), aspect="equal", interpolation="nearest")
+    image_grids.undress(axes)
+    axes.set_yticks(image_grids.centres(pictures, 0)[: len(rows)], list(rows))
     if columns:
-        axes.set_xticks(images.centres(pictures, 1), list(columns))
+        axes.set_xticks(image_grids.centres(pictures, 1), list(columns))
     axes.tick_params(labelsize=size)
     axes.set_title(title, fontsize=style.TITLE, color=style.INK, loc="left")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aectl.run import RECORD, Run
+from aectl.runs.run import RECORD, Run
 
 FOLDER = Path("outputs/lecture")
 AT_A_TIME = 2

@@ -9,8 +9,8 @@ from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 from torch import Tensor
 
 from aectl.evaluation import probes
+from aectl.evaluation.context import Benchmark
 from aectl.evaluation.pca import PCA
-from aectl.evaluation.subject import Benchmark
 from aectl.figures import style
 from lecture import panels, runs
 from lecture.lab import Drawn, Lab, Numbers, squared_error

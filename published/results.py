@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aectl.run import RECORD, Run
+from aectl.runs.run import RECORD, Run
 from published.experiments import Experiment, folder_of
 
 Results = Mapping[str, Mapping[str, Any]]

@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import t
 
-from aectl.measures import written
+from aectl.runs.metrics_json import written
 from published.experiments import Experiment
 from published.results import Results, title
 

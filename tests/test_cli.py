@@ -20,26 +20,26 @@ from omegaconf import OmegaConf
 
 from aectl import cli
 from aectl.cli import help
-from aectl.cli.explain import settings_near
-from aectl.cli.launch import LAUNCHERS, admit_new_keys, split_flags
-from aectl.commands.claim import adopt
-from aectl.commands.evaluation import chosen_tables
+from aectl.cli.error_messages import settings_near
+from aectl.cli.hydra_main import LAUNCHERS, admit_new_keys, split_flags
+from aectl.commands.eval_run import chosen_tables
+from aectl.commands.train_lock import adopt
 from aectl.config import ConfigError, conf_dir, options
-from aectl.config.choices import parameter_choices
+from aectl.config.completion_values import parameter_choices
 from aectl.config.did_you_mean import MEANINGS, all_keys
-from aectl.config.hints import hints
-from aectl.config.locate import locate
+from aectl.config.import_name import locate
 from aectl.config.schema import SCHEMAS, check_ranges
+from aectl.config.type_check import hints
 from aectl.data.patches import SETS
 from aectl.data.toy import KINDS as TOY_KINDS
 from aectl.data.toy import Kind
-from aectl.evaluation.report import EVALUATIONS
-from aectl.export import FORMATS
-from aectl.listing import find_all
+from aectl.evaluation.registry import EVALUATIONS
 from aectl.models import nade
 from aectl.models.gan import LOSSES, LossName
 from aectl.models.networks import ACTIVATIONS, Activation
-from aectl.run import Run, find
+from aectl.runs.export import FORMATS
+from aectl.runs.listing import find_all
+from aectl.runs.run import Run, find
 from aectl.sampling import KINDS
 from aectl.sweep.plan import plan
 from aectl.training.precision import PRECISIONS

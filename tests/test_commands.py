@@ -19,9 +19,9 @@ from PIL import Image
 import aectl as package
 from aectl.config import conf_dir
 from aectl.figures import style
-from aectl.measures import columns, meaning, tables_of
-from aectl.page import CAPTIONS, position
-from aectl.run import Run, find
+from aectl.html_report.render import CAPTIONS, position
+from aectl.runs.metrics_json import columns, meaning, tables_of
+from aectl.runs.run import Run, find
 from tests.small import QUICK, SMALL, SOME, training_words
 
 

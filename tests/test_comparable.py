@@ -6,8 +6,8 @@ import pytest
 
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.vae import VAE
-from aectl.sweep.comparable import compare
-from aectl.sweep.jobs import read_jobs
+from aectl.sweep.comparable_metric import compare
+from aectl.sweep.results import read_jobs
 
 SETTINGS = {"sparse": Autoencoder.metric_settings, "vae": VAE.metric_settings}
 

@@ -8,12 +8,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from aectl.config import accepts, build, check_signature, conf_dir
+from aectl.config.recipe import filled_in
 from aectl.config.schema import check_ranges
-from aectl.loading import PARTS, build_model
-from aectl.measures import meaning
 from aectl.models.base import Batch, Model
-from aectl.recipe import filled_in
 from aectl.rng import Rng
+from aectl.runs.loading import PARTS, build_model
+from aectl.runs.metrics_json import meaning
 from aectl.training.device import available
 
 CONF = Path(conf_dir())

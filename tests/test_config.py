@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from aectl.config import ConfigError, accepts, allowlist, build, check_signature, check_trusted, conf_dir
-from aectl.config.hints import fits, words
-from aectl.config.locate import locate
+from aectl.config.import_name import locate
+from aectl.config.type_check import fits, words
 
 SOURCE = """
     class Net:
@@ -212,8 +212,8 @@ def test_a_stored_config_may_name_our_parts(target):
         "aectl_elsewhere.Net",
         "torch.nn.modules.module.torch.os.system",
         "torch.nn.modules.module.torch.multiprocessing.Process",
-        "aectl.data.sources.run",
-        "aectl.run.git",
+        "aectl.data.downloads.run",
+        "aectl.runs.run.git",
         "builtins.eval",
     ],
 )

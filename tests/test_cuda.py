@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from aectl.run import Run, find
+from aectl.runs.run import Run, find
 from tests.test_commands import MODELS, SMALL
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that CUDA can use")

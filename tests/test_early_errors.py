@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from aectl.commands.prepare import check, prepare
+from aectl.commands.train_setup import check, prepare
 from aectl.config import ConfigError, conf_dir
-from aectl.data import sources
-from aectl.run import Run
+from aectl.data import downloads
+from aectl.runs.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def nothing_to_read(tmp_path, monkeypatch):
     """An empty folder of data, and no way to fill it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AECTL_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(sources, "fetch", lambda *_: pytest.fail("data were fetched before the error"))
+    monkeypatch.setattr(downloads, "fetch", lambda *_: pytest.fail("data were fetched before the error"))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from aectl import export
 from aectl.commands.sample import shipped_models
-from aectl.export import ExportError
-from aectl.loading import build_model
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Model
 from aectl.models.boltzmann import Boltzmann
@@ -25,6 +22,9 @@ from aectl.models.gan import GAN
 from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.models.penalty import L1
 from aectl.models.vae import VAE
+from aectl.runs import export
+from aectl.runs.export import ExportError
+from aectl.runs.loading import build_model
 from tests.test_conf import DIGITS, FACTS, composed
 
 SHAPE = (1, 8, 8)

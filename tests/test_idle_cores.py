@@ -7,9 +7,9 @@ import types
 
 import pytest
 
-from aectl import idle_cores, machine
-from aectl.idle_cores import CpuTimes, busy_seconds, count_running, free_cores, measure_free_cores
-from aectl.machine import cpu_quotas, usable_cores, whole_cores
+from aectl.system import idle_cores, machine
+from aectl.system.idle_cores import CpuTimes, busy_seconds, count_running, free_cores, measure_free_cores
+from aectl.system.machine import cpu_quotas, usable_cores, whole_cores
 
 STAT = """\
 cpu  1000 200 300 9000 50 6 7 8 90 0

@@ -11,7 +11,7 @@ from aectl import leaderboard
 from aectl.config import ConfigError
 from aectl.leaderboard.boards import in_words
 from aectl.leaderboard.entries import labels, letter
-from aectl.measures import best, better, column, written
+from aectl.runs.metrics_json import best, better, column, written
 
 TITLES = {"reconstruction": "reconstruction", "likelihood": "likelihood, nats per image"}
 

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from filelock import FileLock
 
-from aectl import listing
 from aectl.config import ConfigError
+from aectl.runs import listing
 
 
 @pytest.fixture(autouse=True)

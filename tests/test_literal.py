@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from aectl.cli.launch import quote_texts
+from aectl.cli.hydra_main import quote_texts
 from aectl.cli.resume import value
 from aectl.config.literal import literal, quoted, unquoted
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from aectl.commands import benchmark
-from aectl.data import sources
+from aectl.commands import eval_data
+from aectl.data import downloads
 from aectl.data.datasets import fashion_mnist, mnist
-from aectl.data.sources import DataError
+from aectl.data.downloads import DataError
 
 
 def opened(root):
@@ -29,7 +29,7 @@ def asked(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "aectl")
 
     def ask(outliers="auto"):
-        found = benchmark.other_images(opened(str(tmp_path)), OmegaConf.create({"outliers": outliers, "quick": False}))
+        found = eval_data.other_images(opened(str(tmp_path)), OmegaConf.create({"outliers": outliers, "quick": False}))
         return found, [record.getMessage() for record in caplog.records]
 
     return ask
@@ -37,11 +37,11 @@ def asked(tmp_path, monkeypatch, caplog):
 
 def unreachable(monkeypatch, seen):
     def fetcher(names, scratch):
-        seen.append((list(names), sources.connect_seconds(), sources.command_seconds()))
+        seen.append((list(names), downloads.connect_seconds(), downloads.command_seconds()))
         raise OSError("no route")
         yield
 
-    monkeypatch.setattr(sources, "sources", lambda name: iter([("a mirror", fetcher)]))
+    monkeypatch.setattr(downloads, "sources", lambda name: iter([("a mirror", fetcher)]))
 
 
 def test_a_download_is_announced_with_its_size_and_how_to_skip_it(asked, monkeypatch):
@@ -56,7 +56,7 @@ def test_a_download_is_announced_with_its_size_and_how_to_skip_it(asked, monkeyp
     assert messages[-1].startswith("no outliers: no source gave t10k-images-idx3-ubyte")
     assert "outliers=fashion_mnist tries longer" in messages[-1]
     # Of the set only what is needed, and no long waits for what nobody asked for.
-    assert seen == [(list(benchmark.TEST_FILES), 3, 15)]
+    assert seen == [(list(eval_data.TEST_FILES), 3, 15)]
 
 
 def test_outliers_that_are_asked_for_are_waited_for_and_needed(asked, monkeypatch):
@@ -64,22 +64,22 @@ def test_outliers_that_are_asked_for_are_waited_for_and_needed(asked, monkeypatc
     unreachable(monkeypatch, seen)
     with pytest.raises(DataError, match="no source gave"):
         asked("fashion_mnist")
-    assert seen == [(list(benchmark.TEST_FILES), 10, 180)]
+    assert seen == [(list(eval_data.TEST_FILES), 10, 180)]
 
 
 def test_none_fetches_nothing(asked, monkeypatch):
-    monkeypatch.setattr(sources, "fetch", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(downloads, "fetch", lambda *_, **__: pytest.fail("fetched"))
     assert asked("none") == ({}, [])
 
 
 def test_a_source_that_never_answers_is_given_up_soon(asked, monkeypatch):
-    monkeypatch.setattr(sources, "BRIEF_COMMAND_SECONDS", 0.2)
+    monkeypatch.setattr(downloads, "BRIEF_COMMAND_SECONDS", 0.2)
 
     def sleeper(names, scratch):
-        sources.run("sleep", "30", folder=scratch)
+        downloads.run("sleep", "30", folder=scratch)
         yield
 
-    monkeypatch.setattr(sources, "sources", lambda name: iter([("a package manager", sleeper)]))
+    monkeypatch.setattr(downloads, "sources", lambda name: iter([("a package manager", sleeper)]))
     start = time.monotonic()
     found, messages = asked()
     assert found == {} and "no answer in" in messages[-1]
@@ -88,10 +88,12 @@ def test_a_source_that_never_answers_is_given_up_soon(asked, monkeypatch):
 
 def test_test_files_alone_are_kept(tmp_path, monkeypatch):
     names = []
-    monkeypatch.setattr(sources, "sources", lambda name: iter([("a mirror", lambda n, s: iter(names.extend(n) or []))]))
+    monkeypatch.setattr(
+        downloads, "sources", lambda name: iter([("a mirror", lambda n, s: iter(names.extend(n) or []))])
+    )
     with pytest.raises(DataError):
-        sources.fetch("fashion_mnist", benchmark.TEST_FILES, tmp_path / "FashionMNIST" / "raw", others=False)
-    assert names == list(benchmark.TEST_FILES)
+        downloads.fetch("fashion_mnist", eval_data.TEST_FILES, tmp_path / "FashionMNIST" / "raw", others=False)
+    assert names == list(eval_data.TEST_FILES)
     with pytest.raises(DataError):
         fashion_mnist(str(tmp_path)).split("test")
     assert len(names) == 2 + 4

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from aectl import page
-from aectl.page import split
+from aectl.html_report import render
+from aectl.html_report.render import split
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 RECORD = {
@@ -109,7 +109,7 @@ def written(tmp_path, pictures):
     path = tmp_path / "report.html"
     settings = {"title": "dae on digits", "name": "<u>run</u>", "config_yaml": "tags:\n  why: </pre><script>"}
     settings |= {"commands": [RECORD["command"], "aectl eval run=x"]}
-    assert page.write(path, **settings, record=RECORD, section=SECTION, figures=pictures) == path
+    assert render.write(path, **settings, record=RECORD, section=SECTION, figures=pictures) == path
     return path
 
 
@@ -172,7 +172,7 @@ def test_the_best_is_marked_among_rows_measured_alike(written):
 def test_a_pca_that_nearly_copies_is_not_marked_and_a_smaller_one_is_explained(tmp_path):
     rows = {"model": {"mse": 0.03}, "PCA-60": {"mse": 2e-5}, "mean image": {"mse": 0.07}}
     section = {"split": "test", "images": 360, "reconstruction": rows, "codes": {"model": {"units": 64.0}}}
-    text = page.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text()
+    text = render.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text()
     assert re.findall(r'class="best">([^<]*)<', text) == ["0.03000"]
     assert "360 test images · PCA-60 nearly copies the image (over 99.9 % of the variance), not counted as best" in text
     assert "PCA-60: fewer components than the code has units (64): the rank of the training images." in text
@@ -199,7 +199,7 @@ def test_tables_of_earlier_evaluations_say_so(tmp_path):
         "probes": origin,
     }
     section = {**SECTION, "made": made, "quick": "quick look: 500 of 10,000 test images"}
-    found = Parsed(page.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text())
+    found = Parsed(render.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text())
     assert "after epoch 2 · quick look: 500 of 10,000 test images\n" in found.text
     notes = [line for line in found.text.splitlines() if "test images · " in line]
     assert notes == [
@@ -257,7 +257,7 @@ def test_the_head_says_what_it_is_about(parsed):
 
 
 def test_a_record_that_tells_little_makes_a_page_too(tmp_path):
-    path = page.write(tmp_path / "r.html", title="x", commands=[], record={}, section={"split": "test"})
+    path = render.write(tmp_path / "r.html", title="x", commands=[], record={}, section={"split": "test"})
     found = Parsed(path.read_text())
     assert found.tables == []
     assert "None" not in found.text

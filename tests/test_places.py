@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from aectl.cli.job import command as words_of_job
 from aectl.config import ConfigError
-from aectl.run import COMMAND
-from aectl.sweep import places, read_jobs
-from aectl.sweep.places import Places, Watcher
+from aectl.runs.run import COMMAND
+from aectl.sweep import read_jobs, worker_pool
 from aectl.sweep.plan import command, note, plan, read, typed_command
+from aectl.sweep.run_job import command as words_of_job
+from aectl.sweep.worker_pool import Places, Watcher
 
 
 class Diary(Watcher):
@@ -165,4 +165,4 @@ def test_a_system_without_shared_memory_is_named(monkeypatch, number):
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
     with pytest.raises(ConfigError, match=rf"needs shared memory.*: {os.strerror(number)}\n  make /dev/shm writable"):
-        places.place()
+        worker_pool.place()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from aectl.commands.progress import describe, table_progress
+from aectl.commands.eval_progress import describe, table_progress
 
 
 class Terminal(io.StringIO):

@@ -9,10 +9,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from aectl import recipe
-from aectl.config import ConfigError, conf_dir
+from aectl.config import ConfigError, conf_dir, recipe
 from aectl.config.schema import check_ranges
-from aectl.run import Run
+from aectl.runs.run import Run
 
 DIGITS, MNIST = (1287, (1, 8, 8)), (55_000, (1, 28, 28))
 MODELS = {

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from aectl import room
 from aectl.config import ConfigError
-from aectl.data import array_files, resized
-from aectl.data.sources import DataError
-from aectl.machine import group_bytes, memory_bytes
-from aectl.room import Room, check_images, check_training, in_words
-from aectl.terminal import brief, printable
+from aectl.data import array_files, resize_cache
+from aectl.data.downloads import DataError
+from aectl.system import memory_check
+from aectl.system.machine import group_bytes, memory_bytes
+from aectl.system.memory_check import Room, check_images, check_training, in_words
+from aectl.system.terminal import brief, printable
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A machine of a megabyte."""
-    monkeypatch.setattr(room, "memory_bytes", lambda: 1e6)
+    monkeypatch.setattr(memory_check, "memory_bytes", lambda: 1e6)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_limits_of_control_groups_are_found(tmp_path):
 
 def test_pictures_that_the_disk_has_no_room_for_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"take 10,000,000,000,000,000 bytes, and .* left"):
-        resized.check_room(tmp_path / "x.npy", 10**6, (1, 10**5, 10**5))
+        resize_cache.check_room(tmp_path / "x.npy", 10**6, (1, 10**5, 10**5))
     with pytest.raises(DataError, match="bytes of memory"):
-        resized.check_room(Path(tmp_path / "x.npy"), 0, (1, 10**6, 10**6))
+        resize_cache.check_room(Path(tmp_path / "x.npy"), 0, (1, 10**6, 10**6))
 
 
 def test_archives_that_are_larger_unpacked_than_memory_are_refused(tmp_path, monkeypatch):

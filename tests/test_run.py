@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from aectl.config import ConfigError
-from aectl.run import Run, read_commit
+from aectl.runs.run import Run, read_commit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

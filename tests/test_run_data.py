@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import aectl as package
-from aectl.cli import launch
+from aectl.cli import hydra_main
 from aectl.config import ConfigError
-from aectl.config.absolute import make_data_paths_absolute
+from aectl.config.absolute_paths import make_data_paths_absolute
 from aectl.data.datasets import arrays, digits
-from aectl.data.identity import describe, describe_splits, differences, mean_intensity
-from aectl.run import Run
+from aectl.data.digests import describe, describe_splits, differences, mean_intensity
+from aectl.runs.run import Run
 from aectl.sweep import plan
 from aectl.training import checkpoint
 
@@ -377,7 +377,7 @@ def test_all_jobs_of_a_sweep_start_from_the_same_run(aectl, tmp_path, monkeypatc
         Path("outputs", name).mkdir(parents=True)
         Path("outputs", name, "run.json").write_text(json.dumps({"started": str(started)}))
     typed = []
-    monkeypatch.setattr(launch, "launch", lambda name, words, task: typed.extend(words))
+    monkeypatch.setattr(hydra_main, "launch", lambda name, words, task: typed.extend(words))
     assert aectl("train", "-m", "model.code=1,2", f"init_from={value}")[0] == 0
     assert typed[-1] == f"init_from={expected.format(tmp_path, tmp_path)}"
     assert refused(aectl("train", "-m", "init_from=nowhere"), "'nowhere' is no run")

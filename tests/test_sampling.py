@@ -12,13 +12,13 @@ from torch.utils.tensorboard import SummaryWriter
 from aectl.cli.help import of_command
 from aectl.commands.sample import describe_left_out
 from aectl.data.datasets import Source
-from aectl.figures.live import grid
 from aectl.models.base import Model
 from aectl.rng import Rng
-from aectl.run import find
+from aectl.runs.run import find
 from aectl.sampling import KINDS, Impossible, Request, history, paths
 from aectl.sampling import draws as draw
 from aectl.sampling import reconstruction as again
+from aectl.tensorboard.images import grid
 
 SHAPE = (1, 4, 6)
 QUICK = ("dataset=digits", "epochs=1", "device=cpu", "device.threads=1", "batch_size=256")

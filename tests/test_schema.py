@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError, conf_dir
-from aectl.config.folders import slug
+from aectl.config.folder_names import slug
 from aectl.config.schema import SCHEMAS, TrainConfig, check_ranges, seconds
 
 

@@ -9,8 +9,8 @@ import optuna
 import pytest
 
 from aectl.config import ConfigError
-from aectl.sweep.space import Space
-from aectl.sweep.study import Search, open_study
+from aectl.sweep.optuna_search import Search, open_study
+from aectl.sweep.search_space import Space
 from tests.typed import QUICK, begin, jobs, record, sweep_folder, type_in, wait_until
 
 LR = "optimizer.lr=tag(log,interval(0.001,0.1))"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from aectl.commands import evaluation
-from aectl.commands.benchmark import QUICK
-from aectl.evaluation.report import EVALUATIONS, lacking
-from aectl.measures import damage, origin_note
+from aectl.commands import eval_run
+from aectl.commands.eval_data import QUICK
+from aectl.evaluation.registry import EVALUATIONS, lacking
 from aectl.models.base import Model
-from aectl.run import Run
+from aectl.runs.metrics_json import damage, origin_note
+from aectl.runs.run import Run
 from tests.faults.conftest import UPGRADE
 
 TWO = "only=[reconstruction,codes]"
@@ -54,7 +54,7 @@ def unopened(monkeypatch):
         def fail(*_):
             raise AssertionError("the run was opened")
 
-        monkeypatch.setattr(evaluation, "open_run", fail)
+        monkeypatch.setattr(eval_run, "open_run", fail)
 
     return refuse
 
@@ -174,10 +174,10 @@ def test_a_quick_evaluation_says_so_and_stays_apart(aectl, trained, monkeypatch)
 @pytest.mark.parametrize(("chosen", "is_told"), [((), True), (("likelihood",), True), (("codes",), False)])
 def test_the_draws_of_a_likelihood_are_told_with_its_table_alone(chosen, is_told, trained, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    quick = "quick look: 100 of 360 test images" + evaluation.LIKELIHOOD_PART + "100 images and 100 draws"
+    quick = "quick look: 100 of 360 test images" + eval_run.LIKELIHOOD_PART + "100 images and 100 draws"
     section = {"images": 100, "split": "test", "epoch": 1, "quick": quick, "missing": {}}
     tables = {"codes": {"model": {"units": 4}}, "likelihood": {"model": {"nll": 3.0}}}
-    evaluation.show({**section, **tables, "titles": dict.fromkeys(tables, "x")}, trained, chosen)
+    eval_run.show({**section, **tables, "titles": dict.fromkeys(tables, "x")}, trained, chosen)
     out = capsys.readouterr().out
     assert "quick look: 100 of 360 test images" in out
     assert ("draws" in out) == is_told

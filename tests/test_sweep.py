@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from aectl.sweep import SweepTable, read_jobs, table
-from aectl.sweep.formats import aligned, intervals, probability
+from aectl.sweep.number_formats import aligned, intervals, probability
 
 
 def write_job(folder, number, overrides, value=None, **record):

@@ -7,7 +7,7 @@ import signal
 import pytest
 from omegaconf import OmegaConf
 
-from aectl.cli import sweep
+from aectl.sweep import launch
 from tests.hparams import hparams_page
 from tests.typed import QUICK, begin, jobs, record, rows, sweep_folder, type_in, wait_until
 
@@ -51,18 +51,18 @@ def test_jobs_run_beside_each_other_and_a_failed_one_is_told_at_once(tmp_path, m
     ],
 )
 def test_as_many_jobs_run_as_there_are_idle_cores(idle, typed, device, count, jobs, places, threads, monkeypatch):
-    monkeypatch.setattr(sweep, "usable_cores", lambda: 8)
-    monkeypatch.setattr(sweep, "idle_cores", lambda: idle)
-    monkeypatch.setattr(sweep, "accelerated", lambda: True)
+    monkeypatch.setattr(launch, "usable_cores", lambda: 8)
+    monkeypatch.setattr(launch, "idle_cores", lambda: idle)
+    monkeypatch.setattr(launch, "accelerated", lambda: True)
     config = OmegaConf.create({"device": {"count": count}, "hydra": {"runtime": {"choices": {"device": device}}}})
-    assert sweep.places_for(config, typed, jobs) == places
-    assert sweep.threads_for(places) == threads
+    assert launch.places_for(config, typed, jobs) == places
+    assert launch.threads_for(places) == threads
 
 
 def test_a_pool_as_large_as_the_machine_need_not_be_measured(monkeypatch):
-    monkeypatch.setattr(sweep, "usable_cores", lambda: 4)
-    monkeypatch.setattr(sweep, "idle_cores", lambda: pytest.fail("measured"))
-    assert (sweep.threads_for(4), sweep.threads_for(9)) == (1, 1)
+    monkeypatch.setattr(launch, "usable_cores", lambda: 4)
+    monkeypatch.setattr(launch, "idle_cores", lambda: pytest.fail("measured"))
+    assert (launch.threads_for(4), launch.threads_for(9)) == (1, 1)
 
 
 @pytest.mark.slow

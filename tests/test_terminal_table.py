@@ -6,9 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
-from aectl.commands.evaluation import print_rows
-from aectl.terminal import console, fill
-from aectl.terminal_table import Column, blocks, cell_width, print_table, rows_with_paths
+from aectl.commands.eval_run import print_rows
+from aectl.system.terminal import console, fill
+from aectl.system.terminal_table import Column, blocks, cell_width, print_table, rows_with_paths
 
 WIDTHS = (40, 60, 80, 120)
 NOISES = ("none", "gaussian_0.5", "gaussian_1", "masking_0.25", "masking_0.75", "salt_and_pepper_0.25")

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from aectl.terminal import WrappingHandler, wrap_prose
+from aectl.system.terminal import WrappingHandler, wrap_prose
 
 
 class Terminal(io.StringIO):

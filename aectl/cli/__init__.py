@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from aectl.cli.standard_streams import lenient_streams
-from aectl.machine import is_follower, started_together
-from aectl.terminal import brief, wrap_prose
+from aectl.system.machine import is_follower, started_together
+from aectl.system.standard_streams import lenient_streams
+from aectl.system.terminal import brief, wrap_prose
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -58,7 +58,7 @@ def main() -> None:
 def dispatch(arguments: Sequence[str]) -> None:
     """Answer what needs no config (help, version, TAB) or run the command that the first word names."""
     if "-sc" in arguments or "--shell-completion" in arguments:
-        from aectl.cli.complete import answer
+        from aectl.cli.completion import answer
 
         return answer(arguments)
     if "--version" in arguments[:2]:
@@ -73,7 +73,7 @@ def dispatch(arguments: Sequence[str]) -> None:
         return print(help.of_command(command, words[1:]) if command in COMMANDS else help.overview())
     if command not in COMMANDS:
         refuse(unknown_command(arguments))
-    from aectl.run import COMMAND
+    from aectl.runs.run import COMMAND
 
     typed = COMMAND.set(("aectl", *arguments))
     try:
@@ -101,7 +101,7 @@ def run_command(command: str, arguments: Sequence[str], is_job: bool = False, im
     stranger's, whose modules are not imported.
     """
     from aectl.cli import resume
-    from aectl.cli.launch import (
+    from aectl.cli.hydra_main import (
         MULTIRUN,
         admit_new_keys,
         check_name,
@@ -116,7 +116,7 @@ def run_command(command: str, arguments: Sequence[str], is_job: bool = False, im
     )
     from aectl.config import ConfigError
     from aectl.config.removed import check_removed
-    from aectl.plot_style import leave_matplotlibrc
+    from aectl.system.plot_style import leave_matplotlibrc
 
     leave_matplotlibrc()
     if is_follower():
@@ -161,7 +161,7 @@ def follow(command: str, arguments: Sequence[str]) -> None:
     if command != "train" or any(word.startswith("-") for word in arguments):
         return
     try:
-        module = importlib.import_module("aectl.commands.follow")
+        module = importlib.import_module("aectl.commands.train_follower")
         gc.set_threshold(*USUAL)
         module.run()
     except Exception:
@@ -211,7 +211,7 @@ def fail(error: Exception, command: str) -> NoReturn:
 
 def report(error: Exception, name: str = "train", overrides: Sequence[str] = ()) -> NoReturn:
     """Say what went wrong in a line or two and exit; with AECTL_DEBUG let the traceback through."""
-    from aectl.cli.explain import explain
+    from aectl.cli.error_messages import explain
 
     if os.environ.get("AECTL_DEBUG", "") not in ("", "0"):
         raise error

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aectl.config.schema import check_ranges
-from aectl.run import find
+from aectl.runs.run import find
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -29,9 +29,9 @@ def remove_refused_run() -> None:
     """Remove what Hydra has written for a run that is not going to start."""
     from hydra.core.hydra_config import HydraConfig
 
-    from aectl.commands.claim import discard
-    from aectl.config.folders import aside
-    from aectl.run import Run
+    from aectl.commands.train_lock import discard
+    from aectl.config.folder_names import aside
+    from aectl.runs.run import Run
 
     hydra = HydraConfig.get()
     # Another folder than our own was set by the user, and may hold other things.

@@ -13,16 +13,16 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from aectl.cli.launch import LAUNCHERS, split_flags
+from aectl.cli.hydra_main import LAUNCHERS, split_flags
 from aectl.config import ConfigError
+from aectl.config.allowlist import is_path
 from aectl.config.did_you_mean import nearest_names
 from aectl.config.literal import literal, quoted, unquoted
 from aectl.config.schema import SCHEMAS
 from aectl.config.signature import sign
-from aectl.config.stored import check_links, read_plain
-from aectl.config.trust import is_path
-from aectl.machine import usable_cores
-from aectl.run import OUTPUTS, Run, find
+from aectl.config.untrusted_files import check_links, read_plain
+from aectl.runs.run import OUTPUTS, Run, find
+from aectl.system.machine import usable_cores
 
 KEYS = ("epochs", "steps", "max_time", "patience", "trust", "data", "hydra.verbose")
 NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
@@ -55,8 +55,8 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises ConfigError if there is no such sweep, or if a key is typed that would make it another one.
     """
     # Imported here: every command asks whether a run is to go on, and few go on with a sweep.
-    from aectl.cli.stored_words import check_words, paths_in
     from aectl.config.removed import replace_removed
+    from aectl.config.stored_overrides import check_words, paths_in
     from aectl.sweep.plan import check_working_folder, command, content, is_own, read
 
     name = [value(o) for o in overrides if key(o) == "resume"][-1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from aectl import listing
 from aectl.config.schema import check_ranges
+from aectl.runs import listing
 
 
 def run(config: DictConfig) -> None:
@@ -14,15 +14,15 @@ def run(config: DictConfig) -> None:
     if config.run is None:
         return listing.show()
     # Imported here: a list of runs need not wait for torch.
-    from aectl.commands import benchmark, evaluation, take_out
+    from aectl.commands import eval_data, eval_export, eval_run
 
     # Before anything is read or fetched.
-    evaluation.chosen_tables(config)
-    benchmark.check_outliers(config.outliers)
-    take_out.check_format(config.export)
+    eval_run.chosen_tables(config)
+    eval_data.check_outliers(config.outliers)
+    eval_export.check_format(config.export)
     if config.images:
-        return take_out.evaluate_images(config)
+        return eval_export.evaluate_images(config)
     if config.export:
-        return take_out.export_parts(config)
+        return eval_export.export_parts(config)
     folders = listing.find_all(config.run)
-    return evaluation.single(config, folders[0]) if len(folders) == 1 else evaluation.compare(config, folders)
+    return eval_run.single(config, folders[0]) if len(folders) == 1 else eval_run.compare(config, folders)

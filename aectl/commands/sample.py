@@ -17,18 +17,18 @@ from aectl.config import ConfigError, conf_dir
 from aectl.config.did_you_mean import hint
 from aectl.config.schema import SampleConfig, check_ranges
 from aectl.data.datasets import Source, empty
-from aectl.durable import clear, written
 from aectl.evaluation.ability_checks import check_abilities, first_images
-from aectl.figures.gallery import figure
-from aectl.figures.motion import animation
-from aectl.figures.probes import is_planar
+from aectl.figures.animation import animation
+from aectl.figures.examples import is_planar
+from aectl.figures.sample_figures import figure
 from aectl.figures.style import save
-from aectl.loading import Opened, open_run, why_missing
 from aectl.models.base import Model
-from aectl.plot_style import default_style
 from aectl.rng import Rng
-from aectl.room import check_images
+from aectl.runs.loading import Opened, open_run, why_missing
 from aectl.sampling import KINDS, Impossible, Request, is_conditional
+from aectl.system.atomic_write import clear, written
+from aectl.system.memory_check import check_images
+from aectl.system.plot_style import default_style
 
 log = logging.getLogger("aectl")
 

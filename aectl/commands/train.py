@@ -14,23 +14,22 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from aectl import recipe
-from aectl.commands.claim import Busy, adopt, advising, claim, discard
-from aectl.commands.prepare import Prepared, check, check_other_jobs, prepare
-from aectl.commands.training_summary import summarise_training
-from aectl.config import ConfigError, to_plain
-from aectl.config.absolute import store_paths
-from aectl.config.folders import aside
-from aectl.config.own_paths import sign_paths
+from aectl.commands.train_lock import Busy, adopt, advising, claim, discard
+from aectl.commands.train_setup import Prepared, check, check_other_jobs, prepare
+from aectl.commands.train_summary import summarise_training
+from aectl.config import ConfigError, recipe, to_plain
+from aectl.config.absolute_paths import store_paths
+from aectl.config.data_paths import sign_paths
+from aectl.config.folder_names import aside
 from aectl.config.schema import seconds
-from aectl.file_lock import FileLock
-from aectl.loading import PARTS
-from aectl.machine import PROCESS_BYTES, memory_bytes, started_together
 from aectl.parallel import Lost
-from aectl.parallel.group import lead
-from aectl.room import in_words
-from aectl.run import RECORD, Run
-from aectl.training.interruption import Interruption
+from aectl.parallel.process_group import lead
+from aectl.runs.loading import PARTS
+from aectl.runs.run import RECORD, Run
+from aectl.system.file_lock import FileLock
+from aectl.system.machine import PROCESS_BYTES, memory_bytes, started_together
+from aectl.system.memory_check import in_words
+from aectl.training.stop_signals import Interruption
 from aectl.training.trainer import Trainer
 
 log = logging.getLogger("aectl")

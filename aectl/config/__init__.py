@@ -13,10 +13,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from aectl.config.allowlist import is_misplaced, is_path, may_be_called, may_be_looked_up, within
 from aectl.config.did_you_mean import hint
-from aectl.config.hints import fits, hints, words
-from aectl.config.locate import locate
-from aectl.config.trust import is_misplaced, is_path, may_be_called, may_be_looked_up, within
+from aectl.config.import_name import locate
+from aectl.config.type_check import fits, hints, words
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, options, to_plain
 from aectl.config.did_you_mean import hint, nearest_names
-from aectl.config.folders import aside, fresh, run_name, scratch, slug
+from aectl.config.folder_names import aside, fresh, run_name, scratch, slug
 
 
 def setting(default: Any, meaning: str) -> Any:

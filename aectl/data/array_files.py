@@ -14,10 +14,10 @@ import torch
 from numpy.lib.format import MAGIC_PREFIX
 from torch import Tensor
 
-from aectl.data.mapped import PIECE, Mapped, can_stay
+from aectl.data.downloads import DataError
+from aectl.data.memmap import PIECE, Mapped, can_stay
 from aectl.data.pixel_range import DIM, check_white, dim_notice, white_hint
-from aectl.data.sources import DataError
-from aectl.machine import memory_bytes
+from aectl.system.machine import memory_bytes
 
 log = logging.getLogger("aectl")
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aectl import durable
-from aectl.data.mapped import PIECE, Mapped
-from aectl.user_cache import NoHome, baseline_folder
+from aectl.data.memmap import PIECE, Mapped
+from aectl.system import atomic_write
+from aectl.system.user_cache import NoHome, baseline_folder
 
 log = logging.getLogger("aectl")
 
@@ -73,7 +73,7 @@ def keep_hashes(files: Sequence[Path], compute: Callable[[], Tensor]) -> Tensor:
     # Without a cache that can be written to, they are computed each time.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with durable.written(path, sync=False) as file:
+        with atomic_write.written(path, sync=False) as file:
             np.save(file, found.numpy())
     return found
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aectl.data import array_files, sources
+from aectl.data import array_files, downloads
 from aectl.data.content_split import hash_array_file, hash_images, hold_out, places
-from aectl.data.mapped import Mapped
-from aectl.data.sources import DataError
+from aectl.data.downloads import DataError
+from aectl.data.memmap import Mapped
 from aectl.models.base import Batch
 from aectl.rng import Rng
 
@@ -283,7 +283,7 @@ def from_collection(name: str, root: str | None, valid: float, exclude: Sequence
     def read(part: str) -> Source:
         prefix = "train" if part == "train" else "t10k"
         files = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-        content, folder = sources.read(name, files, root), sources.raw_folder(name, root)
+        content, folder = downloads.read(name, files, root), downloads.raw_folder(name, root)
         images, labels = (idx(content[file], folder / file, rank) for file, rank in zip(files, (3, 1), strict=True))
         return Source(images[:, None], labels.long(), torch.arange(len(images)), 1 / 255, 10)
 

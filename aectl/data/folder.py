@@ -12,10 +12,10 @@ import torch
 
 from aectl.data.content_split import hash_image_files
 from aectl.data.datasets import Dataset, Source, SplitRule, check_split_rule, divide, held_out, rows_of
-from aectl.data.pictures import SYSTEM_FOLDERS, files_below, is_class_folder, is_image, kind_of, skipped_line
+from aectl.data.downloads import DataError
+from aectl.data.image_files import SYSTEM_FOLDERS, files_below, is_class_folder, is_image, kind_of, skipped_line
 from aectl.data.pixel_range import check_white
-from aectl.data.resized import resized
-from aectl.data.sources import DataError
+from aectl.data.resize_cache import resized
 
 log = logging.getLogger("aectl")
 

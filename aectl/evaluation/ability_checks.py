@@ -29,7 +29,7 @@ from aectl.models.base import (
     Walks,
 )
 from aectl.rng import Rng
-from aectl.terminal import reason_of
+from aectl.system.terminal import reason_of
 
 log = logging.getLogger("aectl")
 

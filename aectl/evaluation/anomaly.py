@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest
+from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest
 from aectl.evaluation.verdict import Headline
 from aectl.models.base import Energy, Normalises, Reconstructs, Scores
 

@@ -6,8 +6,8 @@ from typing import cast
 
 from torch import Tensor
 
+from aectl.evaluation.context import Row, Rows, Subject, Unmeasured, apply, mean_ci95
 from aectl.evaluation.probes import linear_accuracy, nameable
-from aectl.evaluation.subject import Row, Rows, Subject, Unmeasured, apply, mean_ci95
 from aectl.evaluation.verdict import Headline
 from aectl.models.base import Classifies
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.subject import Row, Rows, Subject, Unmeasured, apply, mean_ci95
+from aectl.evaluation.context import Row, Rows, Subject, Unmeasured, apply, mean_ci95
 from aectl.models.base import HasPosterior
 
 ACTIVE = 1e-3

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian, Masking, SaltAndPepper
+from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest, mean_ci95
 from aectl.evaluation.pca import PCA
 from aectl.evaluation.reconstruction import fidelity, psnr, psnr_ci95
-from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest, mean_ci95
 from aectl.evaluation.verdict import Headline
 from aectl.models.base import Reconstructs
 from aectl.rng import Rng

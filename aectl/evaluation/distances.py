@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aectl.evaluation.subject import Row
+from aectl.evaluation.context import Row
 from aectl.rng import Rng
 
 Kernel = Callable[[Tensor, Tensor], Tensor]

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from aectl.evaluation.ability_checks import AbilityError, check_count
+from aectl.evaluation.context import CHUNK, Benchmark, Row, Rows, Subject, apply, mean_ci95
 from aectl.evaluation.pca import PCA
-from aectl.evaluation.subject import CHUNK, Benchmark, Row, Rows, Subject, apply, mean_ci95
 from aectl.evaluation.verdict import Headline
-from aectl.measures import Row as AnyRow
 from aectl.models.base import Encodes, Normalises, Partition, Score, Scores
+from aectl.runs.metrics_json import Row as AnyRow
 
 SMALLEST = 1e-9
 """A variance below this is rounding: a normal density with it could be made as large as one likes."""

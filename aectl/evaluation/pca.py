@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.cache import Cache
+from aectl.evaluation.baseline_cache import Cache
 from aectl.models.base import Decodes
 from aectl.rng import Rng
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from aectl.data.datasets import Source, balanced
 from aectl.evaluation.codes import RAW, baselines, checked, pixels, slug
-from aectl.evaluation.neighbours import Neighbours
-from aectl.evaluation.subject import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
+from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
+from aectl.evaluation.nearest_neighbours import Neighbours
 from aectl.evaluation.thread_limit import threads_for
 from aectl.evaluation.verdict import Headline
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from aectl.evaluation.codes import sparsity
+from aectl.evaluation.context import CHUNK, Row, Rows, Subject, mean_ci95
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.pca import affine_basis
-from aectl.evaluation.subject import CHUNK, Row, Rows, Subject, mean_ci95
 from aectl.evaluation.verdict import Headline
-from aectl.measures import MEAN_IMAGE, is_number
-from aectl.measures import Row as AnyRow
 from aectl.models.base import Decodes, Encodes
+from aectl.runs.metrics_json import MEAN_IMAGE, is_number
+from aectl.runs.metrics_json import Row as AnyRow
 
 NARROWEST = 5
 """Pixels: images with a shorter side have no structure for SSIM's window to see."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from aectl.measures import COPY, MODEL, Row, Rows, better, columns, competes, is_models, is_number
+from aectl.runs.metrics_json import COPY, MODEL, Row, Rows, better, columns, competes, is_models, is_number
 
 MOST = 4
 """Verdicts of one evaluation, at most."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aectl.durable import written
+from aectl.system.atomic_write import written
 
 DPI = 150
 INK, FAINT = "#222222", "#d9d9d9"

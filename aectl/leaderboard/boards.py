@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aectl.leaderboard.entries import Entry, differing, named, read, worded
-from aectl.measures import (
+from aectl.leaderboard.significance import SURE, p_value
+from aectl.runs.metrics_json import (
     MODEL,
     Row,
     Rows,
@@ -27,7 +28,6 @@ from aectl.measures import (
     is_spread,
     origin_note,
 )
-from aectl.seeds import SURE, p_value
 
 Kind = Literal["run", "mean", "baseline"]
 

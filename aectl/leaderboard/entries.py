@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError
-from aectl.measures import Rows, damage, is_number, tables_of
-from aectl.run import Run
+from aectl.runs.metrics_json import Rows, damage, is_number, tables_of
+from aectl.runs.run import Run
 from aectl.sweep import job_number, settings, sweep_of
 
 IDLE = ("device", "trust", "max_time", "hydra", "resume")

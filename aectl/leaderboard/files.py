@@ -12,8 +12,8 @@ from typing import Any
 
 from aectl.leaderboard.boards import Board, Table
 from aectl.leaderboard.show import columns_of, heading, legend, notes
-from aectl.measures import MODEL, is_models
-from aectl.terminal import harmless, printable, shown
+from aectl.runs.metrics_json import MODEL, is_models
+from aectl.system.terminal import harmless, printable, shown
 
 
 def write(folder: Path, boards: Sequence[Board]) -> list[Path]:

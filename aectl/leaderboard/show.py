@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aectl.leaderboard.boards import Board, Table
-from aectl.measures import arrow, column, is_number, is_spread
-from aectl.terminal import console, fill, shown, significant
-from aectl.terminal_table import Column, blocks, print_table, rows_with_paths
+from aectl.runs.metrics_json import arrow, column, is_number, is_spread
+from aectl.system.terminal import console, fill, shown, significant
+from aectl.system.terminal_table import Column, blocks, print_table, rows_with_paths
 
 NARROW = 100
 """Columns where there is no terminal to fill."""

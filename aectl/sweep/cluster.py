@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aectl.config import ConfigError
-from aectl.sweep.places import Task, Watcher, told_to_stop
 from aectl.sweep.plan import Planned
+from aectl.sweep.worker_pool import Task, Watcher, told_to_stop
 
 TICK_SECONDS = 0.5
 RETRIES = 5

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from aectl.config import ConfigError
-from aectl.config.absolute import KEYS as DATA_PATHS
-from aectl.config.folders import slug
-from aectl.config.record import check_format
+from aectl.config.absolute_paths import KEYS as DATA_PATHS
+from aectl.config.folder_names import slug
 from aectl.config.removed import replace_removed
 from aectl.config.signature import is_signed, sign
-from aectl.config.stored import read_json
-from aectl.run import COMMAND, RECORD, Run, write_json
-from aectl.terminal import shown
+from aectl.config.untrusted_files import read_json
+from aectl.runs.run import COMMAND, RECORD, Run, write_json
+from aectl.runs.run_json import check_format
+from aectl.system.terminal import shown
 
 PLAN = "sweep.json"
 FORMAT = 1

@@ -17,15 +17,15 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from aectl.config.folders import announce_sweep
-from aectl.durable import written
-from aectl.sweep import board
-from aectl.sweep.comparable import Comparison, compare
-from aectl.sweep.formats import aligned, intervals, probability
-from aectl.sweep.jobs import Job, differing, name_of, over_seeds, read_jobs
-from aectl.sweep.report import report
-from aectl.terminal import brief, console, counted, fill, harmless, shown
-from aectl.terminal_table import Column, cell_width, padded, print_table
+from aectl.config.folder_names import announce_sweep
+from aectl.sweep import tensorboard_seeds
+from aectl.sweep.comparable_metric import Comparison, compare
+from aectl.sweep.html_report import report
+from aectl.sweep.number_formats import aligned, intervals, probability
+from aectl.sweep.results import Job, differing, name_of, over_seeds, read_jobs
+from aectl.system.atomic_write import written
+from aectl.system.terminal import brief, console, counted, fill, harmless, shown
+from aectl.system.terminal_table import Column, cell_width, padded, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def close(folder: Path) -> None:
     write_csv(folder / "sweep.csv", jobs, varied)
     show(jobs, varied, folder, comparison)
     report(folder, jobs, varied, comparison)
-    board.write(folder, jobs, varied)
+    tensorboard_seeds.write(folder, jobs, varied)
     show_next(jobs, folder)
 
 

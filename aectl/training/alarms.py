@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from aectl.models.base import Model
-from aectl.terminal import reason_of, significant
+from aectl.system.terminal import reason_of, significant
 from aectl.training.baselines import cheap_baselines, value_of
 from aectl.training.observers import Epoch, Observer
 

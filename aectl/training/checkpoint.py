@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aectl.durable import written
+from aectl.system.atomic_write import written
 from aectl.training.checkpoint_schema import LARGEST, SchemaError, check_pickle, check_resumable, check_tensors
 
 FORMAT = 1

@@ -18,8 +18,16 @@ from aectl.data.datasets import Source
 from aectl.models.base import Batch
 from aectl.rng import Rng
 from aectl.training.engine import Engine
-from aectl.training.functional import NotFunctional, Reference, Replayed, copied, first_line, functional, tensors_of
-from aectl.training.moving import python_state
+from aectl.training.functional_step import (
+    NotFunctional,
+    Reference,
+    Replayed,
+    copied,
+    first_line,
+    functional,
+    tensors_of,
+)
+from aectl.training.step_state import python_state
 
 log = logging.getLogger("aectl")
 

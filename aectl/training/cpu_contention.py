@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aectl import parallel
-from aectl.idle_cores import CpuTimes, free_cores, read_cpu_times
-from aectl.machine import usable_cores, whole_cores
-from aectl.terminal import shown, significant
+from aectl.system.idle_cores import CpuTimes, free_cores, read_cpu_times
+from aectl.system.machine import usable_cores, whole_cores
+from aectl.system.terminal import shown, significant
 from aectl.training.observers import Epoch, Observer
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from aectl import parallel
-from aectl.idle_cores import idle_cores
-from aectl.machine import keep_memory, usable_cores
+from aectl.system.idle_cores import idle_cores
+from aectl.system.machine import keep_memory, usable_cores
 from aectl.training import precision as precisions
+from aectl.training.graph_recorder import RECORDERS
 from aectl.training.precision import Precision
-from aectl.training.recorder import RECORDERS
 from aectl.training.spin_wait import process_watch
 
 THREADS = (

@@ -10,8 +10,8 @@ import torch
 
 from aectl.config.did_you_mean import hint
 from aectl.models.base import Model
-from aectl.training.finite import NotFinite
 from aectl.training.model_checks import ModelError, called, check_loss, check_metrics, groups_of
+from aectl.training.nonfinite import NotFinite
 
 if TYPE_CHECKING:
     from aectl.training.trainer import Trainer

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aectl.durable import naming, written
-from aectl.terminal import reason_of, significant
+from aectl.system.atomic_write import naming, written
+from aectl.system.terminal import reason_of, significant
 
 if TYPE_CHECKING:
     from aectl.training.trainer import Trainer

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from threadpoolctl import threadpool_info
 
 from aectl import parallel
-from aectl.idle_cores import CpuTimes, free_cores, read_cpu_times
-from aectl.machine import affinity
+from aectl.system.idle_cores import CpuTimes, free_cores, read_cpu_times
+from aectl.system.machine import affinity
 
 LOOK_SECONDS = 1.0
 MISSING_CORES = 0.5

@@ -18,17 +18,17 @@ from torch.optim import Optimizer
 from aectl import parallel
 from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
-from aectl.parallel import normalisation
+from aectl.parallel import batch_norm
 from aectl.rng import Rng
-from aectl.training import capture, checkpoint, finite
+from aectl.training import checkpoint, cuda_graph, nonfinite
 from aectl.training import objective as objectives
 from aectl.training.device import Device
-from aectl.training.finite import GRADIENT_NORM_EVERY
-from aectl.training.interruption import REASONS
 from aectl.training.meter import Meter
 from aectl.training.model_checks import stages_of
+from aectl.training.nonfinite import GRADIENT_NORM_EVERY
 from aectl.training.observers import Epoch, Observer, notify
 from aectl.training.stages import check_batches, stage_at
+from aectl.training.stop_signals import REASONS
 from aectl.training.validation import validate
 
 
@@ -63,7 +63,7 @@ class Trainer:
         facts: dict[str, Any] | None = None,
     ) -> None:
         parallel.match(model.to(device.torch))
-        normalisation.share(model)
+        batch_norm.share(model)
         self.model, self.train_source, self.valid_source = model, train, valid
         self.optimizer, self.schedule, self.device, self.folder = optimizer, schedule, device, folder
         self.largest_batch, self.patience, self.grad_clip = batch_size, patience, grad_clip
@@ -82,7 +82,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.is_last_spoilt = False
         self.meter, self.norms = Meter(device.torch), Meter(device.torch)
-        self.exempt = finite.infinite_buffers(model)
+        self.exempt = nonfinite.infinite_buffers(model)
         self.start: dict[str, Any] | None = None
         self.begin_stage(*stage_at(self.plan, 0))
 
@@ -97,7 +97,7 @@ class Trainer:
             self.notify("started")
             while self.epoch < self.epochs and not self.has_stalled():
                 if reason := self.run_epoch(should_stop):
-                    finite.check(self, should_stop)
+                    nonfinite.check(self, should_stop)
                     self.save("last")
                     return reason
             return None
@@ -119,7 +119,7 @@ class Trainer:
                 return reason
             self.scale_rates()
             self.take_in(self.engine.step_on(self.examples, parallel.part(batches[self.step]), self.rng))
-        finite.check(self, should_stop)
+        nonfinite.check(self, should_stop)
         self.epoch += 1
         self.account(started)
         return None
@@ -196,7 +196,7 @@ class Trainer:
         # Of the few labelled images of a stage all make a batch; otherwise that would be a mistyped size.
         self.batch_size = min(self.largest_batch, len(self.examples)) if stage.labelled else self.largest_batch
         self.steps_per_epoch = len(self.examples) // self.batch_size
-        self.engine = capture.engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
+        self.engine = cuda_graph.engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
 
     def notify(self, event: str, *arguments: Any) -> None:
         """Call the method `event` of every observer."""

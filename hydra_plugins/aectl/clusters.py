@@ -46,7 +46,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConfig,
 
 
 class ClusterLauncher(Launcher):
-    """Hands the jobs to aectl.cli.clusters, which is only then imported."""
+    """Hands the jobs to aectl.sweep.cluster_launch, which is only then imported."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -62,9 +62,9 @@ class SlurmLauncher(ClusterLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs, numbered from `initial_job_idx`; each returns its objective, nan if it has none."""
-        from aectl.cli import clusters
+        from aectl.sweep import cluster_launch
 
-        return clusters.on_slurm(self.config, job_overrides, initial_job_idx, **self.settings)
+        return cluster_launch.on_slurm(self.config, job_overrides, initial_job_idx, **self.settings)
 
 
 class RayLauncher(ClusterLauncher):
@@ -72,6 +72,6 @@ class RayLauncher(ClusterLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs, numbered from `initial_job_idx`; each returns its objective, nan if it has none."""
-        from aectl.cli import clusters
+        from aectl.sweep import cluster_launch
 
-        return clusters.on_ray(self.config, job_overrides, initial_job_idx, **self.settings)
+        return cluster_launch.on_ray(self.config, job_overrides, initial_job_idx, **self.settings)

@@ -26,7 +26,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalCon
 
 
 class LocalLauncher(Launcher):
-    """Hands the jobs of a sweep to aectl.cli.sweep, which is only then imported."""
+    """Hands the jobs of a sweep to aectl.sweep.launch, which is only then imported."""
 
     def __init__(self, jobs: int | None = None, fail_fast: bool = False) -> None:
         self.jobs, self.fail_fast = jobs, fail_fast
@@ -38,6 +38,6 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs, numbered from `initial_job_idx`; each returns its objective, nan if it has none."""
-        from aectl.cli import sweep
+        from aectl.sweep import launch as sweep
 
         return sweep.launch(self.config, job_overrides, initial_job_idx, self.jobs, self.fail_fast)

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from aectl.data import sources
-from aectl.machine import usable_cores
+from aectl.data import downloads
+from aectl.system.machine import usable_cores
 from tests.benchmarks import bound, ours, step
 from tests.benchmarks.agreement import LEVEL, apart
 
@@ -68,7 +68,7 @@ def main(python: str, *names: str) -> int:
     Returns the process's exit code, 1 where losses differ.
     """
     torch.set_num_threads(usable_cores())
-    folder = sources.data_folder()
+    folder = downloads.data_folder()
     kept = json.loads(NUMBERS.read_text())["networks"] if names else {}
     kept |= {network: compare(network, python, str(folder)) for network in names or PEERS}
     found = {network: kept[network] for network in PEERS if network in kept}

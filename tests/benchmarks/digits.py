@@ -24,11 +24,11 @@ import torch
 
 from aectl.config import options
 from aectl.data.datasets import digits
-from aectl.loading import load
 from aectl.models.base import Classifies, Encodes, Model, Reconstructs, Samples
 from aectl.models.gan import energy_distance
 from aectl.rng import Rng
-from aectl.run import Run
+from aectl.runs.loading import load
+from aectl.runs.run import Run
 from aectl.training.validation import validate
 
 OWN_DATA = ("boltzmann", "custom")

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from aectl.commands.prepare import open_images, optimizer
+from aectl.commands.train_setup import open_images, optimizer
 from aectl.config import build, conf_dir
-from aectl.data import sources
-from aectl.loading import build_model
-from aectl.recipe import filled_in
+from aectl.config.recipe import filled_in
+from aectl.data import downloads
+from aectl.runs.loading import build_model
 from aectl.training.observers import Observer
 from aectl.training.trainer import Trainer
 from tests.benchmarks import ours
@@ -113,7 +113,7 @@ def measure() -> Iterator[tuple[str, Any]]:
         yield name, {way: step((*words, *extra)) for way, extra in ways.items()}
     for way, words in WAYS.items():
         yield f"an epoch, {way}", median(ours.train("vae", EPOCHS, words, "cuda")["seconds"][1:])
-    yield "an epoch, tutorial loop", tutorial(str(sources.data_folder()))[-1]
+    yield "an epoch, tutorial loop", tutorial(str(downloads.data_folder()))[-1]
 
 
 def main() -> None:

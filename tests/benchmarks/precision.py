@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from aectl.machine import usable_cores
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Batch, Model
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.rng import Rng
+from aectl.system.machine import usable_cores
 from aectl.training.device import Device
 from aectl.training.engine import Engine
 from tests.benchmarks.__main__ import PAGE, machine

@@ -23,16 +23,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from aectl.data.datasets import Dataset, arrays, mnist
-from aectl.data.sources import data_folder
+from aectl.data.downloads import data_folder
 from aectl.data.torchvision_shim import torchvision
-from aectl.machine import usable_cores
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
+from aectl.system.machine import usable_cores
 from aectl.training.device import Device
 from aectl.training.observers import Observer
 from aectl.training.schedule import Constant
+from aectl.training.step_cost import multiplications
 from aectl.training.trainer import Trainer
-from aectl.training.work import multiplications
 from tests.benchmarks import peers
 
 WARM, LEAST, SECONDS = 10, 20, 1.5

@@ -23,12 +23,12 @@ from hydra import compose, initialize_config_dir
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from aectl.commands.prepare import optimizer
+from aectl.commands.train_setup import optimizer
 from aectl.config import build, conf_dir
+from aectl.config.recipe import filled_in
 from aectl.data.datasets import Source
-from aectl.loading import build_model
-from aectl.recipe import filled_in
 from aectl.rng import Rng
+from aectl.runs.loading import build_model
 from aectl.training.engine import Engine
 from aectl.training.meter import Meter
 from aectl.training.trainer import Trainer

@@ -11,7 +11,7 @@ from aectl.data import content_split
 from aectl.data.content_split import hash_array_file, hash_images, hold_out, places, state_of_files
 from aectl.data.datasets import arrays
 from aectl.data.folder import folder
-from aectl.data.mapped import Mapped
+from aectl.data.memmap import Mapped
 
 SPLITS = ("train", "valid", "test")
 

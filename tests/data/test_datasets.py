@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from aectl.data import datasets, sources
+from aectl.data import datasets, downloads
 
 TRAINING, TESTING = 40, 10
 
@@ -31,8 +31,8 @@ def root(tmp_path, monkeypatch):
 
 def install(folder, monkeypatch, content):
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    monkeypatch.setattr(sources, "DIGESTS", {"mnist": digests, "fashion_mnist": digests})
-    monkeypatch.setattr(sources, "sources", lambda name: iter(()))
+    monkeypatch.setattr(downloads, "DIGESTS", {"mnist": digests, "fashion_mnist": digests})
+    monkeypatch.setattr(downloads, "sources", lambda name: iter(()))
     monkeypatch.setattr(datasets, "TRAINING", TRAINING)
     for name in ("MNIST", "FashionMNIST"):
         raw = folder / name / "raw"
@@ -123,7 +123,7 @@ def test_the_test_files_are_read_only_when_asked_for(root, tmp_path):
         file.write_bytes(b"")
     dataset = datasets.mnist(root, valid=8)
     assert len(dataset.split("train")) == 32
-    with pytest.raises(sources.DataError, match="t10k"):
+    with pytest.raises(downloads.DataError, match="t10k"):
         dataset.split("test")
 
 
@@ -143,7 +143,7 @@ def test_an_unknown_split_is_refused():
 def test_a_file_of_another_format_is_named(tmp_path, monkeypatch, name, content, message):
     files = {"train-images-idx3-ubyte": idx(np.zeros((9, 28, 28))), "train-labels-idx1-ubyte": idx(np.zeros(9))}
     root = install(tmp_path, monkeypatch, files | {name: content})
-    with pytest.raises(sources.DataError, match=message):
+    with pytest.raises(downloads.DataError, match=message):
         datasets.mnist(root, valid=0).split("train")
 
 
@@ -299,9 +299,9 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
     paths = [save(tmp_path, objects, "pickle"), save(tmp_path, x=objects), *(str(tmp_path / name) for name in damaged)]
     for path in paths:
-        with pytest.raises(sources.DataError, match=r"no .npy or .npz file of numbers"):
+        with pytest.raises(downloads.DataError, match=r"no .npy or .npz file of numbers"):
             datasets.arrays(path)
-    with pytest.raises(sources.DataError, match=r"must be .N, H, W."):
+    with pytest.raises(downloads.DataError, match=r"must be .N, H, W."):
         datasets.arrays(save(tmp_path, y=np.zeros(3, int)))
 
 
@@ -366,7 +366,7 @@ def test_arrays_are_found_by_their_usual_names(tmp_path, named, splits):
     ],
 )
 def test_ambiguous_arrays_are_refused(tmp_path, named, keys, message):
-    with pytest.raises(sources.DataError, match=message):
+    with pytest.raises(downloads.DataError, match=message):
         datasets.arrays(save(tmp_path, **named), keys=keys)
 
 

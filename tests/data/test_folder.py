@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from aectl.data import resized
+from aectl.data import resize_cache
+from aectl.data.downloads import DataError
 from aectl.data.folder import folder
-from aectl.data.pictures import picture
-from aectl.data.sources import DataError
+from aectl.data.image_files import picture
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +74,8 @@ def test_the_test_images_may_have_a_folder_of_their_own(tmp_path):
 
 def test_images_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
     root, read = photos(tmp_path / "photos"), []
-    picture = resized.picture
-    monkeypatch.setattr(resized, "picture", lambda file, *more: read.append(file) or picture(file, *more))
+    picture = resize_cache.picture
+    monkeypatch.setattr(resize_cache, "picture", lambda file, *more: read.append(file) or picture(file, *more))
     before, _ = everything(folder(str(root), size=8))
     # Nobody who has the images can change the file.
     with pytest.raises(ValueError, match="read-only"):

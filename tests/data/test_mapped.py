@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from aectl.data import mapped
+from aectl.data import memmap
 from aectl.data.datasets import arrays
-from aectl.data.mapped import Mapped
-from aectl.evaluation.subject import digest
+from aectl.data.memmap import Mapped
+from aectl.evaluation.context import digest
 
 SPLITS = ("train", "valid", "test")
 
@@ -64,9 +64,9 @@ def test_a_run_comes_to_the_same_weights(aectl, tmp_path):
 def test_they_move_to_a_device_that_has_room_for_twice_as_many(tmp_path, monkeypatch):
     source = both(tmp_path, (200, 4, 5), np.uint8)[0].split("train")
     assert source.images.nbytes == 150 * 20
-    monkeypatch.setattr(mapped, "free_bytes", lambda device: 2 * 150 * 20)
+    monkeypatch.setattr(memmap, "free_bytes", lambda device: 2 * 150 * 20)
     assert isinstance(source.to("cpu").images, Mapped)
-    monkeypatch.setattr(mapped, "free_bytes", lambda device: 2 * 150 * 20 + 1)
+    monkeypatch.setattr(memmap, "free_bytes", lambda device: 2 * 150 * 20 + 1)
     moved = source.to("cpu")
     assert isinstance(moved.images, torch.Tensor) and moved.images.dtype == torch.uint8
     assert torch.equal(moved.pixels(), source.pixels())

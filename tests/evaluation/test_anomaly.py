@@ -13,8 +13,8 @@ from aectl.data.datasets import Source
 from aectl.data.noise import Masking
 from aectl.evaluation import anomaly
 from aectl.evaluation.anomaly import detection
-from aectl.evaluation.cache import Cache
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured
+from aectl.evaluation.baseline_cache import Cache
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Model
 from aectl.models.gan import GAN

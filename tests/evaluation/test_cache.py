@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from aectl.evaluation.cache import VERSION, Cache, folder_for, read_json
+from aectl.evaluation.baseline_cache import VERSION, Cache, folder_for, read_json
 
 
 class Counted:

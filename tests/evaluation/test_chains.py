@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from aectl.data.datasets import Source
-from aectl.evaluation import chains
-from aectl.evaluation.chains import autocovariance, effective_size, r_hat
-from aectl.evaluation.report import report
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured
+from aectl.evaluation import markov_chains
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured
+from aectl.evaluation.markov_chains import autocovariance, effective_size, r_hat
+from aectl.evaluation.registry import report
 from aectl.models.base import Model
 from aectl.rng import Rng
 
@@ -64,9 +64,9 @@ def test_chains_in_places_of_their_own_and_drifts_are_seen():
 
 def test_an_odd_draw_is_left_out():
     traces = autoregressive(0.5, count=3, length=101)
-    assert chains.halves(traces).shape == (6, 50)
-    assert torch.equal(chains.halves(traces)[:3], traces[:, :50])
-    assert torch.equal(chains.halves(traces)[3:], traces[:, -50:])
+    assert markov_chains.halves(traces).shape == (6, 50)
+    assert torch.equal(markov_chains.halves(traces)[:3], traces[:, :50])
+    assert torch.equal(markov_chains.halves(traces)[3:], traces[:, -50:])
 
 
 def test_autocovariances_are_sums_of_products():
@@ -112,7 +112,7 @@ def subject(model):
 
 
 def test_a_model_that_forgets_at_once_is_worth_as_much_as_independent_draws():
-    rows = chains.measure(subject(Coins()))
+    rows = markov_chains.measure(subject(Coins()))
     assert list(rows) == ["model", "independent draws"]
     assert rows["model"]["ess_intensity"] == pytest.approx(rows["independent draws"]["ess_intensity"], rel=0.1)
     assert rows["model"]["rhat_intensity"] == pytest.approx(1, abs=0.01)
@@ -122,7 +122,7 @@ def test_a_model_that_forgets_at_once_is_worth_as_much_as_independent_draws():
 
 
 def test_draws_are_a_thinning_apart_and_energies_are_looked_at_where_there_are_any():
-    row = chains.measure(subject(Weighed(keep=0.98)))["model"]
+    row = markov_chains.measure(subject(Weighed(keep=0.98)))["model"]
     rho = 0.98**10
     for name in ("intensity", "energy"):
         assert row[f"ess_{name}"] == pytest.approx(20 * 500 * (1 - rho) / (1 + rho), rel=0.3)
@@ -130,14 +130,14 @@ def test_draws_are_a_thinning_apart_and_energies_are_looked_at_where_there_are_a
 
 def test_the_burn_in_is_left_out():
     # Behind the start only the first 1,000 steps remember it: 0.99^1000 < 10^-4.
-    traces = chains.walk(Coins(keep=0.99), Rng(0))["intensity"]
+    traces = markov_chains.walk(Coins(keep=0.99), Rng(0))["intensity"]
     assert traces.shape == (20, 500)
     assert abs(float(traces[:, 0].mean()) - 0.5) < 4 * 0.5 / (6 * 20) ** 0.5
 
 
 def test_chains_that_do_not_move_are_told_so():
     with pytest.raises(Unmeasured, match="do not move"):
-        chains.measure(subject(Frozen()))
+        markov_chains.measure(subject(Frozen()))
 
 
 def test_the_report_has_chains_of_models_that_walk_alone():

@@ -8,7 +8,7 @@ import torch
 
 from aectl.data.datasets import Source
 from aectl.evaluation import classification
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.models.base import Model
 from aectl.rng import Rng
 

@@ -11,10 +11,10 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from aectl.data.datasets import Source
-from aectl.evaluation import clusters, thread_limit
-from aectl.evaluation.cache import Cache
-from aectl.evaluation.clusters import agreement, k_means, matched
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured
+from aectl.evaluation import clustering, thread_limit
+from aectl.evaluation.baseline_cache import Cache
+from aectl.evaluation.clustering import agreement, k_means, matched
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.models.base import Model
 from aectl.rng import Rng
 
@@ -123,7 +123,7 @@ def test_the_squared_error_of_k_means_is_the_least():
 
 
 def test_there_are_as_many_clusters_as_classes_are_present():
-    rows = clusters.measure(Subject(Times(), bench()))
+    rows = clustering.measure(Subject(Times(), bench()))
     assert list(rows) == ["model", "PCA-6", "raw pixels"]
     assert {row["cluster_accuracy"] for row in rows.values()} == {100}
 
@@ -133,7 +133,7 @@ def test_codes_are_in_their_own_scale():
     loud = torch.ones(6)
     loud[2] = 1000.0
     around = Benchmark(blobs(200, 0, spread=0.1), blobs(300, 1, spread=0.1))
-    rows = clusters.measure(Subject(Times(loud), around))
+    rows = clustering.measure(Subject(Times(loud), around))
     assert rows["raw pixels"]["ari"] > 0.9
     assert rows["model"]["ari"] < 0.9
 
@@ -142,12 +142,12 @@ def test_images_without_a_label_are_left_out():
     known = bench()
     images = torch.cat([Rng(7).uniform(100, *SHAPE), known.held_out.images])
     labels = torch.cat([torch.full((100,), -1), known.held_out.labels])
-    rows = clusters.measure(Subject(Times(), replace(known, held_out=source(images, labels))))
+    rows = clustering.measure(Subject(Times(), replace(known, held_out=source(images, labels))))
     assert {row["ari"] for row in rows.values()} == {1}
 
 
 def test_codes_that_are_all_alike_are_one_cluster():
-    row = clusters.measure(Subject(Times(0.0), bench()))["model"]
+    row = clustering.measure(Subject(Times(0.0), bench()))["model"]
     assert (row["nmi"], row["ari"]) == (0, 0)
     largest = bench().held_out.labels.bincount().max() / 300
     assert row["cluster_accuracy"] == pytest.approx(100 * float(largest))
@@ -156,19 +156,19 @@ def test_codes_that_are_all_alike_are_one_cluster():
 def test_what_has_no_clusters_says_why():
     around = bench()
     with pytest.raises(Unmeasured, match="codes are not numbers"):
-        clusters.measure(Subject(Times(math.nan), around))
+        clustering.measure(Subject(Times(math.nan), around))
     for labels, why in ((torch.full((300,), -1), "no labels"), (torch.ones(300).long(), "of one class")):
         unlike = replace(around, held_out=replace(around.held_out, labels=labels))
         with pytest.raises(Unmeasured, match=why):
-            clusters.measure(Subject(Times(), unlike))
+            clustering.measure(Subject(Times(), unlike))
 
 
 def test_baselines_are_clustered_once_for_each_seed(tmp_path):
     subject = Subject(Times(), bench(cache=Cache(tmp_path)))
-    first = clusters.measure(subject)
+    first = clustering.measure(subject)
     (tmp_path / "clusters-pca-6-seed-0.json").write_text(json.dumps({"ari": 7.0}))
-    assert clusters.measure(subject) == first | {"PCA-6": {"ari": 7.0}}
-    assert clusters.measure(replace(subject, bench=replace(subject.bench, seed=1)))["PCA-6"]["ari"] == 1
+    assert clustering.measure(subject) == first | {"PCA-6": {"ari": 7.0}}
+    assert clustering.measure(replace(subject, bench=replace(subject.bench, seed=1)))["PCA-6"]["ari"] == 1
 
 
 @pytest.mark.parametrize(("size", "threads"), [(1000, 1), (2 * thread_limit.SMALL, 2)])

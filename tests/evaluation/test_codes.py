@@ -9,7 +9,7 @@ import torch
 from aectl.data.datasets import Source
 from aectl.evaluation import codes
 from aectl.evaluation.codes import active_latents, baselines, hoyer, sparsity
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE

@@ -9,10 +9,10 @@ import torch
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian, Jitter, Masking, SaltAndPepper
 from aectl.evaluation import denoising
-from aectl.evaluation.cache import Cache
+from aectl.evaluation.baseline_cache import Cache
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.evaluation.denoising import AffineDenoiser, decibels, exact, moments, pixelwise, sampled
 from aectl.evaluation.reconstruction import psnr
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.rng import Rng

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from aectl.data.datasets import Source
-from aectl.evaluation import generation
-from aectl.evaluation.cache import Cache
+from aectl.evaluation import samples
+from aectl.evaluation.baseline_cache import Cache
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.evaluation.distances import GROUPS, cubic, estimate, frechet, frechet_of_moments, groups, pair_means
 from aectl.evaluation.judge import Judge
-from aectl.evaluation.manifolds import manifolds
-from aectl.evaluation.neighbours import nearest
-from aectl.evaluation.samplers import baselines
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured
+from aectl.evaluation.nearest_neighbours import nearest
+from aectl.evaluation.precision_recall import manifolds
+from aectl.evaluation.sample_baselines import baselines
 from aectl.models.base import Model
 from aectl.models.classifier import Classifier
 from aectl.models.gan import energy_distance
@@ -151,7 +151,7 @@ def test_pairs_of_held_out_images_are_gone_through_once(tmp_path):
 
     for seed in range(2):
         x = normal(80, seed)
-        found = generation.with_held_out(bench, x, y, kernel, "cubic")
+        found = samples.with_held_out(bench, x, y, kernel, "cubic")
         assert all(torch.equal(a, b) for a, b in zip(found, pair_means(x, y, cubic), strict=True))
     among_own = GROUPS * (GROUPS + 1) // 2
     assert len(calls) == 2 * (among_own + GROUPS**2) + among_own
@@ -217,10 +217,10 @@ def test_the_nearest_image_is_found_and_a_copy_is_at_distance_zero():
 
 def test_copies_of_training_images_and_fresh_images_are_told_apart():
     around = bench()
-    copied = generation.measure(Subject(Draws(around.train.images), around))["model"]
+    copied = samples.measure(Subject(Draws(around.train.images), around))["model"]
     assert copied["nearest_train"] == 0
     assert copied["copies"] == 100
-    fresh = generation.measure(Subject(Draws(quadrants(1000, 2)[0]), around))["model"]
+    fresh = samples.measure(Subject(Draws(quadrants(1000, 2)[0]), around))["model"]
     assert fresh["nearest_train"] == pytest.approx(1, abs=0.02)
     assert fresh["copies"] < 3
     assert fresh["diversity"] == pytest.approx(1, abs=0.02)
@@ -230,8 +230,8 @@ def test_copies_of_training_images_and_fresh_images_are_told_apart():
 def test_a_model_that_draws_one_image_only_has_no_diversity():
     around = bench(judge=judge())
     subject = Subject(Draws(around.held_out.images[:1].expand(1000, *SHAPE)), around)
-    assert generation.measure(subject)["model"]["diversity"] == pytest.approx(0, abs=0.01)
-    row = generation.distances(subject)["model"]
+    assert samples.measure(subject)["model"]["diversity"] == pytest.approx(0, abs=0.01)
+    row = samples.distances(subject)["model"]
     assert row["diversity"] == pytest.approx(0, abs=0.01)
     assert row["modes"] == 1
     assert row["recall"] < 1
@@ -241,7 +241,7 @@ def test_tables_have_the_floor_and_the_simple_samplers():
     around = bench(judge=judge())
     subject = Subject(Draws(quadrants(400, 2, classes=2)[0]), around)
     names = ["model", "real training images", "PCA-Gaussian", "GMM-5"]
-    pixels, features = generation.measure(subject), generation.distances(subject)
+    pixels, features = samples.measure(subject), samples.distances(subject)
     assert list(pixels) == list(features) == names
     for rows, column in ((pixels, "energy"), (features, "frechet"), (features, "kernel")):
         assert rows["real training images"][column] < 0.1 * rows["model"][column]
@@ -256,7 +256,7 @@ def test_tables_have_the_floor_and_the_simple_samplers():
 
 def test_class_balance_counts_from_one_and_forgives_no_missing_mode():
     train = replace(source(8, 0), labels=torch.tensor([0, 0, 0, 1, 1, 1, -1, -1]))
-    row = generation.balance(torch.tensor([0] * 99 + [2]), torch.tensor([0, 0, 1, 2] * 25), train)
+    row = samples.balance(torch.tensor([0] * 99 + [2]), torch.tensor([0, 0, 1, 2] * 25), train)
     assert (row["modes"], row["classes"]) == (1, 3)
     expected = 0.99 * math.log(0.99 * 9 / 4) + 0.01 * math.log(0.01 * 9 / 1)
     assert row["class_kl"] == pytest.approx(expected, rel=1e-5)
@@ -276,7 +276,7 @@ def test_baselines_are_images_like_the_training_images_and_the_same_each_time():
 def test_baselines_are_measured_once(tmp_path):
     around = bench(cache=Cache(tmp_path), judge=judge())
     subject = Subject(Draws(quadrants(400, 2)[0]), around)
-    for measure, name in ((generation.measure, "samples"), (generation.distances, "distances-quarters")):
+    for measure, name in ((samples.measure, "samples"), (samples.distances, "distances-quarters")):
         first = measure(subject)
         assert measure(subject) == first
         kept = tmp_path / f"{name}-PCA-Gaussian-seed-0.json"
@@ -288,7 +288,7 @@ def test_classes_by_the_nearest_training_image_and_by_the_judge():
     images, labels = quadrants(400, 2)
     images = images[labels != 3]
     around = Benchmark(source(1000, 0), source(len(images), 1), judge=judge())
-    rows = generation.classes(Subject(Draws(images), around))
+    rows = samples.classes(Subject(Draws(images), around))
     names = ("model", "held-out images")
     assert list(rows) == [*names, *(f"{name}, by the judge" for name in names)]
     for name in ("model", "model, by the judge"):
@@ -296,14 +296,14 @@ def test_classes_by_the_nearest_training_image_and_by_the_judge():
         assert rows[name]["class_0"] == pytest.approx(100 * float((labels[labels != 3] == 0).float().mean()))
     assert rows["held-out images"] == rows["held-out images, by the judge"]
     assert rows["held-out images"]["smallest"] > 15
-    assert len(generation.classes(Subject(Draws(images), replace(around, judge="none")))) == 2
+    assert len(samples.classes(Subject(Draws(images), replace(around, judge="none")))) == 2
 
 
 def test_samples_are_given_the_class_of_the_nearest_training_image():
     levels = torch.stack([torch.full(SHAPE, v) for v in (0.0, 0.5, 1.0)])
     train = Source(levels, torch.tensor([0, 1, 2]), torch.arange(3), scale=1.0, classes=4)
     images = torch.stack([torch.full(SHAPE, v) for v in (0.1, 0.2, 0.6, 0.9)])
-    row = generation.classes(Subject(Draws(images), Benchmark(train, train.take(torch.tensor([0, 0, 1, 2])))))["model"]
+    row = samples.classes(Subject(Draws(images), Benchmark(train, train.take(torch.tensor([0, 0, 1, 2])))))["model"]
     assert row == {"class_0": 50.0, "class_1": 25.0, "class_2": 25.0, "class_3": 0.0, "smallest": 25.0}
 
 
@@ -311,12 +311,12 @@ def test_training_images_without_a_label_give_none():
     truth = quadrants(1000, 0)[1]
     around = Benchmark(source(1000, 0, labels=torch.where(torch.arange(1000) < 500, truth, -1)), source(40, 1))
     # Copies of images without a label have the class of the nearest labelled one.
-    row = generation.classes(Subject(Draws(around.train.images[500:]), around))["model"]
+    row = samples.classes(Subject(Draws(around.train.images[500:]), around))["model"]
     expected = 100 * truth[500:540].bincount(minlength=CLASSES) / 40
     assert [row[f"class_{label}"] for label in range(CLASSES)] == pytest.approx(expected.tolist())
 
 
-@pytest.mark.parametrize("measure", [generation.measure, generation.distances, generation.classes])
+@pytest.mark.parametrize("measure", [samples.measure, samples.distances, samples.classes])
 def test_samples_that_are_no_numbers_are_said_to_be(measure):
     subject = Subject(Draws(torch.full((400, *SHAPE), math.nan)), bench(judge=judge()))
     with pytest.raises(Unmeasured, match="not numbers"):
@@ -326,11 +326,11 @@ def test_samples_that_are_no_numbers_are_said_to_be(measure):
 def test_what_cannot_be_compared_says_why():
     around = bench(judge="there is no judge for toys")
     with pytest.raises(Unmeasured, match="no judge for toys"):
-        generation.distances(Subject(Draws(around.train.images), around))
+        samples.distances(Subject(Draws(around.train.images), around))
     few = Benchmark(around.train, source(50, 1), judge=judge())
     with pytest.raises(Unmeasured, match="fewer than 100"):
-        generation.measure(Subject(Draws(around.train.images), few))
+        samples.measure(Subject(Draws(around.train.images), few))
     for classes in (0, CLASSES):  # of images that never had a label, and of such whose labels are not to be seen
         nameless = replace(around, train=replace(around.train, labels=torch.full((1000,), -1), classes=classes))
         with pytest.raises(Unmeasured, match="no labels"):
-            generation.classes(Subject(Draws(around.train.images), nameless))
+            samples.classes(Subject(Draws(around.train.images), nameless))

@@ -5,8 +5,8 @@ import torch
 
 from aectl.data.datasets import Source
 from aectl.evaluation import judge as module
+from aectl.evaluation.context import Benchmark, Unmeasured
 from aectl.evaluation.judge import DIGESTS, FOLDER, judge_of, recipe
-from aectl.evaluation.subject import Benchmark, Unmeasured
 from aectl.rng import Rng
 
 

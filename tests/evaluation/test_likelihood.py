@@ -9,8 +9,8 @@ from torch.distributions import Bernoulli, MultivariateNormal, Normal
 
 from aectl.data.datasets import Source
 from aectl.evaluation import likelihood
+from aectl.evaluation.context import Benchmark, Subject
 from aectl.evaluation.likelihood import ppca
-from aectl.evaluation.subject import Benchmark, Subject
 from aectl.models.base import Model, Score
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE

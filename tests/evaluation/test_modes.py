@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from aectl.data.toy import curve, toy
-from aectl.evaluation import generation
-from aectl.evaluation.subject import Benchmark, Subject
+from aectl.evaluation import samples
+from aectl.evaluation.context import Benchmark, Subject
 from aectl.models.base import Model
 from aectl.rng import Rng
 
@@ -32,7 +32,7 @@ def bench():
 
 def row(points, around=None):
     around = around or bench()
-    return generation.measure(Subject(Draws(points), around))["model"]
+    return samples.measure(Subject(Draws(points), around))["model"]
 
 
 def points_at(modes, n=1000, seed=5):

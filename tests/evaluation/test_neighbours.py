@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aectl.evaluation.neighbours import Neighbours, nearest
+from aectl.evaluation.nearest_neighbours import Neighbours, nearest
 from aectl.rng import Rng
 
 

@@ -7,8 +7,8 @@ import torch
 
 from aectl.data.datasets import Source
 from aectl.evaluation import anomaly, likelihood
-from aectl.evaluation.report import report
-from aectl.evaluation.subject import Benchmark, Subject
+from aectl.evaluation.context import Benchmark, Subject
+from aectl.evaluation.registry import report
 from aectl.models.base import Model, Partition, Score
 from aectl.models.partition import states
 from aectl.models.rbm import RBM

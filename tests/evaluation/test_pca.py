@@ -9,9 +9,9 @@ from sklearn.decomposition import PCA as Reference
 
 from aectl.data.datasets import Source
 from aectl.evaluation import codes, reconstruction
-from aectl.evaluation.cache import Cache
+from aectl.evaluation.baseline_cache import Cache
+from aectl.evaluation.context import Benchmark, Subject
 from aectl.evaluation.pca import PCA, affine_basis
-from aectl.evaluation.subject import Benchmark, Subject
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.rng import Rng

@@ -15,7 +15,8 @@ from sklearn.svm import LinearSVC
 
 from aectl.data.datasets import Source, balanced
 from aectl.evaluation import probes
-from aectl.evaluation.cache import Cache
+from aectl.evaluation.baseline_cache import Cache
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.evaluation.probes import (
     SVC_WIDEST,
     Task,
@@ -26,7 +27,6 @@ from aectl.evaluation.probes import (
     standardised,
     support_vectors,
 )
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured
 from aectl.models.base import Model
 from aectl.rng import Rng
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aectl.evaluation.published import check, compare
+from aectl.evaluation.references import check, compare
 
 TABLES = {"likelihood": {"model": {"nll": 87.0, "nll_ci95": 0.4}, "model, ELBO": {"nll": 90.0}}}
 

@@ -11,10 +11,10 @@ from torch import nn
 from aectl.data.datasets import Source
 from aectl.data.torchvision_shim import torchvision
 from aectl.evaluation import reconstruction
-from aectl.evaluation.cache import Cache
+from aectl.evaluation.baseline_cache import Cache
+from aectl.evaluation.context import Benchmark, Subject
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.reconstruction import fidelity, perceptual, psnr
-from aectl.evaluation.subject import Benchmark, Subject
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Model
 from aectl.models.classifier import Classifier

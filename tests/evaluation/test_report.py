@@ -8,8 +8,8 @@ import torch
 
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian
-from aectl.evaluation.report import EVALUATIONS, report
-from aectl.evaluation.subject import Benchmark, Subject
+from aectl.evaluation.context import Benchmark, Subject
+from aectl.evaluation.registry import EVALUATIONS, report
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Model
 from aectl.models.classifier import Classifier

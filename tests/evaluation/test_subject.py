@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from aectl.data.datasets import Source
-from aectl.evaluation.cache import Cache
-from aectl.evaluation.subject import Benchmark, Subject, Unmeasured, apply, digest, mean_ci95
+from aectl.evaluation.baseline_cache import Cache
+from aectl.evaluation.context import Benchmark, Subject, Unmeasured, apply, digest, mean_ci95
 from aectl.models.base import Model
 from aectl.rng import Rng
 

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from aectl.evaluation.report import EVALUATIONS, HEADLINES
+from aectl.evaluation.registry import EVALUATIONS, HEADLINES
 from aectl.evaluation.verdict import MOST, verdicts
-from aectl.measures import best, better, copies_note, damage, pca_legend
+from aectl.runs.metrics_json import best, better, copies_note, damage, pca_legend
 
 
 def psnr(value, ci95=0.0):

@@ -22,7 +22,7 @@ IMPORTED = (
     "torch.utils.tensorboard",
     "aectl.commands.train",
     "aectl.commands.eval",
-    "aectl.cli.launch",
+    "aectl.cli.hydra_main",
     "tests.faults.children",
     "tests.faults.racing",
 )

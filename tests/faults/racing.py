@@ -100,7 +100,7 @@ def ask(cache: str) -> int:
     """Ask a cache for something that takes its time to compute, and that a file counts."""
     import torch
 
-    from aectl.evaluation.cache import Cache
+    from aectl.evaluation.baseline_cache import Cache
 
     def compute() -> dict[str, torch.Tensor]:
         with Path("computed").open("a") as file:

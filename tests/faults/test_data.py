@@ -23,15 +23,15 @@ import torch
 from PIL import Image
 
 import aectl as package
-from aectl.data import array_files, pictures, sources
+from aectl.data import array_files, downloads, image_files
 from aectl.data.datasets import idx
-from aectl.data.sources import DataError
-from aectl.loading import settled
+from aectl.data.downloads import DataError
+from aectl.runs.loading import settled
 from aectl.sampling import history
 from aectl.sampling.request import Impossible
 from tests.faults.payload import Payload
 
-NAMES = list(sources.DIGESTS["mnist"])
+NAMES = list(downloads.DIGESTS["mnist"])
 
 
 def idx_file(array):
@@ -53,8 +53,8 @@ FILES = small_mnist()
 def small_files(monkeypatch):
     """Small files in place of MNIST's, and no source unless the test names one."""
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
-    monkeypatch.setattr(sources, "DIGESTS", {"mnist": digests, "fashion_mnist": digests})
-    monkeypatch.setattr(sources, "sources", lambda name: iter(()))
+    monkeypatch.setattr(downloads, "DIGESTS", {"mnist": digests, "fashion_mnist": digests})
+    monkeypatch.setattr(downloads, "sources", lambda name: iter(()))
 
 
 def put(root, **changed):
@@ -87,7 +87,7 @@ def test_no_damaged_file_is_ever_used(tmp_path, torture, tally, part):
             put(tmp_path, **{name: bad})
             with contextlib.suppress(DataError):
                 # A flipped bit in gzip's own header, such as that of its system, unpacks to the same bytes.
-                assert sources.read("mnist", [name], tmp_path) == {name: content}
+                assert downloads.read("mnist", [name], tmp_path) == {name: content}
                 assert packed is not content
                 continue
             tally("damaged files refused")
@@ -123,7 +123,7 @@ def test_a_file_that_is_none_is_passed_over_at_once(tmp_path, monkeypatch, tally
             with (raw / name).open("wb") as file:
                 file.truncate(2**40)
         with pytest.raises(DataError):
-            sources.read("mnist", [name], tmp_path)
+            downloads.read("mnist", [name], tmp_path)
         (raw / name).rmdir() if number == 2 else None
         (raw / name).touch()
         tally("damaged files refused")
@@ -238,22 +238,22 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_source_of_bad_manners_is_passed_over_for_the_next(tmp_path, monkeypatch, caplog, mirror, kind, tally):
-    monkeypatch.setattr(sources, "LARGEST_FILE", 2**20)
-    monkeypatch.setattr(sources, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(sources, "TRANSFER_SECONDS", 0.2)
+    monkeypatch.setattr(downloads, "LARGEST_FILE", 2**20)
+    monkeypatch.setattr(downloads, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(downloads, "TRANSFER_SECONDS", 0.2)
 
     def fetcher(kind):
-        return f"{mirror}/{kind}", lambda names, scratch: sources.download(f"{mirror}/{kind}/", names, scratch)
+        return f"{mirror}/{kind}", lambda names, scratch: downloads.download(f"{mirror}/{kind}/", names, scratch)
 
-    monkeypatch.setattr(sources, "sources", lambda name: iter([fetcher(kind)]))
+    monkeypatch.setattr(downloads, "sources", lambda name: iter([fetcher(kind)]))
     started = time.monotonic()
     with pytest.raises(DataError) as caught:
-        sources.read("mnist", NAMES, tmp_path / "data")
+        downloads.read("mnist", NAMES, tmp_path / "data")
     assert re.search(BAD[kind], str(caught.value))
     assert time.monotonic() - started < 5
     assert list((tmp_path / "data" / "MNIST" / "raw").iterdir()) == []
-    monkeypatch.setattr(sources, "sources", lambda name: iter([fetcher(kind), fetcher("good")]))
-    assert sources.read("mnist", NAMES, tmp_path / "data") == FILES
+    monkeypatch.setattr(downloads, "sources", lambda name: iter([fetcher(kind), fetcher("good")]))
+    assert downloads.read("mnist", NAMES, tmp_path / "data") == FILES
     tally("bad sources passed over")
 
 
@@ -277,7 +277,7 @@ sources.read("mnist", list(FILES), Path(sys.argv[1]))
 
 
 def test_a_process_killed_halfway_leaves_whole_files_and_the_next_goes_on(tmp_path, monkeypatch, tally):
-    (tmp_path / "tests_files.py").write_text(f"FILES = {FILES!r}\nDIGESTS = {sources.DIGESTS['mnist']!r}\n")
+    (tmp_path / "tests_files.py").write_text(f"FILES = {FILES!r}\nDIGESTS = {downloads.DIGESTS['mnist']!r}\n")
     (tmp_path / "program.py").write_text(KILLED)
     root = tmp_path / "data"
     with subprocess.Popen([sys.executable, "program.py", str(root)], cwd=tmp_path, stdout=subprocess.PIPE) as process:
@@ -292,8 +292,8 @@ def test_a_process_killed_halfway_leaves_whole_files_and_the_next_goes_on(tmp_pa
         asked.extend(names)
         yield from ((name, FILES[name]) for name in names)
 
-    monkeypatch.setattr(sources, "sources", lambda name: iter([("good", good)]))
-    assert sources.read("mnist", NAMES, root) == FILES
+    monkeypatch.setattr(downloads, "sources", lambda name: iter([("good", good)]))
+    assert downloads.read("mnist", NAMES, root) == FILES
     assert asked == NAMES[1:]
     assert not list(raw.parent.glob(".fetch-*"))
     tally("killed downloads gone on with")
@@ -311,13 +311,13 @@ def test_an_archive_writes_nothing_and_is_believed_in_no_link_and_no_size(tmp_pa
             member = tarfile.TarInfo(path)
             member.size = 2
             tar.addfile(member, io.BytesIO(b"no"))
-    assert list(sources.members(place, "data/", NAMES)) == []
-    monkeypatch.setattr(sources, "LARGEST_FILE", 100)
+    assert list(downloads.members(place, "data/", NAMES)) == []
+    monkeypatch.setattr(downloads, "LARGEST_FILE", 100)
     with tarfile.open(tmp_path / "large.tar", "w") as tar:
         member = tarfile.TarInfo(f"data/{name}")
         member.size = 101
         tar.addfile(member, io.BytesIO(bytes(101)))
-    assert list(sources.members(tmp_path / "large.tar", "data/", NAMES)) == []
+    assert list(downloads.members(tmp_path / "large.tar", "data/", NAMES)) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "large.tar"]
     tally("attacks refused", 12)
 
@@ -440,7 +440,7 @@ def test_damaged_pictures_are_pictures_or_are_refused(tmp_path, torture, tally, 
         for bad in damaged(stream.getvalue(), 1 if torture else 17):
             file.write_bytes(bad)
             try:
-                found = pictures.picture(file, (1, 4, 4))
+                found = image_files.picture(file, (1, 4, 4))
                 assert torch.isfinite(found).all()
             except DataError:
                 tally("damaged files refused")
@@ -457,10 +457,10 @@ def test_no_picture_is_handed_to_another_program(tmp_path, monkeypatch, tally):
     for name in ("x.eps", "x.png", "x.ps"):
         (tmp_path / name).write_bytes(SCRIPT)
         with pytest.raises(DataError):
-            pictures.picture(tmp_path / name, (1, 8, 8))
+            image_files.picture(tmp_path / name, (1, 8, 8))
         tally("attacks refused")
     assert not (tmp_path / "canary").exists()
-    assert not pictures.is_image(tmp_path / "x.eps")
+    assert not image_files.is_image(tmp_path / "x.eps")
 
 
 def test_a_picture_in_an_event_file_is_a_png_or_none(tmp_path, monkeypatch, tally):
@@ -483,5 +483,5 @@ def test_a_picture_of_a_billion_pixels_is_refused(tmp_path, tally):
     content[29:33] = struct.pack(">I", __import__("zlib").crc32(bytes(content[12:29])))
     (tmp_path / "x.png").write_bytes(bytes(content))
     with pytest.raises(DataError, match="cannot be read as an image"):
-        pictures.picture(tmp_path / "x.png", (1, 8, 8))
+        image_files.picture(tmp_path / "x.png", (1, 8, 8))
     tally("damaged files refused")

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from aectl import file_lock
-from aectl.evaluation.cache import Cache
-from aectl.file_lock import FileLock, Timeout
+from aectl.evaluation.baseline_cache import Cache
+from aectl.system import file_lock
+from aectl.system.file_lock import FileLock, Timeout
 from tests.small import DENSE, QUICK
 
 

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from aectl.data.content_split import hash_image_files
-from aectl.data.sources import DataError, data_folder
-from aectl.evaluation import cache
-from aectl.evaluation.cache import Cache, folder_for
+from aectl.data.downloads import DataError, data_folder
+from aectl.evaluation import baseline_cache
+from aectl.evaluation.baseline_cache import Cache, folder_for
 from tests.faults.children import Fault, finish
 from tests.small import DENSE, QUICK
 
@@ -27,7 +27,7 @@ def homeless(monkeypatch):
         raise KeyError(number)
 
     monkeypatch.setattr("pwd.getpwuid", getpwuid)
-    monkeypatch.setattr(cache, "NOTED", set())
+    monkeypatch.setattr(baseline_cache, "NOTED", set())
 
 
 def test_without_a_home_the_error_names_the_variable(homeless, tmp_path, monkeypatch):
@@ -49,14 +49,14 @@ def test_without_a_home_nothing_is_made_in_the_working_folder(homeless, tmp_path
 
 @pytest.mark.parametrize("where", ["file", "folder"])
 def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch, caplog, where):
-    monkeypatch.setattr(cache, "NOTED", set())
+    monkeypatch.setattr(baseline_cache, "NOTED", set())
     if where == "file":
         # Its parent is a file.
         (tmp_path / "cache").touch()
         found = Cache(tmp_path / "cache" / "x")
     else:
         found = Cache(tmp_path / "cache")
-        monkeypatch.setattr(cache, "write_json", fail)
+        monkeypatch.setattr(baseline_cache, "write_json", fail)
     for number in (1, 2):
         assert found.numbers("one", lambda number=number: number) == number
     assert caplog.text.count("set AECTL_CACHE=DIR") == 1
@@ -70,7 +70,7 @@ def fail(content, path):
 
 def test_what_a_read_only_cache_holds_is_used(tmp_path, monkeypatch):
     Cache(tmp_path).numbers("one", lambda: 1)
-    monkeypatch.setattr(cache, "FileLock", None)
+    monkeypatch.setattr(baseline_cache, "FileLock", None)
     assert Cache(tmp_path).numbers("one", lambda: 2) == 1
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from aectl.data.datasets import arrays
+from aectl.data.downloads import DataError
 from aectl.data.folder import folder
-from aectl.data.sources import DataError
 from tests.faults import hostile, hostile_files, hostile_lines
 from tests.faults.hostile import NET, SMALL
 
@@ -57,7 +57,7 @@ def guarded():
 def attack(aectl, monkeypatch):
     """Return a function that types words and returns the exit code, what was said, and what was wrong with it."""
     # Nothing is fetched.
-    monkeypatch.setattr("aectl.data.sources.sources", lambda name: iter(()))
+    monkeypatch.setattr("aectl.data.downloads.sources", lambda name: iter(()))
     # To learn whether it is a sweep Hydra composes all once more; without -m it is none.
     monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: RunMode.RUN)
 

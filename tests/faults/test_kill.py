@@ -20,20 +20,20 @@ KINDS = ("time", "event", "bytes")
 SECONDS, EVENTS, BYTES = 0.7, 130, 80_000
 """The length of a small run, how many times it touches a file of its folder, and the size of its largest file."""
 PLACES = (
-    "aectl.run.Run.begin",
-    "aectl.training.board.TensorBoard.started",
+    "aectl.runs.run.Run.begin",
+    "aectl.tensorboard.training.TensorBoard.started",
     "aectl.training.trainer.Trainer.take_in",
     "aectl.training.trainer.validate",
     "aectl.training.observers.CsvLog.epoch_ended",
-    "aectl.training.board.TensorBoard.epoch_ended",
+    "aectl.tensorboard.training.TensorBoard.epoch_ended",
     "aectl.training.checkpoint.save",
     "torch.save",
     "os.fsync",
     "os.link",
     "pathlib.Path.replace",
-    "aectl.training.board.TensorBoard.add_projector",
-    "aectl.run.Run.add_metrics",
-    "aectl.run.Run.end",
+    "aectl.tensorboard.training.TensorBoard.add_projector",
+    "aectl.runs.run.Run.add_metrics",
+    "aectl.runs.run.Run.end",
 )
 
 
@@ -121,7 +121,7 @@ def resume_or_begin(run, whole):
 
 def test_what_never_began_is_said_to_be_none_and_its_folder_is_free(whole, tmp_path):
     run = tmp_path / "run"
-    assert finish(words("undercomplete", run), run, Fault(function="aectl.run.Run.begin"))[0] == -signal.SIGKILL
+    assert finish(words("undercomplete", run), run, Fault(function="aectl.runs.run.Run.begin"))[0] == -signal.SIGKILL
     code, said = finish(["train", f"resume={run}"], run)
     assert (code, said.count("\n")) == (2, 1) and "stopped before it began: type its command again" in said
     assert finish(words("undercomplete", run), run)[0] == 0

@@ -13,13 +13,13 @@ from torch import nn
 from aectl.config import build, conf_dir
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
-from aectl.loading import build_model
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Loss
 from aectl.models.networks import DenseDecoder, DenseEncoder
+from aectl.runs.loading import build_model
 from aectl.training import checkpoint
 from aectl.training.device import Device
-from aectl.training.finite import NotFinite
+from aectl.training.nonfinite import NotFinite
 from aectl.training.schedule import Constant
 from aectl.training.trainer import Trainer
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aectl.own_images import read
-from aectl.training.evaluations import log_folder
+from aectl.commands.eval_user_images import read
+from aectl.tensorboard.evaluation import log_folder
 from tests.small import DENSE, QUICK
 
 WORDS = (*QUICK, *DENSE, "model.code=2")

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aectl.config.stored import to_json
+from aectl.config.untrusted_files import to_json
 from aectl.data.datasets import Source
 from aectl.evaluation.ability_checks import AbilityError, check_abilities
-from aectl.figures.live import pictures
 from aectl.models.base import Model
-from aectl.training.board import THUMBNAIL, TensorBoard
+from aectl.tensorboard.images import pictures
+from aectl.tensorboard.training import THUMBNAIL, TensorBoard
 from tests.evaluation.test_ability_checks import Right, X
 
 METHODS = ("encode", "posterior", "decode", "reconstruct", "classify", "sample", "energy", "log_prob", "walk")

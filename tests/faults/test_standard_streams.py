@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from aectl.cli.standard_streams import LenientStream, lenient_streams, replace_unencodable, stand_in
 from aectl.sweep.table import close
+from aectl.system.standard_streams import LenientStream, lenient_streams, replace_unencodable, stand_in
 from tests.small import DENSE, QUICK
 from tests.test_sweep import write_job
 

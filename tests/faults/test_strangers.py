@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 import aectl as package
 from aectl.cli import resume
 from aectl.config import ConfigError, check_trusted
-from aectl.config.stored import read_config
-from aectl.run import Run
+from aectl.config.untrusted_files import read_config
+from aectl.runs.run import Run
 from aectl.sweep import read_jobs
 from aectl.sweep.cluster import Slurm
 from aectl.training import checkpoint
@@ -225,16 +225,16 @@ FORBIDDEN = [
     "aectl.data.datasets.SPLITS.index",
     "aectl.models.vae.torch.hub.load",
     # Of ours and of torch's, but no part of a run: they write, fetch, start processes or take callables.
-    "aectl.training.board.TensorBoard",
+    "aectl.tensorboard.training.TensorBoard",
     "aectl.training.observers.CsvLog",
     "aectl.sweep.cluster.Ray",
     "aectl.sweep.SweepTable",
-    "aectl.run.Run",
-    "aectl.run.git",
-    "aectl.data.sources.run",
+    "aectl.runs.run.Run",
+    "aectl.runs.run.git",
+    "aectl.data.downloads.run",
     "aectl.data.datasets.Dataset",
     "aectl.data.datasets.load",
-    "aectl.export.put",
+    "aectl.runs.export.put",
     "aectl.__main__.main",
     "torch.nn.Module.load_state_dict",
     "torch.nn.Embedding.from_pretrained",
@@ -284,7 +284,7 @@ def test_a_class_that_only_says_where_it_is_from_is_not_called(monkeypatch, tall
 def hostile_data(canary):
     """Return configs of data sets that would leave a canary when built."""
     yield {"_target_": "aectl.data.datasets.__builtins__.__setitem__", "_args_": ["canary", 1]}
-    yield {"_target_": "aectl.training.board.TensorBoard", "folder": str(canary), "hparams": {}, "pictures": None}
+    yield {"_target_": "aectl.tensorboard.training.TensorBoard", "folder": str(canary), "hparams": {}, "pictures": None}
     yield {"_target_": "aectl.data.datasets.sources.os.mkdir", "path": str(canary)}
 
 

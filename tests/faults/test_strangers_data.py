@@ -6,9 +6,9 @@ from omegaconf import OmegaConf
 
 import aectl as package
 from aectl.config import ConfigError, check_trusted
-from aectl.config.own_paths import check_paths, data_paths
+from aectl.config.data_paths import check_paths, data_paths
 from aectl.config.signature import is_signed, key_path, sign
-from aectl.run import Run
+from aectl.runs.run import Run
 from tests.faults.test_strangers import with_keys
 
 ARRAYS = "aectl.data.datasets.arrays"

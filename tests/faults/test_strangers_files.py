@@ -9,13 +9,15 @@ from html.parser import HTMLParser
 
 import pytest
 
-from aectl import leaderboard, listing, page
-from aectl.cli import complete
+from aectl import leaderboard
+from aectl.cli import completion
 from aectl.config import ConfigError
-from aectl.config.stored import check_links
+from aectl.config.untrusted_files import check_links
+from aectl.html_report import render
 from aectl.leaderboard.files import code
-from aectl.run import Run, find
-from aectl.terminal import console
+from aectl.runs import listing
+from aectl.runs.run import Run, find
+from aectl.system.terminal import console
 
 LINKS = {
     "figures": "eval",
@@ -215,7 +217,7 @@ def test_a_page_holds_a_strangers_texts_as_texts(kept, tmp_path, tally):
     section = hostile(run, MARKUP)
     picture = tmp_path / f"{MARKUP.replace('/', '')}.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8) + (10).to_bytes(4, "big") * 2)
-    written = page.write(
+    written = render.write(
         run / "report.html",
         title=MARKUP,
         name=MARKUP,
@@ -358,7 +360,7 @@ def test_tab_puts_no_command_into_the_line(kept, tmp_path, monkeypatch, capsys, 
     kept(to="outputs/plain")
     kept(to=f"outputs/{name}")
     monkeypatch.chdir(tmp_path)
-    complete.suggest("aectl eval run=", "query=bash")
+    completion.suggest("aectl eval run=", "query=bash")
     assert capsys.readouterr().out == "run=latest run=outputs/plain\n"
     tally("attacks refused")
 

@@ -16,16 +16,18 @@ import optuna
 import pytest
 from omegaconf import OmegaConf
 
-from aectl.cli import job, resume, sweep
-from aectl.cli.stored_words import MOST_JOBS, check_words, own_modules
-from aectl.commands.pictures import typed_command as typed_run_command
+from aectl.cli import resume
+from aectl.commands.eval_outputs import typed_command as typed_run_command
 from aectl.config import ConfigError
 from aectl.config.literal import quoted
-from aectl.run import Run
-from aectl.sweep.jobs import Job, job_number
+from aectl.config.stored_overrides import MOST_JOBS, check_words, own_modules
+from aectl.runs.run import Run
+from aectl.sweep import launch
+from aectl.sweep import run_job as job
+from aectl.sweep.optuna_search import Search, open_study
 from aectl.sweep.plan import PLAN, content, is_own, note, plan, typed_command
-from aectl.sweep.space import Space
-from aectl.sweep.study import Search, open_study
+from aectl.sweep.results import Job, job_number
+from aectl.sweep.search_space import Space
 from aectl.sweep.table import write_csv
 from tests.faults.payload import Payload
 
@@ -382,7 +384,7 @@ def test_a_sweep_of_ones_own_model_trusts_it_when_it_is_resumed_and_nowhere_else
     config = OmegaConf.create(
         {"hydra": {}, "noise": {"_target_": "my_parts.Blur"}, "model": {"_target_": "torch.nn.X"}}
     )
-    trust = f"trust=[{','.join(map(quoted, sweep.trusted(config, ['model._target_=my_module.Mine'])))}]"
+    trust = f"trust=[{','.join(map(quoted, launch.trusted(config, ['model._target_=my_module.Mine'])))}]"
     assert trust == "trust=['my_module','my_parts']"
     for folder, words in ((tmp_path, []), (tmp_path / "new", ["x"])):
         (planned,) = plan(folder, [["x"]])
@@ -449,7 +451,7 @@ def test_modules_of_the_working_folder_are_for_ones_own_sweeps_alone(tmp_path, m
         monkeypatch.chdir(where)
         resume.sweep([f"resume={folder}", *trust])
         assert resume.IMPORTS_HERE.get() == imports
-        assert sweep.task_of(OmegaConf.create(SHARED), 1, []).keywords["imports_here"] == imports
+        assert launch.task_of(OmegaConf.create(SHARED), 1, []).keywords["imports_here"] == imports
     resume.TRUST.set(())
     resume.IMPORTS_HERE.set(True)
 

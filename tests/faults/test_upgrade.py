@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import aectl as package
-from aectl import listing
 from aectl.config import ConfigError
-from aectl.config.record import FORMAT
-from aectl.run import Run, find
+from aectl.runs import listing
+from aectl.runs.run import Run, find
+from aectl.runs.run_json import FORMAT
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aectl.data.datasets import Source
-from aectl.figures import field, plane
+from aectl.figures import planar_fields, planar_report
 from aectl.models.base import Model
 from aectl.rng import Rng
 from aectl.sampling import Request
@@ -31,10 +31,10 @@ def shades(axes):
 
 
 def test_energies_and_their_exponentials_are_drawn_where_they_are():
-    figure = field.landscape(Bowl(), source(), "a bowl")
+    figure = planar_fields.landscape(Bowl(), source(), "a bowl")
     low, high = shades(figure.axes[0]), shades(figure.axes[1])
     assert low.levels[0] == pytest.approx(-3, abs=0.05)
-    assert low.levels[-1] == pytest.approx(-3 + field.HEIGHT, abs=0.05)
+    assert low.levels[-1] == pytest.approx(-3 + planar_fields.HEIGHT, abs=0.05)
     assert 0.9 * math.exp(3) < high.levels[-1] < 1.3 * math.exp(3)
     for drawn, which in ((low, 0), (high, -1)):
         # The innermost shade is around the bottom, and no wider than the level says.
@@ -44,7 +44,7 @@ def test_energies_and_their_exponentials_are_drawn_where_they_are():
 
 @torch.no_grad()
 def test_planar_models_with_energies_have_the_figure():
-    found = dict(plane.figures(Bowl(), source(), Request(10, Rng(0), 1.0, source())))
+    found = dict(planar_report.figures(Bowl(), source(), Request(10, Rng(0), 1.0, source())))
     assert list(found) == ["energy"]
 
 
@@ -53,4 +53,4 @@ def test_a_flat_energy_is_drawn_too():
         def energy(self, x):
             return torch.zeros(len(x))
 
-    assert len(field.landscape(Flat(), source(), "flat").axes) == 4
+    assert len(planar_fields.landscape(Flat(), source(), "flat").axes) == 4

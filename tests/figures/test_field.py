@@ -12,7 +12,7 @@ from matplotlib.quiver import Quiver
 from PIL import Image
 
 from aectl.data.datasets import Source
-from aectl.figures import field, probes, style
+from aectl.figures import examples, planar_fields, style
 from aectl.figures.style import save
 from aectl.models.base import Model
 from aectl.rng import Rng
@@ -48,15 +48,15 @@ def scattered(axes):
 
 
 def test_two_values_are_a_point_and_more_are_not():
-    assert probes.is_planar((1, 1, 2))
-    assert probes.is_planar((1, 2, 1))
-    assert not probes.is_planar((1, 2, 2))
-    assert not probes.is_planar((1, 1, 1))
+    assert examples.is_planar((1, 1, 2))
+    assert examples.is_planar((1, 2, 1))
+    assert not examples.is_planar((1, 2, 2))
+    assert not examples.is_planar((1, 1, 1))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2), (1, 2, 1)])
 def test_the_lattice_covers_the_square_row_by_row(shape):
-    grid = field.lattice(source(shape=shape), 3)
+    grid = planar_fields.lattice(source(shape=shape), 3)
     assert grid.shape == (9, *shape)
     steps = (0.0, 0.5, 1.0)
     assert grid.view(9, 2).tolist() == [[x, y] for y in steps for x in steps]
@@ -64,12 +64,12 @@ def test_the_lattice_covers_the_square_row_by_row(shape):
 
 def test_displacements_lead_from_a_point_to_where_it_is_moved():
     points = Rng(0).uniform(5, 1, 1, 2)
-    found = field.displacements(Moves(half_way), points)
+    found = planar_fields.displacements(Moves(half_way), points)
     assert torch.allclose(found, 0.5 * (torch.tensor([[0.5, 0.25]]) - points.view(5, 2)))
 
 
 def test_arrows_point_where_the_model_moves_and_long_ones_are_cut():
-    figure = field.vector_field(Moves(half_way), source(), "title")
+    figure = planar_fields.vector_field(Moves(half_way), source(), "title")
     left, right = figure.axes[:2]
     (arrows,) = (one for one in left.collections if isinstance(one, Quiver))
     start = np.stack([arrows.X, arrows.Y], 1)
@@ -87,8 +87,8 @@ def test_arrows_point_where_the_model_moves_and_long_ones_are_cut():
 
 
 def test_shades_are_lightest_where_nothing_is_moved():
-    figure = field.vector_field(Moves(half_way), source(3), "title")
-    pixels = np.asarray(field.rendered(figure, 60).permute(1, 2, 0))
+    figure = planar_fields.vector_field(Moves(half_way), source(3), "title")
+    pixels = np.asarray(planar_fields.rendered(figure, 60).permute(1, 2, 0))
     axes = figure.axes[1]
 
     def colour(x, y):
@@ -105,8 +105,8 @@ def test_shades_are_lightest_where_nothing_is_moved():
     "function", [half_way, lambda x: x, lambda x: torch.full_like(x, 0.5), lambda x: x * math.nan], ids=range(4)
 )
 def test_fields_are_drawn_also_of_models_that_do_nothing_or_give_nothing(function):
-    figure = field.vector_field(Moves(function), source(), "a title")
-    pixels = field.rendered(figure, 60)
+    figure = planar_fields.vector_field(Moves(function), source(), "a title")
+    pixels = planar_fields.rendered(figure, 60)
     for axes in figure.axes[:2]:
         left, low, right, high = (int(edge) for edge in axes.get_window_extent().extents)
         inside = pixels[:, pixels.shape[1] - high : pixels.shape[1] - low, left:right]
@@ -116,7 +116,7 @@ def test_fields_are_drawn_also_of_models_that_do_nothing_or_give_nothing(functio
 def test_points_stand_side_by_side_in_the_colours_of_their_classes(tmp_path):
     data, labels = source().pixels(), source().labels.clone()
     labels[5] = -1
-    figure = field.points({"input": data, "moved": half_way(data)}, "a title", labels)
+    figure = planar_fields.points({"input": data, "moved": half_way(data)}, "a title", labels)
     first, second = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["input", "moved"]
     assert [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes] == [((0, 1), (0, 1))] * 2
@@ -132,25 +132,25 @@ def test_points_stand_side_by_side_in_the_colours_of_their_classes(tmp_path):
 
 def test_points_without_classes_or_with_more_than_there_are_colours(tmp_path):
     data = source().pixels()
-    plain = field.points({"data": data}, "a title")
+    plain = planar_fields.points({"data": data}, "a title")
     assert np.allclose(plain.axes[0].collections[0].get_facecolors()[:, :3], to_rgb(style.BLUE))
-    many = field.points({"data": data}, "a title", torch.arange(300))
+    many = planar_fields.points({"data": data}, "a title", torch.arange(300))
     assert is_drawn(save(many, tmp_path / "points.png"))
 
 
 def test_of_many_points_some_are_shown_from_all_along():
-    assert field.spaced(3).tolist() == [0, 1, 2]
-    chosen = field.spaced(10_000)
-    assert len(chosen) == field.SHOWN
+    assert planar_fields.spaced(3).tolist() == [0, 1, 2]
+    chosen = planar_fields.spaced(10_000)
+    assert len(chosen) == planar_fields.SHOWN
     assert (chosen[0], chosen[-1]) == (0, 9999)
     assert set(np.diff(chosen)) == {5, 6}
-    figure = field.points({"data": source(5000).pixels()}, "a title")
-    assert len(scattered(figure.axes[0])[0]) == field.SHOWN
+    figure = planar_fields.points({"data": source(5000).pixels()}, "a title")
+    assert len(scattered(figure.axes[0])[0]) == planar_fields.SHOWN
 
 
 def test_paths_go_from_point_to_point_with_their_ends_marked(tmp_path):
     ways = Rng(1).uniform(4, 7, 1, 1, 2)
-    figure = field.paths(ways, source(), "a title")
+    figure = planar_fields.paths(ways, source(), "a title")
     (axes,) = figure.axes
     lines = [np.stack(line.get_data(), 1) for line in axes.lines]
     assert [len(line) for line in lines] == [7, 2] * 4
@@ -164,7 +164,7 @@ def test_paths_go_from_point_to_point_with_their_ends_marked(tmp_path):
 def test_a_mesh_has_a_line_for_each_row_and_for_each_column(tmp_path):
     steps = torch.linspace(0, 1, 5)
     net = torch.cartesian_prod(steps[:4], steps).view(4, 5, 1, 1, 2)
-    figure = field.mesh(net, source(), "a title")
+    figure = planar_fields.mesh(net, source(), "a title")
     (axes,) = figure.axes
     lines = [np.stack(line.get_data(), 1) for line in axes.lines]
     assert [len(line) for line in lines] == [5] * 4 + [4] * 5
@@ -177,17 +177,17 @@ def test_a_mesh_has_a_line_for_each_row_and_for_each_column(tmp_path):
 
 
 def test_a_figure_as_an_image_is_what_is_saved(tmp_path):
-    figure, same = (field.points({"data": source(20).pixels()}, "a title") for _ in range(2))
-    image = field.rendered(figure, style.DPI)
+    figure, same = (planar_fields.points({"data": source(20).pixels()}, "a title") for _ in range(2))
+    image = planar_fields.rendered(figure, style.DPI)
     saved = np.asarray(Image.open(save(same, tmp_path / "points.png")).convert("RGB"))
     assert image.dtype == torch.float32
     assert image.shape == (3, *saved.shape[:2])
     assert 0 <= image.min() < image.max() <= 1
     assert (image.permute(1, 2, 0) - torch.from_numpy(saved / 255.0)).abs().mean() < 0.002
-    half = field.rendered(figure, style.DPI / 2)
+    half = planar_fields.rendered(figure, style.DPI / 2)
     assert [round(2 * side / other) for side, other in zip(half.shape[1:], image.shape[1:], strict=True)] == [1, 1]
 
 
 def test_figures_are_no_concern_of_pyplots():
-    field.points({"data": source(20).pixels()}, "a title")
+    planar_fields.points({"data": source(20).pixels()}, "a title")
     assert not matplotlib._pylab_helpers.Gcf.get_all_fig_managers()

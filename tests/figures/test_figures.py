@@ -11,15 +11,15 @@ from torch import nn
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian
 from aectl.evaluation.codes import active_latents
-from aectl.figures import codes, images, probes
+from aectl.figures import codes, examples, image_grids
 from aectl.figures.curves import learning_curves
-from aectl.figures.live import pictures
-from aectl.figures.report import code_figures, draw
+from aectl.figures.model_figures import code_figures, draw
 from aectl.figures.style import save
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.gan import GAN
 from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
+from aectl.tensorboard.images import pictures
 
 encoder, decoder = partial(DenseEncoder, widths=[16]), partial(DenseDecoder, widths=[16])
 conv = partial(ConvEncoder, channels=[2]), partial(ConvDecoder, channels=[2])
@@ -94,7 +94,7 @@ def test_learning_curves_are_drawn_over_stages(tmp_path):
 
 
 def test_a_grid_that_is_not_full_is_padded(tmp_path):
-    path = save(images.image_grid(torch.rand(7, 1, 8, 8), 2, "seven"), tmp_path / "grid.png")
+    path = save(image_grids.image_grid(torch.rand(7, 1, 8, 8), 2, "seven"), tmp_path / "grid.png")
     assert is_drawn(path)
 
 
@@ -103,25 +103,25 @@ def test_filters_are_of_the_layer_that_sees_the_pixels():
     gan = GAN((1, 8, 8), 64, decoder, encoder)
     weights = gan.discriminator.body[1].weight[:5].detach().view(-1, 1, 8, 8)
     largest = weights.abs().amax((1, 2, 3), keepdim=True)
-    tiles = probes.filter_tiles(gan, (1, 8, 8), 5)
+    tiles = examples.filter_tiles(gan, (1, 8, 8), 5)
     assert torch.allclose((tiles - 0.5) * 2 * largest, weights, atol=1e-6)
     convolution_as_wide = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.Flatten(), nn.Linear(64, 2))
-    assert probes.filter_tiles(convolution_as_wide, (1, 8, 8)) is None
-    assert images.filters(convolution_as_wide, (1, 8, 8)) is None
+    assert examples.filter_tiles(convolution_as_wide, (1, 8, 8)) is None
+    assert image_grids.filters(convolution_as_wide, (1, 8, 8)) is None
 
 
 def test_examples_are_one_of_each_class_and_then_the_first():
     labels = torch.tensor([1, 1, 0, -1, 2, 0] + [1] * 34)
     data = source((1, 8, 8))
     data = Source(data.images, labels, data.index, data.scale, data.classes)
-    assert torch.equal(probes.examples(data, 5), data.pixels()[[2, 0, 4, 1, 3]])
-    assert len(probes.examples(source((1, 8, 8), n=3), 10)) == 3
+    assert torch.equal(examples.examples(data, 5), data.pixels()[[2, 0, 4, 1, 3]])
+    assert len(examples.examples(source((1, 8, 8), n=3), 10)) == 3
 
 
 def test_looking_leaves_every_part_in_its_own_mode():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
     model[0].eval()
-    with pytest.raises(RuntimeError, match="stop"), probes.at_rest(model):
+    with pytest.raises(RuntimeError, match="stop"), examples.at_rest(model):
         assert not model[1].training
         assert not torch.is_grad_enabled()
         raise RuntimeError("stop")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian
-from aectl.figures import gallery, images, plane
+from aectl.figures import image_grids, planar_report, sample_figures
 from aectl.figures.style import save
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.networks import DenseDecoder, DenseEncoder
@@ -42,43 +42,43 @@ def is_drawn(path):
 
 
 def test_every_kind_has_a_figure_and_no_figure_lacks_a_kind():
-    assert set(gallery.FIGURES) == set(KINDS)
-    assert set(plane.FIGURES) == set(KINDS) - {"training"}
+    assert set(sample_figures.FIGURES) == set(KINDS)
+    assert set(planar_report.FIGURES) == set(KINDS) - {"training"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_drawn_for_images_and_for_points(tmp_path, kind):
     for shape in (IMAGE, POINT):
-        figure = gallery.figure(kind, made(kind, shape), source(shape), "a title")
+        figure = sample_figures.figure(kind, made(kind, shape), source(shape), "a title")
         assert is_drawn(save(figure, tmp_path / f"{kind}.png"))
         words = " ".join(text.get_text() for text in [*figure.texts, figure._suptitle] if text)
         assert "a title" in words
         # Points are drawn in the square that they lie in, images as pixels.
-        assert any(axes.images for axes in figure.axes) is (shape == IMAGE or kind not in plane.FIGURES)
+        assert any(axes.images for axes in figure.axes) is (shape == IMAGE or kind not in planar_report.FIGURES)
 
 
 def test_a_grid_has_as_many_rows_as_columns():
     drawn = Rng(0).uniform(16, *IMAGE)
-    (axes,) = gallery.grid({"images": drawn}, "a title").axes
-    assert np.allclose(axes.images[0].get_array(), images.mosaic(drawn.view(4, 4, *IMAGE)))
-    (axes,) = gallery.grid({"images": drawn[:11]}, "a title").axes
+    (axes,) = sample_figures.grid({"images": drawn}, "a title").axes
+    assert np.allclose(axes.images[0].get_array(), image_grids.mosaic(drawn.view(4, 4, *IMAGE)))
+    (axes,) = sample_figures.grid({"images": drawn[:11]}, "a title").axes
     height, width = axes.images[0].get_array().shape[:2]
     assert (height, width) == (3 * 9 - 1, 4 * 9 - 1)
 
 
 def test_of_many_images_a_grid_shows_the_first_and_says_so():
-    drawn = Rng(0).uniform(gallery.MOST + 1, 1, 2, 2)
-    figure = gallery.grid({"images": drawn}, "a title")
+    drawn = Rng(0).uniform(sample_figures.MOST + 1, 1, 2, 2)
+    figure = sample_figures.grid({"images": drawn}, "a title")
     (axes,) = figure.axes
-    assert np.allclose(axes.images[0].get_array(), images.mosaic(drawn[:400].view(20, 20, 1, 2, 2)))
+    assert np.allclose(axes.images[0].get_array(), image_grids.mosaic(drawn[:400].view(20, 20, 1, 2, 2)))
     assert "the first 400 of 401" in figure.texts[0].get_text().replace("\n", " ")
 
 
 def test_reconstructions_stand_below_what_they_are_of_and_are_not_too_many():
     arrays = {"x_hat": Rng(0).uniform(30, *IMAGE), "x": Rng(1).uniform(30, *IMAGE), "noisy": Rng(2).uniform(30, *IMAGE)}
-    (axes,) = gallery.reconstruction(arrays, "a title").axes
+    (axes,) = sample_figures.reconstruction(arrays, "a title").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["input", "noisy", "reconstruction"]
-    expected = torch.stack([arrays[key][: gallery.SHOWN] for key in ("x", "noisy", "x_hat")])
-    assert np.allclose(axes.images[0].get_array(), images.mosaic(expected))
-    (axes,) = gallery.reconstruction({key: arrays[key] for key in ("x", "x_hat")}, "a title").axes
+    expected = torch.stack([arrays[key][: sample_figures.SHOWN] for key in ("x", "noisy", "x_hat")])
+    assert np.allclose(axes.images[0].get_array(), image_grids.mosaic(expected))
+    (axes,) = sample_figures.reconstruction({key: arrays[key] for key in ("x", "x_hat")}, "a title").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["input", "reconstruction"]

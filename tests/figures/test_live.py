@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from aectl.data.torchvision_shim import torchvision
-from aectl.figures import live
 from aectl.sampling import history
+from aectl.tensorboard import images as live
 
 
 @pytest.mark.parametrize(("count", "columns", "shape"), [(10, 4, (1, 5, 7)), (3, 8, (3, 6, 6)), (8, 4, (1, 28, 28))])

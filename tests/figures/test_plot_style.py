@@ -6,12 +6,12 @@ import sys
 import matplotlib
 import pytest
 
-from aectl.plot_style import default_style
+from aectl.system.plot_style import default_style
 
 CODE = """
 import matplotlib, sys
 from aectl.figures import style
-from aectl.plot_style import default_style
+from aectl.system.plot_style import default_style
 assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] == 33
 with default_style():
     figure, axes = style.chart("$x$ and \\\\undefined")
@@ -39,7 +39,7 @@ def test_no_matplotlibrc_of_the_working_folder_is_read_at_all(tmp_path, gone):
     (folder / "matplotlibrc").write_bytes(b"\xff\xfe")
     code = f"""
 import os, shutil, sys
-from aectl.plot_style import leave_matplotlibrc
+from aectl.system.plot_style import leave_matplotlibrc
 leave_matplotlibrc(), leave_matplotlibrc()
 finders = len(sys.meta_path)
 if {gone}:

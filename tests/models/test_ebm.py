@@ -16,7 +16,7 @@ from aectl.models.base import Batch, Encodes, Energy, Normalises, Samples, Score
 from aectl.models.ebm import EBM
 from aectl.models.networks import DenseEncoder
 from aectl.rng import Rng
-from aectl.run import find
+from aectl.runs.run import find
 
 PLANE = (1, 1, 2)
 QUICK = ("dataset=digits", "device=cpu", "device.threads=1", "batch_size=256")

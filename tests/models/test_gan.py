@@ -11,7 +11,7 @@ from aectl.models.base import Batch, Stage
 from aectl.models.gan import GAN, LOSSES, energy_distance
 from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.rng import Rng
-from aectl.run import find
+from aectl.runs.run import find
 
 SHAPE = (1, 8, 8)
 nets = (partial(DenseDecoder, widths=[16]), partial(DenseEncoder, widths=[16]))

@@ -13,13 +13,13 @@ from torch.distributions import Bernoulli, Normal
 from aectl.config import build, check_signature, conf_dir
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
-from aectl.evaluation import published
-from aectl.loading import build_model
+from aectl.evaluation import references
 from aectl.models.base import Batch, Decodes, Encodes, HasPosterior, Reconstructs, Samples, Scores, Stage
 from aectl.models.iwae import BOUNDS, IWAE, parameters
 from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.rng import Rng
+from aectl.runs.loading import build_model
 from aectl.training import checkpoint
 from aectl.training.device import Device
 from aectl.training.schedule import Steps
@@ -309,7 +309,7 @@ def test_every_row_of_the_table_is_what_its_name_says(row):
     check_ranges(config)
     for part in ("model", "optimizer", "schedule"):
         check_signature(config[part], part)
-    published.check(OmegaConf.to_container(config.reference, resolve=True))
+    references.check(OmegaConf.to_container(config.reference, resolve=True))
     model = build_model(config, {"shape": (1, 28, 28), "classes": 10})
     assert (model.bound, model.samples) == (bound, int(k[1:]))
     assert [len(model.up) + 1, len(model.down) + 1] == [int(layers[0])] * 2

@@ -5,12 +5,12 @@ import torch
 
 import aectl as package
 from aectl.data.datasets import digits
-from aectl.evaluation.subject import apply
+from aectl.evaluation.context import apply
 from aectl.models.base import Batch, Decodes, Encodes, Normalises, Reconstructs, Samples, Scores, Walks
 from aectl.models.partition import states
 from aectl.models.rbm import RBM
 from aectl.rng import Rng
-from aectl.run import find
+from aectl.runs.run import find
 
 SHAPE = (1, 3, 3)
 QUICK = ("dataset=digits", "device=cpu", "device.threads=1", "batch_size=256")

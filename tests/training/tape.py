@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from aectl.training.recorder import RECORDERS
+from aectl.training.graph_recorder import RECORDERS
 
 aten = torch.ops.aten
 READS = {

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aectl.commands.training_summary import compare_with_baselines, summarise_training, with_unit
+from aectl.commands.train_summary import compare_with_baselines, summarise_training, with_unit
 from aectl.data.datasets import digits
 from aectl.evaluation.likelihood import bernoulli
 from aectl.models.autoencoder import Autoencoder
@@ -18,7 +18,7 @@ from aectl.models.rbm import RBM
 from aectl.models.stacked import AutoencoderLayer, Stacked
 from aectl.models.vae import VAE
 from aectl.rng import Rng
-from aectl.run import Run
+from aectl.runs.run import Run
 from aectl.training.alarms import Alarms
 from aectl.training.baselines import cheap_baselines, reconstruction_mse
 from aectl.training.observers import Epoch

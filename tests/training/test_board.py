@@ -10,13 +10,13 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.nn import functional
 
-from aectl.figures.live import pictures
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Batch
 from aectl.models.gan import GAN
 from aectl.models.networks import DenseDecoder, DenseEncoder
+from aectl.tensorboard.images import pictures
+from aectl.tensorboard.training import TensorBoard, charts
 from aectl.training import checkpoint
-from aectl.training.board import TensorBoard, charts
 from tests.hparams import hparams_page
 
 SHAPE = (1, 8, 8)
@@ -218,7 +218,7 @@ def test_the_hparams_page_has_model_code_seed_and_objective_first(board, tmp_pat
 def test_what_cannot_be_drawn_is_a_warning_and_ends_no_run(board, tmp_path, caplog, monkeypatch):
     trainer = board(epochs=3)
     trainer.observers[0].pictures = lambda model: torch.zeros(10**15)
-    monkeypatch.setattr("aectl.training.board.encode", lambda model, batches: 1 / 0)
+    monkeypatch.setattr("aectl.tensorboard.training.encode", lambda model, batches: 1 / 0)
     trainer.fit()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [text.split(":")[0] for text in warnings] == [

@@ -26,11 +26,11 @@ from aectl.models.rbm import RBM
 from aectl.models.stacked import AutoencoderLayer, Stacked
 from aectl.models.vae import VAE
 from aectl.rng import Rng
-from aectl.training import checkpoint, recorder
+from aectl.training import checkpoint, graph_recorder
 from aectl.training.device import Device
-from aectl.training.moving import difference, python_state
 from aectl.training.observers import Observer
 from aectl.training.schedule import Cosine, Steps
+from aectl.training.step_state import difference, python_state
 from tests.training.conftest import tiny
 from tests.training.tape import TapeRecorder, taped
 
@@ -450,7 +450,7 @@ class FakeCuda:
 
     def __init__(self, monkeypatch, fails=False):
         self.said, self.fails, self.mode, self.current = [], fails, 0, self
-        monkeypatch.setattr(recorder.torch, "cuda", self)
+        monkeypatch.setattr(graph_recorder.torch, "cuda", self)
 
     def Stream(self):
         return SimpleNamespace(wait_stream=lambda other: self.said.append("side waits"))
@@ -496,7 +496,7 @@ class FakeCuda:
 
 def test_cuda_is_warmed_up_aside_and_strictly_then_captured(monkeypatch):
     cuda = FakeCuda(monkeypatch)
-    made = recorder.CudaRecorder()
+    made = graph_recorder.CudaRecorder()
     modes = []
     made.warm_up(lambda: modes.append((cuda.mode, cuda.current is made.stream)))
     assert modes == [(0, True), (0, True), ("error", True)]
@@ -509,7 +509,7 @@ def test_cuda_is_warmed_up_aside_and_strictly_then_captured(monkeypatch):
 
 def test_cuda_is_left_as_it_was_by_what_fails(monkeypatch):
     cuda = FakeCuda(monkeypatch, fails=True)
-    made = recorder.CudaRecorder()
+    made = graph_recorder.CudaRecorder()
     with pytest.raises(ZeroDivisionError):
         made.warm_up(lambda: 1 / (cuda.mode != "error"))
     assert (cuda.mode, cuda.said[-1]) == (0, "main waits")

@@ -12,12 +12,12 @@ from torch import nn
 from aectl.config import conf_dir
 from aectl.config.schema import check_ranges
 from aectl.data.noise import Gaussian
-from aectl.loading import build_model
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Loss, Model
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.penalty import L1
 from aectl.models.vae import VAE
+from aectl.runs.loading import build_model
 from aectl.training import checkpoint, compiled
 from aectl.training.device import Device
 from aectl.training.schedule import Cosine

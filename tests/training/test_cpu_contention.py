@@ -5,7 +5,7 @@ import types
 import pytest
 import torch
 
-from aectl.idle_cores import CpuTimes
+from aectl.system.idle_cores import CpuTimes
 from aectl.training import cpu_contention
 from aectl.training.cpu_contention import CpuContention
 

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from aectl.config import build, conf_dir
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
-from aectl.loading import build_model
 from aectl.rng import Rng
-from aectl.training.capture import CapturedEngine
+from aectl.runs.loading import build_model
+from aectl.training.cuda_graph import CapturedEngine
 from aectl.training.device import Device
 from aectl.training.engine import Engine
 from aectl.training.meter import Meter

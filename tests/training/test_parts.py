@@ -11,15 +11,15 @@ from torch import nn
 
 from aectl import parallel
 from aectl.models.base import Batch, Model
-from aectl.terminal import significant
+from aectl.system.terminal import significant
 from aectl.training import checkpoint
 from aectl.training import device as devices
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.device import THREADS, Device
-from aectl.training.interruption import SIGNALS, Interruption
 from aectl.training.meter import Meter
 from aectl.training.schedule import Constant, Cosine, Steps
-from aectl.training.work import multiplications
+from aectl.training.step_cost import multiplications
+from aectl.training.stop_signals import SIGNALS, Interruption
 
 
 def test_constant_warms_up_linearly_then_stays():

@@ -11,14 +11,14 @@ from torch import nn
 from aectl import parallel
 from aectl.config import conf_dir
 from aectl.config.schema import check_ranges
-from aectl.loading import build_model
 from aectl.models.base import Batch, Loss, Model, Stage
 from aectl.models.nade import NADE
 from aectl.rng import Rng
+from aectl.runs.loading import build_model
 from aectl.training import precision
 from aectl.training.device import Device
 from aectl.training.engine import Engine
-from aectl.training.work import dense_weights
+from aectl.training.step_cost import dense_weights
 from tests.typed import record
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from aectl.idle_cores import CpuTimes
+from aectl.system.idle_cores import CpuTimes
 from aectl.training import spin_wait
 from aectl.training.spin_wait import SpinLimit, SpinWatch
 

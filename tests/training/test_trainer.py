@@ -14,7 +14,7 @@ from aectl.models.gan import GAN
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.training import checkpoint
-from aectl.training.finite import NotFinite
+from aectl.training.nonfinite import NotFinite
 from aectl.training.observers import CsvLog, Observer
 from aectl.training.schedule import Constant, Cosine
 

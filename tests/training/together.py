@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from aectl.config import conf_dir
 from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
-from aectl.loading import build_model
+from aectl.runs.loading import build_model
 from aectl.training.device import Device
 from aectl.training.schedule import Constant
 from aectl.training.trainer import Trainer

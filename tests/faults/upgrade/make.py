@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from aectl import cli
-from aectl.training.interruption import Interruption
+from aectl.training.stop_signals import Interruption
 
 HERE = Path(__file__).parent
 COMMON = ("dataset=digits", "dataset.valid=100", "batch_size=100", "device=cpu", "device.threads=1")

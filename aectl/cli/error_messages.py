@@ -1,0 +1,286 @@
+"""From an exception to the line or two that a user can act on, and the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from aectl.cli.hydra_main import LAUNCHERS, UnknownFlag
+from aectl.config import conf_dir, options
+from aectl.config.did_you_mean import (
+    all_keys,
+    hint,
+    nearest_names,
+    same_meaning,
+    same_settings,
+    similar_settings,
+    to_type,
+)
+from aectl.config.schema import UnknownKey
+from aectl.system.atomic_write import account, is_full
+
+BAD_INPUT, UNEXPECTED = 2, 1
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+
+
+def explain(error: Exception, name: str, overrides: Sequence[str]) -> tuple[str, int]:
+    """Return the message for an exception and the exit code: 2 for what the user can mend, 1 for what is unexpected.
+
+    `name` is the config that was composed, `overrides` are the ones that were typed.
+    """
+    system = next((e for e in (error, error.__cause__) if isinstance(e, OSError)), None)
+    if isinstance(error, HydraException):
+        return explain_composition(error, name, overrides), BAD_INPUT
+    if isinstance(error, OmegaConfBaseException):
+        return with_key(error), BAD_INPUT
+    if isinstance(error, UnknownFlag):
+        return unknown_flag(error, name, overrides), BAD_INPUT
+    if isinstance(error, UnknownKey):
+        return unknown_key(error.key, name, overrides, error.value), BAD_INPUT
+    if is_ours(error):
+        return str(error), BAD_INPUT
+    where = system.filename or output_folder(system) if system is not None else None
+    if system is not None and isinstance(error, (OSError, ValueError)) and (where or is_full(system)):
+        hint = "\n  make room there and type the command again" if is_full(system) else ""
+        return account(system, where or "the output folder") + hint, UNEXPECTED
+    first = (str(error).splitlines() or [""])[0]
+    if OUT_OF_MEMORY.search(str(error)) or isinstance(error, MemoryError):
+        return f"out of memory: {first}\n  a smaller batch_size or model needs less", BAD_INPUT
+    if is_composition(error):
+        return uncomposed(first, overrides), BAD_INPUT
+    return f"{type(error).__name__}: {first}\n  AECTL_DEBUG=1 shows the traceback", UNEXPECTED
+
+
+def output_folder(error: OSError) -> str | None:
+    """Return the folder that Hydra could not write to, whose own errors do not tell; None for other errors."""
+    found = [frame.f_locals.get("output_dir") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((str(path) for path in reversed(found) if path), None)
+
+
+def is_ours(error: Exception) -> bool:
+    """Return whether an exception was written for the user: a class of ours, or a ValueError that our code raised."""
+    if type(error).__module__.partition(".")[0] == "aectl":
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    where = frames[-1].f_globals.get("__name__", "") if frames else ""
+    return isinstance(error, ValueError) and where.partition(".")[0] == "aectl"
+
+
+def is_composition(error: Exception) -> bool:
+    """Return whether an exception was raised where Hydra reads and merges settings, before any command began."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "hydra._internal.config_loader_impl" in frames
+
+
+def uncomposed(first: str, overrides: Sequence[str]) -> str:
+    """Return what is wrong with settings that Hydra stumbles over without saying at which: most likely an option."""
+    for word in overrides:
+        key, _, value = word.lstrip("+~").partition("=")
+        if (known := options().get(key)) and value not in known:
+            return f"no {key} called '{value}'\n  there are: {', '.join(known)}"
+    return f"cannot read the settings: {first}"
+
+
+def explain_composition(error: HydraException, name: str, overrides: Sequence[str]) -> str:
+    """Return what is wrong with a command line that Hydra could not compose."""
+    text, cause = str(error), error.__cause__
+    if isinstance(error, OverrideParseException):
+        return unreadable(text, error.override, name, overrides)
+    if isinstance(error, MissingConfigException):
+        return missing_option(text)
+    if match := re.search(r"Ambiguous value for argument '(.+)'|Sweep parameters '(.+)' requires", text):
+        return several_values(match[1] or match[2], name, overrides)
+    if match := re.search(r"Could not override '([^'@]+)'\.\s+(?:To append|No match)", text):
+        return unknown_key(match[1], name, overrides)
+    if match := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
+        return nothing_to_remove(match[1], name, overrides)
+    if match := re.search(r"Multiple values for (\S+)\. ", text):
+        return f"{match[1]} has a value already: write {match[1]}=… without the +"
+    if match := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"{match[1]} has a value already: write {match[1]}=… without the +"
+    if isinstance(cause, OmegaConfBaseException):
+        return with_key(cause)
+    first, *others = (text or str(cause)).splitlines()
+    if first.endswith("raised while composing config:") and others:
+        return f"{first.partition(': ')[0]}: {others[0]}"
+    return f"{first}\n  {str(cause).splitlines()[0]}" if cause is not None and str(cause) not in first else first
+
+
+def with_key(error: OmegaConfBaseException) -> str:
+    """Return what a value is and what it should be, behind its key."""
+    first = (error.msg or str(error)).splitlines()[0]
+    if match := re.match(r"ConfigError raised while resolving interpolation: (.*)", first):
+        # A resolver of ours refuses a value, and names its key.
+        return match[1]
+    if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", first):
+        first = f"'{match[1]}' is not {TYPES.get(match[2], match[2])}"
+    return f"{error.full_key}: {first}" if error.full_key else first
+
+
+def unreadable(text: str, word: str, name: str, overrides: Sequence[str]) -> str:
+    """Return what is wrong with a word that does not read as key=value."""
+    for bare in overrides:
+        if "=" not in bare and not bare.startswith("~"):
+            return f"'{bare}' is not key=value{bare_word(bare, name, overrides)}"
+    key, _, value = word.partition("=")
+    lines = [line for line in text.splitlines() if line.strip(" ^~") and "See https" not in line]
+    detail = (lines or [""])[-1].partition(" expecting")[0]
+    return f"cannot read {word}: {detail}\n  quote what has brackets or signs: \"{key}='{value}'\""
+
+
+def missing_option(text: str) -> str:
+    """Return which option of a group there is not, what comes near it, and all there are."""
+    match = re.search(r"Could not (?:find|load) '(.+)/([^/']*)'", text)
+    if match is None:
+        return text.splitlines()[0]
+    group, option = match.groups()
+    known = re.findall(r"^\t(\S+)$", text.partition("Config search path")[0], re.MULTILINE) or options().get(group, [])
+    first = f"no {group} called '{option}'{hint(option, known)}"
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        first += f"; it may need the package hydra-{option.replace('_', '-')}-{group.partition('/')[2]}"
+    return f"{first}\n  there are: {', '.join(known)}" if known else first
+
+
+def several_values(word: str, name: str, overrides: Sequence[str]) -> str:
+    """Return that a key has several values, and the command for one run of each, or for a list where one is wanted."""
+    command = "train" if name == "resume" else name
+    key, _, value = word.partition("=")
+    again = shlex.join(["aectl", command, "-m", *overrides])
+    config, _ = reference(name, overrides)
+    if isinstance(dict(all_keys(config)).get(key), list):
+        return f"{word} gives several values: {to_type(key, value, config, {})} is a list\n  one run for each: {again}"
+    return f"{word} gives several values: add -m to {command} once for each\n  {again}"
+
+
+def unknown_flag(error: UnknownFlag, name: str, overrides: Sequence[str]) -> str:
+    """Return that there is no such flag, and the setting to type instead."""
+    config, _ = reference(name, overrides)
+    if error.key in dict(all_keys(config)):
+        return f"{error}: settings are typed without dashes: {to_type(error.key, error.value, config, options())}"
+    near = settings_near(error.key, error.value, config)
+    return f"{error}; did you mean {near[0]}?" if near else f"{error}; aectl --help shows how"
+
+
+def bare_word(word: str, name: str, overrides: Sequence[str]) -> str:
+    """Return what a word without `=` was probably meant as: an option, a run, or a key with its value after a space."""
+    config, _ = reference(name, overrides)
+    after = next((other for before, other in pairwise(overrides) if before == word and "=" not in other), "")
+    groups = [group for group, names in options().items() if group in config and word in names]
+    if word == "latest" or Path(word).is_dir():
+        near = [f"{'resume' if name == 'train' else 'run'}={word}"]
+    elif groups:
+        near = [f"{groups[0]}={word}"]
+    elif word in dict(all_keys(config)):
+        near = [to_type(word, after, config, options())]
+    else:
+        meant = [(group, nearest_names(word, names)) for group, names in options().items() if group in config]
+        near = [f"{group}={found[0]}" for group, found in meant if found] or settings_near(word, after, config)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def unknown_key(key: str, name: str, overrides: Sequence[str], value: str | None = None) -> str:
+    """Return that there is no such key, and the setting to type instead."""
+    config, choices = reference(name, overrides)
+    if not config or key.startswith("hydra."):
+        return f"no key '{key}'\n  aectl {name} --cfg hydra shows Hydra's own"
+    keys = dict(all_keys(config))
+    if key in keys:
+        return f"no key '{key}': another word on the line has taken it away"
+    if value is None:
+        typed = [word.lstrip("+~").partition("=") for word in overrides]
+        value = next((given for name, _, given in reversed(typed) if name == key), "")
+    if "dataset.keys" in keys and (roles := array_roles([*overrides, f"{key}={value}"])):
+        return f"no key '{key}'; did you mean {shlex.quote(f'dataset.keys={{{roles}}}')}?"
+    if near := settings_near(key, value, config):
+        return f"no key '{key}'; did you mean {' or '.join(near[:2])}?"
+    parent = key.rpartition(".")[0]
+    if siblings := [one for one in keys if one.rpartition(".")[0] == parent]:
+        return f"no key '{key}'\n  there are: {', '.join(siblings)}"
+    if parent in choices:
+        others = [one for one in options().get(parent, []) if one != choices[parent]]
+        return f"no key '{key}': {parent}={choices[parent]} has none\n  other options: {', '.join(others)}"
+    return f"no key '{key}'\n  aectl {name} --help lists the keys"
+
+
+def array_roles(overrides: Iterable[str]) -> str:
+    """Return what was typed as `dataset.keys.images=a` or `dataset.images=a` in the form of a mapping: `images: a`."""
+    pattern = r"\+{0,2}dataset\.(?:keys\.((?:train_|valid_|test_)?(?:images|labels))|(images))=(.*)"
+    found = [re.fullmatch(pattern, word) for word in overrides]
+    return ", ".join(dict.fromkeys(f"{match[1] or match[2]}: {match[3] or '…'}" for match in found if match))
+
+
+def nothing_to_remove(key: str, name: str, overrides: Sequence[str]) -> str:
+    """Return why `~key` fails: the key is null already, or there is none."""
+    config, _ = reference(name, overrides)
+    if key in dict(all_keys(config)):
+        return f"~{key}: it is null already, there is nothing to remove\n  leave the word out, or set {key}=…"
+    return unknown_key(key, name, overrides, "")
+
+
+def settings_near(key: str, value: str, config: Mapping[str, Any]) -> list[str]:
+    """Return what to type instead of `key=value`: by its meaning, also with another option, else by its spelling."""
+    if near := same_settings(key, config):
+        return [to_type(one, value, config, options()) for one in near]
+    for meant in same_meaning(key) if "." not in key else ():
+        group, _, leaf = meant.partition(".")
+        if group in config and (option := option_with(group, leaf)):
+            return [f"{group}={option} {to_type(meant, value, config, {})}"]
+    return [to_type(one, value, config, options()) for one in similar_settings(key, config)]
+
+
+def option_with(group: str, key: str) -> str | None:
+    """Return the option of a group with the fewest keys among which is `key`; None if there is none, or for models."""
+    if not key or group == "model":
+        return None
+    found = {}
+    for option in options().get(group, []):
+        keys = re.findall(
+            r"^(\w+):", Path(conf_dir(), group, f"{option}.yaml").read_text(encoding="utf-8"), re.MULTILINE
+        )
+        if key in keys:
+            found[option] = len(keys)
+    return min(found, key=lambda option: found[option], default=None)
+
+
+def reference(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the plain config to look for keys in, with those of a sweep, and the option of each group."""
+    config = reference_config(name, overrides)
+    if config is None:
+        return {}, {}
+    choices = {str(group): option for group, option in config.hydra.runtime.choices.items()}
+    plain = {
+        str(key): value
+        for key, value in cast("dict[Any, Any]", OmegaConf.to_container(config)).items()
+        if key != "hydra"
+    }
+    return {**plain, **(dict.fromkeys(LAUNCHERS) if name == "train" else {})}, choices
+
+
+def reference_config(name: str, overrides: Sequence[str]) -> DictConfig | None:
+    """Return a config: with the options that were typed if that composes, else the default one."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    # Within a command Hydra is initialised, and refuses to be so twice.
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    groups = [o for o in overrides if re.fullmatch(r"\w+=\w+", o) and o.partition("=")[0] in options()]
+    try:
+        with initialize_config_dir(conf_dir(), version_base="1.3"):
+            for chosen in (groups, []):
+                with contextlib.suppress(HydraException):
+                    return compose(name, chosen, return_hydra_config=True)
+        return None
+    finally:
+        GlobalHydra.instance().hydra = outer

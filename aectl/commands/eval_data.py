@@ -1,0 +1,111 @@
+"""From an opened run to what it is measured on: its images, others to tell apart from them, judge and cache."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+
+from omegaconf import DictConfig
+
+from aectl.config import ConfigError, build
+from aectl.data import downloads
+from aectl.data.datasets import Source
+from aectl.data.downloads import DataError
+from aectl.evaluation.baseline_cache import Cache, folder_for
+from aectl.evaluation.context import Benchmark, digest
+from aectl.evaluation.judge import judge_of
+from aectl.rng import Rng
+from aectl.runs.loading import Opened, settled
+
+log = logging.getLogger("aectl")
+
+COUNTERPARTS = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
+"""Data sets of one format: of each the other's images are outliers."""
+TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MEGABYTES = {"mnist": (2, 12), "fashion_mnist": (5, 31)}
+"""Size of a data set's test files, and of all its files, as they are fetched."""
+QUICK = {"images": 1000, "train": 3000, "nll_images": 100, "nll_samples": 100}
+"""What a quick evaluation takes at most: images and training images, and of the likelihood images and draws."""
+
+
+def benchmark(opened: Opened, config: DictConfig, with_outliers: bool = True) -> Benchmark:
+    """Return what the run is measured on; raises ConfigError if the split is empty.
+
+    Images of other kinds are read, and if need be fetched, only `with_outliers`.
+    """
+    device, dataset = opened.device.torch, opened.dataset
+    held_out = dataset.split(config.split, device)
+    if not len(held_out):
+        others = " or ".join(f"split={name}" for name in ("valid", "train") if len(dataset.split(name)))
+        raise ConfigError(f"split={config.split} of this run's dataset is empty; take {others}")
+    train = dataset.split("train", device)
+    if config.quick:
+        train, held_out = some(train, QUICK["train"]), some(held_out, QUICK["images"])
+    return Benchmark(
+        train,
+        held_out,
+        other_images(opened, config) if with_outliers else {},
+        judge_of(dataset.name, device),
+        Cache(folder_for(digest(train, held_out))),
+        config.seed,
+        dataset.exclude,
+    )
+
+
+def some(source: Source, count: int) -> Source:
+    """Return `count` images of a source, always the same ones, or all if they are fewer."""
+    order = Rng(0, source.images.device).fork("quick").permutation(len(source))
+    return source if len(source) <= count else source.take(order[:count].sort().values)
+
+
+def check_outliers(name: str | None) -> None:
+    """Raise ConfigError if `outliers` names no data set."""
+    if name not in (None, "auto", "none", *COUNTERPARTS):
+        raise ConfigError(f"outliers must be auto, none, {' or '.join(COUNTERPARTS)}, not '{name}'")
+
+
+def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
+    """Return the test images of the data set that `outliers` names, `auto` being the run's counterpart, if any.
+
+    Says so before it fetches them. With `auto`, images that are out of reach are left out with a warning, soon. Raises
+    ConfigError if they are of another shape than the run's.
+    """
+    name = COUNTERPARTS.get(opened.dataset.name, "none") if config.outliers == "auto" else config.outliers
+    if name in (None, "none"):
+        return {}
+    node = settled({"_target_": f"aectl.data.datasets.{name}", "root": opened.config.dataset.get("root")})
+    other = build(node, "outliers")
+    if tuple(other.shape) != tuple(opened.dataset.shape):
+        raise ConfigError(f"outliers={name}: its images are {other.shape}, the run's {tuple(opened.dataset.shape)}")
+    try:
+        fetch_outliers(name, node.get("root"), unasked=config.outliers == "auto")
+        test = other.split("test", opened.device.torch)
+        return {name: some(test, QUICK["images"]) if config.quick else test}
+    except DataError as error:
+        if config.outliers != "auto":
+            raise
+        log.warning("no outliers: %s\n  outliers=%s tries longer, and ends if it cannot", first_line(error), name)
+        return {}
+
+
+def fetch_outliers(name: str, root: str | None, unasked: bool) -> None:
+    """Fetch the test images of a data set if they are not there; raises DataError if no source gives them.
+
+    Sources that do not answer are given up soon where nobody asked for the images.
+    """
+    if downloads.is_present(name, TEST_FILES, root):
+        return
+    title, (alone, whole) = downloads.FOLDERS[name], MEGABYTES[name]
+    log.info(
+        "anomalies: fetching the test images of %s, %d MB (%d MB if from a package manager); outliers=none skips them",
+        title,
+        alone,
+        whole,
+    )
+    with downloads.brief_timeouts() if unasked else nullcontext():
+        downloads.fetch(name, TEST_FILES, downloads.raw_folder(name, root), others=False)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
+    return str(error).splitlines()[0]

@@ -1,0 +1,98 @@
+"""The pictures of an evaluation: figures/ in the run's folder, the same in TensorBoard, and all in report.html."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from aectl.evaluation import anomaly
+from aectl.evaluation.context import Subject, Unmeasured
+from aectl.figures.anomaly import anomaly_figure
+from aectl.figures.model_figures import draw
+from aectl.figures.style import save
+from aectl.html_report import render
+from aectl.runs.loading import Opened
+from aectl.runs.metrics_json import is_number, origin_note
+from aectl.system import atomic_write
+from aectl.system.plot_style import default_style
+from aectl.system.terminal import shown
+from aectl.tensorboard import evaluation
+
+
+def page_name(config: DictConfig) -> str:
+    """Return the name of the page's file; a quick evaluation has one of its own."""
+    return "report_quick.html" if config.quick else "report.html"
+
+
+@default_style()
+def draw_all(
+    opened: Opened, subject: Subject, section: dict[str, Any], config: DictConfig, made: Sequence[str]
+) -> None:
+    """Draw what the model can do, hand pictures and numbers to TensorBoard, and write the page that shows both.
+
+    `made` are the tables of this evaluation; the section may hold others, of earlier ones.
+    """
+    run = opened.run
+    folder = run.folder / "figures"
+    for place in (run.folder, folder):
+        atomic_write.clear(place)
+    # A run stopped within its first epoch has no curve yet.
+    curves = run.folder / "metrics.csv" if opened.state["epoch"] else None
+    paths = draw(opened.model, subject.bench.held_out, folder, seed=config.seed, metrics_csv=curves)
+    current = {name for name in section["titles"] if not origin_note(section, name)}
+    found = strangeness(subject) if "anomalies" in section and "anomalies" in made else {}
+    for name, (inliers, outliers) in found.items():
+        paths.append(save(anomaly_figure(inliers, outliers, name), folder / f"anomalies_{name.replace(' ', '_')}.png"))
+    if not found and "anomalies" in current:
+        # The outliers were not read this time: the figures of the evaluation that made the table still hold.
+        paths += sorted(folder.glob("anomalies_*.png"))
+    pr_curves = None if "anomalies" in current and "anomalies" not in made else found
+    scalars = {
+        f"eval/{table}/{measure}": value
+        for table in section["titles"]
+        if table in current
+        for measure, value in section[table].get("model", {}).items()
+        if is_number(value)
+    }
+    if not config.quick:
+        evaluation.write(run.folder, opened.state["epoch"], scalars, {f"eval/{p.stem}": p for p in paths}, pr_curves)
+    choices = run.record.get("choices", {})
+    render.write(
+        run.folder / page_name(config),
+        title=f"{choices.get('model')} on {choices.get('dataset')}",
+        name=run.folder.absolute().name,
+        commands=[typed_command(run.record.get("command") or ""), eval_command(run.folder, config)],
+        config_yaml=OmegaConf.to_yaml(opened.config, resolve=True),
+        record=run.record,
+        section=section,
+        figures=paths,
+    )
+
+
+def typed_command(stored: str) -> str:
+    """Return the command in a run's record, each word quoted for a shell; empty for that of another program."""
+    try:
+        words = shlex.split(stored)
+    except ValueError:
+        return ""
+    return shlex.join(words) if words[:2] == ["aectl", "train"] else ""
+
+
+def eval_command(folder: Path, config: DictConfig) -> str:
+    """Return the command that evaluates a run as it was evaluated, all tables of it, quoted for a shell."""
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else [f"split={config.split}"]
+    kept = [word for word in typed if word.lstrip("+~").partition("=")[0] not in ("run", "only", "again")]
+    return shlex.join(["aectl", "eval", f"run={shown(folder)}", *kept])
+
+
+def strangeness(subject: Subject) -> dict[str, Any]:
+    """Return the scores of inliers and outliers by the outliers' name; none for a model that scores no image."""
+    try:
+        return anomaly.scores(subject)
+    except Unmeasured:
+        return {}

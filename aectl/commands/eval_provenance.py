@@ -1,0 +1,134 @@
+"""Where each table of metrics.json comes from: the weights, settings and time it was made with.
+
+A section of metrics.json keeps this by table in `made`. A table is marked stale there if the checkpoint's weights have
+changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from aectl.config import ConfigError, to_plain
+from aectl.config.schema import CHOICES
+from aectl.evaluation.baseline_cache import VERSION
+from aectl.evaluation.registry import SETTINGS
+from aectl.runs.metrics_json import damage, tables_of
+from aectl.runs.run import Run, now, versions
+
+CHECKPOINTS = CHOICES["checkpoint"]
+OBJECTIVE, PUBLISHED = "objective", "published"
+"""Tables that are no evaluation's: the metrics of training, and the comparison with published numbers."""
+
+
+def section_name(config: DictConfig) -> str:
+    """Return the name of the evaluation's section in metrics.json; a quick evaluation has one of its own."""
+    return f"{config.split}_quick" if config.quick else str(config.split)
+
+
+def stored_section(run: Run, config: DictConfig) -> dict[str, Any]:
+    """Return the section that metrics.json holds, stale tables marked; empty if there is none or it is damaged."""
+    section = run.metrics.get(section_name(config), {})
+    if not tables_of(section) or damage(section):
+        return {}
+    return mark_stale({**section, "made": {**first_origins(section), **section.get("made", {})}}, run)
+
+
+def first_origins(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the origins of the tables in a section of an earlier version, as far as it says."""
+    known = {key: section[key] for key in ("checkpoint", "epoch", "when") if key in section}
+    return {name: dict(known) for name in tables_of(section)}
+
+
+def weights_digest(run: Run, checkpoint: str) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a checkpoint's file; empty if there is no such file."""
+    path = run.checkpoint(checkpoint)
+    try:
+        # A pipe in somebody else's folder would never end.
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+    except OSError:
+        return ""
+
+
+def table_settings(table: str, config: DictConfig) -> str:
+    """Return the settings that a table depends on, as they are typed: `seed=0 nll_images=1000 nll_samples=1000`."""
+    others = ("data",) if config.data == "changed" else ()
+    return " ".join(f"{key}={config[key]}" for key in ("seed", *SETTINGS.get(table, ()), *others))
+
+
+def fingerprint(table: str, run: Run, config: DictConfig, weights: str) -> str:
+    """Return a digest of everything that decides a table's numbers: weights, data, settings and versions."""
+    content = [table, weights, table_settings(table, config), data_of(run, config), versions(), VERSION]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_of(run: Run, config: DictConfig) -> Any:
+    """Return what tells the run's own data from others: the digests in its record, else the state of its files."""
+    if config.data == "changed":
+        return config.data
+    known = run.record.get("data") or {}
+    return {key: value for key, value in known.items() if key.endswith(("digest", "labels"))} or data_files(run)
+
+
+def data_files(run: Run) -> list[Any]:
+    """Return size and time of the user's own files that the run's data come from."""
+    try:
+        dataset = to_plain(run.config()["dataset"])
+    except ConfigError:
+        return []
+    paths = [dataset[key] for key in ("path", "test_path") if isinstance(dataset.get(key), str)]
+    found = []
+    for path in paths:
+        try:
+            state = Path(path).expanduser().stat()
+            found.append([path, state.st_size, state.st_mtime_ns])
+        except OSError:
+            found.append([path, None, None])
+    return found
+
+
+def origin(table: str, run: Run, config: DictConfig, weights: str, epoch: int, seconds: float) -> dict[str, Any]:
+    """Return what `made` keeps of a table that was just made."""
+    return {
+        "checkpoint": config.checkpoint,
+        "epoch": epoch,
+        "weights": weights,
+        "settings": table_settings(table, config),
+        "fingerprint": fingerprint(table, run, config, weights),
+        "when": now(),
+        "seconds": round(seconds, 2),
+    }
+
+
+def outdated_tables(section: Mapping[str, Any], run: Run, config: DictConfig, tables: Iterable[str]) -> list[str]:
+    """Return those of `tables` that the section lacks, or has from other weights, settings or versions."""
+    made, weights = section.get("made", {}), weights_digest(run, config.checkpoint)
+    return [
+        name
+        for name in tables
+        if not weights or made.get(name, {}).get("fingerprint") != fingerprint(name, run, config, weights)
+    ]
+
+
+def mark_stale(section: dict[str, Any], run: Run, epoch: int | None = None) -> dict[str, Any]:
+    """Return the section with a text `stale` in the origin of each table whose weights its checkpoint does not hold.
+
+    Sections of earlier versions do not record their weights: of those the epoch is compared with `epoch`, where given.
+    """
+    present: dict[str, str] = {}
+    made = {}
+    for name, one in section["made"].items():
+        checkpoint = str(one.get("checkpoint"))
+        if checkpoint not in present:
+            present[checkpoint] = weights_digest(run, checkpoint) if checkpoint in CHECKPOINTS else ""
+        made[name] = {key: value for key, value in one.items() if key != "stale"}
+        known = one.get("weights")
+        changed = known != present[checkpoint] if known else epoch is not None and one.get("epoch") != epoch
+        if changed:
+            made[name]["stale"] = f"{checkpoint}.pt has changed since epoch {one.get('epoch')}, when this was made"
+    return {**section, "made": made}

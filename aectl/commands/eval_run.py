@@ -1,0 +1,306 @@
+"""One run evaluated and shown, or several in a leaderboard."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from aectl import leaderboard
+from aectl.commands.eval_confirmation import confirm_evaluations
+from aectl.commands.eval_data import QUICK, benchmark
+from aectl.commands.eval_outputs import draw_all, page_name
+from aectl.commands.eval_progress import table_progress
+from aectl.commands.eval_provenance import (
+    OBJECTIVE,
+    PUBLISHED,
+    mark_stale,
+    origin,
+    outdated_tables,
+    section_name,
+    stored_section,
+    weights_digest,
+)
+from aectl.config import ConfigError, to_plain
+from aectl.config.did_you_mean import hint
+from aectl.config.literal import literal
+from aectl.evaluation import references as published
+from aectl.evaluation import verdict
+from aectl.evaluation.ability_checks import check_abilities, first_images
+from aectl.evaluation.context import Rows, Subject
+from aectl.evaluation.registry import EVALUATIONS, HEADLINES, Report, lacking, report
+from aectl.models.base import Model
+from aectl.rng import Rng
+from aectl.runs.loading import Opened, check_run_data, open_run, trusted
+from aectl.runs.metrics_json import arrow, column, is_number, origin_note, pca_legend, tables_of
+from aectl.runs.metrics_json import columns as measures_of
+from aectl.runs.run import Run, now
+from aectl.system.terminal import console, fill, shown
+from aectl.system.terminal_table import Column, print_table
+from aectl.training.validation import validate
+
+log = logging.getLogger("aectl")
+
+LEADERBOARDS = Path("outputs", "leaderboards")
+LIKELIHOOD_PART = ", likelihood from at most "
+"""What begins the last part of the text on a quick evaluation; not printed without the table."""
+
+
+class NotApplicable(ConfigError):
+    """None of the chosen tables can be made of a model."""
+
+
+def single(config: DictConfig, folder: Path) -> None:
+    """Print one run's tables; evaluate it first, unless metrics.json has the tables that are asked for."""
+    chosen, run = chosen_tables(config), Run(folder)
+    section = stored_answer(run, config, chosen)
+    if section:
+        log.info("evaluated %s; again=true computes it anew\n", section["when"][:16].replace("T", " ") + " UTC")
+    else:
+        section = evaluate(config, folder)
+    show(section, run, chosen)
+
+
+def compare(config: DictConfig, folders: list[Path]) -> None:
+    """Show several runs in one leaderboard, a row for each; evaluate those that have not been evaluated so."""
+    chosen = chosen_tables(config)
+    trained = [folder for folder in folders if Run(folder).checkpoint(config.checkpoint).is_file()]
+    for folder in folders:
+        if folder not in trained:
+            log.warning("%s is left out: it has no checkpoint '%s'", shown(folder), config.checkpoint)
+    folders = trained
+    pending = [folder for folder in folders if not stored_answer(Run(folder), config, chosen)]
+    confirm_evaluations(pending, folders, tables=chosen, yes=config.yes, quick=config.quick)
+    for number, folder in enumerate(pending, 1):
+        log.info("evaluating %s (%d of %d)", shown(folder), number, len(pending))
+        try:
+            evaluate(config, folder)
+        except NotApplicable as error:
+            if len(folders) == 1:
+                raise
+            log.warning("%s is left out: %s", shown(folder), error)
+            folders = [other for other in folders if other != folder]
+    if not folders:
+        raise ConfigError("none of these runs has been trained")
+    boards = leaderboard.boards(folders, section_name(config))
+    leaderboard.show(boards)
+    place = common_folder(folders) or LEADERBOARDS / now().replace(":", "-")
+    for path in leaderboard.write(place, boards):
+        log.info("%s", shown(path))
+
+
+def common_folder(folders: list[Path]) -> Path | None:
+    """Return the sweep's folder that all the runs are in; None for runs from several places."""
+    parents = {folder.absolute().parent for folder in folders}
+    parent = parents.pop()
+    return parent if not parents and (parent / "multirun.yaml").is_file() else None
+
+
+def stored_answer(run: Run, config: DictConfig, chosen: Sequence[str]) -> dict[str, Any]:
+    """Return the stored section if it has the tables of this command as they would be made now; empty if it has not.
+
+    Raises ChangedData if there are other data now; without any, stored tables are as good as before.
+    """
+    section = {} if config.again or config.data == "changed" else stored_section(run, config)
+    if not section or (config.figures and not (run.folder / page_name(config)).is_file()):
+        return {}
+    asked = chosen or ([*section["made"]] if section.get("complete") else [])
+    if not asked or outdated_tables(section, run, config, asked):
+        return {}
+    check_run_data(run, trusted(config))
+    return section
+
+
+def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Evaluate one run: make the tables that are missing or outdated, and return its section of metrics.json.
+
+    Tables that were not asked for stay as they are, marked stale if they describe other weights. Figures and page are
+    drawn anew. Raises ConfigError if no table of `only` applies to the model.
+    """
+    one = cast("DictConfig", OmegaConf.merge(config, {"run": literal(str(folder))}))
+    opened = open_run(one)
+    run, chosen = opened.run, chosen_tables(one)
+    is_anew = one.again or one.data == "changed"
+    stored = {} if is_anew and not chosen else stored_section(run, one)
+    asked = applicable_tables(opened.model, chosen)
+    wanted = asked if is_anew else outdated_tables(stored, run, one, asked)
+    bench = benchmark(opened, one, with_outliers="anomalies" in wanted)
+    check_abilities(opened.model, first_images(bench.held_out), opened.state["classes"])
+    if stored.get("images") != len(bench.held_out):
+        stored, wanted = {}, asked
+    draws = [min(one[key], QUICK[key]) if one.quick else one[key] for key in ("nll_images", "nll_samples")]
+    subject = Subject(opened.model, bench, *draws)
+    with table_progress([*wanted, *(["figures"] if one.figures else [])]) as progress:
+        new = measured(opened, subject, one, wanted, progress)
+        # Read again: another process may have added a table meanwhile.
+        stored = stored_section(run, one) if stored else {}
+        section = merged(stored, new, opened, one, complete=not chosen)
+        run.add_metrics(**{section_name(one): section})
+        if one.figures:
+            progress("figures")
+            draw_all(opened, subject, section, one, wanted)
+    return section
+
+
+def applicable_tables(model: Model, chosen: Sequence[str]) -> list[str]:
+    """Return the tables to make of a model, `objective` first; all that it is able to, or those of them in `chosen`.
+
+    Warns of each chosen table that does not apply, with the ability that the model lacks; raises NotApplicable if none
+    applies.
+    """
+    lacks = {one.name: lacking(model, one.name) for one in EVALUATIONS}
+    unfit = [f"{name}: the model {lacks[name]}" for name in chosen if lacks[name]]
+    if unfit and len(unfit) == len(chosen):
+        raise NotApplicable(f"only={','.join(chosen)} does not apply to this run; {'; '.join(unfit)}")
+    for why in unfit:
+        log.warning("no table of %s", why)
+    return [OBJECTIVE, *[name for name, lack in lacks.items() if not lack and (not chosen or name in chosen)]]
+
+
+def measured(
+    opened: Opened, subject: Subject, config: DictConfig, wanted: Sequence[str], progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the tables of `wanted` with their titles and origins, and which of them are missing and why."""
+    tables: dict[str, Rows] = {}
+    seconds = {}
+    if OBJECTIVE in wanted:
+        progress(OBJECTIVE)
+        start = perf_counter()
+        # The seed of training's own validation, so that split=valid repeats the trainer's numbers.
+        rng = Rng(opened.config.seed, opened.device.torch).fork("validation").fork("noise")
+        tables[OBJECTIVE] = {"model": {**validate(opened.model, subject.bench.held_out, rng)}}
+        seconds[OBJECTIVE] = perf_counter() - start
+    others = [name for name in wanted if name != OBJECTIVE]
+    found = report(subject, others, progress) if others else Report()
+    weights = weights_digest(opened.run, config.checkpoint)
+    own = f"the model's own loss and metrics, on {config.split} images"
+    titles = {OBJECTIVE: own, **{one.name: one.title for one in EVALUATIONS}}
+    tables |= found.tables
+    return {
+        "images": len(subject.bench.held_out),
+        "tables": tables,
+        "titles": {name: titles[name] + (" (quick look)" if config.quick else "") for name in tables},
+        "missing": found.missing,
+        "made": {
+            name: origin(name, opened.run, config, weights, opened.state["epoch"], took)
+            for name, took in {**seconds, **found.seconds}.items()
+        },
+    }
+
+
+def merged(
+    stored: Mapping[str, Any], new: Mapping[str, Any], opened: Opened, config: DictConfig, complete: bool
+) -> dict[str, Any]:
+    """Return the section of metrics.json: the new tables, and of the stored ones those that were not made now."""
+    made = {**stored.get("made", {}), **new["made"]}
+    made.pop(PUBLISHED, None)
+    old = {name: rows for name, rows in tables_of(stored).items() if name in made and name not in new["made"]}
+    tables = {**old, **new["tables"]}
+    order = [OBJECTIVE, *[one.name for one in EVALUATIONS]]
+    head = {
+        "split": config.split,
+        "checkpoint": config.checkpoint,
+        "epoch": opened.state["epoch"],
+        "images": new["images"],
+        "seed": config.seed,
+        "threads": opened.device.threads,
+        "when": now(),
+        **({"data": "changed"} if opened.may_change else {}),
+        **({"quick": quick_scale(opened, config, new["images"], tables)} if config.quick else {}),
+        # Whether all tables that the model is able to were made, now or before.
+        "complete": complete or bool(stored.get("complete")),
+    }
+    missing = {**stored.get("missing", {}), **new["missing"]}
+    section = {
+        **head,
+        "titles": {name: {**stored.get("titles", {}), **new["titles"]}[name] for name in order if name in tables},
+        **{name: tables[name] for name in order if name in tables},
+        "missing": {name: why for name, why in missing.items() if name not in tables},
+        "made": {name: made[name] for name in order if name in made},
+    }
+    section = mark_stale(section, opened.run, opened.state["epoch"])
+    present = {name: rows for name, rows in tables.items() if not section["made"][name].get("stale")}
+    section["verdicts"] = verdict.verdicts(present, HEADLINES)
+    references = to_plain(opened.config.get("reference") or {})
+    published.check(references)
+    if references:
+        section[PUBLISHED] = published.compare(present, references)
+        section["titles"][PUBLISHED] = "compared with published numbers"
+    return section
+
+
+def quick_scale(opened: Opened, config: DictConfig, images: int, tables: Collection[str]) -> str:
+    """Return in words what a quick evaluation takes of the images and draws of a full one, as far as tables need it."""
+    whole, train = (len(opened.dataset.split(name)) for name in (config.split, "train"))
+    parts = [f"{images:,} of {whole:,} {config.split} images"]
+    if {*tables} - {OBJECTIVE}:
+        parts.append(f"baselines from {min(train, QUICK['train']):,} of {train:,} training images")
+    text = f"quick look: {', '.join(parts)}"
+    if "likelihood" in tables:
+        text += f"{LIKELIHOOD_PART}{QUICK['nll_images']} images and {QUICK['nll_samples']} draws"
+    return text
+
+
+def chosen_tables(config: DictConfig) -> list[str]:
+    """Return the names of the tables to make, none meaning all; raises ConfigError for one that there is not."""
+    names = [one.name for one in EVALUATIONS]
+    chosen = str(config.only).split(",") if isinstance(config.only, str) else list(config.only or [])
+    for name in chosen:
+        if name not in names:
+            raise ConfigError(f"only: no table called '{name}'" + hint(name, names, f"choose from {', '.join(names)}"))
+    return chosen
+
+
+def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
+    """Print the tables, or the chosen ones, why others are missing, and where all of it is."""
+    choices = run.record.get("choices", {})
+    out = console()
+    of_others = " of data that may have changed" if section.get("data") == "changed" else ""
+    images = f"{section['images']:,} {section['split']} images{of_others}"
+    out.print(f"{choices.get('model')} on {choices.get('dataset')}, {images}, after epoch {section['epoch']}\n")
+    if section.get("quick"):
+        has_likelihood = "likelihood" in section["titles"] and (not chosen or "likelihood" in chosen)
+        quick = section["quick"] if has_likelihood else section["quick"].partition(LIKELIHOOD_PART)[0]
+        out.print(f"{fill(out, quick)}\n", soft_wrap=True)
+    for name, title in section["titles"].items():
+        if chosen and name not in (*chosen, PUBLISHED):
+            continue
+        print_rows(out, name, title, section[name])
+        if note := origin_note(section, name):
+            out.print(fill(out, note), soft_wrap=True)
+        out.print()
+    printed = {n: rows for n, rows in tables_of(section).items() if not chosen or n in chosen}
+    if legend := pca_legend(printed | {"codes": section.get("codes") or {}}):
+        out.print(f"{fill(out, legend)}\n", soft_wrap=True)
+    missing = [f"no table of {n}: {why}" for n, why in section["missing"].items() if not chosen or n in chosen]
+    if missing:
+        out.print("\n".join(missing) + "\n")
+    verdicts = [one for one in section.get("verdicts") or [] if not chosen or one["table"] in chosen]
+    if verdicts:
+        texts = [fill(out, one["text"]) for one in verdicts]
+        out.print("\n".join(texts), style="bold", soft_wrap=True)
+    if stale := [name for name in section["titles"] if origin_note(section, name).startswith("stale")]:
+        out.print(
+            f"stale, of earlier weights: {', '.join(stale)}; "
+            f"aectl eval run={shlex.quote(shown(run.folder))} makes them anew"
+        )
+    page = "report_quick.html" if section.get("quick") else "report.html"
+    for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", page)):
+        if (run.folder / path).exists():
+            log.info("%s %s", what, shown(run.folder / path))
+
+
+def print_rows(out: Console, name: str, title: str, rows: Rows) -> None:
+    """Print a table of metrics.json, each measure with its better direction, each number with its spread."""
+    columns = []
+    for measure in measures_of(rows.values()):
+        cells = [" ".join(cell).strip() for cell in column(rows.values(), measure)]
+        numbers = any(is_number(row.get(measure)) for row in rows.values())
+        columns.append(Column(f"{measure} {arrow(name, measure)}".strip(), cells, is_text=not numbers))
+    print_table(out, Column("", list(rows), bold=range(len(rows))), columns, title)

@@ -1,0 +1,146 @@
+"""One's own images, as files: read into a model's shape, and what a trained model makes of them, written as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aectl.data.datasets import load_for_testing
+from aectl.data.downloads import DataError
+from aectl.data.image_files import Survey, image_files, picture, read_all, skipped_line
+from aectl.evaluation.context import CHUNK, apply
+from aectl.evaluation.reconstruction import psnr
+from aectl.figures.image_grids import reconstructions
+from aectl.figures.style import save
+from aectl.models.base import Classifies, Encodes, Model, Reconstructs, Scores
+from aectl.rng import Rng
+from aectl.system.plot_style import default_style
+from aectl.system.terminal import harmless, printable
+
+log = logging.getLogger("aectl")
+
+ARRAYS = (".npy", ".npz")
+SHOWN = 20
+"""Images on the sheet of reconstructions; the arrays hold all."""
+BRIGHT, DARK = 0.6, 0.4
+"""Mean intensities that only a light and only a dark background reach."""
+
+
+def read(
+    path: str, shape: tuple[int, int, int], invert: bool = False, white: float | None = None
+) -> tuple[Tensor, list[str]]:
+    """Return images [N, C, H, W] of a model's shape, pixels in [0, 1], and their names.
+
+    `path` is a folder of image files (png, jpg, bmp, gif, …: what Pillow opens), taken in the order of their names
+    and without its sub-folders; one image file; or a .npy or .npz file as for `dataset=arrays`, whose images must
+    have the shape and are named by their positions. Image files are turned as their camera says, laid on white where
+    transparent, made grey (ITU-R 601) or RGB, and resized to H × W with antialiasing, whatever their proportions.
+    `invert` replaces x by 1 - x, as black ink on white paper needs it for a model of white digits on black; `white` is
+    the value of a white pixel, by default that of the numbers' type. A .npz with splits gives its test images. Files
+    that cannot be read are skipped, and named in the log.
+
+    Raises DataError for a path that is not there, a folder without images that can be read, or a wrong shape.
+    """
+    place = Path(path).expanduser()
+    if place.suffix.lower() in ARRAYS and not place.is_dir():
+        source = load_for_testing(str(place), scale=white)
+        if source.shape != tuple(shape):
+            raise DataError(f"images in {place} are {source.shape} (C, H, W), the model's are {tuple(shape)}")
+        images, names = source.pixels(), [str(i) for i in source.index.tolist()]
+    else:
+        skipped: Counter[str] = Counter()
+        files, survey = image_files(place, skipped), Survey()
+        found = dict(read_all(files, lambda file: picture(file, shape, white, survey), survey))
+        images, names = torch.stack([*found.values()]), [printable(files[position].name) for position in found]
+        for line in (skipped_line(place, skipped), *survey.notices(place.name)):
+            if line:
+                log.warning("%s", line)
+    return (1 - images if invert else images), names
+
+
+def looks_inverted(images: Tensor, mean: float) -> bool:
+    """Return whether images seem to be negatives of a model's data, whose mean intensity is `mean`.
+
+    True where the one's mean intensity is above 0.6 and the other's below 0.4: ink on paper and MNIST, or the reverse.
+    """
+    seen = float(images.mean())
+    return min(seen, mean) < DARK and max(seen, mean) > BRIGHT
+
+
+@default_style()
+def evaluate(
+    model: Model, images: Tensor, names: Sequence[str], folder: Path | str, rng: Rng | None = None
+) -> dict[str, Path]:
+    """Write what a model makes of images [N, C, H, W] into `folder`; returns the paths of the files by their names.
+
+    Of a model that encodes, codes.npz (`names`, `codes` [N, code]) and codes.csv; of one that reconstructs,
+    reconstructions.npz (`names`, `x`, `x_hat`) and reconstructions.png, the first 20. errors.csv has, as far as the
+    model can tell, each image's mean squared error per pixel and PSNR in dB, its log-likelihood in nats, exact or a
+    bound, and its most likely class. `rng` is for the draws that a likelihood needs, of seed 0 unless given. Images,
+    model and `rng` are on one device.
+
+    Raises ValueError for a model that can neither encode nor reconstruct.
+    """
+    if not isinstance(model, (Encodes, Reconstructs)):
+        raise ValueError("images: this model can neither encode nor reconstruct images, it only makes its own")
+    folder = Path(folder)
+    written: dict[str, Path] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, Encodes):
+        codes = apply(model.encode, images).flatten(1).float().cpu()
+        written |= write_arrays(folder / "codes.npz", names=np.array(names), codes=codes)
+        units = {f"unit_{i}": codes[:, i].tolist() for i in range(codes.shape[1])}
+        written |= write_table(folder / "codes.csv", {"name": names, **units})
+    restored = apply(model.reconstruct, images) if isinstance(model, Reconstructs) else None
+    if restored is not None:
+        arrays: dict[str, Any] = {"names": np.array(names), "x": images.cpu(), "x_hat": restored.cpu()}
+        written |= write_arrays(folder / "reconstructions.npz", **arrays)
+        title = f"Reconstructions of {min(SHOWN, len(images))} of {len(images):,} images"
+        figure = reconstructions(images[:SHOWN].cpu(), None, restored[:SHOWN].cpu(), title)
+        written["reconstructions.png"] = save(figure, folder / "reconstructions.png")
+    if found := judgements(model, images, restored, rng or Rng(0, images.device)):
+        written |= write_table(folder / "errors.csv", {"name": names, **found})
+    return written
+
+
+def judgements(model: Model, images: Tensor, restored: Tensor | None, rng: Rng) -> dict[str, list[Any]]:
+    """Return the columns of errors.csv: what the model says of each image, as far as it can."""
+    columns: dict[str, list[Any]] = {}
+    if restored is not None:
+        columns["mse"] = (images - restored).square().flatten(1).mean(1).double().tolist()
+        columns["psnr"] = [psnr(error) for error in columns["mse"]]
+    if isinstance(model, Scores):
+        with torch.no_grad():
+            scores = [model.log_prob(chunk, rng=rng) for chunk in images.split(CHUNK)]
+        name = "log_likelihood" if scores[0].kind == "exact" else f"log_likelihood_{scores[0].kind}"
+        columns[name] = torch.cat([score.value for score in scores]).tolist()
+    if isinstance(model, Classifies):
+        columns["class"] = apply(model.classify, images).argmax(1).tolist()
+    return columns
+
+
+def write_arrays(path: Path, **arrays: Tensor | np.ndarray) -> dict[str, Path]:
+    """Write arrays as .npz; returns the path by its name."""
+    plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez_compressed(path, **plain)
+    return {path.name: path}
+
+
+def write_table(path: Path, columns: dict[str, Iterable[Any]]) -> dict[str, Path]:
+    """Write columns of equal length as .csv, floats to nine digits, which tell any two of 32 bits apart."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([f"{value:.9g}" if isinstance(value, float) else harmless(value) for value in row])
+    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    return {path.name: path}

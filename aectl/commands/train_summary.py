@@ -1,0 +1,68 @@
+"""The lines that end `aectl train`: how long it took, how good the model is, and what the cheap baselines reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from aectl.runs.run import Run
+from aectl.system.terminal import duration, reason_of, significant
+from aectl.training.baselines import Baseline, cheap_baselines
+from aectl.training.observers import read
+from aectl.training.step_cost import parameter_count
+from aectl.training.trainer import Trainer
+
+UNITS = {"mse": "per pixel", **dict.fromkeys(("nll", "kl", "negative_elbo", "pseudo_nll", "classification"), "nats")}
+"""Of metrics that mean the same for all models; that of a loss is the model's own."""
+SHARES = ("error",)
+"""Metrics that are written as percentages."""
+
+
+def summarise_training(trainer: Trainer, run: Run) -> list[str]:
+    """Return the lines on a run that has ended, of at most 80 characters each."""
+    rows = read(run.folder / "metrics.csv")[1]
+    spent = duration(sum(float(row["seconds"]) for row in rows if row.get("seconds")))
+    parameters, device = f"{parameter_count(trainer.model.parameters()):,} parameters", trainer.device
+    lines = [
+        f"{parameters}, {trainer.epoch} epoch{'s' * (trainer.epoch != 1)} in {spent}",
+        f"device {device.torch}, {device.precision}, device.threads={device.threads}",
+    ]
+    objective = trainer.objective
+    lines.append(f"best {objective} {with_unit(trainer, objective, trainer.best_value)} (epoch {trainer.best_epoch})")
+    best = next((row for row in rows if row["epoch"] == str(trainer.best_epoch)), {})
+    try:
+        return [*lines, *compare_with_baselines(trainer, best)]
+    except Exception as error:
+        # A model of one's own may raise anything where it is compared, and all of the run is written already.
+        return [*lines, f"     no comparison with baselines: {type(error).__name__}: {reason_of(error)}"]
+
+
+def compare_with_baselines(trainer: Trainer, best: Mapping[str, str]) -> list[str]:
+    """Return a line for each baseline that has a metric of the best epoch."""
+    lines = []
+    for baseline in cheap_baselines(trainer):
+        if not (text := best.get(baseline.metric)):
+            continue
+        value = float(text)
+        ours = with_unit(trainer, baseline.metric, value)
+        theirs = with_unit(trainer, baseline.metric, baseline.value).removesuffix(" per pixel")
+        lines.append(f"     {baseline.metric} {ours}; {baseline.name} {theirs}{decibels(baseline, value)}")
+    return lines
+
+
+def decibels(baseline: Baseline, value: float) -> str:
+    """Return by how many dB a squared error is below the baseline's; nothing for other metrics."""
+    # An error that is no positive number has no decibels: of a model of one's own it may be anything.
+    if baseline.metric != "val/mse" or not 0 < value < math.inf or not 0 < baseline.value < math.inf:
+        return ""
+    gain = round(10 * math.log10(baseline.value / value), 1)
+    return f" ({f'{gain:+.1f}' if gain else '0.0'} dB)"
+
+
+def with_unit(trainer: Trainer, metric: str, value: float) -> str:
+    """Return a metric's value with its unit."""
+    name = metric.partition("/")[2]
+    if name in SHARES:
+        return f"{100 * value:.2f} %"
+    unit = trainer.model.loss_unit if name == "loss" else UNITS.get(name, "")
+    return f"{significant(value)} {unit}".rstrip()

@@ -1,0 +1,119 @@
+"""The values that a key may take, read from source files: TAB must not wait for the import of torch.
+
+A constructor's parameter has the choices of its annotation, `Literal["mse", "bce"]`, by name or in place, which
+`check_signature` holds values against. Other keys have the names in a registry, such as `KINDS` of aectl sample.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+BOOLEAN = ("true", "false")
+
+# Keys of eval and sample whose values are the names in a registry: its module, its name, and what is possible besides.
+REGISTRIES = {
+    "kind": ("aectl.sampling.kinds", "KINDS", ("all",)),
+    "only": ("aectl.evaluation.registry", "EVALUATIONS", ()),
+    "export": ("aectl.runs.export", "FORMATS", ()),
+    "outliers": ("aectl.commands.eval_data", "COUNTERPARTS", ("auto", "none")),
+}
+
+
+def choices_of(key: str, config: Mapping[str, Any]) -> list[str]:
+    """Return the values that a dotted key of a plain config may take; none where they cannot be listed."""
+    parent, _, name = key.rpartition(".")
+    node: Any = config
+    for part in parent.split(".") if parent else ():
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping):
+        return []
+    if not parent and key in REGISTRIES:
+        module, registry, others = REGISTRIES[key]
+        return [*others, *registry_names(module, registry)]
+    found = parameter_choices(str(node.get("_target_")), name)
+    return found or (list(BOOLEAN) if isinstance(node.get(name), bool) else [])
+
+
+def registry_names(module: str, name: str) -> list[str]:
+    """Return the keys of a module's dict, or the first arguments of the calls in its tuple."""
+    value = assigned(module, name)
+    if isinstance(value, ast.Dict):
+        return [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
+    calls = [one for one in getattr(value, "elts", []) if isinstance(one, ast.Call) and one.args]
+    return [str(call.args[0].value) for call in calls if isinstance(call.args[0], ast.Constant)]
+
+
+def parameter_choices(target: str, parameter: str) -> list[str]:
+    """Return the choices that a parameter of a class or function, `module.Name`, is annotated with, if any."""
+    module, _, name = target.rpartition(".")
+    for owner, definition in definitions(module, name):
+        arguments = definition.args
+        for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+            if argument.arg == parameter:
+                return literals(owner, argument.annotation)
+    return []
+
+
+def definitions(module: str, name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Yield the function `module.name`, or the constructor of that class, with the module that it stands in."""
+    for node in syntax(module).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            yield module, node
+        elif isinstance(node, ast.ClassDef) and node.name == name:
+            own = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
+            yield from [(module, one) for one in own]
+            for base in [] if own else node.bases:
+                if isinstance(base, ast.Name):
+                    yield from definitions(*origin(module, base.id))
+
+
+def literals(module: str, annotation: ast.expr | None) -> list[str]:
+    """Return the values that an annotation allows, as one types them; none if it allows others."""
+    if isinstance(annotation, ast.BinOp):
+        return [*literals(module, annotation.left), *literals(module, annotation.right)]
+    if isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", "") == "Literal":
+        values = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        return [str(one.value) for one in values if isinstance(one, ast.Constant)]
+    if isinstance(annotation, ast.Name) and annotation.id == "bool":
+        return list(BOOLEAN)
+    if isinstance(annotation, ast.Name):
+        home, name = origin(module, annotation.id)
+        return literals(home, assigned(home, name))
+    return []
+
+
+def origin(module: str, name: str) -> tuple[str, str]:
+    """Return the module that a name in another one is imported from, and its name there; itself if it is not."""
+    for node in syntax(module).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    return node.module, alias.name
+    return module, name
+
+
+def assigned(module: str, name: str) -> ast.expr | None:
+    """Return what a module assigns to a name; None if it does not."""
+    for node in syntax(module).body:
+        names = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and any(getattr(one, "id", "") == name for one in names):
+            return node.value
+    return None
+
+
+@cache
+def syntax(module: str) -> ast.Module:
+    """Return the syntax tree of a module of aectl or of the working folder; an empty one for others, or on errors."""
+    root = Path(__file__).parents[2] if module.partition(".")[0] == "aectl" else Path.cwd()
+    path = root.joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    try:
+        return ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return ast.Module([], [])

@@ -1,0 +1,79 @@
+"""Paths of own data in a stored config: read only if this user has typed them, here or when the run was trained."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from aectl.config import ConfigError, mappings, to_plain
+from aectl.config.absolute_paths import KEYS, absolute
+from aectl.config.allowlist import is_path, within
+from aectl.config.literal import quoted
+from aectl.config.signature import is_signed, sign
+
+PUBLISHED = ("aectl.data.datasets.mnist", "aectl.data.datasets.fashion_mnist", "aectl.data.patches.patches")
+"""Data sets whose `root` holds published files, which are read only if their digests match."""
+
+
+def data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:
+    """Return the absolute paths of own data in the config of a data set, by key; not those of trusted classes."""
+    found = {}
+    for where, node in mappings(to_plain(dataset), "dataset"):
+        target = str(node.get("_target_"))
+        if within(target, trust):
+            continue
+        for key in KEYS:
+            # A root within another data set's config is not replaced by the user's folder of data.
+            is_fetched = key == "root" and target in PUBLISHED
+            if not isinstance(node.get(key), str) or not node[key] or (is_fetched and where == "dataset"):
+                continue
+            if is_fetched or may_exist(absolute(node[key])):
+                found[f"{where}.{key}"] = str(absolute(node[key]))
+    return found
+
+
+def may_exist(path: Path) -> bool:
+    """Return whether there may be a file or folder; of what is not there, whoever reads it says so."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return True
+
+
+def sign_paths(config: DictConfig) -> dict[str, str]:
+    """Return the paths that a run reads, of its data and its first weights, with signatures; none without a key."""
+    paths = [*data_paths(config.dataset).values(), *([str(absolute(config.init_from))] if config.init_from else [])]
+    signatures = {path: sign("path", path) for path in paths}
+    return {path: signature for path, signature in signatures.items() if signature}
+
+
+def check_paths(
+    paths: Mapping[str, str], folder: Path, signatures: Mapping[str, str] | None, trust: Iterable[str]
+) -> None:
+    """Raise ConfigError for a path outside a run's folder that this user has neither signed nor named in `trust`."""
+    trusted = [absolute(word) for word in trust if is_path(word)]
+    for key, text in paths.items():
+        is_own = is_signed((signatures or {}).get(text), "path", text)
+        if not (is_own or any(is_within(Path(text), one) for one in (folder, *trusted))):
+            hint = f"if it may, add trust={quote_value(text)}"
+            raise ConfigError(f"{key}: the stored config reads {text}, outside of its folder; {hint}")
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """Return whether a path leads into a folder, links followed."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def quote_value(text: str) -> str:
+    """Return a text as a value in Hydra's grammar and for a shell."""
+    if re.fullmatch(r"[\w./@+:-]+", text):
+        return text
+    return shlex.quote(quoted(text))

@@ -1,0 +1,209 @@
+"""Check the words in a sweep's folder: values of our keys and names of our options, unless the user typed them.
+
+The folder may be a stranger's. Its words are parsed as Hydra parses them, and each is checked as a stored run's config
+is; whatever could lead out of our own conf/ or out of the sweep's folder is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
+from hydra.errors import HydraException
+
+from aectl.cli.hydra_main import LAUNCHERS, MULTIRUN
+from aectl.config import ConfigError, check_trusted, mappings, options, targets
+from aectl.config.absolute_paths import KEYS, absolute
+from aectl.config.allowlist import OURS, within
+from aectl.config.data_paths import check_paths, is_within
+from aectl.config.schema import SCHEMAS
+from aectl.config.untrusted_files import texts
+from aectl.system.machine import usable_cores
+
+NOT_STORED = ("resume", "trust", "data")
+"""Keys of a run that are the user's to type."""
+SETTINGS = tuple(one.name for one in fields(SCHEMAS["train"]) if one.name not in NOT_STORED)
+PLUGINS = {"hydra/launcher": ("local", "basic"), "hydra/sweeper": ("search", "basic")}
+CLUSTERS = ("slurm", "ray")
+"""Launchers and sweep= options whose workers import modules from the working folder, which may be a stranger's."""
+LAUNCHER_KEYS = {**{name: name for name in LAUNCHERS}, **{key: name for name, key in LAUNCHERS.items()}}
+"""The short name of each setting of a launcher or sweeper, under which it is typed and stored."""
+KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+
+MOST_PROCESSES = 16
+"""That a stored command may start unless this machine has more cores."""
+MOST_JOBS = 10_000
+MOST_WORDS = 1000
+
+
+class Refused(Exception):
+    """A word that a sweep's folder may not hold; the text is a hint at what would allow it, or empty."""
+
+
+def check_words(
+    words: Sequence[str], folder: Path, trust: Iterable[str] = (), signatures: Mapping[str, str] | None = None
+) -> None:
+    """Raise ConfigError if a sweep's stored words could do more than choose among our own settings.
+
+    `trust` names modules and paths that the words may use besides. Paths with a signature of the user's are allowed.
+    """
+    if len(words) > MOST_WORDS:
+        raise ConfigError(f"{folder} has a sweep of {len(words):,} words, of at most {MOST_WORDS:,}")
+    jobs = 1.0
+    for word in words:
+        try:
+            jobs *= check_word(word, folder, tuple(trust), signatures)
+        except Refused as refused:
+            again = shlex.join(["aectl", "train", *words, f"hydra.sweep.dir={folder}"])
+            hint = str(refused) or f"if you trust it, type it: {again}"
+            raise ConfigError(f"{word}: a sweep's folder may not ask for that\n  {hint}") from None
+    if jobs > MOST_JOBS:
+        raise ConfigError(f"{folder} has a sweep of {jobs:,.0f} jobs, of at most {MOST_JOBS:,}")
+
+
+def check_word(word: str, folder: Path, trust: tuple[str, ...], signatures: Mapping[str, str] | None) -> float:
+    """Check one word and return how many values it gives; raises Refused."""
+    if word in MULTIRUN:
+        return 1
+    override = parse(word)
+    key, root = override.key_or_group, override.key_or_group.partition(".")[0]
+    if override.package is not None or word.startswith("-"):
+        raise Refused
+    if key == "hydra.sweep.dir":
+        # The folder itself takes its place.
+        return 1
+    if key not in (*PLUGINS, *LAUNCHER_KEYS, *options()) and not (root in SETTINGS and KEY.fullmatch(key)):
+        raise Refused
+    count, values = values_of(override)
+    for value in values:
+        if any("${" in text for text in texts(value)):
+            raise Refused
+        check_value(key, value, folder, trust, signatures)
+    return count
+
+
+def parse(word: str) -> Override:
+    """Return a word as Hydra reads it; raises Refused if it does not."""
+    try:
+        (override,) = OverridesParser.create().parse_overrides([word])
+    except (HydraException, RecursionError, ValueError):
+        raise Refused from None
+    return override
+
+
+def values_of(override: Override) -> tuple[float, list[Any]]:
+    """Return how many values an override gives, and those that are listed; raises Refused for a glob."""
+    value: Any = override.value()
+    if isinstance(value, ChoiceSweep):
+        return len(value.list), [to_plain_value(one) for one in value.list]
+    if isinstance(value, RangeSweep):
+        start, stop, step = (float(number or 0) for number in (value.start, value.stop, value.step))
+        return max((stop - start) / step if step else math.inf, 1.0), []
+    if isinstance(value, IntervalSweep):
+        return 1, []
+    if isinstance(value, Glob):
+        raise Refused
+    return 1, [to_plain_value(value)]
+
+
+def to_plain_value(value: Any) -> Any:
+    """Return a parsed value with texts in place of the parser's quoted ones."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, dict):
+        return {str(to_plain_value(key)): to_plain_value(one) for key, one in value.items()}
+    return [to_plain_value(one) for one in value] if isinstance(value, list) else value
+
+
+def check_value(
+    key: str, value: Any, folder: Path, trust: tuple[str, ...], signatures: Mapping[str, str] | None
+) -> None:
+    """Check one value of a key; raises Refused."""
+    if key in PLUGINS or (key in options() and not isinstance(value, Mapping)):
+        names = value if isinstance(value, list) else [value]
+        if any(name in CLUSTERS for name in names):
+            raise Refused
+        known = PLUGINS.get(key) or options()[key]
+        if not all(name is None or name in known for name in names):
+            raise Refused(f"an option of {key} is one of {', '.join(known)}")
+        return None
+    if key in LAUNCHER_KEYS:
+        return check_launcher_value(LAUNCHER_KEYS[key], value, folder)
+    node = nested(key, value)
+    if any("_args_" in part for _, part in mappings(node.get("dataset"), "dataset")):
+        raise Refused
+    if key == "device.count" and type(value) is int and value > most_processes():
+        raise Refused(f"this machine has {usable_cores()} cores")
+    try:
+        check_trusted(node, trust)
+        check_paths(read_paths(node, trust), folder, signatures, trust)
+    except ConfigError as error:
+        raise Refused(str(error)) from None
+
+
+def check_launcher_value(key: str, value: Any, folder: Path) -> None:
+    """Check a setting of the sweep itself; raises Refused."""
+    if key == "storage":
+        if value is not None and not (isinstance(value, str) and is_within(absolute(value), folder)):
+            raise Refused(f"to use that study, type it: aectl train -m resume=… storage={value}")
+        return
+    most = most_processes() if key == "jobs" else MOST_JOBS
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not value <= most:
+        raise Refused(f"it is at most {most:,} unless it is typed: aectl train -m resume=… {key}={value}")
+
+
+def most_processes() -> int:
+    """Return how many processes a stored command may start."""
+    return max(MOST_PROCESSES, usable_cores())
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """Return the config that sets a dotted key to a value."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def read_paths(node: Mapping[str, Any], trust: tuple[str, ...]) -> dict[str, str]:
+    """Return the absolute paths that a config names: of data, of where they are fetched to, and of first weights."""
+    found = {}
+    for where, part in mappings(node.get("dataset"), "dataset"):
+        for key in KEYS:
+            if isinstance(part.get(key), str) and not within(str(part.get("_target_")), trust):
+                found[f"{where}.{key}"] = str(absolute(part[key]))
+    if node.get("init_from") is not None:
+        found["init_from"] = str(absolute(str(node["init_from"])))
+    return found
+
+
+def nodes_in(words: Iterable[str]) -> Iterator[Any]:
+    """Yield what each word that can be read sets, as a config of its own."""
+    for word in words:
+        try:
+            override = parse(word)
+            _, values = values_of(override)
+        except Refused:
+            continue
+        yield from (nested(override.key_or_group, value) for value in values)
+
+
+def paths_in(words: Iterable[str]) -> Iterator[str]:
+    """Yield the absolute paths that words name."""
+    for node in nodes_in(words):
+        yield from read_paths(node, ()).values()
+
+
+def own_modules(words: Iterable[str]) -> list[str]:
+    """Return the modules, outside of aectl and torch, of the classes that typed words name."""
+    found: dict[str, None] = {}
+    for node in nodes_in(words):
+        named = [str(name) for _, name in targets(node, "")]
+        found |= dict.fromkeys(name.partition(".")[0] for name in named if not within(name, OURS))
+    return list(found)

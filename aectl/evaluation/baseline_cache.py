@@ -1,0 +1,107 @@
+"""What is the same for every model of a data set, computed once and kept: baselines' numbers and arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from aectl.system.file_lock import FileLock
+from aectl.system.user_cache import NoHome, baseline_folder
+
+log = logging.getLogger("aectl")
+
+VERSION = 2
+"""To be raised when a baseline is computed differently: what was kept before is then not found."""
+
+
+class Cache:
+    """Results by name in `folder`; without a folder they are computed anew each time.
+
+    A name must tell everything that the result depends on beside the data: `probe-pca-32`, `noisy-gaussian-1-seed-0`.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    def numbers(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return what `compute()` gave when first asked for `name`: numbers, texts, and lists or dicts of them."""
+        return self.kept(f"{name}.json", compute, read_json, write_json)
+
+    def arrays(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the tensors that `compute()` gave when first asked for `name`; those kept come on the CPU."""
+        return self.kept(f"{name}.safetensors", compute, load_file, write_arrays)
+
+    def kept(self, file: str, compute: Callable[[], Any], read: Callable[..., Any], write: Callable[..., Any]) -> Any:
+        """Return what `file` holds; compute and write it if it is not there, or is damaged."""
+        if self.folder is None:
+            return compute()
+        path = self.folder / file
+        with contextlib.suppress(*DAMAGE):
+            return read(path)
+        with contextlib.ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # Two evaluations at a time share the work: the second waits for what the first is computing.
+                lock = FileLock(f"{path}.lock").held(purpose=f"computes the baseline {path.stem}")
+                stack.enter_context(lock)
+            except OSError as error:
+                note_unwritable(self.folder, error)
+                return compute()
+            with contextlib.suppress(*DAMAGE):
+                return read(path)
+            result = compute()
+            aside = path.with_name(f".{path.name}")
+            try:
+                write(result, aside)
+                aside.replace(path)
+            except (OSError, SafetensorError) as error:
+                note_unwritable(self.folder, error)
+                with contextlib.suppress(OSError):
+                    aside.unlink(missing_ok=True)
+            return result
+
+
+DAMAGE = (OSError, ValueError, SafetensorError)
+"""What reading a file raises that is not there, or damaged."""
+
+NOTED: set[str] = set()
+
+
+def note_unwritable(folder: Path, error: Exception) -> None:
+    """Log, once, that baselines cannot be kept, and the variable that names another folder."""
+    if "unwritable" not in NOTED:
+        NOTED.add("unwritable")
+        reason = getattr(error, "strerror", None) or error
+        log.warning("baselines are computed anew, %s cannot be written (%s): set AECTL_CACHE=DIR", folder, reason)
+
+
+def folder_for(digest: str) -> Path | None:
+    """Return the folder for data with this digest, in $AECTL_CACHE or in the user's cache; None without a home."""
+    try:
+        return baseline_folder() / "baselines" / f"{digest}-v{VERSION}"
+    except NoHome as error:
+        note_unwritable(Path("~"), error)
+        return None
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write numbers as JSON."""
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def write_arrays(content: dict[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}, path)

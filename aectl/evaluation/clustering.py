@@ -1,0 +1,84 @@
+"""Whether the classes of images are clusters of their codes, found without labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from statistics import mean, stdev
+
+import numpy as np
+from torch import Tensor
+
+from aectl.data.datasets import Source
+from aectl.evaluation.codes import baselines, checked, slug
+from aectl.evaluation.context import Benchmark, Row, Rows, Subject
+from aectl.evaluation.probes import labelled
+from aectl.evaluation.thread_limit import threads_for
+
+SEEDS = 5
+"""Runs of k-means, from which the spread is."""
+STARTS = 3
+"""Starting points of a run, of which the one with the least squared error counts."""
+
+
+def measure(subject: Subject) -> Rows:
+    """Return the table of how k-means on held-out codes agrees with the classes: the model's, PCA's, raw pixels'.
+
+    k is the number of classes present, the codes are in their own scale, each number is the mean over 5 seeds with its
+    standard deviation. Raises Unmeasured unless there are labels of two classes, and if some codes are not numbers.
+    """
+    bench = subject.bench
+    known = labelled(bench.held_out)
+    labels = bench.held_out.labels[known]
+    rows = {"model": agreement(checked(subject.codes)[known], labels, bench)}
+    for name, encode in baselines(subject).items():
+
+        def compute(encode: Callable[[Source], Tensor] = encode) -> Row:
+            return agreement(encode(bench.held_out)[known], labels, bench)
+
+        rows[name] = bench.cache.numbers(f"clusters-{slug(name)}-seed-{bench.seed}", compute)
+    return rows
+
+
+def agreement(codes: Tensor, labels: Tensor, bench: Benchmark) -> Row:
+    """Return how clusters of codes [N, code] agree with labels [N], over seeds of k-means.
+
+    `nmi` is the mutual information over the mean of the two entropies, `ari` the adjusted Rand index (Hubert & Arabie
+    1985), `cluster_accuracy` the share of images, in percent, in the cluster that the best matching of clusters with
+    classes gives to their class.
+    """
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    classes = labels.cpu().numpy()
+    scores: dict[str, list[float]] = {"nmi": [], "ari": [], "cluster_accuracy": []}
+    for i in range(SEEDS):
+        found = k_means(codes, len(np.unique(classes)), bench.rng("k-means", i).seed % 2**32)
+        scores["nmi"].append(float(normalized_mutual_info_score(classes, found)))
+        scores["ari"].append(float(adjusted_rand_score(classes, found)))
+        scores["cluster_accuracy"].append(100 * matched(classes, found))
+    row: Row = {}
+    for name, values in scores.items():
+        row |= {name: mean(values), f"{name}_sd": stdev(values)}
+    return row
+
+
+def k_means(codes: Tensor, k: int, seed: int) -> np.ndarray:
+    """Return the cluster [N] of each code by Lloyd's algorithm from k-means++ (Arthur & Vassilvitskii 2007).
+
+    Codes with fewer than k different values make fewer clusters, of which scikit-learn's warning is not passed on.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with threads_for(codes.numel()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return KMeans(k, n_init=STARTS, random_state=seed).fit_predict(codes.cpu().numpy())
+
+
+def matched(classes: np.ndarray, clusters: np.ndarray) -> float:
+    """Return the share of images in the cluster of their class, clusters and classes matched one to one (Kuhn 1955)."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics.cluster import contingency_matrix
+
+    counts = contingency_matrix(classes, clusters)
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / len(classes))

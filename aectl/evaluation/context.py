@@ -1,0 +1,172 @@
+"""What is evaluated and on what: a trained model, the images it is measured on, and everything its baselines need."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from aectl.data.datasets import Source
+from aectl.evaluation.ability_checks import check_count
+from aectl.evaluation.baseline_cache import Cache
+from aectl.evaluation.judge import Judge
+from aectl.evaluation.nearest_neighbours import nearest
+from aectl.evaluation.pca import PCA
+from aectl.models.base import Encodes, Model, Reconstructs, Samples
+from aectl.rng import Rng
+
+Row = dict[str, float | str]
+"""Measures by name: one row of a table. `mse_ci95` is the half width of the 95 % confidence interval of `mse`."""
+
+Rows = dict[str, Row]
+"""Rows by name, the model's own called "model", those of baselines behind it: one table."""
+
+CHUNK = 1000
+"""Images at a time, for the memory's sake."""
+
+
+class Unmeasured(Exception):
+    """A table cannot be made for this model or these data; the message says why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The images that models of one data set are measured on, and what is computed once for all of them.
+
+    Baselines are fitted on `train` and, like models, measured on `held_out`. `outliers` are images of other kinds, by
+    name; `excluded` are the classes that models were trained without. `judge` is the classifier whose features compare
+    sets of images, or, where the data set has none, the reason. Whatever does not depend on the model belongs into
+    `cache`.
+    """
+
+    train: Source
+    held_out: Source
+    outliers: Mapping[str, Source] = field(default_factory=dict)
+    judge: Judge | str = "no judge was given"
+    cache: Cache = field(default_factory=Cache)
+    seed: int = 0
+    excluded: Sequence[int] = ()
+
+    @cached_property
+    def inliers(self) -> Source:
+        """The held-out images of classes that models were trained on."""
+        return self.held_out.take((~self.is_excluded).nonzero().squeeze(1))
+
+    @cached_property
+    def all_outliers(self) -> dict[str, Source]:
+        """The outliers, and the held-out images of the excluded classes where there are any."""
+        own = self.held_out.take(self.is_excluded.nonzero().squeeze(1))
+        return {**self.outliers, **({"excluded classes": own} if len(own) else {})}
+
+    @property
+    def is_excluded(self) -> Tensor:
+        """Whether each held-out image [N] is of an excluded class."""
+        labels = self.held_out.labels
+        return torch.isin(labels, torch.tensor(tuple(self.excluded), dtype=labels.dtype, device=labels.device))
+
+    @cached_property
+    def pca(self) -> PCA:
+        """The principal components of the training images."""
+        return PCA(self.train, self.cache)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The judge's features [N, 128] of the held-out images; raises Unmeasured where there is no judge."""
+        judge = self.judged()
+        found = self.cache.arrays(f"features-{judge.name}", lambda: {"x": judge.features(self.held_out.pixels())})
+        return found["x"].to(self.train.images.device)
+
+    def rng(self, *names: str | int) -> Rng:
+        """Return random numbers that depend on the seed and on `names` alone."""
+        return Rng(self.seed, self.train.images.device).fork(*names)
+
+    def judged(self) -> Judge:
+        """Return the judge; raises Unmeasured, with the reason, where there is none."""
+        if isinstance(self.judge, str):
+            raise Unmeasured(self.judge)
+        return self.judge
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in evaluation mode with frozen weights, and what several evaluations need of it."""
+
+    model: Model
+    bench: Benchmark
+    nll_images: int = 1000
+    nll_samples: int = 1000
+
+    @cached_property
+    def codes(self) -> Tensor:
+        """The codes [N, code] of the held-out images; the model must encode."""
+        return encoded(cast("Encodes", self.model), self.bench.held_out)
+
+    @cached_property
+    def train_codes(self) -> Tensor:
+        """The codes [N, code] of the training images; the model must encode."""
+        return encoded(cast("Encodes", self.model), self.bench.train)
+
+    @cached_property
+    def reconstructed(self) -> Tensor:
+        """The held-out images brought back, [N, C, H, W]; the model must reconstruct."""
+        return apply(cast("Reconstructs", self.model).reconstruct, self.bench.held_out.pixels())
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """As many draws from the model's prior as there are held-out images, [N, C, H, W]; the model must sample."""
+        n, rng = len(self.bench.held_out), self.bench.rng("samples")
+        model = cast("Samples", self.model)
+        with torch.no_grad():
+            sizes = [min(CHUNK, n - i) for i in range(0, n, CHUNK)]
+            parts = [check_count(model.sample(size, rng=rng), size, "sample") for size in sizes]
+        return torch.cat(parts).clamp(0, 1)
+
+    @cached_property
+    def nearest(self) -> tuple[Tensor, Tensor]:
+        """The distance [N] of each sample to the nearest training image, in pixels, and that one's position [N]."""
+        return nearest(self.samples, self.bench.train.pixels())
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The judge's features of the samples [N, 128]; raises Unmeasured where there is no judge."""
+        return self.bench.judged().features(self.samples)
+
+
+@torch.no_grad()
+def apply(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return `function` of all images, a chunk at a time."""
+    name = getattr(function, "__name__", "a method")
+    return torch.cat([check_count(function(chunk), len(chunk), name) for chunk in images.split(CHUNK)])
+
+
+@torch.no_grad()
+def encoded(model: Encodes, source: Source) -> Tensor:
+    """Return the codes [N, code] of all images of a source."""
+    positions = torch.arange(len(source), device=source.images.device)
+    parts = positions.split(CHUNK)
+    return torch.cat([check_count(model.encode(source.batch(p).x), len(p), "encode").flatten(1).float() for p in parts])
+
+
+def mean_ci95(values: Tensor, name: str) -> dict[str, float]:
+    """Return the mean of `values` [N] as `name` and 1.96 standard errors of it as `name_ci95`."""
+    values = values.double()
+    spread = 1.96 * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return {name: float(values.mean()), f"{name}_ci95": spread}
+
+
+def digest(*sources: Source) -> str:
+    """Return a name for these images and labels in this order: 16 hexadecimal digits of their SHA-256."""
+    found = hashlib.sha256()
+    for source in sources:
+        # Equal bytes are other images at another scale.
+        found.update(repr(source.scale).encode())
+        for part in (source.images, source.labels):
+            found.update(repr((part.dtype, tuple(part.shape))).encode())
+            for piece in part.split(CHUNK):
+                found.update(piece.contiguous().cpu().numpy().data)
+    return found.hexdigest()[:16]

@@ -1,0 +1,60 @@
+"""Samples that need no network: what those of a model must beat, and the floor that none can go below."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from aectl.evaluation.context import Benchmark
+
+MIXTURE, MIXTURE_CODE, MIXTURE_IMAGES = 50, 32, 20_000
+"""Components of the mixture, principal components that it is over, training images that it is fitted to; at most."""
+
+
+def baselines(bench: Benchmark) -> dict[str, Callable[[], Tensor]]:
+    """Return, by name, how to draw as many images [N, C, H, W] as are held out.
+
+    Training images drawn at random are as near as samples of the true distribution come; "PCA-Gaussian" is the normal
+    distribution with the training images' mean and covariance, "GMM-k" a mixture of k of them, see `mixture`.
+    """
+    n, pixels, shape = len(bench.held_out), math.prod(bench.train.shape), bench.train.shape
+    chosen = bench.rng("real training images").permutation(len(bench.train))[:n]
+    return {
+        "real training images": lambda: bench.train.batch(chosen).x,
+        "PCA-Gaussian": lambda: bench.pca.sample(n, pixels, bench.rng("PCA-Gaussian"), shape),
+        f"GMM-{mixture_size(bench)}": lambda: mixture(bench),
+    }
+
+
+def mixture_size(bench: Benchmark) -> int:
+    """Return how many components the mixture has: with fewer than 200 images each they would fit single images."""
+    return max(1, min(MIXTURE, len(bench.train) // 200))
+
+
+def mixture(bench: Benchmark) -> Tensor:
+    """Return as many images [N, C, H, W] as are held out, of a mixture of normal distributions over PCA codes."""
+
+    def compute() -> dict[str, Tensor]:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+        from threadpoolctl import threadpool_limits
+
+        chosen = bench.rng("mixture").permutation(len(bench.train))[:MIXTURE_IMAGES]
+        images = bench.train.batch(chosen).x
+        codes = bench.pca.encode(images, min(MIXTURE_CODE, max(bench.pca.rank, 1))).double().cpu().numpy()
+        # The default tolerance gains less than 0.1 nats and takes three times as long.
+        model = GaussianMixture(mixture_size(bench), tol=1e-2, reg_covar=1e-4, random_state=bench.seed)
+        # Matrices this small are slower with more threads, and a mixture that could be a little better is no news.
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            drawn_codes, _ = model.fit(codes).sample(len(bench.held_out))
+        return {"codes": torch.from_numpy(drawn_codes).float()}
+
+    codes = bench.cache.arrays(f"mixture-{mixture_size(bench)}-seed-{bench.seed}", compute)["codes"]
+    pca, shape = bench.pca, bench.train.shape
+    images = codes.to(pca.mean).double() @ pca.components[:, : codes.shape[1]].T + pca.mean
+    return images.float().clamp(0, 1).view(-1, *shape)

@@ -1,0 +1,226 @@
+"""How samples of a model compare with held-out images: in pixels, in the judge's features, and class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from aectl.data.datasets import Source
+from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
+from aectl.evaluation.distances import (
+    GROUPS,
+    Kernel,
+    PairMeans,
+    cubic,
+    estimate,
+    frechet,
+    groups,
+    pair_means,
+    within,
+)
+from aectl.evaluation.judge import Judge
+from aectl.evaluation.nearest_neighbours import nearest
+from aectl.evaluation.precision_recall import manifolds
+from aectl.evaluation.sample_baselines import baselines
+from aectl.evaluation.verdict import Headline
+
+FEWEST = 5 * GROUPS
+"""Images below which spreads over groups of them mean nothing."""
+COVERED = 0.1
+"""A class is covered if its share among samples is at least this part of its share among held-out images."""
+
+BASELINES = (("PCA-Gaussian", "GMM-*"),)
+GOAL, WORDS = "real training images", {"real training images": "training images"}
+HEADLINE = Headline("samples", "energy", BASELINES, rank=6, about="samples: energy distance", goal=GOAL, words=WORDS)
+HEADLINE_IN_FEATURES = Headline(
+    "samples", "frechet", BASELINES, rank=5, about="samples: Fréchet distance", goal=GOAL, words=WORDS
+)
+
+
+def measure(subject: Subject) -> Rows:
+    """Return the table in pixels: the energy distance, diversity, and how near the training images samples are."""
+    bench, samples = subject.bench, drawn(subject, FEWEST)
+
+    def row(images: Tensor) -> Row:
+        return in_pixels(bench, images, *nearest(images, bench.train.pixels()))
+
+    return table(bench, "samples", in_pixels(bench, samples, *subject.nearest), row)
+
+
+def distances(subject: Subject) -> Rows:
+    """Return the table in the judge's features; raises Unmeasured where the data set has no judge."""
+    bench, judge = subject.bench, subject.bench.judged()
+    drawn(subject, FEWEST)
+
+    def row(images: Tensor) -> Row:
+        return in_features(bench, judge, judge.features(images))
+
+    model = in_features(bench, judge, subject.features)
+    return table(bench, f"distances-{judge.name}", model, row)
+
+
+def classes(subject: Subject) -> Rows:
+    """Return the share of each class, in percent, by the nearest training image and, if there is one, by the judge."""
+    bench, train = subject.bench, subject.bench.train
+    if not (train.labels >= 0).any():
+        raise Unmeasured("the images have no labels")
+    samples = drawn(subject)
+
+    def held_out() -> Row:
+        images = bench.held_out.pixels()
+        return class_shares(nearest_classes(images, train, held_out_nearest(bench)[1]), train)
+
+    rows = {
+        "model": class_shares(nearest_classes(samples, train, subject.nearest[1]), train),
+        "held-out images": bench.cache.numbers("classes-held-out", held_out),
+    }
+    if isinstance(bench.judge, Judge):
+        judge = bench.judge
+        rows["model, by the judge"] = class_shares(judged_classes(judge, subject.features), train)
+        seen = judged_classes(judge, bench.features)
+        rows["held-out images, by the judge"] = class_shares(seen, train)
+    return rows
+
+
+def drawn(subject: Subject, fewest: int = 1) -> Tensor:
+    """Return the model's samples [N, C, H, W]; raises Unmeasured if they are no images, or fewer than `fewest`."""
+    if len(subject.bench.held_out) < fewest:
+        raise Unmeasured(f"there are fewer than {fewest} held-out images to compare samples with")
+    if not torch.isfinite(subject.samples).all():
+        raise Unmeasured("the model's samples are not numbers")
+    return subject.samples
+
+
+def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position: Tensor) -> Row:
+    """Return how images [N, C, H, W], `distance` [N] from the training images at `position` [N], compare with data.
+
+    `energy` is 2 E‖x - y‖ - E‖x - x′‖ - E‖y - y′‖ (Székely & Rizzo 2013); `diversity` is E‖x - x′‖ / E‖y - y′‖, 1 for
+    samples as diverse as data. `nearest_train` is the median distance to the nearest training image, divided by that
+    of held-out images: far below 1 for copies, but blurred images are near to others too. `copies` is the percentage
+    of images nearer to a training image than all but 1 % of the held-out ones, `strays` that of images farther from all
+    of them than all but 1 % of the held-out ones.
+    """
+    pairs = with_held_out(bench, images.flatten(1), bench.held_out.pixels().flatten(1), torch.cdist, "pixels")
+    usual = held_out_nearest(bench)[0]
+    # Held-out images that are all copies themselves leave nothing to divide by.
+    typical = usual.median().clamp_min(1e-6)
+    # Between these order statistics lies the median of the law that the distances are of, in 95 % of all cases.
+    reach = 0.98 / len(distance) ** 0.5
+    low, middle, high = (float(distance.quantile(0.5 + side * reach) / typical) for side in (-1, 0, 1))
+    return {
+        **estimate(-pairs.discrepancy(), "energy"),
+        **estimate(pairs.within_x / pairs.within_y, "diversity"),
+        **{"nearest_train": middle, "nearest_train_ci95": (high - low) / 2},
+        **mean_ci95(100 * (distance <= usual.quantile(0.01)).double(), "copies"),
+        **mean_ci95(100 * (distance > usual.quantile(0.99)).double(), "strays"),
+        **reached(bench, images, position),
+    }
+
+
+def reached(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
+    """Return `modes`, see `balance`, of images [N, C, H, W] by the class of the nearest training image, at `position`.
+
+    Nothing where the training images have no labels.
+    """
+    train, held_out = bench.train, bench.held_out.pixels()
+    if not (train.labels >= 0).any():
+        return {}
+    usual = nearest_classes(held_out, train, held_out_nearest(bench)[1])
+    return {"modes": balance(nearest_classes(images, train, position), usual, train)["modes"]}
+
+
+def in_features(bench: Benchmark, judge: Judge, found: Tensor) -> Row:
+    """Return how features [N, D] compare with those of held-out images [M, D].
+
+    `frechet`, and precision, recall, density and coverage: see those functions. `kernel` is the squared maximum mean
+    discrepancy with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018); `diversity` is E‖x - x′‖ / E‖y - y′‖.
+    """
+    reference = bench.features
+    pairs = with_held_out(bench, found, reference, torch.cdist, f"{judge.name}-distance")
+    cubes = with_held_out(bench, found, reference, cubic, f"{judge.name}-cubic")
+    return {
+        **frechet(found, reference),
+        **estimate(cubes.discrepancy(), "kernel"),
+        **manifolds(found, reference),
+        **balance(judged_classes(judge, found), judged_classes(judge, reference), bench.train),
+        **estimate(pairs.within_x / pairs.within_y, "diversity"),
+    }
+
+
+def balance(found: Tensor, reference: Tensor, train: Source) -> Row:
+    """Return how evenly the classes `found` [N] are met, beside the held-out images' `reference` [M].
+
+    `modes` counts the classes whose share is at least a tenth of that among held-out images, out of `classes`;
+    `class_kl` is Σ_c p_c log(p_c / q_c) in nats, p the shares found, q those of the training images' labels, counted
+    from 1 so that a class without training images is unlikely, not impossible.
+    """
+    size = 1 + max(int(labels.max()) for labels in (found, reference, train.labels))
+    shares = found.bincount(minlength=size) / len(found)
+    usual = reference.bincount(minlength=size) / len(reference)
+    prior = 1 + train.labels[train.labels >= 0].bincount(minlength=size)
+    return {
+        "modes": float(((shares >= COVERED * usual) & (usual > 0)).sum()),
+        "classes": float((usual > 0).sum()),
+        "class_kl": float(torch.special.xlogy(shares, shares * prior.sum() / prior).sum()),
+    }
+
+
+def class_shares(found: Tensor, train: Source) -> Row:
+    """Return the share of each class among `found` [N], in percent, and the smallest of those of training images."""
+    shares = (100 * found.bincount(minlength=train.classes) / len(found)).tolist()
+    present = [label for label in train.labels.unique().tolist() if label >= 0]
+    return {
+        **{f"class_{label}": share for label, share in enumerate(shares)},
+        "smallest": min(shares[label] for label in present),
+    }
+
+
+def nearest_classes(images: Tensor, train: Source, nearest_of_all: Tensor) -> Tensor:
+    """Return the class [N] of the labelled training image nearest to each image; of all of them it is given."""
+    labelled = train.labels >= 0
+    if labelled.all():
+        return train.labels[nearest_of_all]
+    known = train.take(labelled.nonzero().squeeze(1))
+    return known.labels[nearest(images, known.pixels())[1]]
+
+
+def judged_classes(judge: Judge, features: Tensor) -> Tensor:
+    """Return the likeliest class [N] of images with these features [N, D]."""
+    with torch.no_grad():
+        return judge.model.head(features).argmax(1)
+
+
+def with_held_out(bench: Benchmark, x: Tensor, y: Tensor, kernel: Kernel, name: str) -> PairMeans:
+    """Return the means of a kernel over pairs of vectors x [N, D] and of those of the held-out images, y [M, D].
+
+    The pairs of held-out images are the same for all samples; the cache keeps them by the name of vectors and kernel.
+    """
+    known = bench.cache.arrays(f"pairs-{name}", lambda: {"within": within(groups(y), kernel)})["within"]
+    return pair_means(x, y, kernel, known.to(y.device))
+
+
+def held_out_nearest(bench: Benchmark) -> tuple[Tensor, Tensor]:
+    """Return the distance [N] of each held-out image to the nearest training image, and that one's position [N]."""
+
+    def compute() -> dict[str, Tensor]:
+        distance, position = nearest(bench.held_out.pixels(), bench.train.pixels())
+        return {"distance": distance, "position": position}
+
+    found = bench.cache.arrays("nearest-train", compute)
+    device = bench.train.images.device
+    return found["distance"].to(device), found["position"].to(device)
+
+
+def table(bench: Benchmark, name: str, model: Row, row: Callable[[Tensor], Row]) -> Rows:
+    """Return the model's row and the `row` of each baseline's images, which the cache keeps under `name`."""
+    rows = {"model": model}
+    for label, draw in baselines(bench).items():
+        key = f"{name}-{label}-seed-{bench.seed}".replace(" ", "-")
+
+        def compute(draw: Callable[[], Tensor] = draw) -> Row:
+            return row(draw())
+
+        rows[label] = bench.cache.numbers(key, compute)
+    return rows

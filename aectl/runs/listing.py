@@ -1,0 +1,252 @@
+"""The runs there are, and those that a text names. No torch here: listing must be quick."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from aectl.config import ConfigError
+from aectl.config.untrusted_files import read_json
+from aectl.runs.run import OUTPUTS, RECORD, Run, every, find, last_start, runs_called
+from aectl.runs.run_json import FORMAT, NewerFormat, check_format
+from aectl.system.file_lock import FileLock, Timeout
+from aectl.system.terminal import console, shown, significant
+from aectl.system.terminal_table import GAP, cell_width, rows_with_paths
+
+MOST = 30
+"""Runs that are listed."""
+HEADINGS = ("model", "data", "status", "objective", "age", "MB", "eval")
+SHORT_NAMES = {"energy_distance": "energy", "negative_elbo": "-ELBO"}
+"""Metrics whose names would take too much of a line."""
+LEVELS = 4
+"""How deep a folder is searched for runs that is neither a sweep nor outputs/: deep enough for the folder above it."""
+OF_SWEEPS = ("sweep.json", "multirun.yaml")
+SYSTEM = ("/proc", "/sys", "/dev")
+AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def show(root: Path = OUTPUTS) -> None:
+    """Print the latest runs under `root`, the newest first, and what to type next."""
+    out = console()
+    runs = sorted(every(root), key=last_start, reverse=True)
+    if not runs:
+        out.print(f"no run in {shown(root)} yet; make one: aectl train model=dae dataset=digits", soft_wrap=True)
+        return
+    latest = runs[:MOST]
+    headings, rows = drop_size(HEADINGS, [facts(folder) for folder in latest], out.width)
+    lines = rows_with_paths(headings, rows, [shown(folder) for folder in latest], out.width)
+    for number, line in enumerate(lines):
+        out.print(line, style=None if number else "bold", soft_wrap=True)
+    if len(runs) > MOST:
+        out.print(f"and {len(runs) - MOST} more in {shown(root)}", soft_wrap=True)
+    # 'latest' is of those in outputs/ alone.
+    name = "latest" if root == OUTPUTS else shlex.quote(shown(latest[0]))
+    out.print(f"\nnext: aectl eval run={name}", soft_wrap=True)
+
+
+def drop_size(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return headings and rows, without the column of sizes in MB if they would not fit into lines of `width`."""
+    sizes = [max(map(cell_width, column)) for column in zip(headings, *rows, strict=True)]
+    if sum(sizes) + GAP * (len(sizes) - 1) <= width:
+        return headings, rows
+    place = headings.index("MB")
+    headings, *rows = ([*row[:place], *row[place + 1 :]] for row in (headings, *rows))
+    return headings, rows
+
+
+def facts(folder: Path) -> list[str]:
+    """Return what is told of a run, in the order of `HEADINGS`; dashes for what a damaged record does not tell."""
+    run = Run(folder)
+    try:
+        # Not `run.record`: of one that is damaged in a place the others are told.
+        record = read_json(folder / RECORD)
+        check_format(record, FORMAT, folder / RECORD)
+    except NewerFormat:
+        return ["–", "–", "of a newer aectl", "–", age(folder), megabytes(folder), evaluated(run)]
+    except ConfigError:
+        return ["–", "–", "damaged", "–", "–", megabytes(folder), evaluated(run)]
+    told = record.get("choices")
+    choices = told if isinstance(told, dict) else {}
+    names = [str(choices.get(key) or "–") for key in ("model", "dataset")]
+    return [*names, status(folder, record), objective(record), age(folder), megabytes(folder), evaluated(run, record)]
+
+
+def status(folder: Path, record: dict[str, Any]) -> str:
+    """Return how a run stands: one that says it runs while nobody holds its lock was killed."""
+    told = str(record.get("status") or "–")
+    return "killed" if told == "running" and not is_locked(folder) else told
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process, perhaps on another machine that shares the disk, is training the run."""
+    path = folder / ".lock"
+    # Of a lock that is a link, to take it could empty the file that it leads to.
+    if path.is_symlink() or not path.is_file():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        # Held; or in somebody else's folder: then the record's word stands.
+        return True
+    lock.release()
+    return False
+
+
+def objective(record: dict[str, Any]) -> str:
+    """Return what the run minimised and how far it came."""
+    found = record.get("objective")
+    if not isinstance(found, dict) or not isinstance(found.get("value"), (int, float)):
+        return "–"
+    try:
+        name = str(found.get("name")).removeprefix("val/")
+        return f"{SHORT_NAMES.get(name, name)} {significant(found['value'])}"
+    except OverflowError:
+        return "–"
+
+
+def age(folder: Path) -> str:
+    """Return how long ago a run was started, or last resumed: `3 h`."""
+    try:
+        start = datetime.fromisoformat(last_start(folder))
+        seconds = (datetime.now(timezone.utc) - start).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return "–"
+    unit, name = next(((unit, name) for unit, name in AGES if seconds >= unit), AGES[-1])
+    return f"{max(int(seconds // unit), 0)} {name}"
+
+
+def megabytes(folder: Path) -> str:
+    """Return the size of a folder on disk in MB."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            # A running trial renames its checkpoints under our eyes.
+            continue
+    return f"{total / 1e6:.1f}"
+
+
+def evaluated(run: Run, record: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Return the splits that a run was evaluated on, `test (stale)` if its checkpoint is of another epoch now."""
+    sections = {n: found for n, found in run.metrics.items() if isinstance(found, dict) and "checkpoint" in found}
+    epochs = checkpoint_epochs(record)
+    return ", ".join(name + " (stale)" * is_stale(section, epochs) for name, section in sections.items()) or "no"
+
+
+def checkpoint_epochs(record: Mapping[str, Any]) -> dict[str, int]:
+    """Return the epochs of a run's checkpoints, as far as its record says."""
+    goal = record.get("objective")
+    known = {"best": goal.get("epoch") if isinstance(goal, dict) else None, "last": record.get("epochs")}
+    return {name: epoch for name, epoch in known.items() if isinstance(epoch, int)}
+
+
+def is_stale(section: Mapping[str, Any], epochs: Mapping[str, int]) -> bool:
+    """Return whether an evaluation, or a table of it, is of another epoch than its checkpoint now."""
+    made = section.get("made")
+    origins = [one for one in made.values() if isinstance(one, dict)] if isinstance(made, dict) else []
+    known = [(str(one.get("checkpoint")), one.get("epoch")) for one in (section, *origins)]
+    return any(isinstance(epoch, int) and epoch != epochs.get(name, epoch) for name, epoch in known)
+
+
+def find_all(text: str) -> list[Path]:
+    """Return the folders of the runs that `text` names, each once.
+
+    It is one name or several behind commas: a run's folder, `latest`, a sweep, outputs/, another folder, which is
+    searched `LEVELS` deep, or a glob. Raises ConfigError for a name that no run has.
+    """
+    items = [text] if Path(text).expanduser().exists() else [item.strip() for item in text.split(",")]
+    found = [folder for item in items if item for folder in named(item)]
+    if not found:
+        raise ConfigError("run is empty: type run=latest, or run=<folder of the run>")
+    once: dict[Path, Path] = {}
+    for folder in found:
+        once.setdefault(folder.resolve(), folder)
+    return list(once.values())
+
+
+def named(item: str) -> Iterable[Path]:
+    """Return the folders of the runs that one name stands for, a sweep's in the order of its jobs."""
+    folder = Path(item).expanduser()
+    if item == "latest" or (folder / RECORD).is_file():
+        return [find(item)]
+    if not folder.exists() and Path(item).name == item:
+        # The name= of a sweep, or of a run.
+        if (sweep := OUTPUTS / "multirun" / item).is_dir():
+            folder = sweep
+        elif runs_called(item):
+            return [find(item)]
+    places, levels = ([folder], LEVELS) if folder.is_dir() else (matching(folder), levels_left(folder))
+    found = {run for place in places for run in below(place, levels)}
+    # What lies in a run's folder is its own.
+    runs = sorted((run for run in found if found.isdisjoint(run.parents)), key=in_order)
+    if not runs:
+        what = "it does not exist" if not places else f"no run.json in it, nor in folders {LEVELS} levels deep"
+        raise ConfigError(f"'{item}' names no run: {what}")
+    return runs
+
+
+def matching(pattern: Path) -> list[Path]:
+    """Return the paths that fit a glob; where `**` stands in it, for up to `LEVELS` folders, the runs among them."""
+    depths = [range(LEVELS + 1) if part == "**" else (1,) for part in pattern.parts]
+    try:
+        found: list[Path] = []
+        for depth in product(*depths):
+            parts = [part for part, times in zip(pattern.parts, depth, strict=True) for part in times * [part]]
+            tried = Path(*("*" if part == "**" else part for part in parts))
+            rest = str(tried.relative_to(tried.anchor))
+            found += [tried] if rest == "." else Path(tried.anchor).glob(rest)
+    except ValueError:
+        return []
+    if "**" not in pattern.parts:
+        return found
+    hidden = [path for path in found if any(part.startswith(".") and part not in pattern.parts for part in path.parts)]
+    return [path for path in set(found) - set(hidden) if is_file(path / RECORD)]
+
+
+def levels_left(pattern: Path) -> int:
+    """Return how deep to search what fits a glob, whose own wildcards count."""
+    return max(LEVELS - sum("*" in part for part in pattern.parts), 0)
+
+
+def below(place: Path, levels: int) -> Iterator[Path]:
+    """Yield the run that a place is, or those in it: all of a sweep or of outputs/, else those so many levels deep."""
+    if is_file(place / RECORD):
+        yield place
+    elif place.name == OUTPUTS.name or any(is_file(place / name) for name in OF_SWEEPS):
+        yield from every(place)
+    else:
+        yield from search(place, levels)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is a file; no where that cannot be seen, as in folders of the system."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def search(place: Path, levels: int) -> Iterator[Path]:
+    """Yield the runs at most so many levels below a folder; neither in runs nor in hidden or system folders."""
+    for folder, names, files in os.walk(place):
+        if RECORD in files:
+            yield Path(folder)
+        depth = len(Path(folder).relative_to(place).parts)
+        is_end = RECORD in files or depth == levels or folder in SYSTEM
+        names[:] = [] if is_end else [name for name in names if not name.startswith(".")]
+
+
+def in_order(path: Path) -> list[tuple[str, int]]:
+    """Return what to sort paths by so that job 10 comes behind job 9."""
+    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", str(path))]

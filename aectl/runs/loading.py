@@ -1,0 +1,276 @@
+"""From a config to a model: a fresh one for training, or the trained one of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from aectl.config import ConfigError, accepts, build, check_named, check_signature, check_trusted
+from aectl.config.data_paths import check_paths, data_paths
+from aectl.config.recipe import filled_in
+from aectl.config.untrusted_files import check_links
+from aectl.data import digests, downloads
+from aectl.data.datasets import Dataset
+from aectl.data.downloads import DataError
+from aectl.models.base import Model
+from aectl.runs.run import Run, find
+from aectl.system.memory_check import Room
+from aectl.system.terminal import shown
+from aectl.training import checkpoint
+from aectl.training.checkpoint import CheckpointError
+from aectl.training.device import Device
+
+log = logging.getLogger("aectl")
+
+PARTS = ("noise", "penalty")
+"""Config groups that a model may ask for by naming them in its constructor."""
+
+
+def build_model(config: DictConfig, facts: dict[str, Any], seed: int = 0) -> Model:
+    """Build the model of a config for images of `facts['shape']`, its weights drawn from `seed`.
+
+    Raises ConfigError if a part of the config does not fit, or is one that the model has no use for.
+    """
+    config = filled_in(config, facts["shape"])
+    supplied = {"shape": tuple(facts["shape"]), "classes": facts["classes"]}
+    for part in PARTS:
+        component = build(config.get(part), part)
+        if component is not None and not accepts(config.model, part):
+            name = str(config.model._target_).rpartition(".")[2]
+            raise ConfigError(f"{part}: the model {name} has no use for it; take {part}=none")
+        supplied[part] = component
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with Room("model"):
+            model = build(config.model, "model", **supplied)
+    if not isinstance(model, Model):
+        raise ConfigError(f"model: {config.model._target_} makes no aectl.models.Model")
+    return model
+
+
+def load(run: str | Path, checkpoint: str = "best", device: str = "cpu", trust: str | Iterable[str] = ()) -> Model:
+    """Return the trained model of a run, in evaluation mode and with frozen weights.
+
+    `run` is a run folder or 'latest', `checkpoint` is 'best' or 'last'. Its methods take and give images
+    [N, C, H, W], pixels in [0, 1]. A run whose config names modules outside aectl and torch is refused unless
+    `trust` names them. Raises ConfigError or CheckpointError, both ValueErrors.
+    """
+    folder = find(str(run))
+    model, _ = load_run(Run(folder), checkpoint, device, [trust] if isinstance(trust, str) else list(trust))
+    return model
+
+
+def dataset(run: str | Path, trust: str | Iterable[str] = (), changed: bool = False) -> Dataset:
+    """Return the data set that a run was trained on, with the splits that it had; files are read anew.
+
+    `run` and `trust` are as for `load`. `dataset(run).split("test")` has images [N, C, H, W] as `pixels()`, in
+    [0, 1], and their classes as `labels` [N], -1 for none. Raises ConfigError, also for data that have changed since
+    the run was trained, unless `changed` is true, and DataError for missing files; both are ValueErrors.
+    """
+    found = Run(find(str(run)))
+    built = build_dataset(found, [trust] if isinstance(trust, str) else list(trust))
+    if not changed:
+        check_data(found, built, "changed=True")
+    return built
+
+
+def build_dataset(run: Run, trust: list[str]) -> Dataset:
+    """Return the data set of a run as it is now."""
+    config = run.config(trust)
+    check_trusted(config, trust)
+    check_named(config, ["dataset"])
+    return build_stored_dataset(run, config, trust)
+
+
+def build_stored_dataset(run: Run, config: DictConfig, trust: list[str]) -> Dataset:
+    """Build the data set of a stored config; raises DataError for own data that this user has not typed."""
+    try:
+        check_paths(data_paths(config.dataset, trust), run.folder, run.record.get("own_paths"), trust)
+    except ConfigError as error:
+        # Like data that are missing: what needs none of them works.
+        raise DataError(str(error)) from None
+    dataset: Dataset = build(settled(config.dataset), "dataset")
+    return dataset
+
+
+def check_run_data(run: Run, trust: list[str]) -> None:
+    """Raise ChangedData if a run's data can be read and are not those that it was trained on."""
+    if "train_digest" not in (run.record.get("data") or {}):
+        return
+    try:
+        check_data(run, build_dataset(run, trust))
+    except (ValueError, OSError) as error:
+        log.debug("%s", why_missing(error))
+
+
+class ChangedData(ConfigError):
+    """The data of a run are not those that it was trained on."""
+
+
+def check_data(run: Run, dataset: Dataset, how: str = "data=changed") -> None:
+    """Raise ChangedData if a data set is not the one that the run's record describes; `how` is what to type then.
+
+    Runs of versions that described none are not checked.
+    """
+    then = run.record.get("data") or {}
+    if "train_digest" in then:
+        check_same(run, digests.describe_splits(dataset), how)
+
+
+def check_same(run: Run, now: Mapping[str, Any], how: str = "data=changed") -> None:
+    """Raise ChangedData if a description of data differs from the one in the run's record."""
+    if what := digests.differences(run.record.get("data") or {}, now):
+        raise ChangedData(
+            f"the data of {shown(run.folder)} have changed since it was trained: {what}\n"
+            f"  {how} uses them as they are now"
+        )
+
+
+def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) -> tuple[Model, dict[str, Any]]:
+    """Return a run's model as `load` does, and the checkpoint that it was read from."""
+    config = run.config(trust)
+    check_trusted(config, trust)
+    check_named(config, ["model", "dataset"])
+    state = read_checkpoint(run, name, device)
+    check_size(config, state, run.checkpoint(name))
+    model = build_model(config, state)
+    set_weights(model, state["model"], run.checkpoint(name))
+    return model.to(device).eval().requires_grad_(False), state
+
+
+def read_checkpoint(run: Run, name: str, device: torch.device | str) -> dict[str, Any]:
+    """Return a checkpoint of a run; where it cannot be used and the other can be tried, the error says so."""
+    try:
+        state = checkpoint.load(run.checkpoint(name), device)
+        checkpoint.check_model(state, run.checkpoint(name))
+        return state
+    except CheckpointError as error:
+        other = "last" if name == "best" else "best"
+        hint = f"\n  there is another: checkpoint={other}" if run.checkpoint(other).is_file() else ""
+        raise CheckpointError(f"{error}{hint}") from error
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run ready for use: its folder and config, the trained model and its checkpoint, and where it computes.
+
+    Its data are read when they are first asked for, so that what needs none works without them.
+    """
+
+    run: Run
+    config: DictConfig
+    model: Model
+    state: dict[str, Any]
+    device: Device
+    may_change: bool = False
+    trust: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the model was made for."""
+        channels, height, width = self.state["shape"]
+        return channels, height, width
+
+    @property
+    def classes(self) -> int:
+        """How many classes those images have, 0 for none."""
+        return self.state["classes"]
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The run's data set; raises ConfigError if its images are of another shape, or ChangedData."""
+        with Room("dataset"):
+            dataset = build_stored_dataset(self.run, self.config, list(self.trust))
+        if tuple(dataset.shape) != self.shape:
+            raise ConfigError(f"dataset: images are {tuple(dataset.shape)} now, the run was trained on {self.shape}")
+        if not self.may_change:
+            check_data(self.run, dataset)
+        return dataset
+
+    @property
+    def dataset_name(self) -> str:
+        """The name of the data set, which needs none of its files."""
+        record = self.run.record
+        return (record.get("data") or {}).get("name") or str((record.get("choices") or {}).get("dataset"))
+
+
+def why_missing(error: Exception) -> str:
+    """Return why a run's data cannot be read, in a line; raises other errors, and ChangedData, anew."""
+    cause = error if isinstance(error, (DataError, OSError)) else error.__cause__
+    if isinstance(error, ChangedData) or not isinstance(cause, (DataError, OSError)):
+        raise error
+    return str(error).splitlines()[0].removeprefix("dataset: ")
+
+
+def open_run(config: DictConfig) -> Opened:
+    """Open the run that a command's config names, on the command's device; warns if the run is unfinished."""
+    run = Run(find(config.run))
+    check_links(run.folder)
+    check_signature(config.device, "device")
+    if (config.device.get("count") or 1) > 1:
+        raise ConfigError(f"device.count={config.device.count} is for aectl train")
+    device = build(config.device, "device")
+    device.apply()
+    model, state = load_run(run, config.checkpoint, device.torch, trusted(config))
+    if (status := run.record.get("status")) != "done":
+        log.warning("this run is not finished (%s): these are the weights after epoch %d", status, state["epoch"])
+    trust = trusted(config)
+    return Opened(run, run.config(trust), model, state, device, config.data == "changed", tuple(trust))
+
+
+def trusted(config: DictConfig) -> list[str]:
+    """Return the modules that the user trusts in a stored config."""
+    return [config.trust] if isinstance(config.trust, str) else list(config.trust or [])
+
+
+def settled(node: Any) -> Any:
+    """Return the config of a stored run's data set, without a `root` that would have to be filled first.
+
+    A stored config may say where to read, but not where to write: what is missing there is looked for in the user's own
+    folder of data, and fetched into it.
+    """
+    if not isinstance(node, (dict, DictConfig)):
+        return node
+    root, kind = node.get("root"), str(node.get("_target_")).rpartition(".")[2]
+    names = [name for name in (kind, node.get("of"), node.get("name")) if name in downloads.FOLDERS]
+    if not root or not names or Path(root).expanduser().absolute() == downloads.data_folder():
+        return node
+    if all(downloads.is_complete(name, root) for name in names):
+        return node
+    log.info("%s lacks the files of %s: they are taken from %s", root, names[0], downloads.data_folder())
+    return OmegaConf.merge(node, {"root": None})
+
+
+def check_size(config: DictConfig, state: dict[str, Any], source: Path) -> None:
+    """Raise CheckpointError if a config asks for another model than its checkpoint holds, before it takes memory."""
+    try:
+        with torch.device("meta"):
+            model = build_model(config, state)
+    except (ConfigError, CheckpointError):
+        raise
+    except Exception:
+        # It computes with numbers to be built, which on that device there are none of.
+        return
+    check_weights(model, state["model"], source)
+
+
+def set_weights(model: Model, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Load weights into a model; raises CheckpointError, naming the first that do not fit."""
+    check_weights(model, weights, source)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: Model, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Raise CheckpointError unless the weights are those of such a model, by their names and shapes."""
+    own = model.state_dict()
+    odd = [key for key in {**own, **weights} if key not in own or key not in weights]
+    odd += [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if odd:
+        raise CheckpointError(f"{source} does not fit this model; the first weight that differs is {odd[0]}")

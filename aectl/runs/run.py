@@ -1,0 +1,269 @@
+"""The run folder: what a run was, how it went, and how to find it again. No torch here: listing runs must be quick."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+from aectl.config import ConfigError
+from aectl.config.untrusted_files import leads_within, read_config, read_json, read_text, to_json
+from aectl.runs.run_json import FORMAT, check_record
+from aectl.system import atomic_write
+
+RECORD = "run.json"
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+LARGEST_REF, LARGEST_REFS = 2**12, 2**24
+"""Bytes of a file of git's with one reference, and of the one with all of them."""
+GROUPS = ("model", "dataset")
+"""Parts of a config that no run is without."""
+PACKAGES = ("aectl", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
+OUTPUTS = Path("outputs")
+
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
+"""The words of the command line as they were typed; empty in the process of a sweep's job, which nobody typed."""
+
+
+class Run:
+    """A folder with `.hydra/`, run.json, metrics, checkpoints, figures and TensorBoard's events."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The contents of run.json; raises ConfigError if it cannot be read, or comes from a newer aectl."""
+        record = read_json(self.folder / RECORD)
+        check_record(record, self.folder / RECORD)
+        return record
+
+    def update(self, **entries: Any) -> None:
+        """Write entries into run.json."""
+        record = self.record if (self.folder / RECORD).is_file() else {}
+        write_json(self.folder / RECORD, {**record, **entries})
+
+    def config(self, trust: Iterable[str] = ()) -> DictConfig:
+        """Return the config of the run's latest start; raises ConfigError if it has none, or see `read_config`."""
+        path = self.latest_hydra() / "config.yaml"
+        config = read_config(path, trust)
+        groups = [config.get(key) for key in GROUPS if key in config]
+        if "model" not in config or not all(isinstance(group, DictConfig) for group in groups):
+            raise ConfigError(f"{path} is damaged: it holds no config of a run")
+        if (self.folder / RECORD).is_file():
+            set_chosen(config, self.record.get("chosen") or {})
+        return config
+
+    def latest_hydra(self) -> Path:
+        """Return `.hydra`, or `.hydra.N` of the latest resume that came so far as to leave all of it."""
+        # Hydra writes the overrides last: without them a kill may have left half a config.
+        found = [path.parent for path in self.folder.glob(".hydra.*/overrides.yaml")]
+        resumes = [int(path.suffix[1:]) for path in found if path.suffix[1:].isdecimal()]
+        return self.folder / (f".hydra.{max(resumes)}" if resumes else ".hydra")
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of the checkpoint 'best' or 'last'."""
+        return self.folder / "checkpoints" / f"{name}.pt"
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The sections of metrics.json; none if it is not there or damaged."""
+        try:
+            found = read_json(self.folder / "metrics.json")
+        except ConfigError:
+            return {}
+        return {name: section for name, section in found.items() if isinstance(section, dict)}
+
+    def add_metrics(self, **sections: Any) -> None:
+        """Write sections into metrics.json, leaving the others."""
+        write_json(self.folder / "metrics.json", {**self.metrics, **sections})
+
+    def begin(
+        self,
+        config: DictConfig,
+        choices: dict[str, str],
+        overrides: list[str],
+        device: dict[str, Any],
+        goal: dict[str, Any],
+        data: dict[str, Any],
+        chosen: Mapping[str, int | list[int]],
+        init_from: dict[str, str] | None = None,
+        own_paths: dict[str, str] | None = None,
+    ) -> None:
+        """Write run.json for a run that starts or resumes now.
+
+        `goal` has the epochs and the objective, `data` what tells the run's images from others, `chosen` the values of
+        keys that the config leaves to the model's recipe, and `init_from` the run and the digest of the weights that
+        this start begins from, if they are another run's. `own_paths` are the paths of one's own data with the user's
+        signatures.
+        """
+        resumed = (self.folder / RECORD).is_file()
+        known = self.record.get("data") if resumed else None
+        command = shlex.join(COMMAND.get() or ("aectl", "train", *overrides))
+        started = {} if resumed else {"started": now(), "command": command, "overrides": overrides}
+        self.update(
+            format=FORMAT,
+            **started,
+            **({"resumed": [*self.record.get("resumed", []), now()]} if resumed else {"choices": choices}),
+            **({"earlier_data": [*self.record.get("earlier_data", []), known]} if known and known != data else {}),
+            **({"init_from": init_from} if init_from else {}),
+            status="running",
+            error=None,
+            ended=None,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            seed=config.seed,
+            device=device,
+            goal=goal,
+            data=data,
+            chosen={**(self.record.get("chosen") or {} if resumed else {}), **chosen},
+            own_paths=own_paths or {},
+            versions=versions(),
+            git=git_state(),
+        )
+
+    def end(self, status: str, error: str | None = None, **entries: Any) -> None:
+        """Write how the run ended: status is done, interrupted or failed."""
+        self.update(status=status, error=error, ended=now(), **entries)
+
+
+def set_chosen(config: DictConfig, chosen: Mapping[str, int | list[int]]) -> None:
+    """Set the keys that a stored config leaves to the model's recipe to what was chosen when the run started."""
+    with open_dict(config):
+        for name in ("epochs", "batch_size"):
+            if name in chosen and config.get(name) is None:
+                config[name] = chosen[name]
+                if name == "epochs":
+                    # The length is counted in epochs from here on.
+                    config.steps = None
+        for key, value in chosen.items():
+            owner, _, name = key.partition(".")
+            if owner == "model" and name in config.model and config.model[name] is None:
+                config.model[name] = value
+
+
+def find(text: str) -> Path:
+    """Return the folder of the run that `text` names: a path, a run's name=, or 'latest' of those in outputs/.
+
+    Raises ConfigError if there is no such run, if its record is damaged, or if it comes from a newer aectl.
+    """
+    if text != "latest":
+        folder = Path(text).expanduser()
+        if not folder.exists() and (called := runs_called(text)):
+            folder = called[0]
+            if len(called) > 1:
+                raise ConfigError(f"'{text}' names {len(called)} runs\n  type one of {', '.join(map(str, called))}")
+        if not (folder / RECORD).is_file():
+            what = "holds no run.json" if folder.is_dir() else "does not exist"
+            if (folder / ".hydra").is_dir():
+                what += ", it was stopped before it began: type its command again"
+            raise ConfigError(f"'{text}' is no run: the folder {what}")
+    elif not (runs := list(every())):
+        raise ConfigError(f"no run in {OUTPUTS.absolute()} yet; aectl train makes one")
+    else:
+        folder = max(runs, key=last_start)
+    # Read here, so that each command says what is wrong with it.
+    _ = Run(folder).record
+    return folder
+
+
+def runs_called(name: str) -> list[Path]:
+    """Return the folders in outputs/ of the runs with this `name=`; none for a text that is no name."""
+    return [folder for folder in every() if folder.name == name] if Path(name).name == name else []
+
+
+def last_start(folder: Path) -> str:
+    """Return when a run was last started or resumed; the empty text, before all others, if its record is damaged."""
+    try:
+        record = read_json(folder / RECORD)
+        return str([record.get("started", ""), *record.get("resumed", [])][-1])
+    except (ConfigError, TypeError):
+        return ""
+
+
+def every(root: Path = OUTPUTS) -> Iterable[Path]:
+    """Yield the folders of all runs under `root`, those of sweeps too."""
+    yield from sorted(path.parent for path in root.glob(f"**/{RECORD}"))
+
+
+def is_alive(pid: int | None, host: str | None = None) -> bool:
+    """Return whether there is another process of this number on this machine; of other machines nothing is known."""
+    if not pid or pid == os.getpid() or host not in (None, socket.gethostname()):
+        return False
+    return atomic_write.is_alive(pid)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that neither a reader nor a crash ever leaves half of it."""
+    with atomic_write.written(path) as file:
+        file.write(to_json(content).encode())
+
+
+def now() -> str:
+    """Return the time in ISO 8601, UTC, to the microsecond."""
+    return datetime.now(timezone.utc).isoformat()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit and dirty flag of aectl's checkout, else the commit of the working folder's; None outside both.
+
+    Git itself is asked about aectl's own checkout alone: in a folder from elsewhere its config could name programs
+    for it to run (core.fsmonitor, filters).
+    """
+    try:
+        folder = Path(__file__).parent
+        commit = git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        found = read_commit(Path.cwd())
+        return {"commit": found} if found else None
+
+
+def read_commit(folder: Path) -> str | None:
+    """Return the commit that is checked out in a folder or one above it, read from git's files; None without one."""
+    place = next((above / ".git" for above in (folder, *folder.parents) if (above / ".git").is_dir()), None)
+    if place is None:
+        return None
+    try:
+        head = read_text(place / "HEAD", LARGEST_REF).strip()
+        if not head.startswith("ref: "):
+            return head if COMMIT.fullmatch(head) else None
+        name = head.removeprefix("ref: ")
+        # A branch has a file of its own, or a line among the packed ones.
+        loose = place / name
+        if loose.is_file() and leads_within(loose, place.resolve()):
+            found = read_text(loose, LARGEST_REF).strip()
+        else:
+            lines = read_text(place / "packed-refs", LARGEST_REFS).splitlines()
+            found = next((line.split()[0] for line in lines if line.endswith(f" {name}")), "")
+    except (OSError, ValueError, ConfigError):
+        return None
+    return found if COMMIT.fullmatch(found) else None
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Return what a git command prints."""
+    command = ["git", "-C", str(folder), *arguments]
+    output = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+    return output.decode("utf-8", "replace").strip()

@@ -1,0 +1,182 @@
+"""report.html of a sweep: the best setting and the best run, figures, and the table of all runs."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aectl.html_report import render
+from aectl.leaderboard.significance import SURE, p_value
+from aectl.sweep.comparable_metric import Comparison
+from aectl.sweep.number_formats import intervals, number, probability
+from aectl.sweep.plan import typed_command
+from aectl.sweep.results import Job, name_of, over_seeds
+from aectl.system.terminal import shown
+
+UNRANKED_CAPTIONS = {
+    "curves": "The objective of each run over its epochs. Its values cannot be compared between these runs.",
+    "parameters": "The objective against each setting. Its values cannot be compared between these runs.",
+    "parallel": "The settings of each run and its objective, whose values cannot be compared between these runs.",
+    "history": "The lowest objective so far, from trial to trial. Its values cannot be compared between these runs.",
+}
+"""Captions of the figures where no job can be called the best."""
+
+MANY = 6
+"""Numbers of jobs that a row's name lists."""
+
+
+def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison: Comparison) -> None:
+    """Write the sweep's report.html, and draw its figures if at least two jobs have an objective."""
+    if sum(not math.isnan(job.value) for job in jobs) > 1:
+        from aectl.sweep import plots
+
+        plots.draw(jobs, varied, folder / "figures", comparison.is_fair)
+    is_ranked = comparison.has_comparable_means
+    groups = over_seeds(jobs, varied, is_ranked=is_ranked) if "seed" in varied else []
+    best = best_of_seeds(groups, name_of(jobs)) if is_ranked else []
+    best += best_of_jobs(jobs, varied) if comparison.is_fair else []
+    notice = f"{comparison.notice}." if comparison.notice else ""
+    seeds_order = "best first" if is_ranked else "in the order of the jobs"
+    order = seeds_order if is_ranked or not comparison.is_fair else "best first for each metric"
+    section = {
+        "about": count_by_status(jobs),
+        "titles": {"seeds": f"means over seeds, {seeds_order}", "sweep": f"runs, {order}"},
+        "verdicts": [*best, *([{"outcome": "unclear", "text": notice}] if notice else [])],
+        "seeds": {
+            f"jobs {', '.join(numbers_of(jobs, group[0]))}": mean_row(group, groups, jobs, is_ranked)
+            for group in groups
+        },
+        "sweep": {
+            f"job {job.number}": {**{k: job.settings.get(k, "") for k in varied}, **outcome(job)} for job in jobs
+        },
+    }
+    render.write(
+        folder / "report.html",
+        title=title_of(jobs, varied),
+        name=folder.name,
+        commands=[typed_command(folder), shlex.join(["aectl", "train", "-m", f"resume={shown(folder)}"])],
+        section=section,
+        facts=facts_of(jobs, varied),
+        figures=sorted((folder / "figures").glob("*.png")),
+        captions={} if comparison.is_fair else UNRANKED_CAPTIONS,
+    )
+
+
+def title_of(jobs: Sequence[Job], varied: Sequence[str]) -> str:
+    """Return the models, the data and the settings that were swept: `dae on digits: sweep of noise, seed`."""
+    models, data = (", ".join(chosen(jobs, group)) for group in ("model", "dataset"))
+    swept = f"sweep of {', '.join(varied)}" if varied else "sweep"
+    return f"{' on '.join(filter(None, (models, data)))}: {swept}" if models else swept.capitalize()
+
+
+def chosen(jobs: Sequence[Job], group: str) -> list[str]:
+    """Return the options of a config group that the jobs have, each once."""
+    options = [(job.record.get("choices") or {}).get(group) or job.settings.get(group) for job in in_order(jobs)]
+    return list(dict.fromkeys(str(option) for option in options if option))
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs by their numbers."""
+    return sorted(jobs, key=lambda job: job.number)
+
+
+def count_by_status(jobs: Sequence[Job]) -> str:
+    """Return how many runs there are, and how many ended in which way: `4 runs: 3 done, 1 failed`."""
+    counts = Counter(job.status for job in jobs)
+    runs = "1 run" if len(jobs) == 1 else f"{len(jobs)} runs"
+    return f"{runs}: {', '.join(f'{number} {status}' for status, number in sorted(counts.items()))}"
+
+
+def best_of_seeds(groups: Sequence[tuple[dict[str, str], list[float]]], name: str) -> list[dict[str, str]]:
+    """Return the verdict on the best setting by its mean over seeds; none of fewer than two, or of single seeds."""
+    if len(groups) < 2 or not any(len(values) > 1 for _, values in groups):
+        return []
+    (settings, values), (others, rest) = groups[:2]
+    p = p_value(values, rest)
+    sure = "" if p is None else f", p = {p:.2g}"
+    means = [f"{words_of(s)} {number(statistics.fmean(v))}" for s, v in ((settings, values), (others, rest))]
+    found = "unclear" if p is None or p >= SURE else "better"
+    what = {"unclear": "not significantly better than", "better": "significantly better than"}[found]
+    text = f"Best mean {name} over seeds: {means[0]}, {what} {means[1]} (Welch's test{sure})."
+    return [{"outcome": found, "text": text}]
+
+
+def best_of_jobs(jobs: Sequence[Job], varied: Sequence[str]) -> list[dict[str, str]]:
+    """Return the best run, by each metric that was minimised."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        if job.status != "failed" and not math.isnan(job.value):
+            first.setdefault(job.metric, job)
+    found = []
+    for metric, job in first.items():
+        words = words_of({key: job.settings[key] for key in varied if key in job.settings})
+        name = f"job {job.number} ({words})" if words else f"job {job.number}"
+        found.append({"outcome": "", "text": f"Best run: {name}, {metric} {number(job.value)}."})
+    return found
+
+
+def in_short(values: Iterable[str]) -> str:
+    """Return values one after the other, of more than twice `MANY` the first and how many there are."""
+    found = list(values)
+    return ", ".join(found) if len(found) <= 2 * MANY else f"{', '.join(found[:MANY])}, … ({len(found)} values)"
+
+
+def words_of(settings: Mapping[str, str]) -> str:
+    """Return settings as one would type them."""
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def numbers_of(jobs: Sequence[Job], settings: Mapping[str, str]) -> list[str]:
+    """Return the numbers of the finished jobs that have these settings, at most `MANY`."""
+    ended = [job for job in in_order(jobs) if job.status != "failed" and not math.isnan(job.value)]
+    found = [str(job.number) for job in ended if all(job.settings.get(k, "") == v for k, v in settings.items())]
+    return found if len(found) <= MANY else [*found[:MANY], "…"]
+
+
+def mean_row(
+    group: tuple[dict[str, str], list[float]],
+    groups: Sequence[tuple[dict[str, str], list[float]]],
+    jobs: Sequence[Job],
+    is_ranked: bool,
+) -> dict[str, Any]:
+    """Return the row of one setting's mean over its seeds, for the page; with a p-value if the means are ranked."""
+    settings, values = group
+    spread = intervals([values for _, values in groups])[groups.index(group)]
+    deviation = {f"{name_of(jobs)}_sd": statistics.stdev(values)} if len(values) > 1 else {}
+    p = {"p": "" if values is groups[0][1] else probability(groups[0][1], values)} if is_ranked else {}
+    mean = {name_of(jobs): statistics.fmean(values), **deviation, "95 % (t)": spread}
+    return {**settings, **mean, "seeds": len(values), **p}
+
+
+def outcome(job: Job) -> dict[str, Any]:
+    """Return how a job ended, for the page."""
+    value = {} if math.isnan(job.value) else {job.metric: job.value, "epoch": job.objective.get("epoch", "")}
+    seconds = {} if job.seconds is None else {"seconds": f"{job.seconds:.1f}"}
+    return {**value, **seconds, "status": job.status, **({"error": job.error} if job.status == "failed" else {})}
+
+
+def facts_of(jobs: Sequence[Job], varied: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what is known of a sweep, as pairs of a name and a text, for the page."""
+    ordered = in_order(jobs)
+    fixed = {k: v for k, v in ordered[0].settings.items() if k not in (*varied, "model", "dataset")}
+    seconds = [job.seconds for job in jobs if job.seconds is not None]
+    record = ordered[0].record
+    pairs = [
+        ("model", ", ".join(chosen(jobs, "model"))),
+        ("data set", ", ".join(chosen(jobs, "dataset"))),
+        ("objective, minimised", name_of(jobs)),
+        *((f"swept: {key}", in_short(dict.fromkeys(job.settings.get(key, "–") for job in ordered))) for key in varied),
+        ("other settings typed", words_of(fixed)),
+        ("training, all runs", f"{sum(seconds):.0f} s" if seconds else ""),
+        ("started", render.when(record.get("started"))),
+        ("device", render.device(record)),
+        ("git", render.git(record)),
+        ("versions", render.versions(record)),
+        ("jobs", "job 3 of the tables is the folder that begins with 3-, in the leaderboard too"),
+    ]
+    return [(name, text) for name, text in pairs if text]

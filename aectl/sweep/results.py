@@ -1,0 +1,143 @@
+"""The jobs of a sweep as their folders tell them: settings, status, objective, and groups that differ in the seed."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from aectl.config import ConfigError
+from aectl.config.untrusted_files import read_json, read_words
+from aectl.runs.run_json import check_record
+from aectl.sweep.plan import PLAN
+
+
+@dataclass
+class Job:
+    """One run of a sweep, as its folder tells it."""
+
+    number: int
+    folder: Path
+    settings: dict[str, str]
+    status: str
+    error: str = ""
+    objective: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The objective, or nan."""
+        value = self.objective.get("value")
+        return math.nan if value is None else float(value)
+
+    @property
+    def metric(self) -> str:
+        """The name of what the job minimised."""
+        return self.objective.get("name") or ""
+
+    @property
+    def rank(self) -> tuple[bool, bool, str, float, int]:
+        """What to sort by: failed jobs last, before them those without an objective; each metric by itself."""
+        return (
+            self.status == "failed",
+            math.isnan(self.value),
+            self.metric,
+            0.0 if math.isnan(self.value) else self.value,
+            self.number,
+        )
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """Return the jobs of a sweep, those whose folders are named <number>-<slug>."""
+    numbered = [(job_number(path), path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [read_job(number, path) for number, path in numbered if number is not None]
+
+
+def job_number(folder: Path) -> int | None:
+    """Return the number in the name of a job's folder, which all tables call the job by; None of other folders."""
+    number = folder.name.partition("-")[0]
+    return int(number) if number.isdecimal() else None
+
+
+def sweep_of(folder: Path) -> Path | None:
+    """Return the folder of the sweep that a run is a job of; None of a run by itself."""
+    parent = folder.absolute().parent
+    is_sweep = any((parent / name).is_file() for name in (PLAN, "multirun.yaml"))
+    return parent if is_sweep and job_number(folder.absolute()) is not None else None
+
+
+def read_job(number: int, folder: Path) -> Job:
+    """Return what a job's run.json says; one without a record, or that never ended, counts as failed."""
+    try:
+        record = read_json(folder / "run.json")
+        check_record(record, folder / "run.json")
+    except ConfigError:
+        record = {"status": "failed", "error": "it left no record; see its train.log"}
+    if record.get("status") == "running":
+        record |= {"status": "failed", "error": "it ended without a word, as after being killed"}
+    overrides = record.get("overrides")
+    if overrides is None:
+        path = folder / ".hydra" / "overrides.yaml"
+        overrides = read_words(path) if path.is_file() else []
+    error = (str(record.get("error") or "").strip().splitlines() or [""])[-1]
+    objective, status = record.get("objective") or {}, record.get("status") or "failed"
+    return Job(number, folder, settings(overrides), status, error, objective, seconds_of(record), record)
+
+
+def epochs(folder: Path) -> list[dict[str, str]]:
+    """Return the whole rows of a run's metrics.csv; none if there is no such file."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def seconds_of(record: dict[str, Any]) -> float | None:
+    """Return how long a run took; None where its record does not tell."""
+    if record.get("seconds") is not None or not (record.get("started") and record.get("ended")):
+        return record.get("seconds")
+    try:
+        return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def settings(overrides: Iterable[str]) -> dict[str, str]:
+    """Return the values of overrides by their keys."""
+    pairs = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: value for key, _, value in pairs}
+
+
+def differing(jobs: Sequence[Job]) -> list[str]:
+    """Return the keys whose values are not the same in all jobs."""
+    keys = dict.fromkeys(key for job in jobs for key in job.settings)
+    return [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
+
+
+def over_seeds(
+    jobs: Sequence[Job], varied: Sequence[str], *, is_ranked: bool = True
+) -> list[tuple[dict[str, str], list[float]]]:
+    """Return the finished jobs' objectives, grouped by the settings other than the seed.
+
+    The lowest mean comes first if `is_ranked`, otherwise the setting of the job with the lowest number.
+    """
+    groups: dict[tuple[str, ...], list[float]] = {}
+    others = [key for key in varied if key != "seed"]
+    for job in sorted(jobs, key=lambda job: job.number):
+        if job.status != "failed" and not math.isnan(job.value):
+            groups.setdefault(tuple(job.settings.get(key, "") for key in others), []).append(job.value)
+    named = [(dict(zip(others, values, strict=True)), objectives) for values, objectives in groups.items()]
+    return sorted(named, key=lambda group: statistics.fmean(group[1])) if is_ranked else named
+
+
+def name_of(jobs: Sequence[Job]) -> str:
+    """Return the metric that the jobs minimised; models may differ in theirs."""
+    names = dict.fromkeys(job.objective["name"] for job in jobs if job.objective.get("name"))
+    return " / ".join(names) or "objective"

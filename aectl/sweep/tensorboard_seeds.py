@@ -1,0 +1,66 @@
+"""Means over a sweep's seeds on TensorBoard's HParams page: a row for each setting, next to those of its runs."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from aectl.config import ConfigError
+from aectl.config.folder_names import slug
+from aectl.leaderboard.significance import interval
+from aectl.runs.run import Run
+from aectl.sweep.results import Job, name_of, over_seeds
+
+FOLDER = "seeds"
+"""Below the sweep's folder, where the event files lie."""
+
+
+def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
+    """Write mean, standard deviation and t interval of the objective, of each setting with several seeds."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    groups = [(settings, values) for settings, values in over_seeds(jobs, varied) if len(values) > 1]
+    if "seed" not in varied or not groups:
+        return
+    # Imported here: a sweep without seeds need not wait for torch.
+    from torch.utils.tensorboard import SummaryWriter
+
+    from aectl.tensorboard.evaluation import log_folder
+    from aectl.tensorboard.training import OBJECTIVE, sessions
+
+    for settings, values in groups:
+        low, high = interval(values) or (values[0], values[0])
+        numbers = {"mean": statistics.fmean(values), "std": statistics.stdev(values), "low": low, "high": high}
+        name = slug(f"{key}={value}" for key, value in settings.items()) or "all"
+        # Numbers as numbers, as the runs have them, or the page takes all for texts.
+        swept = {key: number_or_text(value) for key, value in settings.items()}
+        begins, ends = sessions({**common_settings(jobs, settings), **swept, "seeds": len(values)})
+        with SummaryWriter(log_folder(folder / FOLDER / name)) as writer:
+            writer.file_writer.add_summary(begins)
+            writer.add_scalar(f"{OBJECTIVE}/{name_of(jobs)}", numbers["mean"], 0)
+            for what, value in numbers.items():
+                writer.add_scalar(f"seeds/{what}", value, 0)
+            writer.file_writer.add_summary(ends)
+
+
+def common_settings(jobs: Sequence[Job], settings: Mapping[str, str]) -> dict[str, float | str]:
+    """Return the options and the size of the code of the first job that has these settings."""
+    job = next(job for job in jobs if all(job.settings.get(key, "") == value for key, value in settings.items()))
+    options = {group: str(option) for group, option in (job.record.get("choices") or {}).items()}
+    try:
+        code = OmegaConf.select(Run(job.folder).config(), "model.code")
+    except (ConfigError, OmegaConfBaseException):
+        code = None
+    return {**options, **({"model.code": code} if isinstance(code, int) else {})}
+
+
+def number_or_text(value: str) -> float | str:
+    """Return a setting as the number that it is, or as it was typed."""
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,192 @@
+"""Locks between processes that hold where the file system refuses them, as some network file systems do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock as WindowsLock
+from filelock import Timeout
+
+from aectl.system import atomic_write
+
+try:
+    import fcntl
+except ImportError:
+    # Windows locks by other means, which filelock knows.
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FileLock", "Timeout"]
+
+log = logging.getLogger("aectl")
+
+HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
+REFUSED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What `flock` answers if another process has the lock, and on a file system without locks."""
+POLL_SECONDS, PATIENCE_SECONDS = 0.1, 1.0
+NO_OWNER_SECONDS = 10.0
+"""Age from which on an owner's file that is empty was left by a killed process: to write it takes a moment."""
+
+
+class FileLock:
+    """A lock that one process holds at a time: `flock` of a file, or where that is refused a second file, `.owner`.
+
+    The second file holds process id and host of the owner. One that a process of this host has left is taken over. Of
+    other hosts nothing is known: it has to be removed by hand, and messages say so.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.owner_path = self.path.with_name(f"{self.path.name}.owner")
+        self.number: int | None = None
+        self.windows: WindowsLock | None = None
+        self.owns_file = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self.owns_file or self.number is not None or self.windows is not None
+
+    def acquire(self, timeout: float = -1, purpose: str = "") -> None:
+        """Take the lock; wait `timeout` seconds, for ever if negative. Raises Timeout, and OSError.
+
+        A wait of more than a second is logged, with `purpose`: what the owner does.
+        """
+        began = time.monotonic()
+        is_told = False
+        while not self.take():
+            waited = time.monotonic() - began
+            if 0 <= timeout <= waited:
+                raise Timeout(str(self.path))
+            if waited > PATIENCE_SECONDS and not is_told:
+                log.info("waiting for %s%s", self.owner(), f", which {purpose}" if purpose else "")
+                is_told = True
+            time.sleep(POLL_SECONDS)
+
+    def take(self) -> bool:
+        """Try once to take the lock."""
+        if fcntl is None:
+            return self.take_windows()
+        number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The owner before may have removed the file since.
+            if os.fstat(number).st_nlink:
+                self.number, number = number, -1
+                return True
+        except OSError as error:
+            if error.errno in REFUSED:
+                note_refusal(self.path, error.strerror or "")
+                return self.take_owner_file()
+            if error.errno not in HELD:
+                raise
+        finally:
+            if number >= 0:
+                os.close(number)
+        return False
+
+    def take_windows(self) -> bool:
+        """Try once to take the lock by filelock."""
+        lock = WindowsLock(self.path)
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0)
+            self.windows = lock
+        return self.windows is not None
+
+    def take_owner_file(self) -> bool:
+        """Try once to make the owner's file."""
+        if is_left_over(self.owner_path):
+            self.remove_left_over()
+        try:
+            number = os.open(self.owner_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return False
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}@{socket.gethostname()}")
+        self.owns_file = True
+        return True
+
+    def remove_left_over(self) -> None:
+        """Remove the file of an owner that is no more, and not that of one who has just taken it over."""
+        aside = self.owner_path.with_name(f"{self.owner_path.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self.owner_path.replace(aside)
+            if not is_left_over(aside):
+                os.link(aside, self.owner_path)
+            aside.unlink()
+
+    def owner(self) -> str:
+        """Return who holds the lock, for a message."""
+        pid, host = read_owner(self.owner_path)
+        if pid is None:
+            return f"another process (lock {self.path})"
+        if host == socket.gethostname():
+            return f"process {pid}"
+        return f"process {pid} of {host} (if that has ended, remove {self.owner_path})"
+
+    def release(self) -> None:
+        """Give the lock up; nothing happens if it is not held."""
+        if self.number is not None:
+            os.close(self.number)
+            self.number = None
+        if self.windows is not None:
+            self.windows.release()
+            self.windows = None
+        if self.owns_file:
+            self.owns_file = False
+            with contextlib.suppress(OSError):
+                self.owner_path.unlink()
+
+    def __del__(self) -> None:
+        self.release()
+
+    @contextlib.contextmanager
+    def held(self, timeout: float = -1, purpose: str = "") -> Iterator[None]:
+        """Hold the lock within the block; see `acquire`."""
+        self.acquire(timeout, purpose)
+        try:
+            yield
+        finally:
+            self.release()
+
+
+def read_owner(path: Path) -> tuple[int | None, str]:
+    """Return process id and host in an owner's file, None where it does not say."""
+    try:
+        pid, _, host = path.read_text(encoding="utf-8", errors="replace").partition("@")
+        return int(pid), host
+    except (OSError, ValueError):
+        return None, ""
+
+
+def is_left_over(path: Path) -> bool:
+    """Return whether an owner's file is of a process that is no more."""
+    try:
+        written = path.stat().st_mtime
+    except OSError:
+        return False
+    pid, host = read_owner(path)
+    if pid is None:
+        return time.time() - written > NO_OWNER_SECONDS
+    return host == socket.gethostname() and (written < boot_time() or not atomic_write.is_alive(pid))
+
+
+def boot_time() -> float:
+    """Return when this machine was started, since when process ids are what they are; 0 where that is not known."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else 0.0
+
+
+NOTED: set[str] = set()
+
+
+def note_refusal(path: Path, reason: str) -> None:
+    """Log, once for each reason, that a file system refuses locks."""
+    if reason not in NOTED:
+        NOTED.add(reason)
+        log.warning("%s: no file locks here (%s), files with process ids take their place", path.parent, reason)

@@ -1,0 +1,128 @@
+"""Cores that other processes leave free: on them depends how many threads pay off.
+
+Threads that share a step wait for each other at every product. Where another process holds one of two cores, one thread
+is faster than two.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from aectl.system.machine import affinity, cpu_quotas, usable_cores, whole_cores
+
+log = logging.getLogger("aectl")
+
+STAT = Path("/proc/stat")
+WINDOW_SECONDS, WINDOWS = 0.2, 3
+"""A machine that is idle in the first window is idle; else the median of all of them counts, so that the end of another
+command does not."""
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """What has been used of the CPU up to a moment.
+
+    `pools` are the machine's cores and those that a quota allows: how many there are, and the CPU seconds that all
+    processes together have used of them. `own` are the CPU seconds of this process.
+    """
+
+    wall: float
+    own: float
+    pools: tuple[tuple[float, float], ...]
+
+
+def read_cpu_times() -> CpuTimes | None:
+    """Return the CPU times of now; None where the system has no /proc/stat."""
+    try:
+        busy = busy_seconds(STAT.read_text(encoding="ascii", errors="replace"), affinity(), os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, AttributeError):
+        return None
+    return CpuTimes(time.monotonic(), time.process_time(), ((float(len(affinity())), busy), *cpu_quotas()))
+
+
+def busy_seconds(stat: str, cores: Collection[int], ticks_per_second: float) -> float:
+    """Return the CPU seconds that all processes have used of the cores, by the text of /proc/stat.
+
+    Time stolen by other virtual machines counts as used, waiting for a disk does not. Where a container numbers its
+    cores anew, all that are listed count. Raises ValueError if none is.
+    """
+    words = [line.split() for line in stat.splitlines() if line.startswith("cpu")]
+    listed = {name[3:]: [*map(int, ticks)] for name, *ticks in words if name != "cpu"}
+    chosen = [listed[str(core)] for core in cores if str(core) in listed] or [*listed.values()]
+    if not chosen:
+        raise ValueError("/proc/stat lists no cores")
+    # user, nice, system, idle, iowait, irq, softirq, steal; a guest's time is part of the user's.
+    return sum(sum(ticks[:3]) + sum(ticks[5:8]) for ticks in chosen) / ticks_per_second
+
+
+def free_cores(before: CpuTimes, after: CpuTimes, processes: int = 1) -> float:
+    """Return the cores that others left free between two moments; `processes` like this one do not count as others."""
+    seconds = max(after.wall - before.wall, 1e-9)
+    own = processes * (after.own - before.own)
+    pairs = zip(before.pools, after.pools, strict=False)
+    return min(cores - max(now - then - own, 0.0) / seconds for (cores, then), (_, now) in pairs)
+
+
+def measure_free_cores(
+    read: Callable[[], CpuTimes | None] = read_cpu_times, sleep: Callable[[float], None] = time.sleep
+) -> float | None:
+    """Return the cores that other processes leave free, asleep meanwhile; None where the system has no /proc/stat."""
+    if (before := read()) is None:
+        return None
+    windows: list[float] = []
+    for _ in range(WINDOWS):
+        sleep(WINDOW_SECONDS)
+        if (after := read()) is None:
+            return None
+        windows.append(free_cores(before, after))
+        if whole_cores(windows[0]) >= usable_cores():
+            return windows[0]
+        before = after
+    return median(windows)
+
+
+def count_running(sleep: Callable[[float], None] = time.sleep) -> int:
+    """Return how many other processes run, or wait for a core, all the time, by `ps`; 0 where there is none."""
+    running: list[set[str]] = []
+    for _ in range(WINDOWS):
+        try:
+            listed = subprocess.run(
+                ["ps", "-A", "-o", "pid=", "-o", "stat="],
+                capture_output=True,
+                encoding="ascii",
+                errors="replace",
+                check=True,
+                timeout=5,
+            ).stdout
+        except (OSError, subprocess.SubprocessError):
+            return 0
+        words = map(str.split, listed.splitlines())
+        running.append({word[0] for word in words if len(word) > 1 and word[1].startswith("R")})
+        sleep(WINDOW_SECONDS / 2)
+    return len(set.intersection(*running) - {str(os.getpid())})
+
+
+@functools.cache
+def idle_cores() -> int:
+    """Return the number of usable cores that other processes leave free, at least 1, as measured by the first call.
+
+    All runs of a process get the same number, so that those of a sweep can be compared.
+    """
+    if (usable := usable_cores()) == 1:
+        return 1
+    free = measure_free_cores()
+    if free is None:
+        # Not the load average: for a minute it counts the command that has just ended.
+        free = float(usable - count_running())
+    idle = min(usable, whole_cores(free))
+    if idle < usable:
+        log.info("other processes use %d of %d cores: aectl takes %d", min(usable, round(usable - free)), usable, idle)
+    return idle

@@ -1,0 +1,156 @@
+"""Whether there is room in memory for what is about to be made: it is refused before it is made, with its size.
+
+A system that is asked for more than it has ends the process, or another one, without a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from aectl.config import ConfigError
+from aectl.system.machine import memory_bytes
+
+COPIES = 4
+"""What training keeps of a weight: itself, its gradient, and the two means of Adam; and roughly, what sampling does
+of a pixel: itself, and units of the layers before it."""
+NEW: dict[str, Callable[..., float]] = {
+    **dict.fromkeys(("empty", "zeros", "ones", "rand", "randn"), lambda *shape, size=(), **_: product(shape or size)),
+    "full": lambda size, *_, **__: product(size),
+    "randperm": lambda n, **_: n,
+    "arange": lambda start, end=None, step=1, **_: (start if end is None else end - start) / step,
+    "linspace": lambda start, end, steps, **_: steps,
+    "eye": lambda n, m=None, **_: n * (n if m is None else m),
+}
+"""How many numbers a function makes of nothing."""
+MORE: dict[str, Callable[..., float]] = {
+    **dict.fromkeys(("new_empty", "new_zeros", "new_ones"), lambda x, *size, **_: product(size)),
+    "new_full": lambda x, size, *_, **__: product(size),
+    **dict.fromkeys(("repeat", "tile"), lambda x, *times, **_: x.numel() * product(times)),
+    "repeat_interleave": lambda x, times, *_, **__: x.numel() * (times if isinstance(times, int) else 1),
+    "pad": lambda x, pads, *_, **__: padded(x.shape, pads),
+    "conv2d": lambda x, w, b=None, stride=1, *_, **__: x[:, 0].numel() * len(w) / area(stride),
+    "conv_transpose2d": lambda x, w, b=None, stride=1, *_, **__: x[:, 0].numel() * w[0].shape[0] * area(stride),
+}
+"""How many numbers, at least, a function makes of a tensor that may be much smaller."""
+COPYING = ("int", "long", "float", "double", "clone", "contiguous")
+"""Functions that make of an expanded tensor, whose rows are one in memory, as many as it says."""
+INTEGERS = ("arange", "randperm")
+UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+class Room(TorchFunctionMode):
+    """Context in which a tensor that is larger than memory, or makes all within larger, raises ConfigError.
+
+    It looks at each call of PyTorch; of those that make much of little it knows the size before. So it holds for
+    whatever code runs within. `what` begins the message; `scale` is by how much larger all will be when it is in
+    earnest, `total` whether sizes are added up, as they are not where most of what is made is soon forgotten.
+    """
+
+    def __init__(self, what: str, device: torch.device | str = "cpu", scale: float = 1.0, total: bool = True) -> None:
+        super().__init__()
+        self.what, self.scale, self.total = what, scale, total
+        self.limit, self.numbers, self.bytes = memory_of(torch.device(device)), 0, 0
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Do a call, unless its result is too large."""
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name in NEW:
+            usual = torch.int64 if name in INTEGERS else torch.get_default_dtype()
+            self.take(told(NEW[name], args, kwargs), (kwargs.get("dtype") or usual).itemsize)
+            return func(*args, **kwargs)
+        if name in MORE:
+            self.take(told(MORE[name], args, kwargs), args[0].element_size())
+            return func(*args, **kwargs)
+        if name in COPYING and args and isinstance(args[0], Tensor) and 0 in args[0].stride():
+            self.take(args[0].numel(), args[0].element_size())
+        found = func(*args, **kwargs)
+        # A method that ends in one underscore works in place; what is read from a tensor, or a view of it, is its own.
+        is_new = name != "__get__" and (not name.endswith("_") or name.endswith("__"))
+        if is_new and isinstance(found, Tensor) and found._base is None:
+            self.take(found.numel(), found.element_size())
+        return found
+
+    def take(self, numbers: int, itemsize: int) -> None:
+        """Count a tensor; raises ConfigError if there is no room for it."""
+        size = numbers * itemsize
+        if self.total:
+            self.numbers, self.bytes = self.numbers + numbers, self.bytes + size
+            numbers, size = self.numbers, self.bytes
+        if size * self.scale > self.limit:
+            raise self.refusal(f"at least {round(numbers * self.scale):,} numbers", size * self.scale)
+
+    def refusal(self, what: str, size: float) -> ConfigError:
+        """Return the error for what does not fit."""
+        return ConfigError(f"{self.what}: {what} need {in_words(size)}, this machine has {in_words(self.limit)}")
+
+
+def check_training(model: nn.Module, device: torch.device | str) -> None:
+    """Raise ConfigError if a model's weights, their gradients and the optimizer's memory are larger than memory."""
+    trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
+    every = sum(one.numel() * one.element_size() for one in (*model.parameters(), *model.buffers()))
+    needed, limit = every + (COPIES - 1) * trained, memory_of(torch.device(device))
+    if needed > limit:
+        weights = sum(one.numel() for one in model.parameters())
+        raise ConfigError(
+            f"model: {weights:,} weights need {in_words(needed)} to train, this machine has {in_words(limit)}"
+        )
+
+
+def check_images(what: str, count: int, shape: Iterable[int], device: torch.device | str) -> None:
+    """Raise ConfigError if so many images of a shape, and what a network makes on the way to them, exceed memory."""
+    pixels = 1
+    for side in shape:
+        pixels *= side
+    needed, limit = COPIES * 4 * count * pixels, memory_of(torch.device(device))
+    if needed > limit:
+        raise ConfigError(
+            f"{what}: {count:,} images of {pixels:,} pixels need {in_words(needed)}, this machine has {in_words(limit)}"
+        )
+
+
+def memory_of(device: torch.device) -> float:
+    """Return how many bytes of memory a device has in all."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return memory_bytes()
+
+
+def in_words(size: float) -> str:
+    """Return a number of bytes as one says it: 12.5 TB."""
+    place = 0
+    while size >= 999.5 and place < len(UNITS) - 1:
+        size, place = size / 1000, place + 1
+    return f"{size:,.3g} {UNITS[place]}" if size < 1000 else f"{size:,.0f} {UNITS[place]}"
+
+
+def told(count: Callable[..., float], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Return how many numbers a call makes; none where its arguments are none that are known, or wrong."""
+    try:
+        return math.ceil(count(*args, **kwargs))
+    except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, RuntimeError):
+        return 0
+
+
+def product(sizes: Any) -> int:
+    """Return the product of sizes, given one by one or in a list."""
+    return math.prod(product(one) if isinstance(one, (list, tuple)) else int(one) for one in sizes)
+
+
+def area(stride: int | tuple[int, ...]) -> int:
+    """Return the product of a stride over rows and columns."""
+    return stride**2 if isinstance(stride, int) else math.prod(stride)
+
+
+def padded(shape: Iterable[int], pads: Sequence[int]) -> int:
+    """Return how many numbers a tensor has with so many around it; pads are told from the last dimension on."""
+    around = [before + after for before, after in zip(pads[::2], pads[1::2], strict=True)]
+    return math.prod(size + more for size, more in zip_longest(reversed(list(shape)), around, fillvalue=0))
