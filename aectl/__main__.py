@@ -1,6 +1,6 @@
 """`python -m aectl` is `aectl`."""
 
-from aectl.cli import main
+from aectl.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from aectl import cli
+from aectl.cli import main as cli
 from tests.small import training_words
 
 

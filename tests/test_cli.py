@@ -18,16 +18,17 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from aectl import cli
 from aectl.cli import help
+from aectl.cli import main as cli
 from aectl.cli.error_messages import settings_near
-from aectl.cli.hydra_main import LAUNCHERS, admit_new_keys, split_flags
+from aectl.cli.hydra_main import admit_new_keys
 from aectl.commands.eval_run import chosen_tables
 from aectl.commands.train_lock import adopt
 from aectl.config import ConfigError, conf_dir, options
 from aectl.config.completion_values import parameter_choices
 from aectl.config.did_you_mean import MEANINGS, all_keys
 from aectl.config.import_name import locate
+from aectl.config.overrides import LAUNCHERS, split_flags
 from aectl.config.schema import SCHEMAS, check_ranges
 from aectl.config.type_check import hints
 from aectl.data.patches import SETS
@@ -46,7 +47,7 @@ from aectl.training.precision import PRECISIONS
 
 TORCH_FREE = """
 import sys
-from aectl.cli import main
+from aectl.cli.main import main
 sys.argv = ["aectl", *sys.argv[1:]]
 try:
     main()

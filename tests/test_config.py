@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from omegaconf import OmegaConf
 
-from aectl.config import ConfigError, accepts, allowlist, build, check_signature, check_trusted, conf_dir
+from aectl.config import ConfigError, accepts, build, check_signature, check_trusted, conf_dir, instantiate
 from aectl.config.import_name import locate
 from aectl.config.type_check import fits, words
 
@@ -162,7 +162,7 @@ def test_build_of_a_partial_is_a_callable_with_what_was_supplied():
         ({"_target_": "json"}, "model: 'json' is no class or function"),
         pytest.param(
             *({"_target_": "shutil.rmtree", "path": "x"}, None),
-            marks=pytest.mark.skipif(bool(allowlist({})), reason="later ones of Hydra call what is meant"),
+            marks=pytest.mark.skipif(bool(instantiate.allowlist({})), reason="later ones of Hydra call what is meant"),
         ),
     ],
 )

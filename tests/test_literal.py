@@ -5,8 +5,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from aectl.cli.hydra_main import quote_texts
-from aectl.cli.resume import value
 from aectl.config.literal import literal, quoted, unquoted
+from aectl.config.overrides import override_value
 
 ODD = [
     "plain",
@@ -45,7 +45,7 @@ def test_odd_texts_come_through_hydra_and_omegaconf(text):
     OmegaConf.update(config, "key", parsed.value())
     assert config.key == text
     assert unquoted(quoted(text)) == text
-    assert value(f"resume={quoted(text)}") == text
+    assert override_value(f"resume={quoted(text)}") == text
 
 
 @pytest.mark.parametrize("text", ODD)

@@ -40,7 +40,7 @@ def test_the_wheel_trains_from_another_folder(tmp_path):
     assert {f"aectl/{p.relative_to(ROOT)}" for p in ROOT.glob("conf/**/*.yaml")} <= names
     kept = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("aectl/**/*") if p.is_file() and p.suffix != ".pyc"}
     assert kept <= names
-    assert {"hydra_plugins/aectl/local.py", "hydra_plugins/aectl/search.py"} <= names
+    assert {"hydra_plugins/aectl/launchers.py", "hydra_plugins/aectl/search.py"} <= names
     run(*pip, "install", "--no-deps", "--target", str(site), str(wheel), cwd=tmp_path)
     settings = ("model=vae", "dataset=digits", "epochs=1", "device=cpu", "device.threads=1")
     out = run(sys.executable, "-m", "aectl", "train", *settings, cwd=work, PYTHONPATH=str(site))

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from aectl.config import ConfigError
 from aectl.data import array_files, resize_cache
 from aectl.data.downloads import DataError
 from aectl.system import memory_check
-from aectl.system.machine import group_bytes, memory_bytes
+from aectl.system.machine import NotEnoughMemory, group_bytes, memory_bytes
 from aectl.system.memory_check import Room, check_images, check_training, in_words
 from aectl.system.terminal import brief, printable
 
@@ -46,7 +45,7 @@ def small(monkeypatch):
     ],
 )
 def test_what_is_larger_than_memory_is_refused_before_it_is_made(make, small):
-    with pytest.raises(ConfigError, match=r"^it: .* need .*, this machine has 1 MB$"), Room("it"):
+    with pytest.raises(NotEnoughMemory, match=r"^it: .* need .*, this machine has 1 MB$"), Room("it"):
         make()
 
 
@@ -65,7 +64,7 @@ def test_sizes_are_scaled_and_added_up_only_where_told(small):
         for _ in range(9):
             torch.empty(200_000)
     with (
-        pytest.raises(ConfigError, match="it: at least 2,000,000 numbers need 8 MB"),
+        pytest.raises(NotEnoughMemory, match="it: at least 2,000,000 numbers need 8 MB"),
         Room("it", scale=10, total=False),
     ):
         torch.empty(200_000)
@@ -73,14 +72,14 @@ def test_sizes_are_scaled_and_added_up_only_where_told(small):
 
 def test_gradients_and_the_optimizer_count_too(small):
     check_training(nn.Linear(100, 600), "cpu")
-    with pytest.raises(ConfigError, match=r"model: 70,700 weights need 1\.13 MB to train, this machine has 1 MB"):
+    with pytest.raises(NotEnoughMemory, match=r"model: 70,700 weights need 1\.13 MB to train, this machine has 1 MB"):
         check_training(nn.Linear(100, 700), "cpu")
     check_training(nn.Linear(100, 700).requires_grad_(False), "cpu")
 
 
 def test_images_are_counted(small):
     check_images("n", 70, (1, 28, 28), "cpu")
-    with pytest.raises(ConfigError, match=r"n: 1,000 images of 784 pixels need 12\.5 MB"):
+    with pytest.raises(NotEnoughMemory, match=r"n: 1,000 images of 784 pixels need 12\.5 MB"):
         check_images("n", 1000, (1, 28, 28), "cpu")
 
 

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from aectl.cli.hydra_main import LAUNCHERS, MULTIRUN, OPTIONAL, SWITCHES, VALUED, launch, split_flags
+from aectl.cli.hydra_main import launch
 from aectl.config import ConfigError, conf_dir, options
 from aectl.config.completion_values import choices_of
+from aectl.config.overrides import LAUNCHERS, MULTIRUN, OPTIONAL, SWITCHES, VALUED, split_flags
 from aectl.config.schema import CHOICES, SCHEMAS
 from aectl.runs.run import every
 

@@ -15,7 +15,6 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from aectl.cli.hydra_main import LAUNCHERS, UnknownFlag
 from aectl.config import conf_dir, options
 from aectl.config.did_you_mean import (
     all_keys,
@@ -26,6 +25,7 @@ from aectl.config.did_you_mean import (
     similar_settings,
     to_type,
 )
+from aectl.config.overrides import LAUNCHERS, UnknownFlag
 from aectl.config.schema import UnknownKey
 from aectl.system.atomic_write import account, is_full
 

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from itertools import zip_longest
 from pathlib import Path
 
 import hydra
@@ -16,19 +15,10 @@ from omegaconf import DictConfig
 from aectl.config import ConfigError, conf_dir
 from aectl.config.folder_names import claiming, removing_abandoned_sweep, run_name
 from aectl.config.literal import keep_folders_literal, quoted
+from aectl.config.overrides import LAUNCHERS, MULTIRUN, OPTIONAL
 from aectl.config.schema import SCHEMAS
 from aectl.config.user_yaml import guard
 from aectl.runs.run import find
-
-MULTIRUN = ("-m", "--multirun")
-
-# Keys that a sweep's launcher or sweeper has, and where.
-LAUNCHERS = {
-    "jobs": "hydra.launcher.jobs",
-    "fail_fast": "hydra.launcher.fail_fast",
-    "trials": "hydra.sweeper.trials",
-    "storage": "hydra.sweeper.storage",
-}
 
 # How other keys begin that only a sweep has.
 OF_SWEEPS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
@@ -44,15 +34,6 @@ PLAIN_PATH = re.compile(r"[\w./@+-]*", re.ASCII)
 TEXTS = (*PATHS, "init_from", "max_time", "name")
 LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf)|true|false", re.IGNORECASE)
 
-# Hydra's flags: those that stand alone, those that take a word, and those whose word may be left out.
-SWITCHES = (*MULTIRUN, "-r", "--run", "--resolve", "--hydra-help")
-VALUED = ("-p", "--package", "-cd", "--config-dir")
-SHOWN = {
-    **dict.fromkeys(("-c", "--cfg"), ("job", "hydra", "all")),
-    **dict.fromkeys(("-i", "--info"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
-}
-OPTIONAL = {"-c": "job", "--cfg": "job", "-i": "all", "--info": "all"}
-
 
 def launch(name: str, arguments: Sequence[str], function: Callable[[DictConfig], float | None]) -> None:
     """Let Hydra compose the config `name` of conf/ by the arguments, and call the function with it."""
@@ -62,45 +43,6 @@ def launch(name: str, arguments: Sequence[str], function: Callable[[DictConfig],
     is_asked = any(word.partition("=")[0] in OPTIONAL for word in arguments)
     with claiming(not is_asked), removing_abandoned_sweep():
         hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(function)()
-
-
-def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return Hydra's flags, and the overrides; its parser refuses overrides on both sides of a flag.
-
-    Raises ConfigError for flags that Hydra does not have, such as `--epochs 3`.
-    """
-    flags, overrides = [], []
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("-"):
-            overrides.append(word)
-            continue
-        name, equals, _ = word.partition("=")
-        if name in (*SWITCHES, *VALUED, *OPTIONAL):
-            flags.append(word)
-        else:
-            raise UnknownFlag(word, words)
-        if equals or name in SWITCHES:
-            continue
-        if words and "=" not in words[0] and not words[0].startswith("-"):
-            flags.append(words.pop(0))
-        elif name in OPTIONAL:
-            flags.append(OPTIONAL[name])
-        else:
-            raise ConfigError(f"{name} wants a word behind it")
-    check_flags(flags)
-    return flags, overrides
-
-
-def check_flags(flags: Sequence[str]) -> None:
-    """Raise ConfigError for a flag's word that Hydra would refuse with a page of help."""
-    for flag, following in zip_longest(flags, flags[1:], fillvalue=""):
-        name, equals, value = flag.partition("=")
-        if name in SHOWN and (word := value if equals else following) not in SHOWN[name]:
-            raise ConfigError(f"{name} shows {', '.join(SHOWN[name])}, not '{word}'")
-        if equals and name in SWITCHES:
-            raise ConfigError(f"{name} takes no '{value}'")
 
 
 def check_sweep_words(flags: Sequence[str], overrides: Sequence[str]) -> None:
@@ -207,13 +149,3 @@ def check_switches(command: str, overrides: Sequence[str]) -> None:
         key, _, value = override.lstrip("+").partition("=")
         if key in switches and re.fullmatch(r"[-+]?\d+", value) and value not in ("0", "1"):
             raise ConfigError(f"{key}: '{value}' is not true or false")
-
-
-class UnknownFlag(ConfigError):
-    """A flag that Hydra does not have, such as `--epochs 3`; `rest` are the words after it."""
-
-    def __init__(self, word: str, rest: Sequence[str]) -> None:
-        super().__init__(f"no flag '{word}'")
-        name, _, value = word.lstrip("-").partition("=")
-        self.key = name.replace("-", "_")
-        self.value = value or (rest[0] if rest and "=" not in rest[0] and not rest[0].startswith("-") else "")

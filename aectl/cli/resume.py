@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,27 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from aectl.cli.hydra_main import LAUNCHERS, split_flags
 from aectl.config import ConfigError
 from aectl.config.allowlist import is_path
 from aectl.config.did_you_mean import nearest_names
-from aectl.config.literal import literal, quoted, unquoted
+from aectl.config.literal import literal, quoted
+from aectl.config.overrides import (
+    IMPORTS_HERE,
+    LAUNCHERS,
+    RESUME_KEYS,
+    TRUST,
+    list_items,
+    may_change_on_resume,
+    override_key,
+    override_value,
+    split_flags,
+)
 from aectl.config.schema import SCHEMAS
 from aectl.config.signature import sign
 from aectl.config.untrusted_files import check_links, read_plain
 from aectl.runs.run import OUTPUTS, Run, find
 from aectl.system.machine import usable_cores
 
-KEYS = ("epochs", "steps", "max_time", "patience", "trust", "data", "hydra.verbose")
-NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
-"""What may be typed beside resume=: it changes how long or where the run goes on, not what it is."""
 TRAIN_KEYS = {one.name for one in fields(SCHEMAS["train"])}
 KEPT = ("threads", "precision")
 """What a run found out of its device: it goes on to the bit only so, since sums depend on how threads share them."""
@@ -38,15 +44,9 @@ OPTION = re.compile(r"[\w./@+-]+")
 """The name of an option: no text that Hydra would make something else of."""
 
 
-TRUST: ContextVar[tuple[str, ...]] = ContextVar("TRUST", default=())
-"""The modules and paths that the user trusts in a sweep that is resumed."""
-IMPORTS_HERE: ContextVar[bool] = ContextVar("IMPORTS_HERE", default=True)
-"""Whether modules of the working folder may be imported: false in a resumed sweep that may be a stranger's."""
-
-
 def asked(overrides: Sequence[str]) -> bool:
     """Return whether the overrides ask to go on with a run."""
-    return any(key(o) == "resume" and value(o) != "null" for o in overrides)
+    return any(override_key(o) == "resume" and override_value(o) != "null" for o in overrides)
 
 
 def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -59,21 +59,23 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     from aectl.config.stored_overrides import check_words, paths_in
     from aectl.sweep.plan import check_working_folder, command, content, is_own, read
 
-    name = [value(o) for o in overrides if key(o) == "resume"][-1]
-    others = [o for o in overrides if key(o) != "resume"]
+    name = [override_value(o) for o in overrides if override_key(o) == "resume"][-1]
+    others = [o for o in overrides if override_key(o) != "resume"]
     for other in others:
-        if key(other) not in (*LAUNCHERS, "trust"):
-            raise ConfigError(f"{key(other)} cannot change in a resumed sweep; {', '.join(LAUNCHERS)} and trust can")
-    trust = [word for other in others if key(other) == "trust" for word in words(value(other))]
-    others = [other for other in others if key(other) != "trust"]
+        if override_key(other) not in (*LAUNCHERS, "trust"):
+            raise ConfigError(
+                f"{override_key(other)} cannot change in a resumed sweep; {', '.join(LAUNCHERS)} and trust can"
+            )
+    trust = trusted_names(others)
+    others = [other for other in others if override_key(other) != "trust"]
     folder = latest_sweep() if name == "latest" else Path(name).expanduser().absolute()
     if not folder.exists() and Path(name).name == name and (called := OUTPUTS / "multirun" / name).is_dir():
         folder = called.absolute()
     check_links(folder)
     flags, stored = split_flags(replace_removed(command(folder)))
     # What is typed anew, or given by the folder itself, takes the place of what is stored.
-    replaced = {"hydra.sweep.dir", *map(key, others), *(LAUNCHERS[key(other)] for other in others)}
-    stored = [word for word in stored if key(word) not in replaced]
+    replaced = {"hydra.sweep.dir", *map(override_key, others), *(LAUNCHERS[override_key(other)] for other in others)}
+    stored = [word for word in stored if override_key(word) not in replaced]
     check_working_folder(folder, stored)
     owned = is_own(folder)
     is_typed_here = owned and content(folder)["cwd"] == str(Path.cwd())
@@ -88,7 +90,7 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def latest_sweep() -> Path:
     """Return the folder of the sweep that was started last of those in outputs/; raises ConfigError without one."""
-    from aectl.sweep.plan import PLAN
+    from aectl.runs.jobs import PLAN
 
     found = sorted(OUTPUTS.glob(f"**/{PLAN}"), key=lambda path: path.stat().st_mtime)
     if not found:
@@ -101,36 +103,32 @@ def prepare(overrides: Sequence[str]) -> list[str]:
 
     Raises ConfigError if there is no such run, or if a key is typed that would make it another run.
     """
-    name = [value(o) for o in overrides if key(o) == "resume"][-1]
-    others = [o for o in overrides if key(o) != "resume"]
+    name = [override_value(o) for o in overrides if override_key(o) == "resume"][-1]
+    others = [o for o in overrides if override_key(o) != "resume"]
     for other in others:
-        if not may_change(other):
-            if key(other) not in TRAIN_KEYS and (near := nearest_names(key(other), KEYS)):
-                raise ConfigError(f"no key '{key(other)}'; did you mean {near[0]}={value(other)}?")
+        if not may_change_on_resume(other):
+            if override_key(other) not in TRAIN_KEYS and (near := nearest_names(override_key(other), RESUME_KEYS)):
+                raise ConfigError(f"no key '{override_key(other)}'; did you mean {near[0]}={override_value(other)}?")
             raise ConfigError(
-                f"{key(other)} cannot change in a resumed run; {', '.join(KEYS[:-1])} and device.* can\n"
+                f"{override_key(other)} cannot change in a resumed run; "
+                f"{', '.join(RESUME_KEYS[:-1])} and device.* can\n"
                 f"  a new run from its weights: aectl train … {shlex.join([f'init_from={name}', other])}"
             )
     run = Run(find(name).absolute())
     check_links(run.folder)
-    config = stored_config(run, [word for other in others if key(other) == "trust" for word in words(value(other))])
+    config = stored_config(run, trusted_names(others))
     check_count(config, others)
-    typed = {key(other) for other in others}
+    typed = {override_key(other) for other in others}
     if "steps" in typed and "epochs" not in typed:
         config.epochs = None
     ConfigStore.instance().store(name="resumed_run", node=config)
     return others
 
 
-def may_change(override: str) -> bool:
-    """Return whether an override may stand beside resume=."""
-    return key(override) in KEYS or key(override).startswith(NODES)
-
-
 def check_count(config: DictConfig, typed: Sequence[str]) -> None:
     """Raise ConfigError if a stored config, and not the user, asks for more processes than this machine has use for."""
     count, most = OmegaConf.select(config, "device.count"), max(MOST_PROCESSES, usable_cores())
-    if isinstance(count, int) and count > most and "device.count" not in map(key, typed):
+    if isinstance(count, int) and count > most and "device.count" not in map(override_key, typed):
         raise ConfigError(f"the stored config asks for {count} processes: type device.count={count}, or fewer")
 
 
@@ -165,16 +163,6 @@ def stored_choices(run: Run) -> dict[str, Any]:
     return {g: o for g, o in pairs if not g.startswith("hydra/") and (o is None or OPTION.fullmatch(str(o)))}
 
 
-def words(text: str) -> list[str]:
-    """Return the words in a value that is one or a list of them: `[a, b]`."""
-    return [word.strip().strip("'\"") for word in text.strip("[]").split(",") if word.strip()]
-
-
-def key(override: str) -> str:
-    """Return the key of an override, without the signs before it."""
-    return override.lstrip("+~").partition("=")[0]
-
-
-def value(override: str) -> str:
-    """Return the value of an override, without quotes around it."""
-    return unquoted(override.partition("=")[2])
+def trusted_names(overrides: Sequence[str]) -> list[str]:
+    """Return the modules and paths in the overrides `trust=`."""
+    return [name for one in overrides if override_key(one) == "trust" for name in list_items(override_value(one))]

@@ -25,9 +25,9 @@ from aectl.data.datasets import Dataset, Source
 from aectl.data.digests import describe, differences
 from aectl.evaluation import references
 from aectl.models.base import Model
+from aectl.runs.jobs import PLAN
 from aectl.runs.loading import PARTS, build_model, check_same, read_checkpoint, set_weights, settled, trusted
 from aectl.runs.run import RECORD, Run, find
-from aectl.sweep.plan import PLAN
 from aectl.system.memory_check import Room, check_training
 from aectl.tensorboard.images import pictures
 from aectl.tensorboard.training import TensorBoard

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config import mappings, to_plain
+from aectl.config.instantiate import mappings, to_plain
 
 KEYS = ("path", "test_path", "root", "test_root")
 """Of data sets."""

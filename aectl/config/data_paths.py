@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from aectl.config import ConfigError, mappings, to_plain
 from aectl.config.absolute_paths import KEYS, absolute
 from aectl.config.allowlist import is_path, within
+from aectl.config.instantiate import ConfigError, mappings, to_plain
 from aectl.config.literal import quoted
 from aectl.config.signature import is_signed, sign
 

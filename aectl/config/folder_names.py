@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
-from aectl.config import ConfigError
+from aectl.config.instantiate import ConfigError
 
 
 def slug(overrides: Iterable[str], limit: int = 80) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from aectl.config import ConfigError
+from aectl.config.instantiate import ConfigError
 
 TOGETHER = ("together", "hydra.launcher.together")
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config import ConfigError, options, to_plain
 from aectl.config.did_you_mean import hint, nearest_names
 from aectl.config.folder_names import aside, fresh, run_name, scratch, slug
+from aectl.config.instantiate import ConfigError, options, to_plain
 
 
 def setting(default: Any, meaning: str) -> Any:

@@ -18,11 +18,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from aectl.cli.hydra_main import LAUNCHERS, MULTIRUN
-from aectl.config import ConfigError, check_trusted, mappings, options, targets
 from aectl.config.absolute_paths import KEYS, absolute
 from aectl.config.allowlist import OURS, within
 from aectl.config.data_paths import check_paths, is_within
+from aectl.config.instantiate import ConfigError, check_trusted, mappings, options, targets
+from aectl.config.overrides import LAUNCHERS, MULTIRUN
 from aectl.config.schema import SCHEMAS
 from aectl.config.untrusted_files import texts
 from aectl.system.machine import usable_cores

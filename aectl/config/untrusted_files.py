@@ -15,8 +15,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from aectl.config import ConfigError
 from aectl.config.allowlist import within
+from aectl.config.instantiate import ConfigError
 
 LARGEST_CONFIG, LARGEST_JSON = 2**17, 2**26
 """Bytes. A config has some three thousand, and an evaluation's numbers some ten thousand."""

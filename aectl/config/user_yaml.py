@@ -15,7 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from aectl.config import ConfigError, conf_dir
+from aectl.config.instantiate import ConfigError, conf_dir
 
 LARGEST_BYTES = 200_000
 LARGEST_NODES = 20_000

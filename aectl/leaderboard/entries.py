@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError
+from aectl.runs.jobs import job_number, overrides_by_key, sweep_of
 from aectl.runs.metrics_json import Rows, damage, is_number, tables_of
 from aectl.runs.run import Run
-from aectl.sweep import job_number, settings, sweep_of
 
 IDLE = ("device", "trust", "max_time", "hydra", "resume")
 """Settings that change how a run is computed and not what it is."""
@@ -50,7 +50,7 @@ class Entry:
     @cached_property
     def typed(self) -> dict[str, str]:
         """What was typed when the run began, by key."""
-        return settings(self.record.get("overrides") or [])
+        return overrides_by_key(self.record.get("overrides") or [])
 
     @cached_property
     def choices(self) -> dict[str, str]:

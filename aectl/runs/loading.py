@@ -21,6 +21,7 @@ from aectl.data.datasets import Dataset
 from aectl.data.downloads import DataError
 from aectl.models.base import Model
 from aectl.runs.run import Run, find
+from aectl.system.machine import NotEnoughMemory
 from aectl.system.memory_check import Room
 from aectl.system.terminal import shown
 from aectl.training import checkpoint
@@ -253,7 +254,7 @@ def check_size(config: DictConfig, state: dict[str, Any], source: Path) -> None:
     try:
         with torch.device("meta"):
             model = build_model(config, state)
-    except (ConfigError, CheckpointError):
+    except (ConfigError, NotEnoughMemory, CheckpointError):
         raise
     except Exception:
         # It computes with numbers to be built, which on that device there are none of.

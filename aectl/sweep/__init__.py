@@ -1,6 +1,6 @@
-"""Many runs at once: what is to be run, beside each other, what became of them."""
+"""Sweeps: many runs of one command, side by side on this machine or on a cluster, and their results."""
 
-from aectl.sweep.results import Job, job_number, read_jobs, settings, sweep_of
+from aectl.sweep.results import Job, read_jobs
 from aectl.sweep.table import SweepTable
 
-__all__ = ["Job", "SweepTable", "job_number", "read_jobs", "settings", "sweep_of"]
+__all__ = ["Job", "SweepTable", "read_jobs"]

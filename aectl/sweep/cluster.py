@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig
+
 from aectl.config import ConfigError
+from aectl.sweep.launch import folder_of, run_sweep
 from aectl.sweep.plan import Planned
+from aectl.sweep.run_job import RunCommand
 from aectl.sweep.worker_pool import Task, Watcher, told_to_stop
 
 TICK_SECONDS = 0.5
@@ -178,3 +184,68 @@ class Reference:
 
     def cancel(self) -> None:
         self.ray.cancel(self.reference)
+
+
+def launch_on_slurm(
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    run_command: RunCommand,
+    *,
+    jobs: int | None,
+    fail_fast: bool,
+    cluster: str | None,
+    minutes: int,
+    partition: str | None,
+    cpus: int,
+    gpus: int,
+    memory_gb: int,
+    settings: Mapping[str, Any],
+) -> list[JobReturn]:
+    """Run a sweep's jobs as an array of SLURM's."""
+    limits = {"slurm_partition": partition, "slurm_array_parallelism": jobs}
+    wanted = {
+        "name": "aectl",
+        "timeout_min": minutes,
+        "cpus_per_task": cpus,
+        "gpus_per_node": gpus,
+        "mem_gb": memory_gb,
+        **{key: value for key, value in limits.items() if value is not None},
+        **settings,
+    }
+    return launch_in_queue(
+        config, job_overrides, first, run_command, lambda folder: Slurm(folder, cluster, wanted), cpus, fail_fast
+    )
+
+
+def launch_on_ray(
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    run_command: RunCommand,
+    *,
+    jobs: int | None,
+    fail_fast: bool,
+    address: str | None,
+    cpus: int,
+    gpus: float,
+) -> list[JobReturn]:
+    """Run a sweep's jobs on a Ray cluster, as many at a time as it has room for."""
+    resources = {"num_cpus": cpus, "num_gpus": gpus}
+    return launch_in_queue(
+        config, job_overrides, first, run_command, lambda folder: Ray(address, resources), cpus, fail_fast
+    )
+
+
+def launch_in_queue(
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    run_command: RunCommand,
+    queue: Callable[[Path], Queue],
+    threads: int,
+    fail_fast: bool,
+) -> list[JobReturn]:
+    """Run a sweep's jobs in a queue, each with so many threads."""
+    where = partial(Cluster, queue(folder_of(config)), fail_fast=fail_fast)
+    return run_sweep(config, job_overrides, first, run_command, where, threads)

@@ -14,17 +14,16 @@ from typing import Protocol
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.cli.hydra_main import MULTIRUN, split_flags
-from aectl.cli.resume import IMPORTS_HERE, TRUST
 from aectl.config import ConfigError, targets, to_plain
 from aectl.config.allowlist import OURS, within
 from aectl.config.literal import quoted
+from aectl.config.overrides import IMPORTS_HERE, MULTIRUN, TRUST, split_flags
 from aectl.config.schema import check_ranges
 from aectl.config.stored_overrides import own_modules
 from aectl.runs.run import Run
-from aectl.sweep import run_job as job
 from aectl.sweep.plan import Planned, keep_folders, note, plan
 from aectl.sweep.progress import view, what_differs
+from aectl.sweep.run_job import RunCommand, carry_out_job
 from aectl.sweep.table import close
 from aectl.sweep.worker_pool import Places, Task, Watcher
 from aectl.system.file_lock import FileLock, Timeout
@@ -44,18 +43,26 @@ OWN = ("hydra.sweep.", "hydra.launcher.", "hydra.sweeper.", "hydra/launcher", "h
 """Overrides that are the sweep's, not its jobs'."""
 
 
-def launch(
-    config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int, places: int | None, fail_fast: bool
-) -> list[JobReturn]:
-    """Run what is not done yet of a sweep's jobs, beside each other on this machine."""
-    number = places_for(config, places, len(job_overrides))
-    return run(config, job_overrides, first, partial(Places, number, fail_fast=fail_fast), threads_for(number))
-
-
-def run(
+def launch_locally(
     config: DictConfig,
     job_overrides: Sequence[Sequence[str]],
     first: int,
+    run_command: RunCommand,
+    *,
+    jobs: int | None,
+    fail_fast: bool,
+) -> list[JobReturn]:
+    """Run what is not done yet of a sweep's jobs, beside each other on this machine."""
+    number = places_for(config, jobs, len(job_overrides))
+    where = partial(Places, number, fail_fast=fail_fast)
+    return run_sweep(config, job_overrides, first, run_command, where, threads_for(number))
+
+
+def run_sweep(
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    run_command: RunCommand,
     where: Callable[[Task, Watcher], Where],
     threads: int | None,
 ) -> list[JobReturn]:
@@ -66,7 +73,7 @@ def run(
         jobs = keep_folders(plan(folder, job_overrides, first), folder)
         note(folder, typed(), jobs)
         left = [job for job in jobs if job.status != "done"]
-        task = task_of(config, threads, [word for words in job_overrides for word in words])
+        task = task_of(config, run_command, threads, [word for words in job_overrides for word in words])
         carrier = where(task, view(len(left), what_differs(jobs)))
         done = f", {len(jobs) - len(left)} of them done already" if len(left) < len(jobs) else ""
         console().print(f"{counted(len(jobs), 'job')}{done}")
@@ -132,7 +139,7 @@ def threads_for(places: int) -> int | None:
     return 1 if places >= usable_cores() else max(1, idle_cores() // places)
 
 
-def task_of(config: DictConfig, threads: int | None, words: Sequence[str]) -> Task:
+def task_of(config: DictConfig, run_command: RunCommand, threads: int | None, words: Sequence[str]) -> Task:
     """Return what runs a job, with the flags and the settings of Hydra that were typed, on so many threads.
 
     None leaves it to the job, and so do `words` among which the user has said it.
@@ -143,7 +150,7 @@ def task_of(config: DictConfig, threads: int | None, words: Sequence[str]) -> Ta
     modules = trusted(config, words)
     trust = [f"trust=[{','.join(map(quoted, modules))}]"] if modules else []
     extra = [*hydra_words(config), *share, *trust]
-    return partial(job.carry_out, flags=flags, extra=extra, imports_here=IMPORTS_HERE.get())
+    return partial(carry_out_job, run_command=run_command, flags=flags, extra=extra, imports_here=IMPORTS_HERE.get())
 
 
 def trusted(config: DictConfig, words: Iterable[str]) -> list[str]:

@@ -7,20 +7,25 @@ import os
 import signal
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import active_children
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aectl.config import ConfigError
+from omegaconf import DictConfig, OmegaConf
+
+from aectl.config import ConfigError, to_plain
 from aectl.runs.run import Run, is_alive
 from aectl.sweep.comparable_metric import why_not_comparable
+from aectl.sweep.launch import carry_out, check_settings, folder_of, places_for, task_of, threads_for, typed
 from aectl.sweep.plan import Planned, note, plan
-from aectl.sweep.progress import goal_of
+from aectl.sweep.plots import draw_study
+from aectl.sweep.progress import goal_of, view
 from aectl.sweep.results import epochs, read_jobs
+from aectl.sweep.run_job import RunCommand
 from aectl.sweep.search_space import Space
-from aectl.sweep.worker_pool import Watcher
-from aectl.system.terminal import console, fill
+from aectl.sweep.worker_pool import Both, Places, Watcher
+from aectl.system.terminal import console, counted, fill
 
 if TYPE_CHECKING:
     import optuna
@@ -171,3 +176,33 @@ def is_gone(owner: Any) -> bool:
     if not (isinstance(owner, list) and len(owner) == 2 and type(owner[1]) is int):
         return False
     return owner[0] == socket.gethostname() and not is_alive(owner[1])
+
+
+def run_search(
+    config: DictConfig,
+    arguments: Sequence[str],
+    run_command: RunCommand,
+    *,
+    trials: int,
+    storage: str | None,
+    study: str,
+    seed: int,
+    prune: int | None,
+    params: Mapping[str, Any],
+) -> None:
+    """Search until the study has as many trials as `trials`, and draw how it went."""
+    if trials < 1:
+        raise ConfigError(f"trials must be at least 1, not {trials}")
+    check_settings(config)
+    space, folder = Space(arguments, to_plain(OmegaConf.create(dict(params)))), folder_of(config)
+    found = open_study(folder, storage, study, seed, prune)
+    left = trials - len(found.get_trials(deepcopy=False))
+    launcher = config.hydra.launcher
+    number = places_for(config, launcher.get("jobs"), trials)
+    search = Search(found, space, folder, typed(), trials)
+    known = f", {trials - left} of them known already" if left < trials else ""
+    console().print(f"{counted(trials, 'trial')}{known}; {number} at a time")
+    watcher = Both(search, view(trials, lambda job: " ".join(job.overrides[len(space.fixed) :])))
+    task = task_of(config, run_command, threads_for(number), arguments)
+    carry_out(folder, search.jobs(), Places(number, task, watcher, launcher.get("fail_fast", False)))
+    draw_study(found, folder / "figures")

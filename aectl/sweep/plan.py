@@ -15,13 +15,13 @@ from aectl.config.folder_names import slug
 from aectl.config.removed import replace_removed
 from aectl.config.signature import is_signed, sign
 from aectl.config.untrusted_files import read_json
+from aectl.runs.jobs import PLAN
 from aectl.runs.run import COMMAND, RECORD, Run, write_json
 from aectl.runs.run_json import check_format
 from aectl.system.terminal import shown
 
-PLAN = "sweep.json"
 FORMAT = 1
-"""Of that file, as this version writes it."""
+"""Of sweep.json, as this version writes it."""
 LARGEST = 10**9
 """Number of a job."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any
 
 from aectl.config import ConfigError
 from aectl.config.untrusted_files import read_json, read_words
+from aectl.runs.jobs import job_number, overrides_by_key
 from aectl.runs.run_json import check_record
-from aectl.sweep.plan import PLAN
 
 
 @dataclass
@@ -59,19 +59,6 @@ def read_jobs(folder: Path) -> list[Job]:
     return [read_job(number, path) for number, path in numbered if number is not None]
 
 
-def job_number(folder: Path) -> int | None:
-    """Return the number in the name of a job's folder, which all tables call the job by; None of other folders."""
-    number = folder.name.partition("-")[0]
-    return int(number) if number.isdecimal() else None
-
-
-def sweep_of(folder: Path) -> Path | None:
-    """Return the folder of the sweep that a run is a job of; None of a run by itself."""
-    parent = folder.absolute().parent
-    is_sweep = any((parent / name).is_file() for name in (PLAN, "multirun.yaml"))
-    return parent if is_sweep and job_number(folder.absolute()) is not None else None
-
-
 def read_job(number: int, folder: Path) -> Job:
     """Return what a job's run.json says; one without a record, or that never ended, counts as failed."""
     try:
@@ -87,7 +74,7 @@ def read_job(number: int, folder: Path) -> Job:
         overrides = read_words(path) if path.is_file() else []
     error = (str(record.get("error") or "").strip().splitlines() or [""])[-1]
     objective, status = record.get("objective") or {}, record.get("status") or "failed"
-    return Job(number, folder, settings(overrides), status, error, objective, seconds_of(record), record)
+    return Job(number, folder, overrides_by_key(overrides), status, error, objective, seconds_of(record), record)
 
 
 def epochs(folder: Path) -> list[dict[str, str]]:
@@ -107,12 +94,6 @@ def seconds_of(record: dict[str, Any]) -> float | None:
         return (datetime.fromisoformat(record["ended"]) - datetime.fromisoformat(record["started"])).total_seconds()
     except (ValueError, TypeError):
         return None
-
-
-def settings(overrides: Iterable[str]) -> dict[str, str]:
-    """Return the values of overrides by their keys."""
-    pairs = (override.lstrip("+~").partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs}
 
 
 def differing(jobs: Sequence[Job]) -> list[str]:

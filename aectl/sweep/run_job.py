@@ -9,10 +9,10 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
-from aectl.cli.resume import key, may_change
 from aectl.config.literal import quoted
+from aectl.config.overrides import may_change_on_resume, override_key
 from aectl.runs.run import COMMAND, Run, is_alive
 from aectl.sweep.plan import Planned
 
@@ -23,14 +23,26 @@ STOPPED = (130, 138, 143)
 """Exit codes of a run that a signal stopped at a step."""
 
 
-def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = (), imports_here: bool = True) -> str:
+class RunCommand(Protocol):
+    """What runs a command as if it had been typed; the command line hands it in."""
+
+    def __call__(
+        self, command: str, arguments: Sequence[str], *, is_job: bool = False, imports_here: bool = True
+    ) -> None: ...
+
+
+def carry_out_job(
+    job: Planned,
+    run_command: RunCommand,
+    flags: Sequence[str] = (),
+    extra: Sequence[str] = (),
+    imports_here: bool = True,
+) -> str:
     """Train a job's run, or go on with it from its checkpoint; returns the last line of its error, or nothing.
 
     `flags` are Hydra's, `extra` overrides that are no part of what tells the job from others. Whatever happens leaves a
     record in the job's folder.
     """
-    from aectl.cli import run_command
-
     if (pid := wait_for(job)) is not None:
         return f"process {pid} still trains it"
     words = command(job, extra)
@@ -52,7 +64,7 @@ def carry_out(job: Planned, flags: Sequence[str] = (), extra: Sequence[str] = ()
 def end_as_failed(job: Planned, error: str, extra: Sequence[str]) -> None:
     """Record why a job failed."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    overrides = [*job.overrides, *(word for word in extra if key(word) != "trust")]
+    overrides = [*job.overrides, *(word for word in extra if override_key(word) != "trust")]
     Run(job.folder).end("failed", error=error, overrides=overrides)
 
 
@@ -72,14 +84,14 @@ def command(job: Planned, extra: Sequence[str]) -> list[str]:
     where = quoted(str(job.folder))
     if job.can_go_on:
         # The run has its threads already: with others its sums would differ.
-        kept = [word for word in extra if may_change(word) and not word.startswith("device.threads=")]
+        kept = [word for word in extra if may_change_on_resume(word) and not word.startswith("device.threads=")]
         return [f"resume={where}", *kept]
     # What has no checkpoint has nothing to lose: it was cut short in its first epoch, or never began.
     shutil.rmtree(job.folder, ignore_errors=True)
     # Where the sweep's jobs run is decided already, and a run by itself takes no sweep=.
-    own = [word for word in job.overrides if key(word) != "sweep"]
+    own = [word for word in job.overrides if override_key(word) != "sweep"]
     # What a run is started with is trusted, and trust= is for stored ones.
-    own += [word for word in extra if key(word) != "trust"]
+    own += [word for word in extra if override_key(word) != "trust"]
     return [*own, f"hydra.run.dir={where}"]
 
 

@@ -24,6 +24,10 @@ A VAE 784-400-20 on two cores, one of them used for a share by another process: 
 0), 2.2 (.1), 2.6 (.2 and .3) and 4.5 (.5), one thread 2.7 to 2.9."""
 
 
+class NotEnoughMemory(ValueError):
+    """An array or a model is larger than this machine's memory."""
+
+
 def usable_cores() -> int:
     """Return the number of cores this process may use by its affinity and its CPU quota, at least 1."""
     return whole_cores(min([float(len(affinity())), *(quota for quota, _ in cpu_quotas())]))

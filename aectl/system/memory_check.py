@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from aectl.config import ConfigError
-from aectl.system.machine import memory_bytes
+from aectl.system.machine import NotEnoughMemory, memory_bytes
 
 COPIES = 4
 """What training keeps of a weight: itself, its gradient, and the two means of Adam; and roughly, what sampling does
@@ -46,7 +45,7 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 class Room(TorchFunctionMode):
-    """Context in which a tensor that is larger than memory, or makes all within larger, raises ConfigError.
+    """Context in which a tensor that is larger than memory, or makes all within larger, raises NotEnoughMemory.
 
     It looks at each call of PyTorch; of those that make much of little it knows the size before. So it holds for
     whatever code runs within. `what` begins the message; `scale` is by how much larger all will be when it is in
@@ -80,7 +79,7 @@ class Room(TorchFunctionMode):
         return found
 
     def take(self, numbers: int, itemsize: int) -> None:
-        """Count a tensor; raises ConfigError if there is no room for it."""
+        """Count a tensor; raises NotEnoughMemory if there is no room for it."""
         size = numbers * itemsize
         if self.total:
             self.numbers, self.bytes = self.numbers + numbers, self.bytes + size
@@ -88,31 +87,31 @@ class Room(TorchFunctionMode):
         if size * self.scale > self.limit:
             raise self.refusal(f"at least {round(numbers * self.scale):,} numbers", size * self.scale)
 
-    def refusal(self, what: str, size: float) -> ConfigError:
+    def refusal(self, what: str, size: float) -> NotEnoughMemory:
         """Return the error for what does not fit."""
-        return ConfigError(f"{self.what}: {what} need {in_words(size)}, this machine has {in_words(self.limit)}")
+        return NotEnoughMemory(f"{self.what}: {what} need {in_words(size)}, this machine has {in_words(self.limit)}")
 
 
 def check_training(model: nn.Module, device: torch.device | str) -> None:
-    """Raise ConfigError if a model's weights, their gradients and the optimizer's memory are larger than memory."""
+    """Raise NotEnoughMemory if a model's weights, their gradients and the optimizer's memory are larger than memory."""
     trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
     every = sum(one.numel() * one.element_size() for one in (*model.parameters(), *model.buffers()))
     needed, limit = every + (COPIES - 1) * trained, memory_of(torch.device(device))
     if needed > limit:
         weights = sum(one.numel() for one in model.parameters())
-        raise ConfigError(
+        raise NotEnoughMemory(
             f"model: {weights:,} weights need {in_words(needed)} to train, this machine has {in_words(limit)}"
         )
 
 
 def check_images(what: str, count: int, shape: Iterable[int], device: torch.device | str) -> None:
-    """Raise ConfigError if so many images of a shape, and what a network makes on the way to them, exceed memory."""
+    """Raise NotEnoughMemory if so many images of a shape, and the activations on the way to them, exceed memory."""
     pixels = 1
     for side in shape:
         pixels *= side
     needed, limit = COPIES * 4 * count * pixels, memory_of(torch.device(device))
     if needed > limit:
-        raise ConfigError(
+        raise NotEnoughMemory(
             f"{what}: {count:,} images of {pixels:,} pixels need {in_words(needed)}, this machine has {in_words(limit)}"
         )
 

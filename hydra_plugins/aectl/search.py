@@ -32,7 +32,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchCo
 
 
 class SearchSweeper(Sweeper):
-    """Hands the search to aectl.sweep.optuna_launch, which is only then imported."""
+    """Hands the search to aectl.sweep.optuna_search, which is only then imported."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -44,6 +44,7 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Search among the values that the arguments leave open."""
-        from aectl.sweep import optuna_launch
+        from aectl.cli.main import run_command
+        from aectl.sweep.optuna_search import run_search
 
-        optuna_launch.launch(self.config, arguments, **self.settings)
+        run_search(self.config, arguments, run_command, **self.settings)

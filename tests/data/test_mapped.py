@@ -94,7 +94,7 @@ MEASURED = """
 import re, sys, threading, time
 from pathlib import Path
 import aectl.commands.train
-from aectl import cli
+from aectl.cli import main as cli
 
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

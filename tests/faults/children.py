@@ -77,7 +77,7 @@ def finish(words: list[str], folder: Path, fault: Fault | None = None, place: Pa
 
 def type_in(words: list[str], place: Path, folder: Path, fault: Fault, environment: dict[str, str]) -> None:
     """Be the child: the command, with the fault armed."""
-    from aectl import cli
+    from aectl.cli import main as cli
 
     os.environ.clear()
     os.environ.update(environment)

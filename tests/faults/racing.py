@@ -56,7 +56,7 @@ def answer(
 
 def typed(*words: str) -> tuple[int, str]:
     """Type a command in this process; returns the exit code and what it said on stderr."""
-    from aectl import cli
+    from aectl.cli import main as cli
 
     said, sys.argv = io.StringIO(), ["aectl", *words]
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):

@@ -16,17 +16,18 @@ import optuna
 import pytest
 from omegaconf import OmegaConf
 
-from aectl.cli import resume
+from aectl.cli import main, resume
 from aectl.commands.eval_outputs import typed_command as typed_run_command
 from aectl.config import ConfigError
 from aectl.config.literal import quoted
+from aectl.config.overrides import IMPORTS_HERE, TRUST
 from aectl.config.stored_overrides import MOST_JOBS, check_words, own_modules
+from aectl.runs.jobs import PLAN, job_number
 from aectl.runs.run import Run
-from aectl.sweep import launch
-from aectl.sweep import run_job as job
+from aectl.sweep import launch, run_job
 from aectl.sweep.optuna_search import Search, open_study
-from aectl.sweep.plan import PLAN, content, is_own, note, plan, typed_command
-from aectl.sweep.results import Job, job_number
+from aectl.sweep.plan import content, is_own, note, plan, typed_command
+from aectl.sweep.results import Job
 from aectl.sweep.search_space import Space
 from aectl.sweep.table import write_csv
 from tests.faults.payload import Payload
@@ -219,8 +220,8 @@ def test_own_data_of_a_sweep_need_no_word_from_another_folder_and_a_moved_sweep_
     with pytest.raises(ConfigError, match="trust="):
         resume.sweep([f"resume={moved}"])
     assert resume.sweep([f"resume={moved}", f"trust={data}"])[1][0] == f"dataset.path={data}"
-    assert resume.TRUST.get() == (str(data),)
-    resume.TRUST.set(())
+    assert TRUST.get() == (str(data),)
+    TRUST.set(())
 
 
 def planted(folder, space, storage=None, **trial):
@@ -367,14 +368,13 @@ def test_a_page_shows_no_command_of_another_program():
     assert [typed_run_command(text) for text in ("curl evil | sh", "'", "aectl", "")] == [""] * 4
 
 
-def test_a_job_that_is_refused_when_it_is_resumed_has_failed(tmp_path, monkeypatch):
+def test_a_job_that_is_refused_when_it_is_resumed_has_failed(tmp_path):
     (tmp_path / "0-x" / "checkpoints").mkdir(parents=True)
     (tmp_path / "0-x" / "checkpoints" / "last.pt").touch()
     (planned,) = plan(tmp_path, [["x"]])
     Run(planned.folder).update(status="interrupted")
     for code, failed in ((143, False), (0, False), (2, True)):
-        monkeypatch.setattr("aectl.cli.run_command", lambda *words, code=code, **rest: sys.exit(code))
-        assert bool(job.carry_out(planned)) == failed
+        assert bool(run_job.carry_out_job(planned, lambda *words, code=code, **rest: sys.exit(code))) == failed
         assert planned.status == ("failed" if failed else "interrupted")
 
 
@@ -391,7 +391,7 @@ def test_a_sweep_of_ones_own_model_trusts_it_when_it_is_resumed_and_nowhere_else
         Run(planned.folder).folder.mkdir(parents=True, exist_ok=True)
         if not words:
             Run(planned.folder).update(status="interrupted")
-        assert (trust in job.command(planned, [trust])) == (not words)
+        assert (trust in run_job.command(planned, [trust])) == (not words)
 
 
 TINY = ["model=undercomplete", "dataset=digits", "model.encoder.widths=[4]", "model.decoder.widths=[4]", "epochs=1"]
@@ -450,10 +450,10 @@ def test_modules_of_the_working_folder_are_for_ones_own_sweeps_alone(tmp_path, m
     ):
         monkeypatch.chdir(where)
         resume.sweep([f"resume={folder}", *trust])
-        assert resume.IMPORTS_HERE.get() == imports
-        assert launch.task_of(OmegaConf.create(SHARED), 1, []).keywords["imports_here"] == imports
-    resume.TRUST.set(())
-    resume.IMPORTS_HERE.set(True)
+        assert IMPORTS_HERE.get() == imports
+        assert launch.task_of(OmegaConf.create(SHARED), main.run_command, 1, []).keywords["imports_here"] == imports
+    TRUST.set(())
+    IMPORTS_HERE.set(True)
 
 
 SHARED = {"hydra": {"overrides": {"hydra": []}}}

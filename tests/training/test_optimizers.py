@@ -66,7 +66,7 @@ def test_a_count_that_comes_back_on_a_gpu_goes_where_the_optimizer_has_its_own()
 def test_training_imports_neither_the_compiler_nor_matplotlib_nor_torchvision(tmp_path):
     words = ["train", "dataset=digits", "model=dae", "noise=gaussian", "epochs=1", "device=cpu", "hydra.run.dir=run"]
     heavy = ("torch._dynamo", "torchvision", "matplotlib")
-    script = f"import sys; from aectl import cli; sys.argv = ['aectl', *{words}]; cli.main()"
+    script = f"import sys; from aectl.cli import main as cli; sys.argv = ['aectl', *{words}]; cli.main()"
     script += f"; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

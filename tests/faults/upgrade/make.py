@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from aectl import cli
+from aectl.cli import main as cli
 from aectl.training.stop_signals import Interruption
 
 HERE = Path(__file__).parent
