@@ -35,11 +35,11 @@ from aectl.training import checkpoint
 from aectl.training.alarms import Alarms
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.cpu_contention import CpuContention
-from aectl.training.observers import Console, CsvLog, Observer
+from aectl.training.observers import Console, CsvLog
 from aectl.training.observers import read as rows_of
 from aectl.training.optimizers import without_compiler
 from aectl.training.step_cost import dense_weights, multiplications
-from aectl.training.trainer import StageChanged, Trainer
+from aectl.training.trainer import Observer, StageChanged, Trainer
 from aectl.training.validation import batches
 
 log = logging.getLogger("aectl")

@@ -27,7 +27,7 @@ from aectl.models.base import Batch, Encodes, Model
 from aectl.system.atomic_write import naming
 from aectl.system.terminal import reason_of
 from aectl.tensorboard.evaluation import CURVES, SUFFIX, log_folder
-from aectl.training.observers import Epoch, Observer
+from aectl.training.trainer import Epoch, Observer
 from aectl.training.validation import BATCH, batches
 
 if TYPE_CHECKING:

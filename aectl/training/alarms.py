@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aectl.models.base import Model
 from aectl.system.terminal import reason_of, significant
 from aectl.training.baselines import cheap_baselines, value_of
-from aectl.training.observers import Epoch, Observer
+from aectl.training.trainer import Epoch, Observer
 
 if TYPE_CHECKING:
     from aectl.models.base import Model
@@ -84,7 +84,9 @@ class Alarms(Observer):
             if not self.has_raised:
                 self.has_raised = True
                 method = f"{type(model).__name__}.alarms"
-                log.warning("model: %s raised %s, training goes on: %s", method, type(error).__name__, reason_of(error))
+                log.warning(
+                    "model: %s raised %s, training continues: %s", method, type(error).__name__, reason_of(error)
+                )
                 log.debug("%s", method, exc_info=error)
             return {}
 

@@ -14,7 +14,7 @@ from aectl import parallel
 from aectl.system.idle_cores import CpuTimes, free_cores, read_cpu_times
 from aectl.system.machine import usable_cores, whole_cores
 from aectl.system.terminal import shown, significant
-from aectl.training.observers import Epoch, Observer
+from aectl.training.trainer import Epoch, Observer
 
 if TYPE_CHECKING:
     from aectl.models.base import Stage

@@ -1,4 +1,4 @@
-"""What a run tells the outside world while it trains: the interface, the CSV file and the terminal."""
+"""Observers that report a training run: metrics.csv and the terminal."""
 
 from __future__ import annotations
 
@@ -7,68 +7,19 @@ import io
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TextIO
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aectl.system.atomic_write import naming, written
-from aectl.system.terminal import reason_of, significant
-
-if TYPE_CHECKING:
-    from aectl.training.trainer import Trainer
+from aectl.system.terminal import significant
+from aectl.training.trainer import Epoch, Observer, Trainer
 
 log = logging.getLogger("aectl")
 
 ERASE_LINE = "\r\x1b[2K"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """The account of one epoch; numbers count from 1 over all stages."""
-
-    number: int
-    total: int
-    stage: str
-    metrics: dict[str, float]
-    is_best: bool
-
-
-class Observer:
-    """Base of all observers: does nothing at any event. None of them may change the model or draw from its rng."""
-
-    fatal: tuple[type[Exception], ...] = (Exception,)
-    """Errors that end the run, since what is promised of it would be missing; `notify` warns once of others."""
-    has_failed = False
-
-    def started(self, trainer: Trainer) -> None:
-        """Training begins, or goes on after `trainer.epoch` epochs."""
-
-    def stepped(self, trainer: Trainer) -> None:
-        """One step has run; reading a tensor here would stall the device."""
-
-    def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
-        """An epoch has been trained and validated; its checkpoint is not written yet."""
-
-    def finished(self, trainer: Trainer) -> None:
-        """Training has ended or stopped, or an error is on its way out."""
-
-
-def notify(observer: Observer, event: str, *arguments: Any) -> None:
-    """Call the method `event` of an observer; an error that is not fatal is a warning, once for each observer."""
-    try:
-        getattr(observer, event)(*arguments)
-    except observer.fatal:
-        raise
-    except Exception as error:
-        # A model of one's own may raise anything where it is only watched.
-        if not observer.has_failed:
-            observer.has_failed = True
-            reason = reason_of(error)
-            log.warning("%s failed, training goes on: %s: %s", type(observer).__name__, type(error).__name__, reason)
-            log.debug("%s.%s", type(observer).__name__, event, exc_info=error)
 
 
 class CsvLog(Observer):

@@ -1,14 +1,16 @@
-"""The one trainer of all models: it steps what they yield, validates, keeps the best, and can stop at any step.
+"""The training loop: steps the losses that a model yields, validates, keeps the best epoch, and can stop at any step.
 
-It knows neither kinds of models nor configuration files; what is written or shown is left to observers.
+The trainer knows neither kinds of models nor config files. Whatever is written or shown is left to observers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +18,76 @@ import torch
 from torch.optim import Optimizer
 
 from aectl import parallel
+from aectl.config.did_you_mean import hint
 from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
 from aectl.parallel import batch_norm
 from aectl.rng import Rng
+from aectl.system.terminal import reason_of
 from aectl.training import checkpoint, cuda_graph, nonfinite
-from aectl.training import objective as objectives
 from aectl.training.device import Device
+from aectl.training.engine import Engine
 from aectl.training.meter import Meter
-from aectl.training.model_checks import stages_of
-from aectl.training.nonfinite import GRADIENT_NORM_EVERY
-from aectl.training.observers import Epoch, Observer, notify
+from aectl.training.model_checks import ModelError, called, check_loss, check_metrics, groups_of, stages_of
+from aectl.training.nonfinite import NotFinite
+from aectl.training.nonfinite_engine import NonfiniteEngine
 from aectl.training.stages import check_batches, stage_at
 from aectl.training.stop_signals import REASONS
 from aectl.training.validation import validate
 
+log = logging.getLogger("aectl")
+
+GRADIENT_NORM_EVERY = 10
+"""Steps between two measurements of the gradient norm, each of which costs a pass over all parameters."""
+FEW = 8
+"""Images in the batch that tells which metrics a model has."""
+ALWAYS = ("train/gradient_norm", "lr", "seconds")
+"""Metrics of every epoch."""
+
 
 class StageChanged(ValueError):
-    """A checkpoint of another stage than its epoch would have now."""
+    """The checkpoint was written in another stage than its epoch has now."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The metrics of one epoch; numbers count from 1 over all stages."""
+
+    number: int
+    total: int
+    stage: str
+    metrics: dict[str, float]
+    is_best: bool
+
+
+class Observer:
+    """Base class of observers, which may neither change the model nor draw from its random numbers."""
+
+    fatal: tuple[type[Exception], ...] = (Exception,)
+    """Errors that end the run, because a promised file would be missing; any other is logged once as a warning."""
+    has_failed = False
+
+    def started(self, trainer: Trainer) -> None:
+        """Called when training starts, or resumes after `trainer.epoch` epochs."""
+
+    def stepped(self, trainer: Trainer) -> None:
+        """Called after each step; reading a tensor here would stall the device."""
+
+    def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
+        """Called after an epoch has been validated and before its checkpoint is written."""
+
+    def finished(self, trainer: Trainer) -> None:
+        """Called when training has ended, has stopped or has failed."""
 
 
 class Trainer:
     """Trains a model on a source, stage by stage.
 
-    `order` and validation draw from forks of the seed, corruption and sampling from `rng`, whose state is in every
-    checkpoint: a run stopped at any step and resumed goes on as if nothing had happened.
+    The order of the images and validation draw from forks of the seed; corruption and sampling draw from `rng`, whose
+    state is in every checkpoint. A run that is stopped at any step and resumed ends as an uninterrupted run.
     """
+
+    engine: Engine
 
     def __init__(
         self,
@@ -74,9 +120,13 @@ class Trainer:
         self.epochs = sum(length for _, length in self.plan)
         for stage, _ in self.plan:
             check_batches(stage, len(train.labelled() if stage.labelled else train), batch_size)
-        self.objective = objective or objectives.default(model, len(valid))
+        if not isinstance(model.objective, str):
+            raise ModelError(f"{called(model, 'objective')} is {model.objective!r}, not the name of a metric")
+        # Without validation images, a model's own objective is measured on the training images.
+        own = model.objective if len(valid) else model.objective.replace("val/", "train/", 1)
+        self.objective = objective or own
         self.is_default_objective = not objective
-        objectives.check(self)
+        self.check_objective()
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, float("inf")
         self.metrics: dict[str, float] = {}
@@ -87,27 +137,27 @@ class Trainer:
         self.begin_stage(*stage_at(self.plan, 0))
 
     def fit(self, should_stop: Callable[[], str | None] = lambda: None) -> str | None:
-        """Train to the end, or until `should_stop` gives a reason; returns that reason, or None at the end.
+        """Train to the end, or until `should_stop` returns a reason; returns that reason, or None at the end.
 
-        Raises NotFinite if a loss, or a weight, is; the last good checkpoint is then left as it was.
+        Raises NotFinite if a loss, gradient or weight is NaN or infinite; the last checkpoint is then left as it was.
         """
-        # Until there is a checkpoint, what a search for the first bad step begins with.
+        # Before the first checkpoint, the search for the first non-finite number starts from here.
         self.start = None if self.epoch or self.step else copy.deepcopy(self.state())
         try:
             self.notify("started")
             while self.epoch < self.epochs and not self.has_stalled():
                 if reason := self.run_epoch(should_stop):
-                    nonfinite.check(self, should_stop)
+                    self.check_finite(should_stop)
                     self.save("last")
                     return reason
             return None
         finally:
             with contextlib.ExitStack() as all_of_them:
                 for observer in reversed(self.observers):
-                    all_of_them.callback(notify, observer, "finished", self)
+                    all_of_them.callback(self.call, observer, "finished")
 
     def run_epoch(self, should_stop: Callable[[], str | None]) -> str | None:
-        """Run the remaining steps of the epoch, validate and save; returns the reason if told to stop before."""
+        """Run the remaining steps of the epoch, validate and save; returns the reason if stopped before its end."""
         self.enter_stage()
         self.model.train()
         self.engine.begin_epoch()
@@ -118,82 +168,191 @@ class Trainer:
                 self.seconds = time.monotonic() - started
                 return reason
             self.scale_rates()
-            self.take_in(self.engine.step_on(self.examples, parallel.part(batches[self.step]), self.rng))
-        nonfinite.check(self, should_stop)
+            self.record_step(self.engine.step_on(self.examples, parallel.part(batches[self.step]), self.rng))
+        self.check_finite(should_stop)
         self.epoch += 1
-        self.account(started)
+        self.end_epoch(started)
         return None
 
     def batches(self) -> Sequence[torch.Tensor]:
-        """Return the positions of the images of each batch of the present epoch."""
+        """Return the positions of the images in each batch of the current epoch."""
         order = self.order.fork(self.epoch).permutation(len(self.examples)).to(self.device.torch)
         return order.split(self.batch_size)
 
     def scale_rates(self) -> None:
-        """Set the learning rates of the step to come."""
+        """Set the learning rates of the next step."""
         done = (self.epoch - self.stage_start) * self.steps_per_epoch + self.step
         self.engine.scale_rates(self.schedule(done, (self.stage_end - self.stage_start) * self.steps_per_epoch))
 
-    def take_in(self, scalars: Mapping[str, torch.Tensor]) -> None:
-        """Record the step's metrics."""
+    def record_step(self, scalars: Mapping[str, torch.Tensor]) -> None:
+        """Record the step's metrics, which stay on the device, and notify the observers."""
         self.meter.add(scalars)
         if self.step % GRADIENT_NORM_EVERY == 0:
             self.norms.add({"gradient_norm": self.engine.gradient_norm()})
         self.step += 1
         self.notify("stepped")
 
-    def account(self, started: float) -> None:
-        """Validate, tell the observers, and write the checkpoints of a finished epoch."""
+    def end_epoch(self, started: float) -> None:
+        """Validate, notify the observers, and write the checkpoints of a finished epoch."""
         metrics = {f"train/{name}": value for name, value in {**self.meter.means(), **self.norms.means()}.items()}
         if len(self.valid_source):
             held_out = validate(self.model, self.valid_source, self.held_out.fork("noise"))
             metrics |= {f"val/{name}": value for name, value in held_out.items()}
         metrics |= {"lr": self.learning_rate(), "seconds": time.monotonic() - started}
         metrics = parallel.leaders(metrics)
-        is_best = self.judge(metrics)
+        is_best = self.update_best(metrics)
         self.metrics, self.step, self.seconds = metrics, 0, 0.0
         self.meter.reset()
         self.norms.reset()
         self.notify("epoch_ended", Epoch(self.epoch, self.epochs, self.stage.name, metrics, is_best))
-        # Observers first: after a crash in between, the epoch is done again and they drop what is theirs of it.
+        # Observers come first: after a crash in between, the epoch is trained again, and they drop their part of it.
         if is_best:
             self.save("best")
         self.save("last")
         self.start = None
 
-    def judge(self, metrics: dict[str, float]) -> bool:
-        """Return whether this epoch is the best so far; raises NotFinite or ValueError for an unusable objective."""
-        value = objectives.value(self, metrics)
-        # What a stage before the last one is good for, only the stages behind it can tell.
+    def update_best(self, metrics: dict[str, float]) -> bool:
+        """Return whether this epoch is the best so far, and record it; raises as `objective_value`."""
+        value = self.objective_value(metrics)
+        # The best epoch is one of the current stage: an earlier stage is judged by what the later ones make of it.
         if value >= self.best_value and self.best_epoch > self.stage_start:
             return False
         self.best_epoch, self.best_value = self.epoch, value
         return True
+
+    def check_objective(self) -> None:
+        """Raise ValueError, before any training, if no epoch will have a metric of the objective's name."""
+        if self.objective in ALWAYS:
+            return
+        if self.objective.startswith("val/"):
+            if not len(self.valid_source):
+                raise ValueError(f"objective: {self.objective} needs validation images, and none are held out")
+            names = self.validation_metrics()
+        else:
+            names = self.training_metrics()
+        if self.objective in names:
+            return
+        choices = ", ".join(names)
+        if self.is_default_objective and not len(self.valid_source):
+            raise ValueError(
+                f"objective: this model's own, {self.model.objective}, needs validation images, and none are held out "
+                f"(dataset.valid=0)\n  hold some out, or choose objective= from {choices}"
+            )
+        raise ValueError(
+            f"objective: no metric called '{self.objective}'" + hint(self.objective, names, f"choose from {choices}")
+        )
+
+    def validation_metrics(self) -> list[str]:
+        """Return the names of the validation metrics, found on a few held-out images."""
+        positions = torch.arange(min(FEW, len(self.valid_source)), device=self.device.torch)
+        self.model.eval()
+        with torch.no_grad():
+            found = self.model.validate(self.valid_source.batch(positions), self.held_out.fork("check"))
+        return [f"val/{name}" for name in check_metrics(self.model, found)]
+
+    def training_metrics(self) -> list[str]:
+        """Return the names of the metrics that every stage logs, found by one step of a copy of the model."""
+        found: list[list[str]] = []
+        for stage, _ in self.plan:
+            source = self.train_source.labelled() if stage.labelled else self.train_source
+            few = source.batch(torch.arange(min(FEW, len(source)), device=self.device.torch))
+            model = copy.deepcopy(self.model).train()
+            groups = groups_of(model, stage)
+            is_alone = len(groups) == 1
+            names = []
+            for yielded in model.losses(few, stage, self.held_out.fork("check")):
+                loss = check_loss(model, yielded, groups)
+                names += ["loss" if is_alone else f"loss_{loss.group}", *(loss.metrics or ())]
+            found.append([f"train/{name}" for name in dict.fromkeys(names)])
+        return [name for name in found[0] if all(name in names for names in found)]
+
+    def objective_value(self, metrics: Mapping[str, float]) -> float:
+        """Return the objective of an epoch; raises ValueError if it is missing, NotFinite if it is NaN or infinite."""
+        if self.objective not in metrics:
+            # Validation metrics were checked before training: since then no image has counted for this one.
+            lacking = f"no metric called '{self.objective}'"
+            if self.objective.startswith("val/"):
+                lacking = f"{self.objective} needs validation images with labels, and there are none"
+            raise ValueError(f"objective: {lacking}, choose from {', '.join(metrics)}")
+        for name in (self.objective, *(name for name in metrics if name.startswith("val/loss"))):
+            if not abs(metrics[name]) < float("inf"):
+                raise NotFinite(f"{name} is {metrics[name]} after epoch {self.epoch}")
+        return metrics[self.objective]
+
+    def check_finite(self, should_stop: Callable[[], str | None]) -> None:
+        """Raise NotFinite if a loss, gradient or weight of the current epoch is NaN or infinite, in any process.
+
+        The message names the step, and the loss or the weight. This is the first time in the epoch that the host waits
+        for the device.
+        """
+        self.meter.join()
+        loss, norm = self.meter.first_bad(), self.norms.first_bad()
+        tensors = nonfinite.weights(self.model) | nonfinite.optimizer_state(self.engine)
+        name = nonfinite.first_bad(tensors, self.exempt)
+        if not (loss or norm or name):
+            return
+        message = f"{name} is not finite after {self.label(self.step - 1)}"
+        if norm:
+            message = f"gradient_norm is not finite at {self.label(norm[0] * GRADIENT_NORM_EVERY)}"
+        if loss:
+            message = nonfinite.describe_losses(self.meter.row(loss[0]), self.label(loss[0]))
+        found = self.find_nonfinite(loss[0] + 1 if loss else self.step, should_stop)
+        raise NotFinite(f"{found or message}; {nonfinite.ADVICE}")
+
+    def find_nonfinite(self, steps: int, should_stop: Callable[[], str | None]) -> str | None:
+        """Repeat the epoch from the last checkpoint up to `steps`; returns what is first NaN or infinite.
+
+        Returns None if nothing is, as when a GPU rounds differently the second time, if the steps cannot be repeated,
+        or if stopped. The trainer's state is afterwards that of some step in between.
+        """
+        if parallel.count() > 1:
+            # Every process would have to repeat the steps, and only process 0 has a checkpoint.
+            return None
+        log.info("not finite: repeating the steps since the last checkpoint to find out where")
+        try:
+            self.restore(self.start or checkpoint.load(self.folder / "last.pt", self.device.torch))
+            self.enter_stage()
+            checked = NonfiniteEngine(self.model, self.stage, self.optimizer, self.device, self.grad_clip)
+            checked.restore(self.engine.state())
+            checked.exempt, self.engine = self.exempt, checked
+            self.model.train()
+            batches = self.batches()
+            while self.step < steps and not should_stop():
+                self.scale_rates()
+                checked.label = self.label(self.step)
+                checked.step_on(self.examples, batches[self.step], self.rng)
+                self.step += 1
+        except NotFinite as found:
+            return str(found)
+        except Exception as error:
+            # It must not replace what is known already.
+            log.debug("the steps cannot be repeated: %s", error)
+        return None
 
     def has_stalled(self) -> bool:
         """Return whether the objective has not improved for `patience` epochs of the last stage."""
         is_last = self.stage_end == self.epochs
         return is_last and self.patience is not None and self.epoch - self.best_epoch >= self.patience
 
-    def place(self, step: int) -> str:
-        """Return how a step (from 0) of the present epoch is called."""
+    def label(self, step: int) -> str:
+        """Return a label for a step (from 0) of the current epoch, e.g. `step 3 of epoch 2 (fit)`."""
         return f"step {step + 1} of epoch {self.epoch + 1} ({self.stage.name})"
 
     def learning_rate(self) -> float:
-        """Return the learning rate of the last step, of the first group if there are several."""
+        """Return the learning rate of the last step, that of the first group if there are several."""
         return float(self.engine.rate())
 
     def enter_stage(self) -> None:
-        """Make new optimizers if the present epoch opens another stage."""
+        """Begin the stage of the current epoch if it is another one than before."""
         stage, first, end = stage_at(self.plan, self.epoch)
         if first != self.stage_start:
             self.begin_stage(stage, first, end)
 
     def begin_stage(self, stage: Stage, first: int, end: int) -> None:
-        """Make ready for a stage: its images, and fresh optimizers."""
+        """Select the stage's images and create its optimizers."""
         self.stage, self.stage_start, self.stage_end = stage, first, end
         self.examples = self.train_source.labelled() if stage.labelled else self.train_source
-        # Of the few labelled images of a stage all make a batch; otherwise that would be a mistyped size.
+        # A labelled stage may have fewer images than a batch; elsewhere that is a mistyped batch size.
         self.batch_size = min(self.largest_batch, len(self.examples)) if stage.labelled else self.largest_batch
         self.steps_per_epoch = len(self.examples) // self.batch_size
         self.engine = cuda_graph.engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
@@ -201,12 +360,26 @@ class Trainer:
     def notify(self, event: str, *arguments: Any) -> None:
         """Call the method `event` of every observer."""
         for observer in self.observers:
-            notify(observer, event, self, *arguments)
+            self.call(observer, event, *arguments)
+
+    def call(self, observer: Observer, event: str, *arguments: Any) -> None:
+        """Call the method `event` of an observer; logs an error that is not fatal, once per observer."""
+        try:
+            getattr(observer, event)(self, *arguments)
+        except observer.fatal:
+            raise
+        except Exception as error:
+            # An observer calls methods of the model, which may be the user's own and raise anything.
+            if not observer.has_failed:
+                observer.has_failed = True
+                name = type(observer).__name__
+                log.warning("%s failed, training continues: %s: %s", name, type(error).__name__, reason_of(error))
+                log.debug("%s.%s", name, event, exc_info=error)
 
     def save(self, name: str) -> None:
-        """Write the checkpoint `name`; 'best' holds what evaluation needs, 'last' what a resume needs besides.
+        """Write the checkpoint `name`: 'best' holds what evaluation needs, 'last' also what a resume needs.
 
-        Of several processes the first one writes it.
+        In a multi-process run, only process 0 writes.
         """
         if parallel.rank() > 0:
             return
@@ -219,7 +392,7 @@ class Trainer:
         self.is_last_spoilt = False
 
     def state(self) -> dict[str, Any]:
-        """Return all that a run goes on from, as it is now; `restore` takes it up."""
+        """Return everything a resume needs; `restore` loads it."""
         return {
             "model": checkpoint.own(self.model.state_dict()),
             "epoch": self.epoch,
@@ -237,11 +410,11 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any], is_last_spoilt: bool = False) -> None:
-        """Go on from a 'last' checkpoint, or the one before; a spoilt last one will not take the place of that."""
+        """Load the state of a checkpoint; `is_last_spoilt` keeps a damaged `last.pt` from replacing its predecessor."""
         self.is_last_spoilt = is_last_spoilt
         self.model.load_state_dict(state["model"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        # At the border of two stages the checkpoint may be of either.
+        # Between two stages, the checkpoint may belong to either.
         for epoch in (max(self.epoch - 1, 0), self.epoch):
             if stage_at(self.plan, epoch)[0].name == state["stage"]:
                 self.begin_stage(*stage_at(self.plan, epoch))
@@ -257,7 +430,7 @@ class Trainer:
         self.metrics = dict(state["metrics"])
 
     def schedule_changes(self, epochs_before: int) -> bool:
-        """Return whether the steps already run would have had other learning rates with today's number of epochs."""
+        """Return whether the steps so far would have had other learning rates with the current number of epochs."""
         done = (self.epoch - self.stage_start) * self.steps_per_epoch + self.step
         old_total = (epochs_before - self.stage_start) * self.steps_per_epoch
         new_total = (self.stage_end - self.stage_start) * self.steps_per_epoch

@@ -24,8 +24,7 @@ from aectl.config import build, conf_dir
 from aectl.config.recipe import filled_in
 from aectl.data import downloads
 from aectl.runs.loading import build_model
-from aectl.training.observers import Observer
-from aectl.training.trainer import Trainer
+from aectl.training.trainer import Observer, Trainer
 from tests.benchmarks import ours
 
 PAGE, NUMBERS = Path("docs/BENCHMARKS.md"), Path("docs/gpu.json")

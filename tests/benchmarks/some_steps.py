@@ -29,10 +29,9 @@ from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.system.machine import usable_cores
 from aectl.training.device import Device
-from aectl.training.observers import Observer
 from aectl.training.schedule import Constant
 from aectl.training.step_cost import multiplications
-from aectl.training.trainer import Trainer
+from aectl.training.trainer import Observer, Trainer
 from tests.benchmarks import peers
 
 WARM, LEAST, SECONDS = 10, 20, 1.5

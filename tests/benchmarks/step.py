@@ -97,7 +97,7 @@ def steps(trainer: Trainer, count: int) -> Iterator[None]:
     for number in range(count):
         trainer.step = number % trainer.steps_per_epoch
         trainer.scale_rates()
-        trainer.take_in(trainer.engine.step_on(trainer.examples, batches[trainer.step], trainer.rng))
+        trainer.record_step(trainer.engine.step_on(trainer.examples, batches[trainer.step], trainer.rng))
         yield
 
 

@@ -22,7 +22,7 @@ SECONDS, EVENTS, BYTES = 0.7, 130, 80_000
 PLACES = (
     "aectl.runs.run.Run.begin",
     "aectl.tensorboard.training.TensorBoard.started",
-    "aectl.training.trainer.Trainer.take_in",
+    "aectl.training.trainer.Trainer.record_step",
     "aectl.training.trainer.validate",
     "aectl.training.observers.CsvLog.epoch_ended",
     "aectl.tensorboard.training.TensorBoard.epoch_ended",
@@ -100,7 +100,7 @@ def test_a_run_killed_at_a_place_in_the_code_goes_on(place, behind, whole, tmp_p
     if not torture and (place, behind) != ("os.link", True):
         pytest.skip("in the long form")
     run = tmp_path / "run"
-    numbers = {"take_in": (1, 19), "validate": (1, 3), "save": (1, 2, 5), "fsync": (2, 9), "replace": (2, 4, 7)}
+    numbers = {"record_step": (1, 19), "validate": (1, 3), "save": (1, 2, 5), "fsync": (2, 9), "replace": (2, 4, 7)}
     for number in numbers.get(place.rpartition(".")[2], (1,)) if torture else (1,):
         fault = Fault(function=place, behind=behind, number=number)
         code, said = finish(words("undercomplete", run), run, fault)

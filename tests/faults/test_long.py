@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from aectl.commands import train_setup
-from aectl.training.observers import Observer
 from aectl.training.observers import read as rows_of
+from aectl.training.trainer import Observer
 from tests.faults.small import NARROW
 
 PROC = Path("/proc/self")

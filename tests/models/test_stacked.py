@@ -13,9 +13,8 @@ from aectl.models.stacked import AutoencoderLayer, RBMLayer, Stacked
 from aectl.rng import Rng
 from aectl.training import checkpoint
 from aectl.training.device import Device
-from aectl.training.observers import Observer
 from aectl.training.schedule import Constant
-from aectl.training.trainer import Trainer
+from aectl.training.trainer import Observer, Trainer
 
 SHAPE = (1, 8, 8)
 LAYERS = {"tied": AutoencoderLayer, "untied": partial(AutoencoderLayer, tied=False), "rbm": RBMLayer}

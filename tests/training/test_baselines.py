@@ -21,7 +21,7 @@ from aectl.rng import Rng
 from aectl.runs.run import Run
 from aectl.training.alarms import Alarms
 from aectl.training.baselines import cheap_baselines, reconstruction_mse
-from aectl.training.observers import Epoch
+from aectl.training.trainer import Epoch
 
 SHAPE = (1, 8, 8)
 DATA = digits(valid=150, test=360)

@@ -28,9 +28,9 @@ from aectl.models.vae import VAE
 from aectl.rng import Rng
 from aectl.training import checkpoint, graph_recorder
 from aectl.training.device import Device
-from aectl.training.observers import Observer
 from aectl.training.schedule import Cosine, Steps
 from aectl.training.step_state import difference, python_state
+from aectl.training.trainer import Observer
 from tests.training.conftest import tiny
 from tests.training.tape import TapeRecorder, taped
 

@@ -15,8 +15,9 @@ from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.training import checkpoint
 from aectl.training.nonfinite import NotFinite
-from aectl.training.observers import CsvLog, Observer
+from aectl.training.observers import CsvLog
 from aectl.training.schedule import Constant, Cosine
+from aectl.training.trainer import Observer
 
 SHAPE = (1, 8, 8)
 encoder, decoder = partial(DenseEncoder, widths=[16]), partial(DenseDecoder, widths=[16])
@@ -183,7 +184,7 @@ def test_an_observer_that_only_watches_ends_no_run(event, make_trainer, caplog):
     watched.fit()
     assert weights_equal(plain.model, watched.model)
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "Watch failed, training goes on: RuntimeError: no more ink"
+        "Watch failed, training continues: RuntimeError: no more ink"
     ] * 2
     for fatal in (Observer.fatal, (RuntimeError,)):
         with pytest.raises(RuntimeError, match="no more ink"):
