@@ -32,7 +32,7 @@ def composed(*overrides):
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_and_fits_its_signature(group, option):
+def test_every_option_composes_fits_its_signature_and_builds(group, option):
     config = composed("dataset=digits", f"{group}={option}")
     if (group, option) == ("model", "custom"):
         assert OmegaConf.is_missing(config.model, "_target_")
@@ -43,12 +43,14 @@ def test_every_option_composes_and_fits_its_signature(group, option):
     filled = filled_in(config)
     for part in GROUPS:
         check_signature(filled[part], part)
+    if group == "model":
+        check_model(config, FACTS.get(option, DIGITS))
+    elif option not in OWN and (group != "device" or option in ("auto", *available())):
+        assert (build(config[group], group) is None) == (option == "none")
 
 
-@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "model" and option != "custom"])
-def test_every_model_builds_with_every_number_of_its_yaml_stated(option):
-    config = composed("dataset=digits", f"model={option}")
-    facts = FACTS.get(option, DIGITS)
+def check_model(config, facts):
+    """Assert that a model builds with every number of its YAML stated, and that its metrics have a meaning."""
     model = build_model(config, facts)
     assert isinstance(model, Model)
     # The first table of an evaluation shows what it validates.
@@ -57,16 +59,6 @@ def test_every_model_builds_with_every_number_of_its_yaml_stated(option):
     assert names and [name for name in names if not meaning("objective", name)] == []
     for part in PARTS:
         assert accepts(config.model, part) or config[part]["_target_"] is None
-
-
-@pytest.mark.parametrize(
-    ("group", "option"),
-    [(g, o) for g, o in OPTIONS if g != "model" and o not in OWN and (g != "device" or o in ("auto", *available()))],
-)
-def test_every_other_part_builds(group, option):
-    config = composed(f"{group}={option}")
-    built = build(config[group], group)
-    assert (built is None) == (option == "none")
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: str(p.relative_to(CONF)))

@@ -86,7 +86,7 @@ def test_only_replaces_one_table_and_keeps_the_others(aectl, trained):
 def test_tables_of_earlier_weights_are_stale_until_they_are_made_anew(aectl, trained):
     evaluate(aectl, trained, TWO, "figures=false")
     train_further(trained)
-    out = evaluate(aectl, trained, "only=codes")
+    out = evaluate(aectl, trained, "only=codes", "figures=false")
     section = trained.metrics["test"]
     made = section["made"]
     assert "stale" in made["reconstruction"] and "stale" not in made["codes"]
@@ -110,9 +110,9 @@ def test_a_leaderboard_marks_stale_rows(aectl, copied):
 
 
 def test_a_stored_evaluation_is_printed_without_computing_it(aectl, trained, unopened):
-    first = evaluate(aectl, trained, TWO)
+    first = evaluate(aectl, trained, TWO, "figures=false")
     unopened()
-    again = evaluate(aectl, trained, TWO)
+    again = evaluate(aectl, trained, TWO, "figures=false")
     assert re.search(r"evaluated \d{4}-\d\d-\d\d \d\d:\d\d UTC; again=true computes it anew", again)
     assert again.partition("anew\n")[2].strip() == first.strip()
     for changed in ("again=true", "seed=2", "checkpoint=last", "split=valid"):

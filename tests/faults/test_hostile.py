@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra._internal.hydra import Hydra
-from hydra.types import RunMode
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -58,8 +56,6 @@ def attack(aectl, monkeypatch):
     """Return a function that types words and returns the exit code, what was said, and what was wrong with it."""
     # Nothing is fetched.
     monkeypatch.setattr("aectl.data.downloads.sources", lambda name: iter(()))
-    # To learn whether it is a sweep Hydra composes all once more; without -m it is none.
-    monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: RunMode.RUN)
 
     def type_in(*words):
         started = time.monotonic()

@@ -51,7 +51,10 @@ def test_a_run_is_trained_whatever_its_streams(aectl, tmp_path, monkeypatch, str
         stream.close() if streams == "absent" else stream.detach()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["ascii", "utf-8", *(pytest.param(one, marks=pytest.mark.slow) for one in ("latin-1", "cp1252", "cp437"))],
+)
 def test_tables_are_shown_in_any_encoding(aectl, kept, tmp_path, monkeypatch, encoding):
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding=encoding))
