@@ -27,6 +27,10 @@ USUAL, RARELY = gc.get_threshold(), 100_000
 """After how many new objects Python looks for garbage; until a command begins nearly all that is made is kept."""
 
 
+class EndedWithin(ValueError):
+    """Code that a command calls has ended the process as if all were done."""
+
+
 def main() -> None:
     """Do what sys.argv asks; what goes wrong is said in a line or two and ends in SystemExit."""
     arguments = sys.argv[1:]
@@ -189,6 +193,12 @@ def task(command: str) -> Function:
             call = importlib.import_module(f"aectl.commands.{command}").run
             gc.set_threshold(*USUAL)
             return call(config)
+        except SystemExit as stop:
+            # Ours have codes that say what happened; exit() in a model of one's own would pass for success.
+            if stop.code in (None, 0):
+                said = f"aectl {command} was ended from within: the model or the data call exit()"
+                return fail(EndedWithin(said), command)
+            raise
         except Exception as error:
             return fail(error, command)
 

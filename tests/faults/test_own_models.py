@@ -173,3 +173,10 @@ def test_what_is_wrong_beside_training_does_not_end_it(lines, train, tally):
     with (run / "metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     tally("wrong models trained to the end")
+
+
+@pytest.mark.parametrize("lines", [validate("raise SystemExit"), losses("yield Loss(v)", "raise SystemExit(0)")])
+def test_a_model_that_ends_the_process_is_no_success(lines, train):
+    code, out, err, run = train(*lines)
+    assert code == 2 and "aectl train was ended from within: the model or the data call exit()" in " ".join(err.split())
+    assert not (run / "run.json").exists() or json.loads((run / "run.json").read_text())["status"] == "failed"
