@@ -151,6 +151,9 @@ def check_tensor(found: Any, shape: tuple[Any, ...], device: torch.device) -> Te
     if found.layout is not torch.strided or not found.is_floating_point():
         kind = str(found.dtype if found.layout is torch.strided else found.layout).removeprefix("torch.")
         raise AbilityError(f"returned a tensor of {kind}, not of floats")
+    if found.dim() > 1 and found.dtype is not torch.float32:
+        # Images, codes and logits go on into products with tensors of that type.
+        raise AbilityError(f"returned a tensor of {str(found.dtype).removeprefix('torch.')}, not of float32")
     if found.device != device:
         raise AbilityError(f"returned a tensor on {found.device}, not on {device}")
     size = tuple(found.shape)

@@ -77,6 +77,8 @@ def test_a_model_that_keeps_its_promises_passes():
         ("walk", lambda x, rng: x[:2], r"walk returned \[2, 1, 4, 4\], not \[8, 1, 4, 4\]"),
         ("walk", lambda x, rng: x.bool(), r"walk returned a tensor of bool, not of floats"),
         ("classify", lambda x: x.flatten(1)[:, :10].to(torch.complex64), r"classify returned a tensor of complex64"),
+        ("reconstruct", lambda x: x.double(), r"reconstruct returned a tensor of float64, not of float32"),
+        ("sample", lambda n, **_: torch.rand(n, *SHAPE).bfloat16(), r"sample returned a tensor of bfloat16, not of"),
         ("reconstruct", lambda x: x.to("meta"), r"reconstruct returned a tensor on meta, not on cpu"),
         ("reconstruct", lambda x: x.to_sparse(), r"reconstruct returned a tensor of sparse_coo, not of floats"),
         ("reconstruct", lambda x: 1 / 0, r"reconstruct raised ZeroDivisionError: division by zero"),
