@@ -180,13 +180,12 @@ def task(command: str) -> Function:
         from hydra.core.hydra_config import HydraConfig
 
         from aectl.cli.early_checks import check_early
+        from aectl.config.instantiate import uses_own_modules
         from aectl.config.overrides import IMPORTS_HERE
 
-        # A console script's folder is not on the path; last, one's own modules cannot hide installed ones. It comes
-        # only where they can be meant: beside a stranger's run may lie what torch would import if it is there.
+        # A console script's folder is not on the path; last, one's own modules cannot hide installed ones.
         is_typed = command == "train" and not config.get("resume") and IMPORTS_HERE.get()
-        own = is_typed or config.get("trust")
-        if own and (folder := HydraConfig.get().runtime.cwd) not in sys.path:
+        if uses_own_modules(config, is_typed) and (folder := HydraConfig.get().runtime.cwd) not in sys.path:
             sys.path.append(folder)
         try:
             check_early(config, command)

@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from aectl.config.allowlist import is_misplaced, is_path, may_be_called, may_be_looked_up, within
+from aectl.config.allowlist import OURS, is_misplaced, is_path, may_be_called, may_be_looked_up, within
 from aectl.config.did_you_mean import hint
 from aectl.config.import_name import locate
 from aectl.config.type_check import fits, hints, words
@@ -249,6 +249,23 @@ def targets(plain: Any, path: str) -> Iterator[tuple[str, Any]]:
     for where, mapping in mappings(plain, path):
         if has_target(mapping):
             yield where, mapping["_target_"]
+
+
+def other_modules(config: Any) -> list[str]:
+    """Return the modules, outside of aectl and torch, whose classes a config names."""
+    plain = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
+    named = [str(name) for _, name in targets(plain, "")]
+    return list(dict.fromkeys(name.partition(".")[0] for name in named if not within(name, OURS)))
+
+
+def uses_own_modules(config: Any, is_typed: bool) -> bool:
+    """Return whether modules of the working folder may be imported: a typed config names one, or the user trusts one.
+
+    In other cases they may not: with a stranger's run comes what torch would import if it is there.
+    """
+    trust = config.get("trust") or []
+    trusted = [word for word in ([trust] if isinstance(trust, str) else trust) if not is_path(str(word))]
+    return bool(trusted) or (is_typed and bool(other_modules(config)))
 
 
 def join(path: str, key: str) -> str:

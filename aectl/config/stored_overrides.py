@@ -19,9 +19,9 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, O
 from hydra.errors import HydraException
 
 from aectl.config.absolute_paths import KEYS, absolute
-from aectl.config.allowlist import OURS, within
-from aectl.config.data_paths import check_paths, is_within
-from aectl.config.instantiate import ConfigError, check_trusted, mappings, options, targets
+from aectl.config.allowlist import within
+from aectl.config.data_paths import check_paths, is_within, quote_value
+from aectl.config.instantiate import ConfigError, check_trusted, mappings, options, other_modules
 from aectl.config.overrides import LAUNCHERS, MULTIRUN
 from aectl.config.schema import SCHEMAS
 from aectl.config.untrusted_files import texts
@@ -151,8 +151,10 @@ def check_value(
 def check_launcher_value(key: str, value: Any, folder: Path) -> None:
     """Check a setting of the sweep itself; raises Refused."""
     if key == "storage":
-        if value is not None and not (isinstance(value, str) and is_within(absolute(value), folder)):
-            raise Refused(f"to use that study, type it: aectl train -m resume=… storage={value}")
+        # The path that a URL such as sqlite:////… has may lie in the folder, if that is the working folder.
+        is_file = isinstance(value, str) and "://" not in value and is_within(absolute(value), folder)
+        if not (value is None or is_file):
+            raise Refused(f"to use that study, type it: aectl train -m resume=… storage={quote_value(str(value))}")
         return
     most = most_processes() if key == "jobs" else MOST_JOBS
     if isinstance(value, (int, float)) and not isinstance(value, bool) and not value <= most:
@@ -204,6 +206,5 @@ def own_modules(words: Iterable[str]) -> list[str]:
     """Return the modules, outside of aectl and torch, of the classes that typed words name."""
     found: dict[str, None] = {}
     for node in nodes_in(words):
-        named = [str(name) for _, name in targets(node, "")]
-        found |= dict.fromkeys(name.partition(".")[0] for name in named if not within(name, OURS))
+        found |= dict.fromkeys(other_modules(node))
     return list(found)

@@ -29,6 +29,8 @@ GRACE_SECONDS = 3.0
 """Time for a process to end by itself, and for the leader to say what is wrong before its followers are gone."""
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0", "MASTER_ADDR": "127.0.0.1"}
 """Processes of one machine need no network."""
+FOLLOWER = "import sys; sys.path[:] = filter(None, sys.path); from aectl.cli.main import main; main()"
+"""What a follower runs. `-m aectl` would import from the working folder, before Python 3.11 in any environment."""
 
 
 @contextlib.contextmanager
@@ -72,9 +74,11 @@ def start(number: int, processes: int, port: int) -> subprocess.Popen[bytes]:
     place: dict[str, int | str] = {**ranks, **LOOPBACK, "MASTER_PORT": port}
     # The same aectl, wherever this one was found; and no module of one's own in the place of an installed one.
     root = str(Path(aectl.__file__).parents[1])
-    place |= {"PYTHONPATH": os.pathsep.join((root, os.environ.get("PYTHONPATH", ""))), "PYTHONSAFEPATH": 1}
+    # An empty entry would be the working folder, whose sitecustomize.py Python runs.
+    known = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    place |= {"PYTHONPATH": os.pathsep.join((root, *known)), "PYTHONSAFEPATH": 1}
     environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
-    return subprocess.Popen([sys.executable, "-m", "aectl", "train"], env=environment, stdin=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-c", FOLLOWER, "train"], env=environment, stdin=subprocess.DEVNULL)
 
 
 def wait(store: Store, followers: Sequence[subprocess.Popen[bytes]]) -> None:

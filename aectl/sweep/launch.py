@@ -14,8 +14,8 @@ from typing import Protocol
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config import ConfigError, targets, to_plain
-from aectl.config.allowlist import OURS, within
+from aectl.config import ConfigError, to_plain
+from aectl.config.instantiate import other_modules
 from aectl.config.literal import quoted
 from aectl.config.overrides import IMPORTS_HERE, MULTIRUN, TRUST, split_flags
 from aectl.config.schema import check_ranges
@@ -158,9 +158,7 @@ def trusted(config: DictConfig, words: Iterable[str]) -> list[str]:
 
     These are the ones of the classes in the words, which were typed or checked, and in the config that all jobs share.
     """
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-    named = [str(name) for _, name in targets(plain, "")]
-    shared = [name.partition(".")[0] for name in named if not within(name, OURS)]
+    shared = other_modules(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
     return list(dict.fromkeys([*TRUST.get(), *own_modules(words), *shared]))
 
 

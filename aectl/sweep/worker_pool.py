@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,12 +16,17 @@ from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import ParamSpec, TypeVar, cast
 
 from aectl.config import ConfigError
 from aectl.sweep.plan import Planned
 
 TICK_SECONDS = 0.5
+LIBRARY = next(place for place in (Path(os.__file__).parent, Path(sys.prefix)) if place.is_dir())
+"""Python's own modules, which may be in an archive."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Task = Callable[[Planned], str]
 """Runs a job in a process of its own; returns the last line of its error, or nothing."""
@@ -69,7 +75,7 @@ class Places:
         self.task, self.watcher, self.fail_fast = task, watcher, fail_fast
         self.free = [place() for _ in range(number)]
         self.waiting: Iterator[Planned] = iter(())
-        self.running: dict[Future[str], tuple[Planned, ProcessPoolExecutor]] = {}
+        self.running: dict[Future[str], tuple[Planned, Place]] = {}
         self.again: set[int] = set()
         self.signal: int | None = None
 
@@ -147,13 +153,40 @@ def tell(number: int) -> None:
         os.kill(cast("int", child.pid), number)
 
 
-def place() -> ProcessPoolExecutor:
+class Place(ProcessPoolExecutor):
+    """A process, and the tracker of its locks, that take no module of the working folder's for one of Python's."""
+
+    def __init__(self, folder: str) -> None:
+        with in_library():
+            super().__init__(1, mp_context=get_context("spawn"), initializer=settle, initargs=(folder,))
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a function in the process, which begins with the first one."""
+        with in_library():
+            return super().submit(fn, *args, **kwargs)
+
+
+@contextmanager
+def in_library() -> Iterator[None]:
+    """Work in the folder of Python's own modules within.
+
+    Processes begin as `python -c`, which imports multiprocessing from the working folder, if it is there.
+    """
+    before = Path.cwd()
+    os.chdir(LIBRARY)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def place() -> Place:
     """Return a process that has not started yet; it inherits nothing but the environment.
 
     Raises ConfigError where the system has no shared memory for its locks.
     """
     try:
-        return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=settle, initargs=(str(Path.cwd()),))
+        return Place(str(Path.cwd()))
     except OSError as error:
         raise ConfigError(
             f"a sweep needs shared memory for its processes: {error.strerror or error}"
