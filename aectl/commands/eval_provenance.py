@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from aectl.config import ConfigError, to_plain
 from aectl.config.schema import CHOICES
+from aectl.config.untrusted_files import HolesError, file_digest
 from aectl.evaluation.baseline_cache import VERSION
 from aectl.evaluation.registry import SETTINGS
 from aectl.runs.metrics_json import damage, tables_of
@@ -50,8 +51,8 @@ def weights_digest(run: Run, checkpoint: str) -> str:
     path = run.checkpoint(checkpoint)
     try:
         # A pipe in somebody else's folder would never end.
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
-    except OSError:
+        return file_digest(path) if path.is_file() else ""
+    except (OSError, HolesError):
         return ""
 
 

@@ -21,6 +21,7 @@ from aectl.config import ConfigError, build, check_empty, check_named, check_sig
 from aectl.config.absolute_paths import make_data_paths_absolute, set_text
 from aectl.config.data_paths import check_paths, data_paths
 from aectl.config.schema import check_ranges
+from aectl.config.untrusted_files import read_table
 from aectl.data.datasets import Dataset, Source
 from aectl.data.digests import describe, differences
 from aectl.evaluation import references
@@ -36,7 +37,6 @@ from aectl.training.alarms import Alarms
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.cpu_contention import CpuContention
 from aectl.training.observers import Console, CsvLog
-from aectl.training.observers import read as rows_of
 from aectl.training.optimizers import without_compiler
 from aectl.training.step_cost import dense_weights, multiplications
 from aectl.training.trainer import Observer, StageChanged, Trainer
@@ -221,7 +221,7 @@ def is_unsaved(run: Run) -> bool:
         return False
     path = run.folder / "metrics.csv"
     # Where more epochs are counted there were checkpoints, and somebody must know where they are.
-    return not path.is_file() or len(rows_of(path)[1]) <= 1
+    return not path.is_file() or len(read_table(path)[1]) <= 1
 
 
 def observers(config: DictConfig, run: Run, source: Source) -> tuple[Observer, ...]:

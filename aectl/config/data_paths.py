@@ -15,6 +15,7 @@ from aectl.config.allowlist import is_path, within
 from aectl.config.instantiate import ConfigError, mappings, to_plain
 from aectl.config.literal import quoted
 from aectl.config.signature import is_signed, sign
+from aectl.config.untrusted_files import check_links
 
 PUBLISHED = ("aectl.data.datasets.mnist", "aectl.data.datasets.fashion_mnist", "aectl.data.patches.patches")
 """Data sets whose `root` holds published files, which are read only if their digests match."""
@@ -58,8 +59,12 @@ def check_paths(
     """Raise ConfigError for a path outside a run's folder that this user has neither signed nor named in `trust`."""
     trusted = [absolute(word) for word in trust if is_path(word)]
     for key, text in paths.items():
-        is_own = is_signed((signatures or {}).get(text), "path", text)
-        if not (is_own or any(is_within(Path(text), one) for one in (folder, *trusted))):
+        if is_signed((signatures or {}).get(text), "path", text) or any(is_within(Path(text), one) for one in trusted):
+            continue
+        if is_within(Path(text), folder):
+            # A folder of images may hold links to others.
+            check_links(folder, Path(text))
+        else:
             hint = f"if it may, add trust={quote_value(text)}"
             raise ConfigError(f"{key}: the stored config reads {text}, outside of its folder; {hint}")
 

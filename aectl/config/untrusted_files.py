@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import json
 import math
 import os
@@ -20,6 +23,10 @@ from aectl.config.instantiate import ConfigError
 
 LARGEST_CONFIG, LARGEST_JSON = 2**17, 2**26
 """Bytes. A config has some three thousand, and an evaluation's numbers some ten thousand."""
+LARGEST_TABLE, MOST_COLUMNS = 2**25, 1000
+"""Bytes and columns of a metrics.csv."""
+LARGE, HOLES = 2**26, 64
+"""Bytes of a file from which on its holes count, and how many times larger than what it takes of the disk it may be."""
 DEEPEST, MOST = 50, 16
 """Levels of a config, and interpolations: `b: ${a}${a}`, `c: ${b}${b}` and so on double what is to be written."""
 
@@ -64,12 +71,17 @@ def read_words(path: Path) -> list[str]:
 
 
 def check_yaml(text: str) -> None:
-    """Raise ValueError for YAML that is larger than its text (`&a [*b, *b]`), or nested without reason."""
+    """Raise ValueError for YAML that is larger than its text (`&a [*b, *b]`), nested without reason, or has tags.
+
+    A tag makes bytes of a text, or a path, which is not seen where texts are looked through for paths.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it repeats a part of itself (*{event.anchor}), which no config of aectl does")
+        if getattr(event, "tag", None):
+            raise ValueError(f"it has a value of kind {event.tag}, which no config of aectl has")
         if depth > DEEPEST:
             raise ValueError(f"it is nested more than {DEEPEST} levels deep")
 
@@ -143,13 +155,13 @@ def restore_numbers(value: Any) -> Any:
     return NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def check_links(folder: Path) -> None:
-    """Raise ConfigError if a run's folder holds a link out of it, or a pipe: what is written there would go elsewhere.
+def check_links(folder: Path, part: Path | None = None) -> None:
+    """Raise ConfigError if a run's folder, or that part, holds a link out of it, or a pipe: writes would go elsewhere.
 
     `figures -> ~/.ssh` and `train.log -> ~/.bashrc` would have aectl write into the reader's own files.
     """
     home = folder.resolve()
-    for place, folders, files in os.walk(home):
+    for place, folders, files in os.walk((part or folder).resolve()):
         for path in (Path(place, name) for name in (*folders, *files)):
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode) and not leads_within(path, home):
@@ -167,7 +179,7 @@ def leads_within(link: Path, folder: Path) -> bool:
         return False
 
 
-def read_text(path: Path, largest: int) -> str:
+def read_text(path: Path, largest: int, errors: str = "strict") -> str:
     """Return the text of a file of at most so many bytes; raises OSError or ValueError, at once for a pipe."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is no file")
@@ -175,4 +187,60 @@ def read_text(path: Path, largest: int) -> str:
         content = file.read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"it has more than {largest:,} bytes")
-    return content.decode("utf-8")
+    return content.decode("utf-8", errors)
+
+
+class HolesError(ValueError):
+    """A large file that takes hardly any disk: reading it would fill its holes with memory."""
+
+
+def check_holes(path: Path) -> None:
+    """Raise HolesError for a file that has many times the bytes that it takes of the disk."""
+    found = path.stat()
+    taken = getattr(found, "st_blocks", math.inf) * 512
+    if found.st_size > LARGE and HOLES * taken < found.st_size:
+        raise HolesError(f"of its {found.st_size:,} bytes the disk has {taken:,}")
+
+
+def file_digest(path: Path) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a file; raises OSError or HolesError."""
+    check_holes(path)
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            found.update(piece)
+    return found.hexdigest()[:16]
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns of a metrics.csv, and its rows but those that a crash has left half of or that are damaged.
+
+    In the rows are an epoch, perhaps a stage's name, and otherwise numbers. Raises ConfigError if there is no table.
+    """
+    try:
+        text = read_text(path, LARGEST_TABLE, errors="replace").replace("\0", "")
+        whole, end, _ = text.rpartition("\n")
+        reader = csv.DictReader(io.StringIO(whole + end, newline=""))
+        rows = [row for row in reader if None not in row.values() and None not in row]
+        columns = list(reader.fieldnames or [])
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if len(columns) > MOST_COLUMNS or len(set(columns)) < len(columns):
+        raise ConfigError(f"{path} is damaged: some of its {len(columns):,} columns have one name, or are too many")
+    return columns, [row for row in rows if is_epoch(row.get("epoch", "")) and has_numbers(row)]
+
+
+def is_epoch(text: str) -> bool:
+    """Return whether a text counts an epoch."""
+    return text.isdecimal() and len(text) < 16
+
+
+def has_numbers(row: Mapping[str, str]) -> bool:
+    """Return whether the cells of a row are numbers, or empty, but for the stage."""
+    for name, text in row.items():
+        if text and name != "stage":
+            try:
+                float(text)
+            except ValueError:
+                return False
+    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from aectl.config.untrusted_files import read_table
 from aectl.figures import style
 
 COLUMNS = 3
@@ -77,9 +77,7 @@ def draw_panel(axes: Axes, name: str, epochs: list[int], curves: dict[str, Curve
 
 def read(path: Path) -> tuple[list[int], list[str], dict[str, Curve]]:
     """Return epochs, their stages, and the values of each metric, nan where an epoch has none; without the seconds."""
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        # A full disk may have cut the last row.
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    _, rows = read_table(path)
     if not rows:
         raise ValueError(f"{path} has no finished epoch")
     tags = [tag for tag in rows[0] if tag not in ("epoch", "stage", "seconds")]

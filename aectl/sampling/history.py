@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,11 @@ from aectl.sampling.request import Arrays, Impossible, Request, has
 
 FRAMES = 240
 """Epochs of a long run that are shown, evenly spaced: a GIF of ten seconds."""
-LARGEST = 2**24
-"""Pixels of a sheet, some four times those of any that TensorBoard is given; a small PNG may unpack to gigabytes."""
+LARGEST, MOST = 2**24, 2**26
+"""Pixels of a sheet, some four times those of any that TensorBoard is given, and of all that are shown.
+
+A small PNG may unpack to gigabytes; of sheets that are large, fewer are shown.
+"""
 
 
 def training(model: Model, request: Request) -> Arrays:
@@ -61,18 +66,32 @@ def sheets(folder: Path, tag: str) -> dict[int, np.ndarray]:
                 if value.tag == tag and value.HasField("image"):
                     found[event.step] = value.image.encoded_image_string
     epochs = sorted(found)
+    frames = min(FRAMES, MOST // max([MOST // FRAMES, *(size(encoded) for encoded in found.values())]))
     # Evenly spaced, with the first and the last.
-    chosen = {epochs[round(i * (len(epochs) - 1) / max(FRAMES - 1, 1))] for i in range(FRAMES)} if epochs else set()
+    chosen = {epochs[round(i * (len(epochs) - 1) / max(frames - 1, 1))] for i in range(frames)} if epochs else set()
     return {epoch: pixels(found[epoch]) for epoch in sorted(chosen)}
+
+
+def size(encoded: bytes) -> int:
+    """Return how many pixels a picture of an event file has; raises Impossible as `pixels` does."""
+    with opened(encoded) as picture:
+        return picture.width * picture.height
 
 
 def pixels(encoded: bytes) -> np.ndarray:
     """Return a picture [H′, W′, 3] of an event file; raises Impossible unless it is a PNG, which TensorBoard writes."""
+    with opened(encoded) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+@contextmanager
+def opened(encoded: bytes) -> Iterator[Image.Image]:
+    """Open a picture of an event file; raises Impossible if it is too large, or here or within for a damaged one."""
     try:
         with Image.open(io.BytesIO(encoded), formats=["PNG"]) as picture:
             if picture.width * picture.height > LARGEST:
                 raise Impossible(f"a picture in the run's event files has {picture.width} × {picture.height} pixels")
-            return np.asarray(picture.convert("RGB"))
+            yield picture
     except Impossible:
         raise
     except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from aectl.config.absolute_paths import KEYS as DATA_PATHS
 from aectl.config.folder_names import slug
 from aectl.config.removed import replace_removed
 from aectl.config.signature import is_signed, sign
-from aectl.config.untrusted_files import read_json
+from aectl.config.untrusted_files import file_digest, read_json
 from aectl.runs.jobs import PLAN
 from aectl.runs.run import COMMAND, RECORD, Run, write_json
 from aectl.runs.run_json import check_format
@@ -109,7 +108,7 @@ def first_weights(jobs: Iterable[Planned]) -> dict[str, str]:
         key, _, value = word.lstrip("+").partition("=")
         path = Run(Path(value.strip("'\""))).checkpoint("best")
         if key == "init_from" and path.is_file():
-            found[value.strip("'\"")] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            found[value.strip("'\"")] = file_digest(path)
     return found
 
 
@@ -138,7 +137,7 @@ def check_working_folder(folder: Path, words: Iterable[str]) -> None:
         group, _, leaf = key.rpartition(".")
         if group == "dataset" and leaf in DATA_PATHS and not Path(value.strip("'\"")).expanduser().is_absolute():
             raise ConfigError(
-                f"{word} is relative to the folder that the sweep was started in\n  first: cd {started_in}"
+                f"{word} is relative to the folder that the sweep was started in\n  first: cd {shlex.quote(started_in)}"
             )
 
 

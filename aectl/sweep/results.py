@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aectl.config import ConfigError
-from aectl.config.untrusted_files import read_json, read_words
+from aectl.config.untrusted_files import read_json, read_table, read_words
 from aectl.runs.jobs import job_number, overrides_by_key
 from aectl.runs.run_json import check_record
 
@@ -78,12 +77,11 @@ def read_job(number: int, folder: Path) -> Job:
 
 
 def epochs(folder: Path) -> list[dict[str, str]]:
-    """Return the whole rows of a run's metrics.csv; none if there is no such file."""
-    path = folder / "metrics.csv"
-    if not path.is_file():
+    """Return the whole rows of a run's metrics.csv; none if there is no such file, or it is damaged."""
+    try:
+        return read_table(folder / "metrics.csv")[1]
+    except ConfigError:
         return []
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
 def seconds_of(record: dict[str, Any]) -> float | None:

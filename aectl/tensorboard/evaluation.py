@@ -41,7 +41,8 @@ def write(
         for name, value in scalars.items():
             writer.add_scalar(name, value, epoch)
         for name, path in pictures.items():
-            with Image.open(path) as image:
+            # Of an earlier evaluation, in a folder that may be a stranger's: another format may start a program.
+            with Image.open(path, formats=["PNG"]) as image:
                 writer.add_image(name, np.asarray(image.convert("RGB")), epoch, dataformats="HWC")
     if anomalies is None:
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aectl.config.untrusted_files import HolesError, check_holes
 from aectl.system.atomic_write import written
 from aectl.training.checkpoint_schema import LARGEST, SchemaError, check_pickle, check_resumable, check_tensors
 
 FORMAT = 1
 LAST, BEFORE = "last.pt", "before.pt"
-LARGE, HOLES = 2**26, 64
-"""Bytes of a file from which on its holes count, and how many times larger than what it takes of the disk it may be."""
+MEMBER = re.compile(r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment", re.ASCII)
+"""Names of an archive's members, without the folder that they are in."""
 
 
 class CheckpointError(ValueError):
@@ -65,14 +66,15 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint; code in it is never run. Raises CheckpointError if it cannot be used."""
     if not path.is_file():
         raise Unusable(f"no checkpoint {path}")
-    check_holes(path)
-    content = io.BytesIO(path.read_bytes())
     try:
-        check_archive(content)
-        state = torch.load(content, map_location=device, weights_only=True)
+        check_holes(path)
+        archive = checked_archive(path.read_bytes())
+        state = torch.load(archive, map_location=device, weights_only=True)
         check_tensors(state)
     except SchemaError as error:
         raise Unusable(f"{path} is damaged or no checkpoint of aectl: {error}") from error
+    except HolesError as error:
+        raise Unusable(f"{path} is damaged: {error}") from error
     except Exception as error:
         # torch, zipfile and pickletools raise nearly anything of damaged bytes.
         raise Unusable(f"{path} is damaged or no checkpoint of aectl ({type(error).__name__})") from error
@@ -89,34 +91,36 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     return state
 
 
-def check_holes(path: Path) -> None:
-    """Raise Unusable for a large file that takes hardly any disk: reading it would fill its holes with memory."""
-    found = path.stat()
-    taken = getattr(found, "st_blocks", math.inf) * 512
-    if found.st_size > LARGE and HOLES * taken < found.st_size:
-        raise Unusable(f"{path} is damaged: of its {found.st_size:,} bytes the disk has {taken:,}")
+def checked_archive(content: bytes) -> io.BytesIO:
+    """Return a zip archive with those members of a file's that torch writes; raises BadZipFile unless all are checked.
 
-
-def check_archive(content: io.BytesIO) -> None:
-    """Raise BadZipFile unless a file is a zip archive as torch writes it: nothing packed, held twice, or changed since.
-
-    So reading it takes no more memory than the file has bytes; torch would unpack one that had been packed, and it
-    reads without a look at the sums.
+    Reading them takes no more memory than the file has bytes: nothing is packed, held twice, or changed since. torch
+    gets an archive that is written anew, since its reader finds other members in some files than Python's: it ignores
+    case, and looks elsewhere for the list of them.
     """
-    with zipfile.ZipFile(content) as archive:
+    checked = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(checked, "w") as new:
         members = archive.infolist()
+        names = [member.filename for member in members]
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise zipfile.BadZipFile("it is packed")
-        if any(Path(member.filename).name == "constants.pkl" for member in members):
+        if len({name.lower() for name in names}) < len(names):
+            raise zipfile.BadZipFile("two members have one name")
+        if any(Path(name).name == "constants.pkl" for name in names):
             raise zipfile.BadZipFile("it is a program of TorchScript")
-        if sum(member.file_size for member in members) > content.getbuffer().nbytes:
+        if sum(member.file_size for member in members) > len(content):
             raise zipfile.BadZipFile("it promises more bytes than it has")
         if bad := archive.testzip():
             raise zipfile.BadZipFile(f"{bad} has another sum than was written")
-        for member in members:
-            if Path(member.filename).name == "data.pkl":
-                check_pickle(archive.read(member))
-    content.seek(0)
+        for name in names:
+            folder, _, inner = name.partition("/")
+            if folder == names[0].partition("/")[0] and MEMBER.fullmatch(inner):
+                member = archive.read(name)
+                if inner == "data.pkl":
+                    check_pickle(member)
+                new.writestr(f"archive/{inner}", member)
+    checked.seek(0)
+    return checked
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:

@@ -13,6 +13,7 @@ from typing import TextIO
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from aectl.config.untrusted_files import read_table
 from aectl.system.atomic_write import naming, written
 from aectl.system.terminal import significant
 from aectl.training.trainer import Epoch, Observer, Trainer
@@ -32,7 +33,7 @@ class CsvLog(Observer):
     def started(self, trainer: Trainer) -> None:
         if not self.path.is_file():
             return
-        self.columns, rows = read(self.path)
+        self.columns, rows = read_table(self.path)
         self.rewrite([row for row in rows if int(row["epoch"]) <= trainer.epoch])
 
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
@@ -41,7 +42,7 @@ class CsvLog(Observer):
         fresh = [name for name in row if name not in self.columns]
         if fresh:
             # A new stage may log other names: the table is written again with room for them.
-            rows = read(self.path)[1] if self.columns else []
+            rows = read_table(self.path)[1] if self.columns else []
             self.columns += fresh
             self.rewrite([*rows, row])
             return
@@ -56,17 +57,6 @@ class CsvLog(Observer):
         writer.writerows(rows)
         with written(self.path) as file:
             file.write(table.getvalue().encode())
-
-
-def read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns of a metrics.csv, and its rows without what a crash has left half of."""
-    text = path.read_bytes().decode(errors="replace").replace("\0", "")
-    whole, end, _ = text.rpartition("\n")
-    reader = csv.DictReader(io.StringIO(whole + end, newline=""))
-    rows = [
-        row for row in reader if None not in row.values() and None not in row and (row.get("epoch") or "").isdecimal()
-    ]
-    return list(reader.fieldnames or []), rows
 
 
 class EraseBar(logging.Filter):
