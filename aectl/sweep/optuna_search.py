@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
+import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import active_children
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, to_plain
+from aectl.config.untrusted_files import HolesError, check_holes
 from aectl.runs.run import Run, is_alive
 from aectl.sweep.comparable_metric import why_not_comparable
 from aectl.sweep.launch import carry_out, check_settings, folder_of, places_for, task_of, threads_for, typed
@@ -30,6 +33,13 @@ from aectl.system.terminal import console, counted, fill
 if TYPE_CHECKING:
     import optuna
 
+STUDY = "study.db"
+MOST_TABLES = 100
+PLAIN_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX \w+ ON \w+ \(\w+(, \w+)*\)", re.ASCII)
+PLAIN_CHECK = re.compile(r"\bCHECK \(\w+ ?(=|IN) ?(\d+|\('\w+'(, '\w+')*\))\)", re.ASCII)
+"""Of a column that has one of some values."""
+COMPUTED = re.compile(r"\b(AS|CHECK|DEFAULT|GENERATED|SELECT|USING)\b|--|/\*|['`\[]", re.IGNORECASE)
+"""What a statement has whose table computes its cells; and what could hide it."""
 OWNER = "owner"
 """What a trial remembers besides its values: the machine and the process that took it."""
 
@@ -44,6 +54,8 @@ def open_study(folder: Path, storage: str | None, name: str, seed: int, prune: i
     except ImportError:
         raise ConfigError("a search needs Optuna: pip install 'aectl[optuna]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if storage is None:
+        check_tables(folder / STUDY)
     try:
         study = optuna.create_study(
             storage=storage_of(folder, storage),
@@ -69,6 +81,32 @@ def reading() -> Iterator[None]:
         raise ConfigError(f"storage: the study is damaged: {type(error).__name__}: {reason}") from error
 
 
+def check_tables(path: Path) -> None:
+    """Raise ConfigError if a database that may be a stranger's computes what it gives.
+
+    A view, a trigger or a generated column takes time and memory as it likes, `hex(zeroblob(500000000))` a gigabyte.
+    """
+    if not path.is_file():
+        return
+    try:
+        check_holes(path)
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            found = database.execute("SELECT type, name, sql FROM sqlite_master").fetchmany(MOST_TABLES + 1)
+    except (sqlite3.Error, HolesError) as error:
+        raise ConfigError(f"storage: {path} cannot be read: {error}") from None
+    odd = [name for kind, name, sql in found if not is_plain_table(kind, sql)]
+    if odd or len(found) > MOST_TABLES:
+        raise ConfigError(f"storage: {path} is no study of Optuna's: its '{(odd or ['…'])[0]}' is no plain table")
+
+
+def is_plain_table(kind: str, sql: str | None) -> bool:
+    """Return whether an entry of a database's schema only stores what is written there."""
+    if kind == "index":
+        # SQLite makes those without a statement.
+        return sql is None or PLAIN_INDEX.fullmatch(sql) is not None
+    return kind == "table" and not COMPUTED.search(PLAIN_CHECK.sub("", str(sql)))
+
+
 def seed_of(study: optuna.Study, seed: int, storage: str | None) -> int:
     """Return the seed of what is drawn from here on, other numbers than those of before or of another machine."""
     known = len(study.get_trials(deepcopy=False))
@@ -82,7 +120,7 @@ def storage_of(folder: Path, storage: str | None) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     if storage is None:
-        return f"sqlite:///{folder / 'study.db'}"
+        return f"sqlite:///{folder / STUDY}"
     return storage if "://" in storage else JournalStorage(JournalFileBackend(storage))
 
 
