@@ -223,7 +223,7 @@ def test_lists_that_hold_each_other_are_not_printed(kept, tally):
     for _ in range(30):
         found = [found] * 10
     torch.save({**torch.load(path, weights_only=True), "format": found}, path)
-    with pytest.raises(CheckpointError, match="its format is list"):
+    with pytest.raises(CheckpointError, match="its format is a list"):
         checkpoint.load(path)
     tally("attacks refused")
 
