@@ -14,15 +14,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import aectl as package
-from aectl.cli.stored_words import check_words
-from aectl.commands.provenance import weights_digest
-from aectl.config import ConfigError, uses_own_modules
-from aectl.config.stored import read_table
-from aectl.run import Run
+from aectl.commands.eval_provenance import weights_digest
+from aectl.config import ConfigError
+from aectl.config.instantiate import uses_own_modules
+from aectl.config.stored_overrides import check_words
+from aectl.config.untrusted_files import read_table
+from aectl.runs.run import Run
 from aectl.sampling import history
+from aectl.sweep.optuna_search import STUDY, open_study
 from aectl.sweep.plan import check_working_folder
-from aectl.sweep.study import STUDY, open_study
-from aectl.training import checkpoint, evaluations
+from aectl.tensorboard import evaluation as evaluations
+from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
 from tests.faults.test_strangers import repacked
 from tests.faults.test_strangers_sweeps import stored
