@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ AT_ROOT = {"__init__.py", "__main__.py", "rng.py", "py.typed"}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.name == "rng.py")
 
 
+@cache
 def imports_of(path: Path) -> dict[str, set[str]]:
     """Return the names that a module imports from others, by the dotted name of the module."""
     found: dict[str, set[str]] = {}
@@ -96,6 +98,7 @@ def test_no_config_object_below_the_commands():
             assert not [name for name in modules_of(path) if name.startswith(("hydra", "omegaconf"))], path
 
 
+@cache
 def families() -> set[str]:
     """Return the names of all model classes and of the files that define them, but for `base` and `networks`."""
     shared = {"base", "networks", "penalty", "partition", "__init__"}
