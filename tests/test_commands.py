@@ -161,6 +161,7 @@ def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(aectl, shared_r
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.slow
 def test_resume_extends_to_what_one_go_would_have_been(aectl):
     long = ("model=dae", "schedule=constant", *[q for q in QUICK if not q.startswith("epochs")])
     aectl("train", *long, "epochs=4")

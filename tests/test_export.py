@@ -138,6 +138,7 @@ def test_programs_of_torch_run_where_there_is_no_aectl(tmp_path):
     assert done.stdout.split() == [path for path, _ in cases]
 
 
+@pytest.mark.slow
 def test_a_part_carries_only_the_weights_that_it_uses(tmp_path):
     export.write(make("gan"), SHAPE, tmp_path, "torch", {})
     weights = torch.export.load(tmp_path / "decoder.pt2").state_dict

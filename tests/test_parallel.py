@@ -145,6 +145,7 @@ def test_when_one_is_gone_the_others_end_too(tmp_path, monkeypatch):
             assert record(Path(name))["error"] == "process 1 has ended early, with code -9"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shared_is_refused(aectl, tmp_path, monkeypatch):
     words = ("train", *QUICK, "hydra.run.dir=none")
     code, *said = aectl(*words, "batch_size=63", "device.count=2")

@@ -78,6 +78,7 @@ def filled(*overrides, images=DIGITS[0], shape=DIGITS[1]):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_on_mnist_every_model_has_the_run_that_the_published_numbers_were_made_with(model):
     config = composed(f"model={model}")

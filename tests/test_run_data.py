@@ -237,6 +237,7 @@ def test_one_test_image_ends_no_evaluation(aectl, model, figures):
     assert Path("run/report.html").is_file() == (figures == "true")
 
 
+@pytest.mark.slow
 def test_without_test_images_a_prior_is_sampled_and_eval_says_what_to_do(aectl):
     write(*images(40))
     train(aectl, *VAE, *OWN, "dataset.test=0")

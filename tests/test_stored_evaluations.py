@@ -153,6 +153,7 @@ def test_only_says_which_ability_a_model_lacks(aectl, trained):
     assert "codes" in trained.metrics["test"]
 
 
+@pytest.mark.slow
 def test_a_quick_evaluation_says_so_and_stays_apart(aectl, trained, monkeypatch):
     monkeypatch.setitem(QUICK, "images", 100)
     monkeypatch.setitem(QUICK, "train", 200)

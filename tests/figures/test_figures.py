@@ -58,7 +58,10 @@ def coarse(monkeypatch):
     monkeypatch.setattr(style, "DPI", 75)
 
 
-@pytest.mark.parametrize(("name", "shape"), CASES)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [pytest.param(*case, marks=pytest.mark.slow if case in (CASES[6], CASES[8]) else ()) for case in CASES],
+)
 def test_a_report_draws_what_the_model_can_do(tmp_path, name, shape):
     make, abilities = MODELS[name]
     torch.manual_seed(0)

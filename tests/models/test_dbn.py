@@ -293,6 +293,7 @@ def test_chains_and_stages_go_on_where_they_were_stopped(tmp_path, steps):
         assert not torch.equal(ends[0][f"layers.{k}.chains"], state(trainer(tmp_path).model)[f"layers.{k}.chains"])
 
 
+@pytest.mark.slow
 def test_learning_makes_the_bound_rise():
     torch.manual_seed(0)
     patterns = torch.tensor([[1.0, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1, 1]])

@@ -97,6 +97,7 @@ def levels(n=128):
     return Batch(x.clamp(0, 1), y, torch.arange(n))
 
 
+@pytest.mark.slow
 def test_a_conditional_generator_draws_the_class_that_it_is_asked_for():
     model = conditional(averaging=0.9)
     play(model, levels(), 500)

@@ -34,6 +34,7 @@ from aectl.training.trainer import Observer
 from tests.training.conftest import tiny
 from tests.training.tape import TapeRecorder, taped
 
+pytestmark = pytest.mark.slow
 SHAPE = (1, 8, 8)
 RATE = 2.0**-10
 """A power of two is the same number in single precision, so that recorded and plain steps agree to the bit."""
