@@ -1,7 +1,9 @@
-"""Whom the config of a stored run, which may be a stranger's, may name: parts of a run, which compute and no more.
+"""What a stored config may build: parts of a run, which compute and do nothing else.
 
-A folder from the internet chooses freely among what is allowed here, and with which arguments it is called. So classes
-that write files, start processes or open connections are not among it, whoever wrote them.
+A run folder may come from a stranger, who chooses freely among what is allowed here and the arguments it is called
+with. What a class or function may be used for follows from what it is: a class with one of the bases in `BASES`, or a
+function marked by `aectl.data.datasets.dataset`. So a new model, noise, schedule or data set needs no entry here. A
+class with one of those bases must not write files, start processes or open connections in its constructor.
 """
 
 from __future__ import annotations
@@ -10,27 +12,31 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 OURS = ("aectl", "torch.nn", "torch.optim")
-"""Where a name must begin, so that judging it imports nobody else's module."""
+"""Where a name must begin, so that judging it imports no other package."""
 
-PARTS = ("aectl.models", "aectl.data.noise", "aectl.rng", "aectl.training.device", "aectl.training.schedule")
-"""Modules of ours whose classes may be made."""
 
-DATA_SETS = (
-    "aectl.data.datasets.mnist",
-    "aectl.data.datasets.fashion_mnist",
-    "aectl.data.datasets.digits",
-    "aectl.data.datasets.arrays",
-    "aectl.data.folder.folder",
-    "aectl.data.patches.patches",
-    "aectl.data.toy.toy",
+class Base(NamedTuple):
+    """Classes defined below `package` may be built if they derive from the class `name` of `module`."""
+
+    package: str
+    module: str
+    name: str
+
+
+BASES = (
+    Base("torch.nn.modules", "torch.nn.modules.module", "Module"),
+    Base("torch.optim", "torch.optim.optimizer", "Optimizer"),
+    Base("aectl.models", "torch.nn.modules.module", "Module"),  # models, their layers and penalties
+    Base("aectl", "aectl.models.base", "Model"),
+    Base("aectl", "aectl.models.penalty", "Penalty"),
+    Base("aectl", "aectl.data.noise", "Noise"),
+    Base("aectl", "aectl.training.schedule", "Schedule"),
+    Base("aectl.training.device", "aectl.training.device", "Device"),
+    Base("aectl.rng", "aectl.rng", "Rng"),
 )
-"""Functions of ours that return a data set: they may be called as the run's data set, by keyword arguments alone."""
-
-LIBRARY = {"torch.nn.modules": ("torch.nn", "Module"), "torch.optim": ("torch.optim", "Optimizer")}
-"""Modules of torch with the base of those classes that may be made."""
 
 PLAIN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 """A name with no part that Python keeps to itself, such as `__builtins__`."""
@@ -47,7 +53,7 @@ def may_be_called(found: Any, trust: Iterable[str]) -> bool:
     """Return whether what a name leads to may be called.
 
     It is judged by the module that it is defined in: `torch.nn.modules.module.torch.os.system` begins well and leads
-    elsewhere. What no module has under that name, such as a method, is nobody's to call.
+    elsewhere. What its module does not hold under its own name, such as a method, is refused.
     """
     module, name = (getattr(found, key, None) for key in ("__module__", "__qualname__"))
     if not isinstance(module, str) or not isinstance(name, str):
@@ -56,30 +62,43 @@ def may_be_called(found: Any, trust: Iterable[str]) -> bool:
         return inspect.isclass(found) or inspect.isroutine(found)
     if getattr(sys.modules.get(module), name, None) is not found:
         return False
-    if inspect.isclass(found):
-        return within(module, PARTS) or is_library_part(found, module)
-    return inspect.isfunction(found) and f"{module}.{name}" in DATA_SETS
+    return has_allowed_base(found, module) if inspect.isclass(found) else makes_dataset(found)
+
+
+def has_allowed_base(found: type, module: str) -> bool:
+    """Return whether a class defined in `module` derives from one of `BASES`."""
+    # A class has imported the modules of its bases. The others need not be imported.
+    bases = [getattr(sys.modules.get(one.module), one.name, None) for one in BASES if within(module, (one.package,))]
+    return any(inspect.isclass(base) and issubclass(found, base) for base in bases)
+
+
+def makes_dataset(found: Any) -> bool:
+    """Return whether a function of aectl is marked as one that returns a data set."""
+    is_ours = inspect.isfunction(found) and within(found.__module__, ("aectl",))
+    return is_ours and getattr(found, "makes_dataset", False) is True
+
+
+def reads_published_files(name: str) -> bool:
+    """Return whether a name leads to a data set whose `root` holds published files, read only if their digests match.
+
+    False for a module that is not imported yet.
+    """
+    module, _, function = name.rpartition(".")
+    found = getattr(sys.modules.get(module), function, None)
+    return makes_dataset(found) and getattr(found, "reads_published_files", False) is True
 
 
 def is_misplaced(found: Any, path: str, node: Mapping[str, Any]) -> bool:
-    """Return whether a data set of ours stands where the paths it reads are not looked at.
+    """Return whether a data set of ours stands where the paths it reads are not checked.
 
     That is outside of `dataset`, or with arguments by position.
     """
-    if not inspect.isfunction(found) or f"{found.__module__}.{found.__qualname__}" not in DATA_SETS:
-        return False
-    return not within(path, ("dataset",)) or "_args_" in node
+    return makes_dataset(found) and (not within(path, ("dataset",)) or "_args_" in node)
 
 
 def is_path(text: str) -> bool:
     """Return whether a word of `trust` names a file or a folder, and not a module."""
     return "/" in text or "\\" in text or text.startswith(("~", "."))
-
-
-def is_library_part(found: type, module: str) -> bool:
-    """Return whether a class is a layer or an optimizer of torch's own."""
-    known = [where for place, where in LIBRARY.items() if within(module, (place,))]
-    return any(issubclass(found, getattr(sys.modules[package], base)) for package, base in known)
 
 
 def within(name: str, modules: Iterable[str]) -> bool:

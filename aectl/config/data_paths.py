@@ -11,18 +11,18 @@ from typing import Any
 from omegaconf import DictConfig
 
 from aectl.config.absolute_paths import KEYS, absolute
-from aectl.config.allowlist import is_path, within
+from aectl.config.allowlist import is_path, reads_published_files, within
 from aectl.config.instantiate import ConfigError, mappings, to_plain
 from aectl.config.literal import quoted
 from aectl.config.signature import is_signed, sign
 from aectl.config.untrusted_files import check_links
 
-PUBLISHED = ("aectl.data.datasets.mnist", "aectl.data.datasets.fashion_mnist", "aectl.data.patches.patches")
-"""Data sets whose `root` holds published files, which are read only if their digests match."""
-
 
 def data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:
-    """Return the absolute paths of own data in the config of a data set, by key; not those of trusted classes."""
+    """Return the absolute paths of own data in the config of a data set, by key; not those of trusted classes.
+
+    Call it after the data set was built or `check_trusted` has imported what it names.
+    """
     found = {}
     for where, node in mappings(to_plain(dataset), "dataset"):
         target = str(node.get("_target_"))
@@ -30,7 +30,7 @@ def data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:
             continue
         for key in KEYS:
             # A root within another data set's config is not replaced by the user's folder of data.
-            is_fetched = key == "root" and target in PUBLISHED
+            is_fetched = key == "root" and reads_published_files(target)
             if not isinstance(node.get(key), str) or not node[key] or (is_fetched and where == "dataset"):
                 continue
             if is_fetched or may_exist(absolute(node[key])):

@@ -160,7 +160,7 @@ def check_complete(target: Callable[..., Any], given: Mapping[str, Any], path: s
 
 
 def check_trusted(node: Any, trust: str | Iterable[str] = ()) -> None:
-    """Raise ConfigError unless every `_target_` in a stored config is a part of a run, see `trust.py`.
+    """Raise ConfigError unless every `_target_` in a stored config is a part of a run; see `allowlist.py`.
 
     Classes and functions of the modules in `trust` are allowed too. Names are judged before anything is imported;
     then each is resolved, because one that begins well may still lead elsewhere.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -169,12 +169,32 @@ class Dataset:
         return replace(source, labels=labels)
 
 
+Maker = TypeVar("Maker", bound=Callable[..., Dataset])
+
+
+def dataset(function: Maker) -> Maker:
+    """Mark a function that returns a data set, so that the config of a stored run may name it.
+
+    Keys called `path`, `root`, `test_path` and `test_root` are paths, which a stranger's config may not choose. The
+    function must read nothing else, write nothing and open no connection.
+    """
+    vars(function)["makes_dataset"] = True
+    return function
+
+
+def published_dataset(function: Maker) -> Maker:
+    """Mark a function like `dataset`; its `root` holds published files that are read only if their digests match."""
+    vars(function)["reads_published_files"] = True
+    return dataset(function)
+
+
 def empty(shape: tuple[int, int, int], classes: int) -> Source:
     """Return a source of no images."""
     nothing = torch.empty(0, dtype=torch.int64)
     return Source(torch.empty(0, *shape, dtype=torch.uint8), nothing, nothing, 1 / 255, classes)
 
 
+@published_dataset
 def mnist(
     root: str | None = None, valid: float = 5000, exclude: Sequence[int] = (), labels: int | None = None
 ) -> Dataset:
@@ -187,6 +207,7 @@ def mnist(
     return from_collection("mnist", root, valid, exclude, labels)
 
 
+@published_dataset
 def fashion_mnist(
     root: str | None = None, valid: float = 5000, exclude: Sequence[int] = (), labels: int | None = None
 ) -> Dataset:
@@ -194,6 +215,7 @@ def fashion_mnist(
     return from_collection("fashion_mnist", root, valid, exclude, labels)
 
 
+@dataset
 def digits(valid: float = 150, test: float = 360, exclude: Sequence[int] = (), labels: int | None = None) -> Dataset:
     """Return the 1,797 handwritten digits that come with scikit-learn: 8×8, grey levels 0 … 16 (UCI, Alpaydin 1998).
 
@@ -214,6 +236,7 @@ def digits(valid: float = 150, test: float = 360, exclude: Sequence[int] = (), l
     return Dataset("digits", (1, 8, 8), 10, read, kept, exclude, labels, is_fixed=True)
 
 
+@dataset
 def arrays(
     path: str,
     test_path: str | None = None,

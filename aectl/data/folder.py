@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from aectl.data.content_split import hash_image_files
-from aectl.data.datasets import Dataset, Source, SplitRule, check_split_rule, divide, held_out, rows_of
+from aectl.data.datasets import Dataset, Source, SplitRule, check_split_rule, dataset, divide, held_out, rows_of
 from aectl.data.downloads import DataError
 from aectl.data.image_files import SYSTEM_FOLDERS, files_below, is_class_folder, is_image, kind_of, skipped_line
 from aectl.data.pixel_range import check_white
@@ -20,6 +20,7 @@ from aectl.data.resize_cache import resized
 log = logging.getLogger("aectl")
 
 
+@dataset
 def folder(
     root: str,
     test_root: str | None = None,

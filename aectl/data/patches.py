@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from aectl.data.datasets import Dataset, Source, digits, fashion_mnist, mnist
+from aectl.data.datasets import Dataset, Source, digits, fashion_mnist, mnist, published_dataset
 from aectl.rng import Rng
 
 SETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "mnist": mnist, "fashion_mnist": fashion_mnist}
@@ -46,6 +46,7 @@ class Patches(Dataset):
         return whole if self.blank else whole.take(patches.flatten(1).any(1).nonzero().squeeze(1))
 
 
+@published_dataset
 def patches(
     of: Literal["digits", "mnist", "fashion_mnist"] = "digits",
     side: int = 4,

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aectl.data.datasets import Dataset, Source, held_out, portion
+from aectl.data.datasets import Dataset, Source, dataset, held_out, portion
 from aectl.rng import Rng
 
 REACH = 0.36
@@ -87,6 +87,7 @@ def check_kind(kind: str) -> None:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not '{kind}'")
 
 
+@dataset
 def toy(
     kind: Kind = "spiral",
     points: int = 10_000,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 
-class Constant:
-    """The optimizer's rate, reached linearly over the first share `warmup` of the steps.
+class Schedule:
+    """Base of all schedules: the learning rate rises linearly over the first share `warmup` of the steps.
 
     Raises ValueError unless 0 ≤ warmup ≤ 1.
     """
@@ -25,10 +25,17 @@ class Constant:
 
     def after(self, step: float, total: float) -> float:
         """Return the factor `step` steps after the warm-up, of `total` that remained then."""
+        raise NotImplementedError(f"{type(self).__name__} defines no after(step, total)")
+
+
+class Constant(Schedule):
+    """The optimizer's rate."""
+
+    def after(self, step: float, total: float) -> float:
         return 1.0
 
 
-class Cosine(Constant):
+class Cosine(Schedule):
     """From the optimizer's rate down to the share `floor` of it along half a cosine (Loshchilov & Hutter 2017).
 
     Raises ValueError unless warmup and floor lie in [0, 1].
@@ -45,7 +52,7 @@ class Cosine(Constant):
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-class Steps(Constant):
+class Steps(Schedule):
     """One factor on the optimizer's rate after another: factors_i for a share lengths_i / Σ lengths of the steps.
 
     Raises ValueError unless there are as many factors ≥ 0 as lengths > 0, and warmup lies in [0, 1].

@@ -216,7 +216,7 @@ FORBIDDEN = [
     "torch.nn.modules.module.torch.os.system",
     "torch.nn.modules.module.functools.partial",
     "torch.optim.optimizer.torch.load",
-    "aectl.data.datasets.sources.os.system",
+    "aectl.data.datasets.downloads.os.system",
     "aectl.data.datasets.np.load",
     "aectl.data.datasets.np.ndarray.tofile",
     "aectl.data.datasets.Path.write_text",
@@ -234,6 +234,17 @@ FORBIDDEN = [
     "aectl.data.downloads.run",
     "aectl.data.datasets.Dataset",
     "aectl.data.datasets.load",
+    "aectl.data.datasets.from_collection",
+    "aectl.data.datasets.dataset",
+    "aectl.data.datasets.published_dataset",
+    "aectl.runs.loading.dataset",
+    # Modules of torch's kind, and classes of the models' files, that are no parts of a run.
+    "aectl.runs.export.Part",
+    "aectl.training.functional_step.Losses",
+    "aectl.training.functional_step.Replayed",
+    "aectl.models.base.Batch",
+    "aectl.models.base.Encodes",
+    "aectl.models.nade.Conditionals",
     "aectl.runs.export.put",
     "aectl.__main__.main",
     "torch.nn.Module.load_state_dict",
@@ -285,7 +296,7 @@ def hostile_data(canary):
     """Return configs of data sets that would leave a canary when built."""
     yield {"_target_": "aectl.data.datasets.__builtins__.__setitem__", "_args_": ["canary", 1]}
     yield {"_target_": "aectl.tensorboard.training.TensorBoard", "folder": str(canary), "hparams": {}, "pictures": None}
-    yield {"_target_": "aectl.data.datasets.sources.os.mkdir", "path": str(canary)}
+    yield {"_target_": "aectl.data.datasets.downloads.os.mkdir", "path": str(canary)}
 
 
 def test_what_a_config_names_is_not_called(kept, aectl, tmp_path, torture, tally):
