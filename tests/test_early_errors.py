@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
 
-from aectl.commands.train_setup import check, prepare
+from aectl.commands.train import train
+from aectl.commands.train_checks import check_config
 from aectl.config import ConfigError, conf_dir
 from aectl.data import downloads
 from aectl.runs.run import Run
@@ -17,6 +20,15 @@ def nothing_to_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AECTL_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(downloads, "fetch", lambda *_: pytest.fail("data were fetched before the error"))
+
+
+def start(config):
+    """Check and train as the command does, in an empty folder."""
+    with open_dict(config):
+        del config["hydra"]
+    check_config(config)
+    Path("run").mkdir()
+    train(config, Run(Path("run")))
 
 
 @pytest.mark.parametrize(
@@ -51,18 +63,19 @@ def nothing_to_read(tmp_path, monkeypatch):
 )
 def test_errors_of_the_config_come_before_the_data(typed, message):
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose("train", typed.split())
+        config = compose("train", typed.split(), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
     with pytest.raises(ConfigError, match=message):
-        check(config)
-        prepare(config, Run(Path("run")))
+        start(config)
+    assert not Path("run").exists()
 
 
 def test_data_are_read_where_the_config_has_no_error():
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose("train", ["model=linear"])
-    check(config)
+        config = compose("train", ["model=linear"], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
     with pytest.raises(pytest.fail.Exception, match="data were fetched"):
-        prepare(config, Run(Path("run")))
+        start(config)
 
 
 @pytest.mark.parametrize("typed", ["only=codez", "outliers=cifar", "export=pickle", "split=al"])

@@ -14,10 +14,19 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from aectl.commands.train_checks import check_config, check_sweep_data
 from aectl.commands.train_lock import Busy, adopt, advising, claim, discard
-from aectl.commands.train_setup import Prepared, check, check_other_jobs, prepare
+from aectl.commands.train_resume import has_progress, resume_trainer
+from aectl.commands.train_setup import (
+    Data,
+    build_data_and_model,
+    build_device,
+    build_observers,
+    build_optimizer,
+    build_trainer,
+)
 from aectl.commands.train_summary import summarise_training
-from aectl.config import ConfigError, recipe, to_plain
+from aectl.config import ConfigError, build, recipe, to_plain
 from aectl.config.absolute_paths import store_paths
 from aectl.config.data_paths import sign_paths
 from aectl.config.folder_names import aside
@@ -45,7 +54,7 @@ def run(config: DictConfig) -> float:
     if HydraConfig.get().output_subdir != aside():
         raise ConfigError("hydra.output_subdir: a run's config is in its .hydra, leave the key out")
     with discard_on_error(run):
-        check(config)
+        check_config(config)
         processes = processes_of(config)
     words = {
         "config": OmegaConf.to_container(config, resolve=True),
@@ -62,24 +71,28 @@ def run(config: DictConfig) -> float:
 
 
 def train(config: DictConfig, run: Run) -> float:
-    """Train in a run's folder, and return the objective; what cannot begin leaves nothing behind."""
-    with discard_on_error(run):
-        lock = claim(config, run)
-        try:
-            left_open = recipe.open_keys(config)
-            prepared = prepare(config, run)
-            check_other_jobs(config, run, prepared.data)
-            limit = seconds(config.max_time) if config.max_time else None
-            with advising(run):
-                record_start(config, run, prepared, left_open)
-        except BaseException:
-            # In a process that lives on, such as a notebook's, the run could not be resumed otherwise.
-            lock.release()
-            raise
+    """Train in the run's folder and return the objective; a run that cannot start leaves nothing behind."""
+    with discard_on_error(run), lock_until_error(config, run) as lock:
+        open_keys = recipe.open_keys(config)
+        is_resumed = has_progress(config, run)
+        device = build_device(config)
+        optimizer, schedule = build_optimizer(config), build(config.schedule, "schedule")
+        data, model, init_from = build_data_and_model(config, run, device, is_resumed=is_resumed)
+        observers = build_observers(config, run, data)
+        folder = run.folder / "checkpoints"
+        trainer = build_trainer(config, data, model, optimizer, schedule, device, folder, observers)
+        if is_resumed:
+            resume_trainer(trainer, run, config)
+        else:
+            log_start(config, trainer)
+        check_sweep_data(config, run, data.description)
+        limit = seconds(config.max_time) if config.max_time else None
+        with advising(run):
+            record_start(config, run, trainer, data, init_from, open_keys)
     with advising(run):
         with record_error(run, lock), Interruption(limit) as interruption:
-            reason = prepared.trainer.fit(lambda: interruption.reason)
-        return conclude(prepared.trainer, run, reason)
+            reason = trainer.fit(lambda: interruption.reason)
+        return conclude(trainer, run, reason)
 
 
 @contextlib.contextmanager
@@ -92,12 +105,45 @@ def discard_on_error(run: Run) -> Iterator[None]:
         raise
 
 
-def record_start(config: DictConfig, run: Run, prepared: Prepared, left_open: Sequence[str]) -> None:
-    """Write the config and the record of a run that starts or resumes now.
+@contextlib.contextmanager
+def lock_until_error(config: DictConfig, run: Run) -> Iterator[FileLock]:
+    """Lock the run's folder; the lock is released if the block raises, and stays held after it."""
+    lock = claim(config, run)
+    try:
+        yield lock
+    except BaseException:
+        # A process that lives on, such as a notebook's, could not resume the run otherwise.
+        lock.release()
+        raise
 
-    `left_open` are the keys that the model's recipe has filled in.
+
+def log_start(config: DictConfig, trainer: Trainer) -> None:
+    """Log how long a run is that starts at its first step."""
+    if config.resume:
+        log.info("it was stopped before its first checkpoint: it begins anew, with the same seed")
+    log.info(
+        "%s training images in batches of %d: %s steps an epoch, epochs=%d%s",
+        f"{len(trainer.train_source):,}",
+        trainer.batch_size,
+        f"{trainer.steps_per_epoch:,}",
+        config.epochs,
+        "" if trainer.epochs == config.epochs else f" ({trainer.epochs} in all stages)",
+    )
+
+
+def record_start(
+    config: DictConfig,
+    run: Run,
+    trainer: Trainer,
+    data: Data,
+    init_from: dict[str, str] | None,
+    open_keys: Sequence[str],
+) -> None:
+    """Write the config and the record of a run that starts or resumes.
+
+    `open_keys` are the keys whose values the model's recipe has chosen.
     """
-    hydra, trainer = HydraConfig.get(), prepared.trainer
+    hydra = HydraConfig.get()
     if trainer.device.precision != "fp32":
         log.info("precision %s", trainer.device.precision)
     own_paths = sign_paths(config)
@@ -114,9 +160,9 @@ def record_start(config: DictConfig, run: Run, prepared: Prepared, left_open: Se
             "objective": trainer.objective,
             "metric_settings": {name: list(keys) for name, keys in trainer.model.metric_settings.items()},
         },
-        data=prepared.data,
-        init_from=prepared.init_from,
-        chosen={key: to_plain(OmegaConf.select(config, key)) for key in left_open},
+        data=data.description,
+        init_from=init_from,
+        chosen={key: to_plain(OmegaConf.select(config, key)) for key in open_keys},
         own_paths=own_paths,
     )
 

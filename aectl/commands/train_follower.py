@@ -1,4 +1,4 @@
-"""What a process does that trains together with another one, and is told by it what to do."""
+"""Follower process of a multi-process run: it trains with the leader and writes nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from aectl.commands.train_setup import prepare
+from aectl.commands.train_resume import has_progress, resume_trainer
+from aectl.commands.train_setup import build_data_and_model, build_device, build_optimizer, build_trainer
+from aectl.config import build
 from aectl.config.schema import seconds
 from aectl.parallel.process_group import follow
 from aectl.runs.run import Run
@@ -16,13 +18,19 @@ from aectl.training.stop_signals import Interruption
 
 
 def run() -> None:
-    """Train the leader's run beside it; whatever goes wrong here, the leader hears of."""
+    """Train the leader's run, built in the leader's order since both meet on the way; the leader reports errors."""
     with follow() as words:
         told = json.loads(words)
-        config = OmegaConf.create(told["config"])
-        # As for the leader, one's own modules come last, and not with what is stored unless they are trusted.
+        config, led = OmegaConf.create(told["config"]), Run(Path(told["folder"]))
+        # As in the leader, the user's modules come last, and are importable with a stored config only if trusted.
         if told["imports_here"] and (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)
-        trainer = prepare(config, Run(Path(told["folder"]))).trainer
+        is_resumed = has_progress(config, led)
+        device = build_device(config)
+        optimizer, schedule = build_optimizer(config), build(config.schedule, "schedule")
+        data, model, _ = build_data_and_model(config, led, device, is_resumed=is_resumed)
+        trainer = build_trainer(config, data, model, optimizer, schedule, device, led.folder / "checkpoints")
+        if is_resumed:
+            resume_trainer(trainer, led, config)
         with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:
             trainer.fit(lambda: interruption.reason)

@@ -254,13 +254,14 @@ def check_recipe(config: DictConfig) -> dict[str, Any]:
     return recipe
 
 
-def leaves(plain: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Yield what stands in nested mappings with its dotted path."""
+def leaves(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with their dotted paths."""
     for key, value in plain.items():
+        full = f"{path}.{key}" if path else str(key)
         if isinstance(value, dict):
-            yield from leaves(value, f"{path}.{key}")
+            yield from leaves(value, full)
         else:
-            yield f"{path}.{key}", value
+            yield full, value
 
 
 def check_nodes(plain: Mapping[str, Any]) -> None:

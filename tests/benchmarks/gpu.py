@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from aectl.commands.train_setup import open_images, optimizer
+from aectl.commands.train_setup import build_device, build_optimizer, read_data
 from aectl.config import build, conf_dir
 from aectl.config.recipe import filled_in
 from aectl.data import downloads
@@ -77,15 +77,13 @@ def trainer(words: Sequence[str], folder: str, watch: Observer) -> Trainer:
     """Return the trainer of a config on the GPU."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         config = filled_in(compose("train", overrides=["device=cuda", *words]))
-    device = build(config.device, "device")
-    device.apply()
-    facts, read = open_images(config, device.torch)
-    splits = read()
+    device, dataset = build_device(config), build(config.dataset, "dataset")
+    data = read_data(dataset, {"shape": list(dataset.shape), "classes": dataset.classes}, device)
     torch.manual_seed(0)
-    model = build_model(config, facts, 0).to(device.torch)
+    model = build_model(config, data.facts, 0).to(device.torch)
     limits = {"epochs": config.epochs, "batch_size": config.batch_size, "observers": [watch]}
     place = {"device": device, "folder": Path(folder), "schedule": build(config.schedule, "schedule")}
-    return Trainer(model, splits.train, splits.valid, optimizer(config), facts=facts, **place, **limits)
+    return Trainer(model, data.train, data.valid, build_optimizer(config), facts=data.facts, **place, **limits)
 
 
 def step(words: Sequence[str]) -> float:

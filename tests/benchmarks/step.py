@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_dir
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from aectl.commands.train_setup import optimizer
+from aectl.commands.train_setup import build_optimizer
 from aectl.config import build, conf_dir
 from aectl.config.recipe import filled_in
 from aectl.data.datasets import Source
@@ -87,7 +87,7 @@ def trainer_of(network: str, folder: Path) -> Trainer:
     schedule = build(config.schedule, "schedule")
     settings = {"device": device, "folder": folder, "epochs": config.epochs, "batch_size": config.batch_size}
     none = source.take(torch.arange(0))
-    return Trainer(model, source, none, optimizer(config), schedule=schedule, **settings)
+    return Trainer(model, source, none, build_optimizer(config), schedule=schedule, **settings)
 
 
 def steps(trainer: Trainer, count: int) -> Iterator[None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aectl.commands import train_setup
+from aectl.commands import train as train_command
 from aectl.config.untrusted_files import read_table
 from aectl.training.trainer import Observer
 from tests.faults.small import NARROW
@@ -37,11 +37,11 @@ class Watch(Observer):
 @pytest.fixture
 def watched(aectl, tmp_path, monkeypatch):
     """Return a function that trains for so many epochs; it returns what was seen, and the run's folder."""
-    usual = train_setup.observers
+    usual = train_command.build_observers
 
     def train(epochs):
         watch = Watch(tmp_path / "run")
-        monkeypatch.setattr(train_setup, "observers", lambda *arguments: (*usual(*arguments), watch))
+        monkeypatch.setattr(train_command, "build_observers", lambda *arguments: (*usual(*arguments), watch))
         words = ("model=undercomplete", "dataset=digits", *FEW, *NARROW, f"epochs={epochs}", "schedule=constant")
         code, out, err = aectl("train", *words, "device=cpu", "device.threads=1", f"hydra.run.dir={watch.folder}")
         assert code == 0, out + err
