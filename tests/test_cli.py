@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from aectl.cli import help
 from aectl.cli import main as cli
-from aectl.cli.error_messages import settings_near
+from aectl.cli.error_messages import suggest_settings
 from aectl.cli.hydra_main import admit_new_keys
 from aectl.commands.eval_run import chosen_tables
 from aectl.commands.train_lock import adopt
@@ -198,7 +198,7 @@ def test_version(aectl):
         (["train", "noise=gaussian", "noise.sdt=1"], "no key 'noise.sdt'; did you mean noise.std=1?"),
         (["train", "+modl=x"], "no key 'modl'; did you mean model="),
         (["train", "+seed=3"], "seed has a value already: write seed=… without the +"),
-        (["train", "~epochs"], "~epochs: it is null already, there is nothing to remove\n  leave the word out"),
+        (["train", "~epochs"], "~epochs: it is null already\n  leave it out"),
         (["train", "~epohcs"], "no key 'epohcs'; did you mean epochs=…?"),
         (["train", "dataset=arrays", "dataset.path=x", "dataset.keys=[a,b]"], "as in 'dataset.keys={images: a, labels"),
         (["train", "dataset=arrays", "dataset.keys.images=x"], "did you mean 'dataset.keys={images: x}'?"),
@@ -306,7 +306,7 @@ def test_suggestions_look_at_meaning_and_name_what_the_config_has(model, typed, 
     groups = {"noise": {"std": 1}, "penalty": {}, "optimizer": {"lr": 1, "weight_decay": 0}, "dataset": {"root": ""}}
     config = {**groups, "model": CONFIGS[model], "device": {}, "epochs": 1, "batch_size": 1, "seed": 0}
     key, _, value = typed.partition("=")
-    assert settings_near(key, value, config) == ([suggested] if suggested else [])
+    assert suggest_settings(key, value, config) == ([suggested] if suggested else [])
 
 
 @pytest.mark.parametrize(

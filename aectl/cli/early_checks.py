@@ -1,4 +1,4 @@
-"""Refuse what needs no torch to see, before a command whose imports take seconds."""
+"""Checks that do not need torch, made before a command imports it, which takes seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_early(config: DictConfig, command: str) -> None:
-    """Raise an error for a value out of its range or a missing run; what Hydra wrote for a refused run is removed."""
+    """Raise ConfigError for a value out of range or a missing run, and remove what Hydra has written for the run."""
     try:
         check_ranges(config)
         key = "init_from" if command == "train" else "run"
@@ -26,7 +26,7 @@ def check_early(config: DictConfig, command: str) -> None:
 
 
 def remove_refused_run() -> None:
-    """Remove what Hydra has written for a run that is not going to start."""
+    """Remove the files that Hydra has written for a run that will not start."""
     from hydra.core.hydra_config import HydraConfig
 
     from aectl.commands.train_lock import discard
@@ -34,6 +34,6 @@ def remove_refused_run() -> None:
     from aectl.runs.run import Run
 
     hydra = HydraConfig.get()
-    # Another folder than our own was set by the user, and may hold other things.
+    # Any other folder was set by the user and may hold other files.
     if hydra.output_subdir == aside():
         discard(Run(Path(hydra.runtime.output_dir)), hydra.output_subdir)

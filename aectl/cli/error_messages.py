@@ -1,4 +1,4 @@
-"""From an exception to the line or two that a user can act on, and the exit code."""
+"""Error messages: turns an exception into one or two lines that the user can act on, and an exit code."""
 
 from __future__ import annotations
 
@@ -35,41 +35,41 @@ TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or f
 
 
 def explain(error: Exception, name: str, overrides: Sequence[str]) -> tuple[str, int]:
-    """Return the message for an exception and the exit code: 2 for what the user can mend, 1 for what is unexpected.
+    """Return the message for an exception and the exit code: 2 for errors that the user can fix, 1 for unexpected ones.
 
-    `name` is the config that was composed, `overrides` are the ones that were typed.
+    `name` is the config that was composed, `overrides` are the typed ones.
     """
     system = next((e for e in (error, error.__cause__) if isinstance(e, OSError)), None)
     if isinstance(error, HydraException):
         return explain_composition(error, name, overrides), BAD_INPUT
     if isinstance(error, OmegaConfBaseException):
-        return with_key(error), BAD_INPUT
+        return explain_value(error), BAD_INPUT
     if isinstance(error, UnknownFlag):
-        return unknown_flag(error, name, overrides), BAD_INPUT
+        return explain_unknown_flag(error, name, overrides), BAD_INPUT
     if isinstance(error, UnknownKey):
-        return unknown_key(error.key, name, overrides, error.value), BAD_INPUT
-    if is_ours(error):
+        return explain_unknown_key(error.key, name, overrides, error.value), BAD_INPUT
+    if is_for_user(error):
         return str(error), BAD_INPUT
-    where = system.filename or output_folder(system) if system is not None else None
+    where = system.filename or find_output_folder(system) if system is not None else None
     if system is not None and isinstance(error, (OSError, ValueError)) and (where or is_full(system)):
-        hint = "\n  make room there and type the command again" if is_full(system) else ""
+        hint = "\n  free some space and run the command again" if is_full(system) else ""
         return account(system, where or "the output folder") + hint, UNEXPECTED
     first = (str(error).splitlines() or [""])[0]
     if OUT_OF_MEMORY.search(str(error)) or isinstance(error, MemoryError):
         return f"out of memory: {first}\n  a smaller batch_size or model needs less", BAD_INPUT
-    if is_composition(error):
-        return uncomposed(first, overrides), BAD_INPUT
+    if is_composition_error(error):
+        return explain_failed_merge(first, overrides), BAD_INPUT
     return f"{type(error).__name__}: {first}\n  AECTL_DEBUG=1 shows the traceback", UNEXPECTED
 
 
-def output_folder(error: OSError) -> str | None:
-    """Return the folder that Hydra could not write to, whose own errors do not tell; None for other errors."""
+def find_output_folder(error: OSError) -> str | None:
+    """Return the folder that Hydra could not write to, which its errors do not name; None for other errors."""
     found = [frame.f_locals.get("output_dir") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((str(path) for path in reversed(found) if path), None)
 
 
-def is_ours(error: Exception) -> bool:
-    """Return whether an exception was written for the user: a class of ours, or a ValueError that our code raised."""
+def is_for_user(error: Exception) -> bool:
+    """Return whether the message is for the user: an exception class of aectl, or a ValueError raised in aectl."""
     if type(error).__module__.partition(".")[0] == "aectl":
         return True
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -77,14 +77,14 @@ def is_ours(error: Exception) -> bool:
     return isinstance(error, ValueError) and where.partition(".")[0] == "aectl"
 
 
-def is_composition(error: Exception) -> bool:
-    """Return whether an exception was raised where Hydra reads and merges settings, before any command began."""
+def is_composition_error(error: Exception) -> bool:
+    """Return whether an exception was raised while Hydra composed the config."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     return "hydra._internal.config_loader_impl" in frames
 
 
-def uncomposed(first: str, overrides: Sequence[str]) -> str:
-    """Return what is wrong with settings that Hydra stumbles over without saying at which: most likely an option."""
+def explain_failed_merge(first: str, overrides: Sequence[str]) -> str:
+    """Return the message for an error of Hydra that does not name the override, most likely an unknown option."""
     for word in overrides:
         key, _, value = word.lstrip("+~").partition("=")
         if (known := options().get(key)) and value not in known:
@@ -93,54 +93,54 @@ def uncomposed(first: str, overrides: Sequence[str]) -> str:
 
 
 def explain_composition(error: HydraException, name: str, overrides: Sequence[str]) -> str:
-    """Return what is wrong with a command line that Hydra could not compose."""
+    """Return the message for a command line that Hydra could not compose."""
     text, cause = str(error), error.__cause__
     if isinstance(error, OverrideParseException):
-        return unreadable(text, error.override, name, overrides)
+        return explain_syntax(text, error.override, name, overrides)
     if isinstance(error, MissingConfigException):
-        return missing_option(text)
+        return explain_missing_option(text)
     if match := re.search(r"Ambiguous value for argument '(.+)'|Sweep parameters '(.+)' requires", text):
-        return several_values(match[1] or match[2], name, overrides)
+        return explain_several_values(match[1] or match[2], name, overrides)
     if match := re.search(r"Could not override '([^'@]+)'\.\s+(?:To append|No match)", text):
-        return unknown_key(match[1], name, overrides)
+        return explain_unknown_key(match[1], name, overrides)
     if match := re.search(r"Could not delete from config\. '([^']+)' does not exist", text):
-        return nothing_to_remove(match[1], name, overrides)
+        return explain_removal(match[1], name, overrides)
     if match := re.search(r"Multiple values for (\S+)\. ", text):
         return f"{match[1]} has a value already: write {match[1]}=… without the +"
     if match := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
         return f"{match[1]} has a value already: write {match[1]}=… without the +"
     if isinstance(cause, OmegaConfBaseException):
-        return with_key(cause)
+        return explain_value(cause)
     first, *others = (text or str(cause)).splitlines()
     if first.endswith("raised while composing config:") and others:
         return f"{first.partition(': ')[0]}: {others[0]}"
     return f"{first}\n  {str(cause).splitlines()[0]}" if cause is not None and str(cause) not in first else first
 
 
-def with_key(error: OmegaConfBaseException) -> str:
-    """Return what a value is and what it should be, behind its key."""
+def explain_value(error: OmegaConfBaseException) -> str:
+    """Return the message for a value of the wrong type, starting with its key."""
     first = (error.msg or str(error)).splitlines()[0]
     if match := re.match(r"ConfigError raised while resolving interpolation: (.*)", first):
-        # A resolver of ours refuses a value, and names its key.
+        # One of our resolvers has refused a value, and named its key.
         return match[1]
     if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", first):
         first = f"'{match[1]}' is not {TYPES.get(match[2], match[2])}"
     return f"{error.full_key}: {first}" if error.full_key else first
 
 
-def unreadable(text: str, word: str, name: str, overrides: Sequence[str]) -> str:
-    """Return what is wrong with a word that does not read as key=value."""
+def explain_syntax(text: str, word: str, name: str, overrides: Sequence[str]) -> str:
+    """Return the message for a word that cannot be parsed as key=value."""
     for bare in overrides:
         if "=" not in bare and not bare.startswith("~"):
-            return f"'{bare}' is not key=value{bare_word(bare, name, overrides)}"
+            return f"'{bare}' is not key=value{suggest_for_word(bare, name, overrides)}"
     key, _, value = word.partition("=")
     lines = [line for line in text.splitlines() if line.strip(" ^~") and "See https" not in line]
     detail = (lines or [""])[-1].partition(" expecting")[0]
     return f"cannot read {word}: {detail}\n  quote what has brackets or signs: \"{key}='{value}'\""
 
 
-def missing_option(text: str) -> str:
-    """Return which option of a group there is not, what comes near it, and all there are."""
+def explain_missing_option(text: str) -> str:
+    """Return the message for an unknown option of a group, with the nearest name and all options."""
     match = re.search(r"Could not (?:find|load) '(.+)/([^/']*)'", text)
     if match is None:
         return text.splitlines()[0]
@@ -152,29 +152,29 @@ def missing_option(text: str) -> str:
     return f"{first}\n  there are: {', '.join(known)}" if known else first
 
 
-def several_values(word: str, name: str, overrides: Sequence[str]) -> str:
-    """Return that a key has several values, and the command for one run of each, or for a list where one is wanted."""
+def explain_several_values(word: str, name: str, overrides: Sequence[str]) -> str:
+    """Return the message for a key with several values: the command of a sweep, or a list if the key is one."""
     command = "train" if name == "resume" else name
     key, _, value = word.partition("=")
     again = shlex.join(["aectl", command, "-m", *overrides])
-    config, _ = reference(name, overrides)
+    config, _ = load_reference(name, overrides)
     if isinstance(dict(all_keys(config)).get(key), list):
         return f"{word} gives several values: {to_type(key, value, config, {})} is a list\n  one run for each: {again}"
     return f"{word} gives several values: add -m to {command} once for each\n  {again}"
 
 
-def unknown_flag(error: UnknownFlag, name: str, overrides: Sequence[str]) -> str:
-    """Return that there is no such flag, and the setting to type instead."""
-    config, _ = reference(name, overrides)
+def explain_unknown_flag(error: UnknownFlag, name: str, overrides: Sequence[str]) -> str:
+    """Return the message for an unknown flag, with the override to type instead."""
+    config, _ = load_reference(name, overrides)
     if error.key in dict(all_keys(config)):
         return f"{error}: settings are typed without dashes: {to_type(error.key, error.value, config, options())}"
-    near = settings_near(error.key, error.value, config)
+    near = suggest_settings(error.key, error.value, config)
     return f"{error}; did you mean {near[0]}?" if near else f"{error}; aectl --help shows how"
 
 
-def bare_word(word: str, name: str, overrides: Sequence[str]) -> str:
-    """Return what a word without `=` was probably meant as: an option, a run, or a key with its value after a space."""
-    config, _ = reference(name, overrides)
+def suggest_for_word(word: str, name: str, overrides: Sequence[str]) -> str:
+    """Return a suggestion for a word without `=`: an option, a run, or a key followed by its value."""
+    config, _ = load_reference(name, overrides)
     after = next((other for before, other in pairwise(overrides) if before == word and "=" not in other), "")
     groups = [group for group, names in options().items() if group in config and word in names]
     if word == "latest" or Path(word).is_dir():
@@ -185,24 +185,24 @@ def bare_word(word: str, name: str, overrides: Sequence[str]) -> str:
         near = [to_type(word, after, config, options())]
     else:
         meant = [(group, nearest_names(word, names)) for group, names in options().items() if group in config]
-        near = [f"{group}={found[0]}" for group, found in meant if found] or settings_near(word, after, config)
+        near = [f"{group}={found[0]}" for group, found in meant if found] or suggest_settings(word, after, config)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def unknown_key(key: str, name: str, overrides: Sequence[str], value: str | None = None) -> str:
-    """Return that there is no such key, and the setting to type instead."""
-    config, choices = reference(name, overrides)
+def explain_unknown_key(key: str, name: str, overrides: Sequence[str], value: str | None = None) -> str:
+    """Return the message for an unknown key, with the override to type instead."""
+    config, choices = load_reference(name, overrides)
     if not config or key.startswith("hydra."):
         return f"no key '{key}'\n  aectl {name} --cfg hydra shows Hydra's own"
     keys = dict(all_keys(config))
     if key in keys:
-        return f"no key '{key}': another word on the line has taken it away"
+        return f"no key '{key}': another override has removed it"
     if value is None:
         typed = [word.lstrip("+~").partition("=") for word in overrides]
         value = next((given for name, _, given in reversed(typed) if name == key), "")
-    if "dataset.keys" in keys and (roles := array_roles([*overrides, f"{key}={value}"])):
+    if "dataset.keys" in keys and (roles := format_array_roles([*overrides, f"{key}={value}"])):
         return f"no key '{key}'; did you mean {shlex.quote(f'dataset.keys={{{roles}}}')}?"
-    if near := settings_near(key, value, config):
+    if near := suggest_settings(key, value, config):
         return f"no key '{key}'; did you mean {' or '.join(near[:2])}?"
     parent = key.rpartition(".")[0]
     if siblings := [one for one in keys if one.rpartition(".")[0] == parent]:
@@ -213,34 +213,34 @@ def unknown_key(key: str, name: str, overrides: Sequence[str], value: str | None
     return f"no key '{key}'\n  aectl {name} --help lists the keys"
 
 
-def array_roles(overrides: Iterable[str]) -> str:
-    """Return what was typed as `dataset.keys.images=a` or `dataset.images=a` in the form of a mapping: `images: a`."""
+def format_array_roles(overrides: Iterable[str]) -> str:
+    """Return overrides such as `dataset.keys.images=a` or `dataset.images=a` as a mapping: `images: a`."""
     pattern = r"\+{0,2}dataset\.(?:keys\.((?:train_|valid_|test_)?(?:images|labels))|(images))=(.*)"
     found = [re.fullmatch(pattern, word) for word in overrides]
     return ", ".join(dict.fromkeys(f"{match[1] or match[2]}: {match[3] or '…'}" for match in found if match))
 
 
-def nothing_to_remove(key: str, name: str, overrides: Sequence[str]) -> str:
-    """Return why `~key` fails: the key is null already, or there is none."""
-    config, _ = reference(name, overrides)
+def explain_removal(key: str, name: str, overrides: Sequence[str]) -> str:
+    """Return the message for a failed `~key`: the key is null already, or does not exist."""
+    config, _ = load_reference(name, overrides)
     if key in dict(all_keys(config)):
-        return f"~{key}: it is null already, there is nothing to remove\n  leave the word out, or set {key}=…"
-    return unknown_key(key, name, overrides, "")
+        return f"~{key}: it is null already\n  leave it out, or set {key}=…"
+    return explain_unknown_key(key, name, overrides, "")
 
 
-def settings_near(key: str, value: str, config: Mapping[str, Any]) -> list[str]:
-    """Return what to type instead of `key=value`: by its meaning, also with another option, else by its spelling."""
+def suggest_settings(key: str, value: str, config: Mapping[str, Any]) -> list[str]:
+    """Return what to type instead of `key=value`: a key of the same meaning, of any option, or a similar one."""
     if near := same_settings(key, config):
         return [to_type(one, value, config, options()) for one in near]
     for meant in same_meaning(key) if "." not in key else ():
         group, _, leaf = meant.partition(".")
-        if group in config and (option := option_with(group, leaf)):
+        if group in config and (option := find_option(group, leaf)):
             return [f"{group}={option} {to_type(meant, value, config, {})}"]
     return [to_type(one, value, config, options()) for one in similar_settings(key, config)]
 
 
-def option_with(group: str, key: str) -> str | None:
-    """Return the option of a group with the fewest keys among which is `key`; None if there is none, or for models."""
+def find_option(group: str, key: str) -> str | None:
+    """Return the option of a group that has `key` and the fewest keys; None if no option has it, or for models."""
     if not key or group == "model":
         return None
     found = {}
@@ -253,9 +253,9 @@ def option_with(group: str, key: str) -> str | None:
     return min(found, key=lambda option: found[option], default=None)
 
 
-def reference(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the plain config to look for keys in, with those of a sweep, and the option of each group."""
-    config = reference_config(name, overrides)
+def load_reference(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the config in which suggestions are looked up, with the keys of sweeps, and the option of each group."""
+    config = compose_reference(name, overrides)
     if config is None:
         return {}, {}
     choices = {str(group): option for group, option in config.hydra.runtime.choices.items()}
@@ -267,12 +267,12 @@ def reference(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict
     return {**plain, **(dict.fromkeys(LAUNCHERS) if name == "train" else {})}, choices
 
 
-def reference_config(name: str, overrides: Sequence[str]) -> DictConfig | None:
-    """Return a config: with the options that were typed if that composes, else the default one."""
+def compose_reference(name: str, overrides: Sequence[str]) -> DictConfig | None:
+    """Return the config composed with the typed options; the default config if these do not compose."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    # Within a command Hydra is initialised, and refuses to be so twice.
+    # Inside a command Hydra is initialised already, and refuses a second time.
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     groups = [o for o in overrides if re.fullmatch(r"\w+=\w+", o) and o.partition("=")[0] in options()]

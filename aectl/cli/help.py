@@ -1,4 +1,4 @@
-"""The text of `aectl --help` and `aectl <command> --help`, its lists read from conf/ and the schemas."""
+"""The text of `aectl --help` and `aectl <command> --help`, with lists read from conf/ and the schemas."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ flags
 """
 
 RECIPE = ("epochs", "batch_size")
-"""Keys that the model's recipe decides where they are null."""
+"""Keys that the model's recipe sets if they are null."""
 WIDTH = 80
-"""Characters of a line of help."""
+"""Width of the help text in characters."""
 MANY = 20
-"""Options of a group up to which all are listed."""
+"""A group with more options is listed in part."""
 
 FLAGS = (
     ("-m, --multirun", "run every combination of values separated by commas: seed=0,1,2"),
@@ -125,7 +125,7 @@ def overview() -> str:
 
 
 def of_command(command: str, overrides: Sequence[str] = ()) -> str:
-    """Return the text of `aectl <command> --help`, with the defaults of a run that has these overrides."""
+    """Return the text of `aectl <command> --help`, with the defaults of a run with these overrides."""
     schema = fields(SCHEMAS[command])
     chosen = defaults(command).get("model")
     # Only a model's YAML changes the schema's defaults; composing takes a tenth of a second.
@@ -152,7 +152,7 @@ def of_command(command: str, overrides: Sequence[str] = ()) -> str:
 
 
 def composed(command: str, overrides: Sequence[str]) -> Mapping[str, Any]:
-    """Return a command's config as a run would have it; without the overrides if they are wrong."""
+    """Return the composed config of a command; without the overrides if they are wrong."""
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(conf_dir(), version_base="1.3"):
@@ -163,14 +163,14 @@ def composed(command: str, overrides: Sequence[str]) -> Mapping[str, Any]:
 
 
 def choices(config: Any) -> dict[str, str]:
-    """Return the option of each group that a composed config is made of: a model's YAML may choose others."""
+    """Return the option of each group in a composed config; the YAML of a model may choose other ones."""
     return {str(group): str(option) for group, option in config.hydra.runtime.choices.items()}
 
 
 def default(one: Field[Any], config: Mapping[str, Any]) -> str:
-    """Return a key's default in brackets, nothing where it is a choice or says nothing.
+    """Return the default of a key in brackets; empty for groups and for defaults that say nothing.
 
-    What the config leaves open, the model's recipe may give.
+    Keys that the config leaves null may be set by the model's recipe.
     """
     value = config.get(one.name)
     if value is None and one.name in RECIPE:
@@ -188,7 +188,7 @@ def model_lines() -> list[tuple[str, str]]:
 
 
 def description(path: Path) -> str:
-    """Return what a YAML's header says: its first comment that is neither Hydra's nor a command."""
+    """Return the description of a YAML: its first comment that is neither Hydra's nor a command."""
     for line in path.read_text(encoding="utf-8").splitlines():
         text = line.removeprefix("#").strip()
         if not line.startswith("#"):
@@ -199,7 +199,7 @@ def description(path: Path) -> str:
 
 
 def group_lines(groups: Sequence[str], chosen: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return each group that has options with them, the chosen one first; of very many, the first few."""
+    """Return each group with its options, the chosen one first; only the first few of a large group."""
     found = options()
     lines = []
     for group in groups:
@@ -212,9 +212,9 @@ def group_lines(groups: Sequence[str], chosen: Mapping[str, str]) -> list[tuple[
 
 
 def defaults(command: str) -> dict[str, str]:
-    """Return the default option of each group: the command's, or what the YAML of the default model puts in its place.
+    """Return the default option of each group: the command's, or that of the default model's YAML.
 
-    Read from the files, since `aectl --help` should not wait for a config to be composed.
+    They are read from the files, because composing a config would slow down `aectl --help`.
     """
     chosen = listed_options(Path(conf_dir(), f"{command}.yaml"))
     model = chosen.get("model")
@@ -231,7 +231,7 @@ def listed_options(path: Path) -> dict[str, str]:
 
 
 def example_lines(examples: Iterable[tuple[str, str]]) -> str:
-    """Return commands, each below a comment on it, to be copied whole."""
+    """Return commands to copy, each below a comment."""
     return "\n".join(f"  # {what}\n  {command}" for what, command in examples)
 
 

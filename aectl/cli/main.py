@@ -1,4 +1,4 @@
-"""aectl <command> [key=value ...]: the first word chooses a command, Hydra reads the rest."""
+"""The entry point `aectl <command> [key=value ...]`: the first word is a command, Hydra parses the rest."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ COMMANDS = ("train", "eval", "sample")
 HELP = ("-h", "--help", "help")
 
 USUAL, RARELY = gc.get_threshold(), 100_000
-"""After how many new objects Python looks for garbage; until a command begins nearly all that is made is kept."""
+"""Thresholds of the garbage collector. Before a command starts, nearly all objects stay alive, so it runs rarely."""
 
 
-class EndedWithin(ValueError):
-    """Code that a command calls has ended the process as if all were done."""
+class UnexpectedExit(ValueError):
+    """A model or data set has called `exit()` in the middle of a command."""
 
 
 def main() -> None:
-    """Do what sys.argv asks; what goes wrong is said in a line or two and ends in SystemExit."""
+    """Run the command in sys.argv; an error is printed in one or two lines and raises SystemExit."""
     arguments = sys.argv[1:]
-    # Hydra prints and exits by itself otherwise, before anyone could say it better.
+    # Otherwise Hydra prints its own message and exits.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # A log line that cannot be written, to a full disk say, is no reason for a traceback.
+    # A log line that cannot be written, e.g. to a full disk, must not print a traceback.
     logging.raiseExceptions = False
     gc.set_threshold(RARELY)
-    # Figures are drawn into files; a backend named for notebooks or windows may not even be there.
+    # Figures are drawn into files; a backend set for notebooks or windows may not be installed.
     backend = os.environ.get("MPLBACKEND")
     os.environ["MPLBACKEND"] = "Agg"
-    # A single run's lines are in its train.log, too.
+    # The lines of a single run are also in its train.log.
     is_logged = arguments[:1] == ["train"] and not any(word.startswith("-") for word in arguments)
     with lenient_streams(output_is_kept=is_logged):
         try:
@@ -51,7 +51,7 @@ def main() -> None:
             print("aectl: interrupted", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
-            report(error)
+            exit_with_error(error)
         finally:
             gc.set_threshold(*USUAL)
             os.environ.pop("MPLBACKEND")
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def dispatch(arguments: Sequence[str]) -> None:
-    """Answer what needs no config (help, version, TAB) or run the command that the first word names."""
+    """Print help, version or completions, or run the command named by the first word."""
     if "-sc" in arguments or "--shell-completion" in arguments:
         from aectl.cli.completion import answer
 
@@ -76,7 +76,7 @@ def dispatch(arguments: Sequence[str]) -> None:
 
         return print(help.of_command(command, words[1:]) if command in COMMANDS else help.overview())
     if command not in COMMANDS:
-        refuse(unknown_command(arguments))
+        exit_with_message(unknown_command(arguments))
     from aectl.runs.run import COMMAND
 
     typed = COMMAND.set(("aectl", *arguments))
@@ -87,7 +87,7 @@ def dispatch(arguments: Sequence[str]) -> None:
 
 
 def unknown_command(arguments: Sequence[str]) -> str:
-    """Return the message for a first word that is no command."""
+    """Return the error message for a first word that is not a command."""
     word = arguments[0]
     if "=" in word or word.startswith("-"):
         return (
@@ -99,20 +99,20 @@ def unknown_command(arguments: Sequence[str]) -> str:
 
 
 def run_command(command: str, arguments: Sequence[str], is_job: bool = False, imports_here: bool = True) -> None:
-    """Hand a command's arguments to Hydra, which composes the config and calls the task, once or for each job.
+    """Run a command as typed: Hydra composes the config and calls the command, once or for each job of a sweep.
 
-    A sweep's job has the settings of its sweep without its flag. Without `imports_here` the working folder may be a
-    stranger's, whose modules are not imported.
+    `is_job` allows settings of sweeps without the flag -m. With `imports_here=False`, modules of the working folder,
+    which may be a stranger's, are not imported.
     """
     from aectl.cli import resume
     from aectl.cli.hydra_main import (
         admit_new_keys,
+        check_booleans,
         check_name,
         check_output_subdir,
-        check_sweep_words,
-        check_switches,
-        launch,
-        name_launchers_keys,
+        check_sweep_keys,
+        expand_short_keys,
+        launch_hydra,
         quote_texts,
         resolve_init_from,
     )
@@ -123,7 +123,7 @@ def run_command(command: str, arguments: Sequence[str], is_job: bool = False, im
 
     leave_matplotlibrc()
     if is_follower():
-        return follow(command, arguments)
+        return run_follower(command, arguments)
     name, typed = command, list(arguments)
     TRUST.set(())
     IMPORTS_HERE.set(imports_here)
@@ -135,31 +135,31 @@ def run_command(command: str, arguments: Sequence[str], is_job: bool = False, im
             raise ConfigError("torchrun trains one run at a time; in a sweep, device.count= shares each run's batches")
         if command == "train" and not is_job:
             check_removed(overrides)
-            check_sweep_words(flags, overrides)
-        if command == "train" and resume.asked(overrides):
+            check_sweep_keys(flags, overrides)
+        if command == "train" and resume.is_resume(overrides):
             if sweep:
-                flags, overrides = resume.sweep(overrides)
+                flags, overrides = resume.restore_sweep(overrides)
             else:
-                name, overrides = "resume", resume.prepare(overrides)
+                name, overrides = "resume", resume.restore_run(overrides)
         elif command == "train" and sweep:
             overrides = resolve_init_from(overrides)
         if command == "train":
-            overrides = name_launchers_keys(overrides)
+            overrides = expand_short_keys(overrides)
             check_output_subdir(overrides)
         check_name(overrides)
-        check_switches(command, overrides)
+        check_booleans(command, overrides)
         overrides = admit_new_keys(overrides)
         if not sweep:
             overrides = quote_texts(overrides)
-        launch(name, [*flags, *overrides], task(command))
+        launch_hydra(name, [*flags, *overrides], make_task(command))
     except Exception as error:
-        report(error, name, typed)
+        exit_with_error(error, name, typed)
 
 
-def follow(command: str, arguments: Sequence[str]) -> None:
-    """Train what the process leads that was started together with this one; the errors are told by that one.
+def run_follower(command: str, arguments: Sequence[str]) -> None:
+    """Train in a follower process of a multi-process run; process 0 reports the errors.
 
-    Other commands, and flags that only ask for something, are the leader's alone.
+    Other commands, and flags that only print something, are left to process 0.
     """
     if command != "train" or any(word.startswith("-") for word in arguments):
         return
@@ -173,8 +173,8 @@ def follow(command: str, arguments: Sequence[str]) -> None:
         raise SystemExit(1) from None
 
 
-def task(command: str) -> Function:
-    """Return what Hydra calls with a composed config: the command's `run`, its errors told in a line or two."""
+def make_task(command: str) -> Function:
+    """Return the function that Hydra calls with the composed config: the command's `run`, with its errors handled."""
 
     def run(config: DictConfig) -> float | None:
         from hydra.core.hydra_config import HydraConfig
@@ -183,7 +183,7 @@ def task(command: str) -> Function:
         from aectl.config.instantiate import uses_own_modules
         from aectl.config.overrides import IMPORTS_HERE
 
-        # A console script's folder is not on the path; last, one's own modules cannot hide installed ones.
+        # A console script does not have the working folder on its path. Last, it cannot shadow installed modules.
         is_typed = command == "train" and not config.get("resume") and IMPORTS_HERE.get()
         if uses_own_modules(config, is_typed) and (folder := HydraConfig.get().runtime.cwd) not in sys.path:
             sys.path.append(folder)
@@ -193,19 +193,19 @@ def task(command: str) -> Function:
             gc.set_threshold(*USUAL)
             return call(config)
         except SystemExit as stop:
-            # Ours have codes that say what happened; exit() in a model of one's own would pass for success.
+            # Our own exits have other codes; exit() in the user's model would look like success.
             if stop.code in (None, 0):
-                said = f"aectl {command} was ended from within: the model or the data call exit()"
-                return fail(EndedWithin(said), command)
+                message = "the code of the model or the data set called exit()"
+                return exit_with_traceback(UnexpectedExit(message), command)
             raise
         except Exception as error:
-            return fail(error, command)
+            return exit_with_traceback(error, command)
 
     return run
 
 
-def fail(error: Exception, command: str) -> NoReturn:
-    """End a single run whose command raised, its traceback in train.log; in a sweep let Hydra have the error."""
+def exit_with_traceback(error: Exception, command: str) -> NoReturn:
+    """Exit with an error message and log the traceback in train.log; in a multirun, raise the error for Hydra."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -213,21 +213,21 @@ def fail(error: Exception, command: str) -> NoReturn:
     if hydra.mode == RunMode.MULTIRUN:
         raise error
     logging.getLogger("aectl.traceback").error("aectl %s failed", command, exc_info=error)
-    # A SystemExit, because Hydra would add a line of its own to any Exception.
-    report(error, command)
+    # Hydra would add a line to any other exception than SystemExit.
+    exit_with_error(error, command)
 
 
-def report(error: Exception, name: str = "train", overrides: Sequence[str] = ()) -> NoReturn:
-    """Say what went wrong in a line or two and exit; with AECTL_DEBUG let the traceback through."""
+def exit_with_error(error: Exception, name: str = "train", overrides: Sequence[str] = ()) -> NoReturn:
+    """Print what went wrong in one or two lines and exit; with AECTL_DEBUG set, raise the error."""
     from aectl.cli.error_messages import explain
 
     if os.environ.get("AECTL_DEBUG", "") not in ("", "0"):
         raise error
     message, code = explain(error, name, overrides)
-    refuse(message, code)
+    exit_with_message(message, code)
 
 
-def refuse(message: str, code: int = 2) -> NoReturn:
-    """Print a message for the user and exit."""
+def exit_with_message(message: str, code: int = 2) -> NoReturn:
+    """Print a message to stderr and exit."""
     print(wrap_prose(f"aectl: {brief(message)}", sys.stderr), file=sys.stderr)
     raise SystemExit(code)

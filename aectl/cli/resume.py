@@ -1,4 +1,4 @@
-"""aectl train resume=RUN: the config that the run was started with, a few keys that may change, its own folder."""
+"""`aectl train resume=RUN`: restores the config of a stored run or sweep, of which only a few keys may change."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from aectl.system.machine import usable_cores
 
 TRAIN_KEYS = {one.name for one in fields(SCHEMAS["train"])}
 KEPT = ("threads", "precision")
-"""What a run found out of its device: it goes on to the bit only so, since sums depend on how threads share them."""
+"""Settings of the device that a resumed run keeps: sums depend on the number of threads, and must not change."""
 
 
 MOST_PROCESSES = 16
-"""That a stored config may have started here without the user's word."""
+"""Processes that a stored config may start without the user typing the number."""
 OPTION = re.compile(r"[\w./@+-]+")
-"""The name of an option: no text that Hydra would make something else of."""
+"""Names of options that Hydra's grammar reads as they are."""
 
 
-def asked(overrides: Sequence[str]) -> bool:
-    """Return whether the overrides ask to go on with a run."""
+def is_resume(overrides: Sequence[str]) -> bool:
+    """Return whether the overrides resume a run."""
     return any(override_key(o) == "resume" and override_value(o) != "null" for o in overrides)
 
 
-def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the flags and overrides that started a sweep, to be composed anew in its own folder.
+def restore_sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the flags and overrides that started a sweep, with its folder as the sweep's folder.
 
-    Raises ConfigError if there is no such sweep, or if a key is typed that would make it another one.
+    Raises ConfigError if there is no such sweep, if a typed key cannot change, or if a stored override is not allowed.
     """
-    # Imported here: every command asks whether a run is to go on, and few go on with a sweep.
+    # Imported here because every command imports this module, and few resume a sweep.
     from aectl.config.removed import replace_removed
     from aectl.config.stored_overrides import check_words, paths_in
     from aectl.sweep.plan import check_working_folder, command, content, is_own, read
@@ -69,11 +69,11 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     trust = trusted_names(others)
     others = [other for other in others if override_key(other) != "trust"]
     folder = latest_sweep() if name == "latest" else Path(name).expanduser().absolute()
-    if not folder.exists() and Path(name).name == name and (called := OUTPUTS / "multirun" / name).is_dir():
-        folder = called.absolute()
+    if not folder.exists() and Path(name).name == name and (in_outputs := OUTPUTS / "multirun" / name).is_dir():
+        folder = in_outputs.absolute()
     check_links(folder)
     flags, stored = split_flags(replace_removed(command(folder)))
-    # What is typed anew, or given by the folder itself, takes the place of what is stored.
+    # Typed overrides, and the folder itself, replace stored ones.
     replaced = {"hydra.sweep.dir", *map(override_key, others), *(LAUNCHERS[override_key(other)] for other in others)}
     stored = [word for word in stored if override_key(word) not in replaced]
     check_working_folder(folder, stored)
@@ -89,7 +89,7 @@ def sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def latest_sweep() -> Path:
-    """Return the folder of the sweep that was started last of those in outputs/; raises ConfigError without one."""
+    """Return the folder of the sweep in outputs/ that was started last; raises ConfigError if there is none."""
     from aectl.runs.jobs import PLAN
 
     found = sorted(OUTPUTS.glob(f"**/{PLAN}"), key=lambda path: path.stat().st_mtime)
@@ -98,10 +98,10 @@ def latest_sweep() -> Path:
     return found[-1].parent.absolute()
 
 
-def prepare(overrides: Sequence[str]) -> list[str]:
-    """Store the run's config for conf/resume.yaml to take up; return the overrides without resume= itself.
+def restore_run(overrides: Sequence[str]) -> list[str]:
+    """Store the run's config, which conf/resume.yaml includes; returns the overrides without `resume=` itself.
 
-    Raises ConfigError if there is no such run, or if a key is typed that would make it another run.
+    Raises ConfigError if there is no such run, or if a typed key cannot change.
     """
     name = [override_value(o) for o in overrides if override_key(o) == "resume"][-1]
     others = [o for o in overrides if override_key(o) != "resume"]
@@ -126,18 +126,17 @@ def prepare(overrides: Sequence[str]) -> list[str]:
 
 
 def check_count(config: DictConfig, typed: Sequence[str]) -> None:
-    """Raise ConfigError if a stored config, and not the user, asks for more processes than this machine has use for."""
+    """Raise ConfigError if a stored config, rather than the user, asks for more processes than this machine can use."""
     count, most = OmegaConf.select(config, "device.count"), max(MOST_PROCESSES, usable_cores())
     if isinstance(count, int) and count > most and "device.count" not in map(override_key, typed):
         raise ConfigError(f"the stored config asks for {count} processes: type device.count={count}, or fewer")
 
 
 def stored_config(run: Run, trust: Sequence[str] = ()) -> DictConfig:
-    """Return the run's config as it was last started, with what Hydra needs to go on in the run's folder."""
+    """Return the config that the run was last started with, set to resume in the run's own folder."""
     config = run.config(trust)
     with open_dict(config):
-        # Not the run's own word, but the user's alone, decides on Hydra's settings, on what else to compose, on whom to
-        # trust, and on whether changed data will do.
+        # Only the user decides on Hydra's settings, on other configs to compose, on trust and on changed data.
         for name in ("hydra", "defaults", "trust", "data"):
             config.pop(name, None)
         config.resume = literal(str(run.folder))
@@ -152,7 +151,7 @@ def stored_config(run: Run, trust: Sequence[str] = ()) -> DictConfig:
 
 
 def stored_choices(run: Run) -> dict[str, Any]:
-    """Return the options that the run was composed of, by group; none where they were not kept."""
+    """Return the option of each group that the run was composed from; empty if they were not stored."""
     path = run.folder / ".hydra" / "hydra.yaml"
     try:
         found = read_plain(path)

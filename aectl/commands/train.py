@@ -52,7 +52,7 @@ def run(config: DictConfig) -> float:
     """Train by `config` in Hydra's output folder, and return the objective; what cannot begin leaves nothing behind."""
     run = Run(Path(HydraConfig.get().runtime.output_dir))
     if HydraConfig.get().output_subdir != aside():
-        raise ConfigError("hydra.output_subdir: a run's config is in its .hydra, leave the key out")
+        raise ConfigError("hydra.output_subdir: a run's config is in its .hydra folder, remove the key")
     with discard_on_error(run):
         check_config(config)
         processes = processes_of(config)

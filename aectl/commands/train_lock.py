@@ -105,7 +105,7 @@ def advising(run: Run) -> Iterator[None]:
             raise Unwritable(f"{run.folder} is gone: it was removed while it trained") from error
         goes_on = (run.folder / RECORD).is_file()
         again = f"aectl train resume={shlex.quote(str(run.folder))}" if goes_on else "type the command again"
-        first = "make room there" if atomic_write.is_full(error) else "once that is mended"
+        first = "free some space" if atomic_write.is_full(error) else "fix that"
         raise Unwritable(f"{atomic_write.account(error)}\n  {first}, then {again}") from error
 
 

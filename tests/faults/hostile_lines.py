@@ -58,7 +58,7 @@ OTHERS = [
 UNREADABLE = [
     ("model=-1", "no model called '-1'\n  there are: boltzmann, "),
     ("model=[{}]", "no model called '[{}]'\n  there are: boltzmann, "),
-    ("~model", "no key 'model.code': another word on the line has taken it away"),
+    ("~model", "no key 'model.code': another override has removed it"),
     ("seed=[1", "cannot read seed=[1: no viable alternative"),
     ("--cfg=nonsense", "--cfg shows job, hydra, all, not 'nonsense'"),
     ("--config-dir", "--config-dir wants a word behind it"),

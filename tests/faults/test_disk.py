@@ -144,7 +144,7 @@ def test_pictures_and_numbers_on_a_full_disk(command, free, aectl, disk, whole, 
     leave(disk, free)
     more = ["only=[reconstruction]"] if command == "eval" else ["kind=reconstruction"]
     code, out, err = aectl(command, f"run={run}", *more, "device=cpu", "device.threads=1")
-    check_said(code, out, err, "the disk is full: cannot write", str(run), "make room there")
+    check_said(code, out, err, "the disk is full: cannot write", str(run), "free some space")
     assert json.loads(before).items() <= json.loads((run / "metrics.json").read_text()).items()
     assert not list(disk.glob("**/.*.aside"))
     (disk / "ballast").unlink()

@@ -178,5 +178,5 @@ def test_what_is_wrong_beside_training_does_not_end_it(lines, train, tally):
 @pytest.mark.parametrize("lines", [validate("raise SystemExit"), losses("yield Loss(v)", "raise SystemExit(0)")])
 def test_a_model_that_ends_the_process_is_no_success(lines, train):
     code, out, err, run = train(*lines)
-    assert code == 2 and "aectl train was ended from within: the model or the data call exit()" in " ".join(err.split())
+    assert code == 2 and "the code of the model or the data set called exit()" in " ".join(err.split())
     assert not (run / "run.json").exists() or json.loads((run / "run.json").read_text())["status"] == "failed"

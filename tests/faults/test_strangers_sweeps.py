@@ -191,20 +191,20 @@ def test_ones_own_sweep_is_known_by_its_signature_in_its_own_folder(tmp_path, mo
     folder.mkdir()
     note(folder, words, plan(folder, [["seed=0"]]))
     assert is_own(folder)
-    assert resume.sweep([f"resume={folder}", "jobs=2"])[1][-2:] == ["jobs=2", f"hydra.sweep.dir='{folder}'"]
+    assert resume.restore_sweep([f"resume={folder}", "jobs=2"])[1][-2:] == ["jobs=2", f"hydra.sweep.dir='{folder}'"]
     # Copied, changed, or gone on with from a folder that may be a stranger's, it is nobody's.
     other.mkdir()
     (other / PLAN).write_bytes((folder / PLAN).read_bytes())
     assert not is_own(other)
     monkeypatch.chdir(other)
     with pytest.raises(ConfigError, match="may not ask for that"):
-        resume.sweep([f"resume={folder}"])
+        resume.restore_sweep([f"resume={folder}"])
     monkeypatch.chdir(tmp_path)
     entry = json.loads((folder / PLAN).read_text())
     (folder / PLAN).write_text(json.dumps({**entry, "command": ["-m", "--config-dir=theirs", "seed=0,1"]}))
     for evil in (folder, other):
         with pytest.raises(ConfigError, match="may not ask for that"):
-            resume.sweep([f"resume={evil}"])
+            resume.restore_sweep([f"resume={evil}"])
         tally("words of stored sweeps refused")
 
 
@@ -215,11 +215,11 @@ def test_own_data_of_a_sweep_need_no_word_from_another_folder_and_a_moved_sweep_
     note(folder, ["-m", f"dataset.path={data}", "seed=0,1"], [])
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert resume.sweep([f"resume={folder}"])[1][0] == f"dataset.path={data}"
+    assert resume.restore_sweep([f"resume={folder}"])[1][0] == f"dataset.path={data}"
     moved = folder.rename(tmp_path / "moved")
     with pytest.raises(ConfigError, match="trust="):
-        resume.sweep([f"resume={moved}"])
-    assert resume.sweep([f"resume={moved}", f"trust={data}"])[1][0] == f"dataset.path={data}"
+        resume.restore_sweep([f"resume={moved}"])
+    assert resume.restore_sweep([f"resume={moved}", f"trust={data}"])[1][0] == f"dataset.path={data}"
     assert TRUST.get() == (str(data),)
     TRUST.set(())
 
@@ -449,7 +449,7 @@ def test_modules_of_the_working_folder_are_for_ones_own_sweeps_alone(tmp_path, m
         (tmp_path / "elsewhere", ["trust=[/data,my_module]"], True),
     ):
         monkeypatch.chdir(where)
-        resume.sweep([f"resume={folder}", *trust])
+        resume.restore_sweep([f"resume={folder}", *trust])
         assert IMPORTS_HERE.get() == imports
         assert launch.task_of(OmegaConf.create(SHARED), main.run_command, 1, []).keywords["imports_here"] == imports
     TRUST.set(())
