@@ -22,6 +22,7 @@ from aectl.system import atomic_write
 from aectl.system.plot_style import default_style
 from aectl.system.terminal import shown
 from aectl.tensorboard import evaluation
+from aectl.training.metrics_csv import METRICS_CSV
 
 
 def page_name(config: DictConfig) -> str:
@@ -42,7 +43,7 @@ def draw_all(
     for place in (run.folder, folder):
         atomic_write.clear(place)
     # A run stopped within its first epoch has no curve yet.
-    curves = run.folder / "metrics.csv" if opened.state["epoch"] else None
+    curves = run.folder / METRICS_CSV if opened.state["epoch"] else None
     paths = draw(opened.model, subject.bench.held_out, folder, seed=config.seed, metrics_csv=curves)
     current = {name for name in section["titles"] if not origin_note(section, name)}
     found = strangeness(subject) if "anomalies" in section and "anomalies" in made else {}

@@ -7,12 +7,12 @@ import logging
 from omegaconf import DictConfig
 
 from aectl.config import ConfigError
-from aectl.config.untrusted_files import read_table
 from aectl.models.base import Model
 from aectl.runs.loading import read_checkpoint, set_weights
 from aectl.runs.run import Run, find
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
+from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
 from aectl.training.trainer import StageChanged, Trainer
 
 log = logging.getLogger("aectl")
@@ -27,9 +27,9 @@ def is_unsaved(run: Run) -> bool:
     """Return whether a run was stopped before its first checkpoint, so that starting again loses nothing."""
     if checkpoint.exists(run.folder / "checkpoints") or run.record.get("status") in ("done", "interrupted"):
         return False
-    path = run.folder / "metrics.csv"
+    path = run.folder / METRICS_CSV
     # With two epochs or more there were checkpoints: their loss must be reported.
-    return not path.is_file() or len(read_table(path)[1]) <= 1
+    return not path.is_file() or len(read_metrics_csv(path)[1]) <= 1
 
 
 def resume_trainer(trainer: Trainer, run: Run, config: DictConfig) -> None:

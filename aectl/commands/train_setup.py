@@ -28,6 +28,7 @@ from aectl.tensorboard.training import TensorBoard
 from aectl.training.alarms import Alarms
 from aectl.training.cpu_contention import CpuContention
 from aectl.training.device import Device
+from aectl.training.metrics_csv import METRICS_CSV
 from aectl.training.observers import Console, CsvLog
 from aectl.training.optimizers import without_compiler
 from aectl.training.step_cost import dense_weights, multiplications
@@ -111,7 +112,7 @@ def build_observers(config: DictConfig, run: Run, data: Data) -> tuple[Observer,
     shown = data.valid or data.train
     known = run.record.get("alarms") or {} if config.resume else {}
     return (
-        CsvLog(run.folder / "metrics.csv"),
+        CsvLog(run.folder / METRICS_CSV),
         TensorBoard(run.folder, hyperparameters(config), lambda trained: pictures(trained, shown)),
         Console(),
         Alarms(known, lambda heard: run.update(alarms=heard)),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from aectl.config.untrusted_files import read_table
 from aectl.runs.run import Run
 from aectl.system.terminal import duration, reason_of, significant
 from aectl.training.baselines import Baseline, cheap_baselines
+from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
 from aectl.training.step_cost import parameter_count
 from aectl.training.trainer import Trainer
 
@@ -20,7 +20,7 @@ SHARES = ("error",)
 
 def summarise_training(trainer: Trainer, run: Run) -> list[str]:
     """Return the lines on a run that has ended, of at most 80 characters each."""
-    rows = read_table(run.folder / "metrics.csv")[1]
+    rows = read_metrics_csv(run.folder / METRICS_CSV)[1]
     spent = duration(sum(float(row["seconds"]) for row in rows if row.get("seconds")))
     parameters, device = f"{parameter_count(trainer.model.parameters()):,} parameters", trainer.device
     lines = [

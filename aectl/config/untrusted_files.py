@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -23,8 +21,6 @@ from aectl.config.instantiate import ConfigError
 
 LARGEST_CONFIG, LARGEST_JSON = 2**17, 2**26
 """Bytes. A config has some three thousand, and an evaluation's numbers some ten thousand."""
-LARGEST_TABLE, MOST_COLUMNS = 2**25, 1000
-"""Bytes and columns of a metrics.csv."""
 LARGE, HOLES = 2**26, 64
 """Bytes of a file from which on its holes count, and how many times larger than what it takes of the disk it may be."""
 DEEPEST, MOST = 50, 16
@@ -210,37 +206,3 @@ def file_digest(path: Path) -> str:
         while piece := file.read(2**20):
             found.update(piece)
     return found.hexdigest()[:16]
-
-
-def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns of a metrics.csv, and its rows but those that a crash has left half of or that are damaged.
-
-    In the rows are an epoch, perhaps a stage's name, and otherwise numbers. Raises ConfigError if there is no table.
-    """
-    try:
-        text = read_text(path, LARGEST_TABLE, errors="replace").replace("\0", "")
-        whole, end, _ = text.rpartition("\n")
-        reader = csv.DictReader(io.StringIO(whole + end, newline=""))
-        rows = [row for row in reader if None not in row.values() and None not in row]
-        columns = list(reader.fieldnames or [])
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    if len(columns) > MOST_COLUMNS or len(set(columns)) < len(columns):
-        raise ConfigError(f"{path} is damaged: some of its {len(columns):,} columns have one name, or are too many")
-    return columns, [row for row in rows if is_epoch(row.get("epoch", "")) and has_numbers(row)]
-
-
-def is_epoch(text: str) -> bool:
-    """Return whether a text counts an epoch."""
-    return text.isdecimal() and len(text) < 16
-
-
-def has_numbers(row: Mapping[str, str]) -> bool:
-    """Return whether the cells of a row are numbers, or empty, but for the stage."""
-    for name, text in row.items():
-        if text and name != "stage":
-            try:
-                float(text)
-            except ValueError:
-                return False
-    return True

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aectl.config.untrusted_files import read_table
 from aectl.figures import style
+from aectl.training.metrics_csv import read_metrics_csv
 
 COLUMNS = 3
 WIDTH, HEIGHT, LOSS_HEIGHT = 10.2, 2.3, 3.8
@@ -77,7 +77,7 @@ def draw_panel(axes: Axes, name: str, epochs: list[int], curves: dict[str, Curve
 
 def read(path: Path) -> tuple[list[int], list[str], dict[str, Curve]]:
     """Return epochs, their stages, and the values of each metric, nan where an epoch has none; without the seconds."""
-    _, rows = read_table(path)
+    _, rows = read_metrics_csv(path)
     if not rows:
         raise ValueError(f"{path} has no finished epoch")
     tags = [tag for tag in rows[0] if tag not in ("epoch", "stage", "seconds")]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from aectl.sweep.results import Job, differing, epochs
+from aectl.sweep.results import Job, differing, read_epochs
 
 ALTERNATIVES = ("val/negative_elbo", "val/mse")
 """Metrics to compare by where the objective is not comparable, the first that all jobs have."""
@@ -97,7 +97,7 @@ def settings_of(job: Job, metric: str) -> list[str]:
 
 def value_at_best(job: Job, metric: str) -> float | None:
     """Return a metric at the epoch of a job's best objective, None if metrics.csv does not have it."""
-    for row in epochs(job.folder):
+    for row in read_epochs(job.folder):
         if row.get("epoch") == str(job.objective.get("epoch")):
             try:
                 value = float(row.get(metric) or math.nan)

@@ -24,7 +24,7 @@ from aectl.sweep.launch import carry_out, check_settings, folder_of, places_for,
 from aectl.sweep.plan import Planned, note, plan
 from aectl.sweep.plots import draw_study
 from aectl.sweep.progress import goal_of, view
-from aectl.sweep.results import epochs, read_jobs
+from aectl.sweep.results import read_epochs, read_jobs
 from aectl.sweep.run_job import RunCommand
 from aectl.sweep.search_space import Space
 from aectl.sweep.worker_pool import Both, Places, Watcher
@@ -171,7 +171,7 @@ class Search(Watcher):
     def report(self, trial: optuna.Trial, job: Planned) -> None:
         """Tell the study the objective after each epoch that it has not heard of."""
         metric = goal_of(job).get("objective")
-        for row in epochs(job.folder):
+        for row in read_epochs(job.folder):
             epoch, value = int(row["epoch"]), row.get(metric or "")
             if value and epoch > self.reported.get(job.number, 0):
                 trial.report(float(value), epoch)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aectl.sweep.results import Job, epochs
+from aectl.sweep.results import Job, read_epochs
 from aectl.system.plot_style import default_style
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def curves(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
 
     figure, axes = pyplot.subplots(figsize=(10, 4.6))
     for job, colour in reversed(list(zip(jobs, shades(len(jobs)), strict=True))):
-        points = [(int(row["epoch"]), float(row[metric])) for row in epochs(job.folder) if row.get(metric)]
+        points = [(int(row["epoch"]), float(row[metric])) for row in read_epochs(job.folder) if row.get(metric)]
         label = f"job {job.number}  " + " ".join(
             f"{key.rpartition('.')[2]}={job.settings.get(key, '')}" for key in swept
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aectl.runs.run import Run
 from aectl.sweep.plan import Planned
-from aectl.sweep.results import epochs
+from aectl.sweep.results import read_epochs
 from aectl.sweep.worker_pool import Watcher
 from aectl.system.terminal import console, duration, significant
 
@@ -113,7 +113,7 @@ def reached(job: Planned) -> str:
 
 def progress(job: Planned) -> tuple[str, str, str]:
     """Return epochs, objective and time left of a job that runs, as far as it has written them."""
-    goal, rows = goal_of(job), epochs(job.folder)
+    goal, rows = goal_of(job), read_epochs(job.folder)
     if not goal or not rows:
         return ("–", "", "")
     done, total = int(rows[-1]["epoch"]), int(goal["epochs"])

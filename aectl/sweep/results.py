@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from aectl.config import ConfigError
-from aectl.config.untrusted_files import read_json, read_table, read_words
+from aectl.config.untrusted_files import read_json, read_words
 from aectl.runs.jobs import job_number, overrides_by_key
 from aectl.runs.run_json import check_record
+from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
 
 
 @dataclass
@@ -76,10 +77,10 @@ def read_job(number: int, folder: Path) -> Job:
     return Job(number, folder, overrides_by_key(overrides), status, error, objective, seconds_of(record), record)
 
 
-def epochs(folder: Path) -> list[dict[str, str]]:
+def read_epochs(folder: Path) -> list[dict[str, str]]:
     """Return the whole rows of a run's metrics.csv; none if there is no such file, or it is damaged."""
     try:
-        return read_table(folder / "metrics.csv")[1]
+        return read_metrics_csv(folder / METRICS_CSV)[1]
     except ConfigError:
         return []
 

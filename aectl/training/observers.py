@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aectl.config.untrusted_files import read_table
-from aectl.system.atomic_write import naming, written
+from aectl.system.atomic_write import naming
 from aectl.system.terminal import significant
+from aectl.training.metrics_csv import append_metrics_csv, read_metrics_csv, write_metrics_csv
 from aectl.training.trainer import Epoch, Observer, Trainer
 
 log = logging.getLogger("aectl")
@@ -24,7 +21,7 @@ ERASE_LINE = "\r\x1b[2K"
 
 
 class CsvLog(Observer):
-    """Writes metrics.csv, one row an epoch; on a resume, rows that the checkpoint does not know are cut."""
+    """Writes metrics.csv, one row an epoch; on a resume, rows of epochs after the checkpoint are removed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,30 +30,21 @@ class CsvLog(Observer):
     def started(self, trainer: Trainer) -> None:
         if not self.path.is_file():
             return
-        self.columns, rows = read_table(self.path)
-        self.rewrite([row for row in rows if int(row["epoch"]) <= trainer.epoch])
+        self.columns, rows = read_metrics_csv(self.path)
+        write_metrics_csv(self.path, self.columns, [row for row in rows if int(row["epoch"]) <= trainer.epoch])
 
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
         row = {"epoch": str(epoch.number), "stage": epoch.stage}
         row |= {name: repr(value) for name, value in epoch.metrics.items()}
-        fresh = [name for name in row if name not in self.columns]
-        if fresh:
-            # A new stage may log other names: the table is written again with room for them.
-            rows = read_table(self.path)[1] if self.columns else []
-            self.columns += fresh
-            self.rewrite([*rows, row])
+        new = [name for name in row if name not in self.columns]
+        if new:
+            # A new stage may log other names: the table is rewritten with columns for them.
+            rows = read_metrics_csv(self.path)[1] if self.columns else []
+            self.columns += new
+            write_metrics_csv(self.path, self.columns, [*rows, row])
             return
-        with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
-
-    def rewrite(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """Write the whole table."""
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, self.columns)
-        writer.writeheader()
-        writer.writerows(rows)
-        with written(self.path) as file:
-            file.write(table.getvalue().encode())
+        with naming(self.path):
+            append_metrics_csv(self.path, self.columns, row)
 
 
 class EraseBar(logging.Filter):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aectl.commands import train as train_command
-from aectl.config.untrusted_files import read_table
+from aectl.training.metrics_csv import read_metrics_csv
 from aectl.training.trainer import Observer
 from tests.faults.small import NARROW
 
@@ -63,7 +63,9 @@ def test_nothing_grows(watched, torture, tally):
     written = growth(watch.events)[epochs // 10 :]
     early, late = written[: len(written) // 2], written[len(written) // 2 :]
     assert statistics.fmean(late) == pytest.approx(statistics.fmean(early), rel=0.05)
-    assert [int(row["epoch"]) for row in read_table(watch.folder / "metrics.csv")[1]] == list(range(1, epochs + 1))
+    assert [int(row["epoch"]) for row in read_metrics_csv(watch.folder / "metrics.csv")[1]] == list(
+        range(1, epochs + 1)
+    )
     assert not list(watch.folder.glob("**/.*.aside"))
     if not torture:
         return

@@ -18,7 +18,6 @@ from aectl.commands.eval_provenance import weights_digest
 from aectl.config import ConfigError
 from aectl.config.instantiate import uses_own_modules
 from aectl.config.stored_overrides import check_words
-from aectl.config.untrusted_files import read_table
 from aectl.runs.run import Run
 from aectl.sampling import history
 from aectl.sweep.optuna_search import STUDY, open_study
@@ -26,6 +25,7 @@ from aectl.sweep.plan import check_working_folder
 from aectl.tensorboard import evaluation as evaluations
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
+from aectl.training.metrics_csv import read_metrics_csv
 from tests.faults.test_strangers import repacked
 from tests.faults.test_strangers_sweeps import stored
 
@@ -273,7 +273,7 @@ def test_files_of_holes_are_neither_read_nor_summed(kept, tally):
     for path in (run / "metrics.csv", run / "checkpoints" / "best.pt"):
         os.truncate(path, 5 * 2**30)
     with pytest.raises(ConfigError, match=r"metrics\.csv cannot be read: it has more than"):
-        read_table(run / "metrics.csv")
+        read_metrics_csv(run / "metrics.csv")
     assert weights_digest(Run(run), "best") == ""
     with pytest.raises(CheckpointError, match="of its 5,368,709,120 bytes the disk has"):
         checkpoint.load(run / "checkpoints" / "best.pt")
@@ -292,7 +292,7 @@ def test_a_table_of_metrics_that_is_none_is_told_in_a_line(tmp_path, what, tally
     path = tmp_path / "metrics.csv"
     path.write_text(TABLES[what])
     with pytest.raises(ConfigError, match=r"metrics\.csv (cannot be read|is damaged)") as caught:
-        read_table(path)
+        read_metrics_csv(path)
     assert len(str(caught.value).splitlines()) == 1
     tally("damaged numbers told")
 
@@ -302,7 +302,7 @@ def test_rows_of_metrics_that_are_damaged_are_left_out(tmp_path):
     path.write_text(
         f"epoch,stage,loss\n1,fit,0.5\nx,fit,1\n{'9' * 5000},fit,1\n2,fit,abc\n3,fit\n4,fit,\n5,fit,nan\n6,f"
     )
-    assert [row["epoch"] for row in read_table(path)[1]] == ["1", "4", "5"]
+    assert [row["epoch"] for row in read_metrics_csv(path)[1]] == ["1", "4", "5"]
 
 
 def png(width, height):
