@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import conf_dir, options
+from aectl.config.completion_values import registry_calls
 from aectl.config.schema import SCHEMAS
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ flags
 {flags}
 """
 
+KINDS = ("aectl.sampling", "KINDS")
+"""Where the kinds of pictures are declared, read without importing torch."""
 RECIPE = ("epochs", "batch_size")
 """Keys that the model's recipe sets if they are null."""
 WIDTH = 80
@@ -130,7 +133,7 @@ def of_command(command: str, overrides: Sequence[str] = ()) -> str:
     chosen = defaults(command).get("model")
     # Only a model's YAML changes the schema's defaults; composing takes a tenth of a second.
     config = composed(command, overrides) if chosen else vars(SCHEMAS[command]())
-    keys = [(one.name, one.metadata["help"] + default(one, config)) for one in schema]
+    keys = [(one.name, meaning(one) + default(one, config)) for one in schema]
     listed = [group for group in GROUPS if group in {one.name for one in schema} or command == "train"]
     groups, heading, which = "", "choices", ""
     if chosen:
@@ -165,6 +168,14 @@ def composed(command: str, overrides: Sequence[str]) -> Mapping[str, Any]:
 def choices(config: Any) -> dict[str, str]:
     """Return the option of each group in a composed config; the YAML of a model may choose other ones."""
     return {str(group): str(option) for group, option in config.hydra.runtime.choices.items()}
+
+
+def meaning(one: Field[Any]) -> str:
+    """Return what a key means; `{kinds}` in it is the list of the kinds of pictures, each with its meaning."""
+    text: str = one.metadata["help"]
+    if "{kinds}" not in text:
+        return text
+    return text.format(kinds=", ".join(f"{name} ({what})" for name, what, *_ in registry_calls(*KINDS)))
 
 
 def default(one: Field[Any], config: Mapping[str, Any]) -> str:

@@ -25,7 +25,8 @@ from aectl.figures.style import save
 from aectl.models.base import Model
 from aectl.rng import Rng
 from aectl.runs.loading import Opened, open_run, why_missing
-from aectl.sampling import KINDS, Impossible, Request, is_conditional
+from aectl.sampling import KINDS, Impossible, Kind, Request
+from aectl.sampling.draws import is_conditional
 from aectl.system.atomic_write import clear, written
 from aectl.system.memory_check import check_images
 from aectl.system.plot_style import default_style
@@ -55,7 +56,7 @@ def run(config: DictConfig) -> None:
     clear(folder)
     for kind in kinds:
         try:
-            make(kind, opened, request, folder, name)
+            make(KINDS[kind], opened, request, folder, name)
             made += 1
         except Impossible as reason:
             if config.kind != "all":
@@ -81,7 +82,8 @@ def choose(kind: str, model: Model, name: str) -> list[str]:
             raise ConfigError(f"model '{name}' makes no pictures: it neither samples, reconstructs nor decodes codes")
         return found
     if not KINDS[kind].can(model):
-        raise ConfigError(refusal(name, model, KINDS[kind].verb, KINDS[kind].lacks, KINDS[kind].can))
+        verb = KINDS[kind].verb or f"make pictures of kind {kind}"
+        raise ConfigError(refusal(name, model, verb, KINDS[kind].lacks, KINDS[kind].can))
     return [kind]
 
 
@@ -106,9 +108,9 @@ def check_label(label: int | None, opened: Opened, name: str) -> None:
 def warn_of_idle_keys(config: DictConfig, kinds: Sequence[str], model: Model) -> None:
     """Warn of a setting that none of the pictures heeds."""
     heeded = {key for kind in kinds for key in KINDS[kind].heeds(model)}
-    possible = ("temperature", "label", "path", "density", "components", "steps", "burn_in", "thinning")
-    defaults = {one.name: one.default for one in fields(SampleConfig)}
-    for key in possible:
+    of_request = {one.name for one in fields(Request)} - {"n"}
+    defaults = {one.name: one.default for one in fields(SampleConfig) if one.name in of_request}
+    for key in defaults:
         if key not in heeded and config[key] != defaults[key]:
             log.warning("%s=%s has no effect on these pictures: %s", key, config[key], ", ".join(kinds))
 
@@ -150,21 +152,20 @@ def images_of(opened: Opened, needed: Iterable[str]) -> tuple[dict[str, Source],
 
 @torch.no_grad()
 @default_style()
-def make(kind: str, opened: Opened, request: Request, folder: Path, name: str) -> None:
+def make(kind: Kind, opened: Opened, request: Request, folder: Path, name: str) -> None:
     """Make the pictures of one kind and write them as <kind>.png and <kind>.npz, and as a GIF if they move."""
-    how = KINDS[kind]
-    arrays = {key: value.cpu() for key, value in how.make(opened.model, request).items()}
+    arrays = {key: value.cpu() for key, value in kind.make(opened.model, request).items()}
     # Not compressed: grey pixels hardly shrink, and it takes longer than to make them.
     plain: dict[str, Any] = {key: value.numpy() for key, value in arrays.items()}
-    with written(folder / f"{kind}.npz", sync=False) as file:
+    with written(folder / f"{kind.name}.npz", sync=False) as file:
         np.savez(file, **plain)
-    log.info("%s", folder / f"{kind}.npz")
+    log.info("%s", folder / f"{kind.name}.npz")
     moves = "epochs" in arrays
     state = name if moves else f"{name}, epoch {opened.state['epoch']}"
-    title = f"{how.title(opened.model, request)}\n{state}"
-    log.info("%s", save(figure(kind, arrays, request.source, title), folder / f"{kind}.png"))
+    title = f"{kind.title_for(opened.model, request)}\n{state}"
+    log.info("%s", save(figure(kind.layout, arrays, request.source, title), folder / f"{kind.name}.png"))
     if moves:
-        log.info("%s", animation(arrays, name, folder / f"{kind}.gif"))
+        log.info("%s", animation(arrays, name, folder / f"{kind.name}.gif"))
 
 
 def refusal(name: str, model: Model, verb: str, lacks: str, can: Callable[[type], bool]) -> str:

@@ -16,7 +16,7 @@ BOOLEAN = ("true", "false")
 
 # Keys of eval and sample whose values are the names in a registry: its module, its name, and what is possible besides.
 REGISTRIES = {
-    "kind": ("aectl.sampling.kinds", "KINDS", ("all",)),
+    "kind": ("aectl.sampling", "KINDS", ("all",)),
     "only": ("aectl.evaluation.registry", "EVALUATIONS", ()),
     "export": ("aectl.runs.export", "FORMATS", ()),
     "outliers": ("aectl.commands.eval_data", "COUNTERPARTS", ("auto", "none")),
@@ -39,12 +39,37 @@ def choices_of(key: str, config: Mapping[str, Any]) -> list[str]:
 
 
 def registry_names(module: str, name: str) -> list[str]:
-    """Return the keys of a module's dict, or the first arguments of the calls in its tuple."""
+    """Return the keys of a module's dict, or the first arguments of the calls in its tuple; see `registry_calls`."""
     value = assigned(module, name)
     if isinstance(value, ast.Dict):
         return [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
-    calls = [one for one in getattr(value, "elts", []) if isinstance(one, ast.Call) and one.args]
-    return [str(call.args[0].value) for call in calls if isinstance(call.args[0], ast.Constant)]
+    return [words[0] for words in registry_calls(module, name)]
+
+
+def registry_calls(module: str, name: str) -> list[list[str]]:
+    """Return the texts among the positional arguments of each call in a module's tuple.
+
+    The modules of a package may each have such a tuple: these calls are sorted by their argument `order`.
+    """
+    tuples = [assigned(module, name), *[assigned(f"{module}.{part}", name) for part in submodules_with(module, name)]]
+    calls = [one for found in tuples for one in getattr(found, "elts", []) if isinstance(one, ast.Call) and one.args]
+    texts = [
+        [one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        for call in sorted(calls, key=order_of)
+    ]
+    return [words for words in texts if words]
+
+
+def submodules_with(package: str, name: str) -> list[str]:
+    """Return the modules of a package of aectl that assign to a name, without parsing the others."""
+    folder = Path(__file__).parents[2].joinpath(*package.split("."))
+    return [path.stem for path in sorted(folder.glob("*.py")) if f"\n{name} = (" in path.read_text(encoding="utf-8")]
+
+
+def order_of(call: ast.Call) -> int:
+    """Return the number that a call has as its argument `order`, 0 without one."""
+    found = [one.value.value for one in call.keywords if one.arg == "order" and isinstance(one.value, ast.Constant)]
+    return found[0] if found and isinstance(found[0], int) else 0
 
 
 def parameter_choices(target: str, parameter: str) -> list[str]:

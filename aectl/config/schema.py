@@ -104,11 +104,7 @@ class SampleConfig:
 
     run: str | None = setting(None, "the run: its folder, or latest")
     checkpoint: str = setting("best", "which weights: best or last")
-    kind: str = setting(
-        "all",
-        "prior, density (drawn from what is fitted to codes), reconstruction, interpolation, traversal, manifold, "
-        "chain (the model's own, or corrupt, reconstruct, repeat), training (a GIF and a strip), or all it can",
-    )
+    kind: str = setting("all", "what to make: all it can, or {kinds}")
     n: int = setting(64, "how many images")
     seed: int = setting(0, "of every random number")
     temperature: float = setting(1.0, "spread of drawn codes; below 1 likelier images, above 1 more varied ones")

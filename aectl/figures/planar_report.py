@@ -11,6 +11,7 @@ from aectl.data.datasets import Source
 from aectl.figures import examples, planar_fields
 from aectl.models.base import Energy, Model, Reconstructs, Samples
 from aectl.sampling import Request, draws, paths
+from aectl.sampling.kind import Layout
 
 SIDE = 15
 """Lines of the net that a plane of codes becomes, each way."""
@@ -56,13 +57,13 @@ def ways(arrays: dict[str, Tensor], source: Source, title: str) -> Figure:
     return planar_fields.paths(arrays["images"], source, title)
 
 
-FIGURES: dict[str, Callable[[dict[str, Tensor], Source, str], Figure]] = {
-    "prior": drawn,
-    "density": drawn,
-    "reconstruction": moved,
-    "interpolation": ways,
-    "traversal": ways,
+LAYOUTS: dict[Layout, Callable[[dict[str, Tensor], Source, str], Figure]] = {
+    "grid": drawn,
+    "rows": ways,
+    "reconstructions": moved,
+    "interpolations": ways,
+    "traversals": ways,
     "manifold": lambda arrays, source, title: planar_fields.mesh(arrays["images"], source, title),
-    "chain": ways,
+    "chains": ways,
 }
-"""By the kind's name in `aectl.sampling.KINDS`; of training there are no such pictures."""
+"""The figure of points by the layout that a kind names; a strip of epochs shows images."""

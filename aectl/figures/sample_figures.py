@@ -1,4 +1,4 @@
-"""The figure of each kind of picture that `aectl sample` makes."""
+"""The figures of `aectl sample`, by the layout of their kind."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.figures import animation, examples, image_grids, planar_report
+from aectl.sampling.kind import Layout
 
 SHOWN = 20
 """Reconstructions in a figure: a longer row could not be read."""
@@ -17,11 +18,12 @@ MOST = 400
 """Images in a grid: of more one would see little, and wait long for the page."""
 
 
-def figure(kind: str, arrays: dict[str, Tensor], source: Source, title: str) -> Figure:
-    """Return the figure of what was made as `kind` of the images of `source`: sheets of images, or points if planar."""
-    if kind in planar_report.FIGURES and examples.is_planar(source.shape):
-        return planar_report.FIGURES[kind](arrays, source, title)
-    return FIGURES[kind](arrays, title)
+def figure(layout: Layout | None, arrays: dict[str, Tensor], source: Source, title: str) -> Figure:
+    """Return the figure of arrays that a kind of picture made: images, or points if those of `source` are planar."""
+    layout = layout or ("grid" if arrays["images"].dim() == 4 else "rows")
+    if layout in planar_report.LAYOUTS and examples.is_planar(source.shape):
+        return planar_report.LAYOUTS[layout](arrays, source, title)
+    return LAYOUTS[layout](arrays, title)
 
 
 def grid(arrays: dict[str, Tensor], title: str) -> Figure:
@@ -37,14 +39,14 @@ def reconstruction(arrays: dict[str, Tensor], title: str) -> Figure:
     return image_grids.reconstructions(shown["x"], shown.get("noisy"), shown["x_hat"], title)
 
 
-FIGURES: dict[str, Callable[[dict[str, Tensor], str], Figure]] = {
-    "prior": grid,
-    "density": grid,
-    "reconstruction": reconstruction,
-    "interpolation": lambda arrays, title: image_grids.interpolations(arrays["images"], title),
-    "traversal": lambda arrays, title: image_grids.traversals(**arrays, title=title),
+LAYOUTS: dict[Layout, Callable[[dict[str, Tensor], str], Figure]] = {
+    "grid": grid,
+    "rows": lambda arrays, title: image_grids.sheet(arrays["images"], title),
+    "reconstructions": reconstruction,
+    "interpolations": lambda arrays, title: image_grids.interpolations(arrays["images"], title),
+    "traversals": lambda arrays, title: image_grids.traversals(**arrays, title=title),
     "manifold": lambda arrays, title: image_grids.manifold_grid(**arrays, title=title),
-    "chain": lambda arrays, title: image_grids.chains(**arrays, title=title),
-    "training": lambda arrays, title: animation.strip(arrays, title),
+    "chains": lambda arrays, title: image_grids.chains(**arrays, title=title),
+    "strip": lambda arrays, title: animation.strip(arrays, title),
 }
-"""By the kind's name in `aectl.sampling.KINDS`."""
+"""The figure of images by the layout that a kind names."""

@@ -1,6 +1,7 @@
-"""Pictures that a trained model can be asked for, a module for each way of making them, and `KINDS`, the list."""
+"""Pictures that a trained model can make: each module makes some and declares their kinds."""
 
-from aectl.sampling.kinds import KINDS, Kind, is_conditional
+from aectl.sampling.kind import Kind
+from aectl.sampling.registry import KINDS
 from aectl.sampling.request import Arrays, Impossible, Request
 
-__all__ = ["KINDS", "Arrays", "Impossible", "Kind", "Request", "is_conditional"]
+__all__ = ["KINDS", "Arrays", "Impossible", "Kind", "Request"]

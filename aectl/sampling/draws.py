@@ -13,7 +13,8 @@ from torch import Tensor
 from aectl.data.datasets import Source
 from aectl.models.base import Decodes, Encodes, Model, Samples
 from aectl.rng import Rng
-from aectl.sampling.request import Arrays, Impossible, Request
+from aectl.sampling.kind import Kind
+from aectl.sampling.request import Arrays, Impossible, Request, has
 
 IMAGES = 10_000
 """At most so many training images have their codes in a density: enough for it, and seconds instead of minutes."""
@@ -27,6 +28,18 @@ def prior(model: Model, request: Request) -> Arrays:
     rng = request.rng.fork("prior")
     y = {} if request.label is None else {"y": request.labels()}
     return {"images": cast("Samples", model).sample(request.n, rng=rng, temperature=request.temperature, **y)}
+
+
+def prior_title(model: Model, request: Request) -> str:
+    """Return the title of samples, with their class and temperature if they were asked for."""
+    kind = "" if request.label is None else f" of class {request.label}"
+    at = "" if request.temperature == 1 else f" at temperature {request.temperature:g}"
+    return f"Samples{kind} of the model{at}"
+
+
+def is_conditional(model: type | Model) -> bool:
+    """Return whether a model heeds the class that it is asked to draw."""
+    return has(model, Samples) and getattr(model, "conditional", False)
 
 
 def density(model: Model, request: Request) -> Arrays:
@@ -46,8 +59,8 @@ def density(model: Model, request: Request) -> Arrays:
     return {"images": cast("Decodes", model).decode(drawn), "codes": drawn}
 
 
-def density_title(request: Request) -> str:
-    """Return what the pictures of a density are: not samples of the model."""
+def density_title(model: Model, request: Request) -> str:
+    """Return the title of pictures drawn from a density: they are not samples of the model."""
     k, fitted_to = components(request), min(IMAGES, len(cast("Source", request.train)))
     what = "a Gaussian" if k == 1 else f"a mixture of {k} Gaussians"
     return f"Drawn from {what} fitted afterwards to the codes of {fitted_to:,} training images, not from a prior"
@@ -129,3 +142,32 @@ def expectation_maximisation(points: np.ndarray, components: int, seed: int) -> 
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(points)
     return mixture.weights_, mixture.means_, mixture.covariances_
+
+
+KINDS = (
+    Kind(
+        "prior",
+        "samples of the model",
+        can=lambda model: has(model, Samples),
+        make=prior,
+        verb="sample",
+        lacks="it has no prior",
+        title=prior_title,
+        layout="grid",
+        heeds=lambda model: ("temperature", "label"),
+        order=10,
+    ),
+    Kind(
+        "density",
+        "drawn from a density fitted to codes",
+        can=lambda model: has(model, Encodes, Decodes),
+        make=density,
+        verb="have a density fitted to its codes",
+        lacks="it does not both encode and decode",
+        title=density_title,
+        layout="grid",
+        heeds=lambda model: ("temperature", "density", "components"),
+        needs=lambda model: ("train",),
+        order=20,
+    ),
+)

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from aectl.data.thumbnails import thumbnail_shape
-from aectl.models.base import Model, Samples
+from aectl.models.base import Model, Reconstructs, Samples
+from aectl.sampling.kind import Kind
 from aectl.sampling.request import Arrays, Impossible, Request, has
 
 FRAMES = 240
@@ -121,3 +122,24 @@ def tiles_of(sheet: np.ndarray, channels: int, height: int, width: int) -> Tenso
             tiles = small[1:, 1:, :channels].reshape(rows, height + 1, columns, width + 1, channels)[:, :-1, :, :-1]
             return torch.from_numpy(tiles.transpose(0, 2, 4, 1, 3).astype(np.float32) / 255)
     return None
+
+
+def training_title(model: Model, request: Request) -> str:
+    """Return the title of pictures over training: what stays the same while the model changes."""
+    what = "Samples of the same random numbers" if has(model, Samples) else "Reconstructions of the same images"
+    return f"{what} over training"
+
+
+KINDS = (
+    Kind(
+        "training",
+        "after each epoch of training: a strip and a GIF",
+        can=lambda model: has(model, Samples) or has(model, Reconstructs),
+        make=training,
+        verb="show its training",
+        lacks="it neither samples nor reconstructs",
+        title=training_title,
+        layout="strip",
+        order=80,
+    ),
+)

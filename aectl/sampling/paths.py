@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aectl.models.base import Decodes, Encodes, Model, Samples
+from aectl.sampling.kind import Kind
 from aectl.sampling.request import STEPS, Arrays, Impossible, Request, has
 
 CENTRAL = (0.025, 0.975)
@@ -151,3 +152,62 @@ def has_paths(model: type | Model) -> bool:
 def has_plane(model: type | Model) -> bool:
     """Return whether a model decodes two-dimensional codes; of a class that depends on the run, so that says yes."""
     return has_paths(model) and (isinstance(model, type) or getattr(model, "code", None) == 2)
+
+
+def interpolation_title(model: Model, request: Request) -> str:
+    """Return the title of interpolations: between what they go, and how."""
+    how = "Spherical" if is_spherical(model, request) else "Linear"
+    return f"{how} interpolations between {describe_ends(model, request, 'test images')}"
+
+
+def traversal_title(model: Model, request: Request) -> str:
+    """Return the title of traversals: where the units stay that do not move."""
+    of = "sample of the model" if starts_from_samples(model, request) else "test image"
+    others = f"as for one {of}" if has(model, Encodes) else "at 0"
+    return f"Traversals: one unit of the code changes, the others stay {others}"
+
+
+def encoded_splits(model: Model) -> tuple[str, ...]:
+    """Return the split whose images a model encodes, if it encodes any."""
+    return ("test",) if has(model, Encodes) else ()
+
+
+KINDS = (
+    Kind(
+        "interpolation",
+        "between two codes",
+        can=has_paths,
+        make=interpolation,
+        verb="interpolate",
+        lacks="it decodes no codes",
+        title=interpolation_title,
+        layout="interpolations",
+        heeds=lambda model: ("path",) if has(model, Encodes) else ("path", "temperature"),
+        needs=encoded_splits,
+        order=40,
+    ),
+    Kind(
+        "traversal",
+        "one unit of the code changes",
+        can=has_paths,
+        make=traversal,
+        verb="traverse its code",
+        lacks="it decodes no codes",
+        title=traversal_title,
+        layout="traversals",
+        needs=encoded_splits,
+        order=50,
+    ),
+    Kind(
+        "manifold",
+        "the plane of two-dimensional codes",
+        can=has_plane,
+        make=manifold,
+        verb="draw its manifold",
+        lacks="its code is not two-dimensional (model.code=2)",
+        title=lambda model, request: "The plane of codes",
+        layout="manifold",
+        needs=lambda model: () if has(model, Samples) else ("test",),
+        order=60,
+    ),
+)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from aectl.models.base import Model, Reconstructs, Walks
 from aectl.rng import Rng
+from aectl.sampling.kind import Kind
 from aectl.sampling.request import STEPS, Arrays, Request, has
 
 
@@ -59,8 +60,37 @@ def has_chain(model: type | Model) -> bool:
     return has(model, Walks) or (has(model, Reconstructs) and has_noise)
 
 
-def chain_title(model: type | Model) -> str:
-    """Return what the steps of a chain are."""
+def chain_title(model: Model, request: Request) -> str:
+    """Return the title of a chain, with what its steps are."""
     if has(model, Walks):
         return "The model's own Markov chain, from states spread wider than its distribution"
     return "A Markov chain from test images: corrupt, take the mean reconstruction, repeat"
+
+
+KINDS = (
+    Kind(
+        "reconstruction",
+        "test images and their reconstructions",
+        can=lambda model: has(model, Reconstructs),
+        make=reconstruction,
+        verb="reconstruct",
+        lacks="it has no encoder",
+        title=lambda model, request: "Reconstructions of test images",
+        layout="reconstructions",
+        needs=lambda model: ("test",),
+        order=30,
+    ),
+    Kind(
+        "chain",
+        "a Markov chain: the model's own, or corrupt, reconstruct, repeat",
+        can=has_chain,
+        make=chain,
+        verb="walk a Markov chain",
+        lacks="it has none of its own, and it does not reconstruct or was trained without noise (noise=gaussian)",
+        title=chain_title,
+        layout="chains",
+        heeds=lambda model: ("steps", "burn_in", "thinning"),
+        needs=lambda model: () if has(model, Walks) else ("test",),
+        order=70,
+    ),
+)

@@ -1,6 +1,7 @@
 """Each kind of picture has its figure, for images and for points of the plane."""
 
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.rng import Rng
 from aectl.sampling import KINDS, Request
+from aectl.sampling.kind import Layout
 
 parts = partial(DenseEncoder, widths=[8]), partial(DenseDecoder, widths=[8])
 IMAGE, POINT = (1, 8, 8), (1, 1, 2)
@@ -41,20 +43,27 @@ def is_drawn(path):
     return min(pixels.shape) > 100 and pixels.std() > 5
 
 
-def test_every_kind_has_a_figure_and_no_figure_lacks_a_kind():
-    assert set(sample_figures.FIGURES) == set(KINDS)
-    assert set(planar_report.FIGURES) == set(KINDS) - {"training"}
+def test_every_layout_has_a_figure_and_points_have_all_but_the_strip():
+    assert set(sample_figures.LAYOUTS) == set(get_args(Layout))
+    assert set(planar_report.LAYOUTS) == set(get_args(Layout)) - {"strip"}
+
+
+def test_a_kind_without_a_layout_is_shown_by_the_shape_of_its_images():
+    for images, width in ((Rng(0).uniform(9, *IMAGE), 3), (Rng(0).uniform(2, 5, *IMAGE), 5)):
+        (axes,) = sample_figures.figure(None, {"images": images}, source(IMAGE), "a title").axes
+        assert axes.images[0].get_array().shape[1] == 9 * width - 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_drawn_for_images_and_for_points(tmp_path, kind):
     for shape in (IMAGE, POINT):
-        figure = sample_figures.figure(kind, made(kind, shape), source(shape), "a title")
+        layout = KINDS[kind].layout
+        figure = sample_figures.figure(layout, made(kind, shape), source(shape), "a title")
         assert is_drawn(save(figure, tmp_path / f"{kind}.png"))
         words = " ".join(text.get_text() for text in [*figure.texts, figure._suptitle] if text)
         assert "a title" in words
         # Points are drawn in the square that they lie in, images as pixels.
-        assert any(axes.images for axes in figure.axes) is (shape == IMAGE or kind not in planar_report.FIGURES)
+        assert any(axes.images for axes in figure.axes) is (shape == IMAGE or layout not in planar_report.LAYOUTS)
 
 
 def test_a_grid_has_as_many_rows_as_columns():
