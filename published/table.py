@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.stats import t
 
-from aectl.runs.metrics_json import written
+from aectl.runs.metrics_json import format_cell
 from published.experiments import Experiment
 from published.results import Results, title
 
@@ -66,7 +66,7 @@ def result(name: str, label: str, found: Mapping[str, Any], run: Mapping[str, An
 
 def texts(name: str, label: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the row of a measured number but for how it was run."""
-    told = {key: " ".join(written(found, key)).strip() for key in ("ours", "reference", "difference")}
+    told = {key: " ".join(format_cell(found, key)).strip() for key in ("ours", "reference", "difference")}
     return (
         name,
         called(label, found["measure"]),

@@ -13,7 +13,7 @@ import aectl
 ROOT = Path(aectl.__file__).parent
 
 LAYERS = [
-    {"rng", "system"},
+    {"rng", "metric", "system"},
     {"parallel", "config"},
     {"models"},
     {"data"},
@@ -26,9 +26,9 @@ LAYERS = [
 ]
 """A package imports from those above it in this list; neighbours in one set do not know each other."""
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
-AT_ROOT = {"__init__.py", "__main__.py", "rng.py", "py.typed"}
+AT_ROOT = {"__init__.py", "__main__.py", "metric.py", "rng.py", "py.typed"}
 
-MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.name == "rng.py")
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem in ("metric", "rng"))
 
 
 @cache
@@ -57,7 +57,7 @@ def package_of(path: Path) -> str:
 
 def test_the_root_holds_packages():
     assert {path.name for path in ROOT.iterdir() if path.is_file()} == AT_ROOT
-    assert {path.parent.name for path in ROOT.glob("*/*.py")} == LEVEL.keys() - {"rng"}
+    assert {path.parent.name for path in ROOT.glob("*/*.py")} == LEVEL.keys() - {"metric", "rng"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -20,7 +20,7 @@ import aectl as package
 from aectl.config import conf_dir
 from aectl.figures import style
 from aectl.html_report.render import CAPTIONS, position
-from aectl.runs.metrics_json import columns, meaning, tables_of
+from aectl.runs.metrics_json import column_names, tables_of
 from aectl.runs.run import Run, find
 from tests.small import QUICK, SMALL, SOME, training_words
 
@@ -94,7 +94,9 @@ def test_every_model_evaluates(aectl, trained, model):
     assert 1 <= len(verdicts) <= 4
     # A long one takes several lines.
     assert " ".join(verdicts) in " ".join(out.split())
-    assert [(t, m) for t, rows in tables_of(section).items() for m in columns(rows.values()) if not meaning(t, m)] == []
+    shown = {(table, name) for table, rows in tables_of(section).items() for name in column_names(rows.values())}
+    described = {(table, name): one for table, found in section["columns"].items() for name, one in found.items()}
+    assert shown == described.keys() and all(one["meaning"] for one in described.values())
     figures = [path.stem for path in (folder / "figures").glob("*.png")]
     assert figures and all(position(name) < len(CAPTIONS) for name in figures)
     page = html.unescape((folder / "report.html").read_text())

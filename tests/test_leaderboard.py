@@ -8,10 +8,13 @@ import re
 import pytest
 
 from aectl import leaderboard
+from aectl.commands.eval_columns import describe_tables
 from aectl.config import ConfigError
 from aectl.leaderboard.boards import in_words
 from aectl.leaderboard.entries import labels, letter
-from aectl.runs.metrics_json import best, better, column, written
+from aectl.metric import Metric
+from aectl.models.base import Model
+from aectl.runs.metrics_json import best_rows, format_cell, format_column, tables_of
 
 TITLES = {"reconstruction": "reconstruction", "likelihood": "likelihood, nats per image"}
 
@@ -25,6 +28,7 @@ def write_run(folder, name, overrides=(), config="model: {code: 32}\n", choices=
     (run / "run.json").write_text(json.dumps(record))
     (run / ".hydra" / "config.yaml").write_text(config if "model:" in config else f"model: {{}}\n{config}")
     section = {"checkpoint": "best", "epoch": 3, "images": 360, "titles": TITLES, "missing": {}, **section}
+    section["columns"] = describe_tables(tables_of(section), Model)
     (run / "metrics.json").write_text(json.dumps({"test": section}))
     return run
 
@@ -69,7 +73,7 @@ def test_runs_are_ranked_and_the_best_of_each_column_is_marked_by_its_direction(
     ]
     (table,) = only_board(*runs).tables
     assert names(table) == ["2 code=8", "3 code=4", "1 code=2"]
-    assert table.columns == ["mse", "psnr", "ssim"]
+    assert [metric.heading for metric in table.columns] == ["mse ↓", "psnr ↑", "ssim ↑"]
     assert table.best == {"mse": {"2 code=8"}, "psnr": {"2 code=8"}, "ssim": {"2 code=8"}}
 
 
@@ -101,10 +105,10 @@ def test_bounds_and_exact_likelihoods_are_ranked_together_and_estimates_apart(tm
         write_run(tmp_path, "guess", choices={"model": "rbm"}, **nll(70.0, "AIS estimate")),
     ]
     (table,) = only_board(*runs).tables
-    assert table.mixed
+    assert table.is_mixed
     assert table.best["nll"] == {"1 made"}
     assert names(table) == ["1 made", "3 iwae", "2 vae", "4 elbo", "5 rbm"]
-    assert {"kind", "binarisation", "samples"} <= set(table.columns)
+    assert {"kind", "binarisation", "samples"} <= {metric.name for metric in table.columns}
 
 
 def test_below_a_table_the_best_run_is_compared_with_its_baseline(tmp_path, capsys):
@@ -134,7 +138,7 @@ def test_denoising_is_ranked_within_one_noise(tmp_path):
     ]
     (table,) = only_board(*runs).tables
     assert table.best["mse"] == {"3 gaussian"}
-    assert table.columns == ["noise", "mse"]
+    assert [metric.name for metric in table.columns] == ["noise", "mse"]
     assert names(table, "baseline") == ["noisy input, masking", "noisy input, gaussian"]
 
 
@@ -188,7 +192,7 @@ def test_seeds_have_means_and_standard_deviations(tmp_path):
     (mean,) = [line for line in table.lines if line.kind == "mean"]
     assert mean.name == "mean of 2 seeds: no noise"
     assert mean.row == {"nmi": pytest.approx(0.2), "nmi_sd": pytest.approx(0.2 / math.sqrt(2))}
-    assert written(mean.row, "nmi") == ("0.20", "± 0.14")
+    assert format_cell(mean.row, "nmi") == ("0.20", "± 0.14")
 
 
 def seeded(folder, **errors):
@@ -356,25 +360,18 @@ def test_the_files_hold_everything(tmp_path):
 
 
 def test_numbers_are_written_with_the_decimals_of_their_spread():
-    assert written({"mse": 0.0039121, "mse_ci95": 0.0000412}, "mse") == ("0.003912", "± 0.000041")
-    assert written({"nll": 95.52, "nll_ci95": 12.3}, "nll") == ("96", "± 12")
-    assert written({"psnr": 16.0}, "psnr") == ("16", "")
-    assert column([{"psnr": 16.0}, {"psnr": 15.55}], "psnr") == [("16.00", ""), ("15.55", "")]
-    assert column([{"units": 32.0}, {}], "units") == [("32", ""), ("", "")]
-    assert written({"mse": math.nan}, "mse") == ("–", "")
-    assert written({"psnr": math.inf}, "psnr") == ("∞", "")
-    assert written({"kind": "bound"}, "kind") == ("bound", "")
-
-
-def test_directions():
-    assert [better("reconstruction", m) for m in ("mse", "psnr", "ssim")] == ["lower", "higher", "higher"]
-    assert better("noises", "masking_0.25") == "higher"
-    assert better("anomalies", "auroc_excluded classes") == "higher"
-    assert better("samples", "frechet") == "lower"
-    assert better("codes", "active_units") == ""
+    assert format_cell({"mse": 0.0039121, "mse_ci95": 0.0000412}, "mse") == ("0.003912", "± 0.000041")
+    assert format_cell({"nll": 95.52, "nll_ci95": 12.3}, "nll") == ("96", "± 12")
+    assert format_cell({"psnr": 16.0}, "psnr") == ("16", "")
+    assert format_column([{"psnr": 16.0}, {"psnr": 15.55}], Metric("psnr")) == [("16.00", ""), ("15.55", "")]
+    assert format_column([{"units": 32.0}, {}], Metric("units")) == [("32", ""), ("", "")]
+    assert format_cell({"mse": math.nan}, "mse") == ("–", "")
+    assert format_cell({"psnr": math.inf}, "psnr") == ("∞", "")
+    assert format_cell({"kind": "bound"}, "kind") == ("bound", "")
 
 
 def test_one_row_alone_is_not_the_best_and_nan_never_is():
-    assert best("x", {"a": {"mse": 1.0}}, "mse") == set()
-    assert best("x", {"a": {"mse": 1.0}, "b": {"mse": math.nan}, "c": {"mse": 2.0}}, "mse") == {"a"}
-    assert best("x", {"a": {"units": 1}, "b": {"units": 2}}, "units") == set()
+    metrics = (Metric("mse", better="lower"), Metric("units"))
+    assert best_rows({"a": {"mse": 1.0}}, "mse", metrics) == set()
+    assert best_rows({"a": {"mse": 1.0}, "b": {"mse": math.nan}, "c": {"mse": 2.0}}, "mse", metrics) == {"a"}
+    assert best_rows({"a": {"units": 1}, "b": {"units": 2}}, "units", metrics) == set()

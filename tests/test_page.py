@@ -9,8 +9,11 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from aectl.commands.eval_columns import describe_tables
 from aectl.html_report import render
 from aectl.html_report.render import split
+from aectl.models.base import Model
+from aectl.runs.metrics_json import tables_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 RECORD = {
@@ -55,6 +58,7 @@ SECTION = {
     "missing": {"distances": "no judge for <b>digits</b>"},
     "titles": {"reconstruction": "reconstruction", "likelihood": "likelihood, nats per image"},
 }
+SECTION["columns"] = describe_tables(tables_of(SECTION), Model)
 
 
 class Parsed(HTMLParser):
@@ -172,6 +176,7 @@ def test_the_best_is_marked_among_rows_measured_alike(written):
 def test_a_pca_that_nearly_copies_is_not_marked_and_a_smaller_one_is_explained(tmp_path):
     rows = {"model": {"mse": 0.03}, "PCA-60": {"mse": 2e-5}, "mean image": {"mse": 0.07}}
     section = {"split": "test", "images": 360, "reconstruction": rows, "codes": {"model": {"units": 64.0}}}
+    section["columns"] = describe_tables({"reconstruction": rows}, Model)
     text = render.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text()
     assert re.findall(r'class="best">([^<]*)<', text) == ["0.03000"]
     assert "360 test images · PCA-60 nearly copies the image (over 99.9 % of the variance), not counted as best" in text

@@ -11,7 +11,7 @@ from aectl.commands import eval_run
 from aectl.commands.eval_data import QUICK
 from aectl.evaluation.registry import EVALUATIONS, lacking
 from aectl.models.base import Model
-from aectl.runs.metrics_json import damage, origin_note
+from aectl.runs.metrics_json import find_damage, origin_note
 from aectl.runs.run import Run
 from tests.faults.conftest import UPGRADE
 
@@ -194,7 +194,7 @@ def test_each_table_says_what_a_model_without_abilities_lacks(table):
     "made", ["x", [], {"codes": 1}, {"codes": {"epoch": {}}}, {"codes": {"epoch": 2**70}}], ids=str
 )
 def test_origins_that_no_evaluation_writes_are_damage(made):
-    assert damage({"codes": {"model": {"units": 1}}, "made": made}).startswith("made")
+    assert find_damage({"codes": {"model": {"units": 1}}, "made": made}).startswith("made")
 
 
 def test_sections_of_earlier_versions_are_merged_by_their_epoch(aectl, copied):

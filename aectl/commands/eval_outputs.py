@@ -17,7 +17,7 @@ from aectl.figures.model_figures import draw
 from aectl.figures.style import save
 from aectl.html_report import render
 from aectl.runs.loading import Opened
-from aectl.runs.metrics_json import is_number, origin_note
+from aectl.runs.metrics_json import is_number, metrics_of_table, origin_note
 from aectl.system import atomic_write
 from aectl.system.plot_style import default_style
 from aectl.system.terminal import shown
@@ -60,8 +60,16 @@ def draw_all(
         for measure, value in section[table].get("model", {}).items()
         if is_number(value)
     }
+    metrics = {f"eval/{table}/{one.name}": one for table in current for one in metrics_of_table(section, table)}
     if not config.quick:
-        evaluation.write(run.folder, opened.state["epoch"], scalars, {f"eval/{p.stem}": p for p in paths}, pr_curves)
+        evaluation.write(
+            run.folder,
+            opened.state["epoch"],
+            scalars,
+            {f"eval/{p.stem}": p for p in paths},
+            pr_curves,
+            descriptions={tag: metric.summary for tag, metric in metrics.items()},
+        )
     choices = run.record.get("choices", {})
     render.write(
         run.folder / page_name(config),

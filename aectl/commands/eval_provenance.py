@@ -14,17 +14,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from aectl.commands.eval_columns import add_descriptions
 from aectl.config import ConfigError, to_plain
 from aectl.config.schema import CHOICES
 from aectl.config.untrusted_files import HolesError, file_digest
 from aectl.evaluation.baseline_cache import VERSION
 from aectl.evaluation.registry import SETTINGS
-from aectl.runs.metrics_json import damage, tables_of
+from aectl.runs.metrics_json import find_damage, tables_of
 from aectl.runs.run import Run, now, versions
 
 CHECKPOINTS = CHOICES["checkpoint"]
-OBJECTIVE, PUBLISHED = "objective", "published"
-"""Tables that are no evaluation's: the metrics of training, and the comparison with published numbers."""
 
 
 def section_name(config: DictConfig) -> str:
@@ -35,8 +34,9 @@ def section_name(config: DictConfig) -> str:
 def stored_section(run: Run, config: DictConfig) -> dict[str, Any]:
     """Return the section that metrics.json holds, stale tables marked; empty if there is none or it is damaged."""
     section = run.metrics.get(section_name(config), {})
-    if not tables_of(section) or damage(section):
+    if not tables_of(section) or find_damage(section):
         return {}
+    section = add_descriptions(run, section)
     return mark_stale({**section, "made": {**first_origins(section), **section.get("made", {})}}, run)
 
 

@@ -13,13 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from aectl import leaderboard
+from aectl.commands.eval_columns import OBJECTIVE, PUBLISHED, add_descriptions, describe_tables
 from aectl.commands.eval_confirmation import confirm_evaluations
 from aectl.commands.eval_data import QUICK, benchmark
 from aectl.commands.eval_outputs import draw_all, page_name
 from aectl.commands.eval_progress import table_progress
 from aectl.commands.eval_provenance import (
-    OBJECTIVE,
-    PUBLISHED,
     mark_stale,
     origin,
     outdated_tables,
@@ -35,11 +34,20 @@ from aectl.evaluation import verdict
 from aectl.evaluation.ability_checks import check_abilities, first_images
 from aectl.evaluation.context import Rows, Subject
 from aectl.evaluation.registry import EVALUATIONS, HEADLINES, Report, lacking, report
+from aectl.metric import Metric, find_metric
 from aectl.models.base import Model
 from aectl.rng import Rng
 from aectl.runs.loading import Opened, check_run_data, open_run, trusted
-from aectl.runs.metrics_json import arrow, column, is_number, origin_note, pca_legend, tables_of
-from aectl.runs.metrics_json import columns as measures_of
+from aectl.runs.metrics_json import (
+    COLUMNS,
+    column_names,
+    format_column,
+    is_number,
+    metrics_of_table,
+    origin_note,
+    pca_legend,
+    tables_of,
+)
 from aectl.runs.run import Run, now
 from aectl.system.terminal import console, fill, shown
 from aectl.system.terminal_table import Column, print_table
@@ -88,7 +96,7 @@ def compare(config: DictConfig, folders: list[Path]) -> None:
             folders = [other for other in folders if other != folder]
     if not folders:
         raise ConfigError("none of these runs has been trained")
-    boards = leaderboard.boards(folders, section_name(config))
+    boards = leaderboard.boards(folders, section_name(config), add_descriptions)
     leaderboard.show(boards)
     place = common_folder(folders) or LEADERBOARDS / now().replace(":", "-")
     for path in leaderboard.write(place, boards):
@@ -232,6 +240,7 @@ def merged(
     if references:
         section[PUBLISHED] = published.compare(present, references)
         section["titles"][PUBLISHED] = "compared with published numbers"
+    section[COLUMNS] = describe_tables(tables_of(section), type(opened.model))
     return section
 
 
@@ -271,7 +280,7 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
     for name, title in section["titles"].items():
         if chosen and name not in (*chosen, PUBLISHED):
             continue
-        print_rows(out, name, title, section[name])
+        print_rows(out, title, section[name], metrics_of_table(section, name))
         if note := origin_note(section, name):
             out.print(fill(out, note), soft_wrap=True)
         out.print()
@@ -296,11 +305,12 @@ def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
             log.info("%s %s", what, shown(run.folder / path))
 
 
-def print_rows(out: Console, name: str, title: str, rows: Rows) -> None:
-    """Print a table of metrics.json, each measure with its better direction, each number with its spread."""
+def print_rows(out: Console, title: str, rows: Rows, metrics: Sequence[Metric]) -> None:
+    """Print a table of metrics.json, each metric with its better direction, each number with its spread."""
     columns = []
-    for measure in measures_of(rows.values()):
-        cells = [" ".join(cell).strip() for cell in column(rows.values(), measure)]
-        numbers = any(is_number(row.get(measure)) for row in rows.values())
-        columns.append(Column(f"{measure} {arrow(name, measure)}".strip(), cells, is_text=not numbers))
+    for name in column_names(rows.values()):
+        metric = find_metric(metrics, name)
+        cells = [" ".join(cell).strip() for cell in format_column(rows.values(), metric)]
+        numbers = any(is_number(row.get(name)) for row in rows.values())
+        columns.append(Column(metric.heading, cells, is_text=not numbers))
     print_table(out, Column("", list(rows), bold=range(len(rows))), columns, title)

@@ -17,7 +17,7 @@ BOOLEAN = ("true", "false")
 # Keys of eval and sample whose values are the names in a registry: its module, its name, and what is possible besides.
 REGISTRIES = {
     "kind": ("aectl.sampling", "KINDS", ("all",)),
-    "only": ("aectl.evaluation.registry", "EVALUATIONS", ()),
+    "only": ("aectl.evaluation", "EVALUATIONS", ()),
     "export": ("aectl.runs.export", "FORMATS", ()),
     "outliers": ("aectl.commands.eval_data", "COUNTERPARTS", ("auto", "none")),
 }

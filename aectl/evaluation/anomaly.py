@@ -11,7 +11,9 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest
+from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.verdict import Headline
+from aectl.metric import Metric
 from aectl.models.base import Energy, Normalises, Reconstructs, Scores
 
 SAMPLES = 10
@@ -19,9 +21,12 @@ SAMPLES = 10
 COMPONENTS = 64
 """Principal components of the linear detector, or a quarter of the pixels where these are few."""
 
+AUROC = Metric("auroc_*", "area under the ROC curve, .5 by chance", "higher")
+METRICS = (AUROC, Metric("ap_*", "average precision", "higher", detail=True))
+"""Each set of outliers has its columns, see `named`."""
 HEADLINE = Headline(
     "anomalies",
-    "auroc_*",
+    AUROC,
     (("PCA-*", "mean intensity"),),
     rank=8,
     about="detection of {}: AUROC",
@@ -175,3 +180,17 @@ def detection(inside: Tensor, outside: Tensor) -> Row:
         "auroc_ci95": 1.96 * variance**0.5,
         "ap": float(average_precision_score(labels, ranks.numpy())),
     }
+
+
+EVALUATIONS = (
+    Evaluation(
+        "anomalies",
+        "detection of images of another kind",
+        (Reconstructs | Scores | Energy,),
+        measure,
+        METRICS,
+        order=80,
+        headline=HEADLINE,
+        settings=("outliers",),
+    ),
+)

@@ -7,13 +7,15 @@ from typing import cast
 from torch import Tensor
 
 from aectl.evaluation.context import Row, Rows, Subject, Unmeasured, apply, mean_ci95
+from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.probes import linear_accuracy, nameable
 from aectl.evaluation.verdict import Headline
+from aectl.metric import Metric
 from aectl.models.base import Classifies
 
-HEADLINE = Headline(
-    "classification", "accuracy", (("logistic regression",),), rank=1, unit="%", unit_of_difference="points"
-)
+ACCURACY = Metric("accuracy", "images classified correctly", "higher", "%")
+METRICS = (ACCURACY, Metric("error", "images classified wrongly", "lower", "%", detail=True))
+HEADLINE = Headline("classification", ACCURACY, (("logistic regression",),), rank=1)
 
 
 def measure(subject: Subject) -> Rows:
@@ -40,3 +42,8 @@ def accuracy(found: Tensor, labels: Tensor) -> Row:
 def error(row: Row) -> Row:
     """Return the other images, in percent: what the accuracy of a row leaves."""
     return {"error": 100 - float(row["accuracy"]), "error_ci95": row["accuracy_ci95"]}
+
+
+EVALUATIONS = (
+    Evaluation("classification", "classification", (Classifies,), measure, METRICS, order=130, headline=HEADLINE),
+)

@@ -12,13 +12,23 @@ from torch import Tensor
 from aectl.data.datasets import Source
 from aectl.evaluation.codes import baselines, checked, slug
 from aectl.evaluation.context import Benchmark, Row, Rows, Subject
+from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.probes import labelled
 from aectl.evaluation.thread_limit import threads_for
+from aectl.metric import Metric
+from aectl.models.base import Encodes
 
 SEEDS = 5
 """Runs of k-means, from which the spread is."""
 STARTS = 3
 """Starting points of a run, of which the one with the least squared error counts."""
+
+
+METRICS = (
+    Metric("nmi", "normalised mutual information of clusters and classes, 1 for equal partitions", "higher"),
+    Metric("ari", "adjusted Rand index of clusters and classes, 0 by chance", "higher"),
+    Metric("cluster_accuracy", "images in the cluster that is matched with their class", "higher", "%", detail=True),
+)
 
 
 def measure(subject: Subject) -> Rows:
@@ -82,3 +92,6 @@ def matched(classes: np.ndarray, clusters: np.ndarray) -> float:
 
     counts = contingency_matrix(classes, clusters)
     return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / len(classes))
+
+
+EVALUATIONS = (Evaluation("clusters", "clusters of the codes", (Encodes,), measure, METRICS, order=60),)

@@ -8,12 +8,22 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.evaluation.context import Row, Rows, Subject, Unmeasured, apply, mean_ci95
-from aectl.models.base import HasPosterior
+from aectl.evaluation.evaluation import Evaluation
+from aectl.metric import Metric
+from aectl.models.base import Encodes, HasPosterior
 
 ACTIVE = 1e-3
 """A unit is active on an image where |h| exceeds this."""
 INFORMED = 0.01
 """A latent is active where the variance over images of its posterior mean exceeds this (Burda et al. 2016)."""
+METRICS = (
+    Metric("active_share", "share of units active on an image"),
+    Metric("active_units", "units active on an image"),
+    Metric("dead_units", "units never active"),
+    Metric("active_latents", f"units whose posterior mean varies over images with a variance above {INFORMED}"),
+    Metric("units", "size of the code"),
+    Metric("hoyer", "Hoyer sparsity, 0 for equal units, 1 for a single active one"),
+)
 RAW = "raw pixels"
 """The row of the images themselves, as long codes."""
 
@@ -100,3 +110,6 @@ def pixels(source: Source) -> Tensor:
 def slug(name: str) -> str:
     """Return the name of a row as part of a name in the cache."""
     return name.lower().replace(" ", "-")
+
+
+EVALUATIONS = (Evaluation("codes", "codes", (Encodes,), measure, METRICS, order=40),)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian, Masking, SaltAndPepper
 from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, apply, digest, mean_ci95
+from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.pca import PCA
-from aectl.evaluation.reconstruction import fidelity, psnr, psnr_ci95
+from aectl.evaluation.reconstruction import FIDELITY, PSNR, fidelity, psnr, psnr_ci95
 from aectl.evaluation.verdict import Headline
+from aectl.metric import Metric
 from aectl.models.base import Reconstructs
 from aectl.rng import Rng
 
@@ -31,15 +33,17 @@ NOISES: dict[str, Callable[[], nn.Module]] = {
 }
 """The corruptions that every model is tested under, whatever it was trained with."""
 
+UNDER_EACH = (Metric("*", "PSNR of the restored images under this noise", "higher", "dB"),)
+"""The columns of `matrix`, each called after a noise."""
+
 PASSES = 3
 """Corruptions of each training image where the moments have no closed form."""
 
 HEADLINE = Headline(
     "denoising",
-    "psnr",
+    PSNR,
     (("best affine", "noisy input"),),
     rank=2,
-    unit="dB",
     words={"best affine": "best affine denoiser"},
     ci95=psnr_ci95,
 )
@@ -201,3 +205,17 @@ def sampled(noise: nn.Module, source: Source, rng: Rng) -> Moments:
     return Moments(
         mean, noisy_mean, covariance - torch.outer(noisy_mean, noisy_mean), cross - torch.outer(noisy_mean, mean)
     )
+
+
+EVALUATIONS = (
+    Evaluation(
+        "denoising",
+        "denoising, under the run's own noise",
+        (Reconstructs,),
+        measure,
+        FIDELITY,
+        order=20,
+        headline=HEADLINE,
+    ),
+    Evaluation("noises", "denoising, PSNR in dB under each noise", (Reconstructs,), matrix, UNDER_EACH, order=30),
+)

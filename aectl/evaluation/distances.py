@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from aectl.evaluation.context import Row
+from aectl.metric import Metric
 from aectl.rng import Rng
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """A function of pairs: [n, D] and [m, D] to [n, m]."""
+FRECHET = Metric("frechet", "Fréchet distance in the judge's features (not FID)", "lower")
 GROUPS = 20
 """Parts of a set that are left out in turn to see how an estimate varies."""
 
@@ -41,7 +43,7 @@ def estimate(values: Tensor, name: str) -> Row:
 def frechet(x: Tensor, y: Tensor) -> Row:
     """Return the Fréchet distance between normal distributions fitted to `x` [N, D] and `y` [M, D]."""
     pairs = zip(moments(x), moments(y), strict=True)
-    return estimate(torch.stack([frechet_of_moments(*a, *b) for a, b in pairs]), "frechet")
+    return estimate(torch.stack([frechet_of_moments(*a, *b) for a, b in pairs]), FRECHET.name)
 
 
 def frechet_of_moments(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Tensor) -> Tensor:

@@ -14,10 +14,30 @@ from torch import Tensor
 
 from aectl.evaluation.ability_checks import AbilityError, check_count
 from aectl.evaluation.context import CHUNK, Benchmark, Row, Rows, Subject, apply, mean_ci95
+from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.pca import PCA
 from aectl.evaluation.verdict import Headline
+from aectl.metric import Metric
 from aectl.models.base import Encodes, Normalises, Partition, Score, Scores
 from aectl.runs.metrics_json import Row as AnyRow
+
+NLL = Metric("nll", "negative log-likelihood per image", "lower", "nats")
+METRICS = (
+    NLL,
+    Metric("log_z", "log of the constant that the energies are normalised by", unit="nats"),
+    Metric(
+        "kind",
+        "whether nll is exact, a bound that it lies below, or an estimate (AIS too low, reverse AIS too high)",
+        # A bound states a likelihood that is reached at least.
+        alike=("exact", "bound"),
+    ),
+    Metric(
+        "binarisation",
+        "pixels drawn as 0 or 1 anew (dynamic), 0 or 1 already (fixed), cut at a half (threshold), or grey (none)",
+    ),
+    Metric("images", "images that were measured", detail=True, condition=True),
+    Metric("samples", "draws per image of the bound; more make it tighter"),
+)
 
 SMALLEST = 1e-9
 """A variance below this is rounding: a normal density with it could be made as large as one likes."""
@@ -29,7 +49,7 @@ def kind_of(row: AnyRow) -> str:
     return {"exact": "", "no likelihood": "cross-entropy of grey pixels"}.get(kind, kind)
 
 
-HEADLINE = Headline("likelihood", "nll", (("*",),), rank=3, about="NLL", unit="nats", note=kind_of)
+HEADLINE = Headline("likelihood", NLL, (("*",),), rank=3, about="NLL", note=kind_of)
 
 
 def measure(subject: Subject) -> Rows:
@@ -179,3 +199,17 @@ def ppca(x: Tensor, pca: PCA, code: int) -> Tensor | None:
     distance = (inside / kept).sum(1) + (centred.square().sum(1) - inside.sum(1)) / left.mean()
     log_determinant = kept.log().sum() + len(left) * left.mean().log()
     return -0.5 * (distance + log_determinant + centred.shape[1] * math.log(2 * math.pi))
+
+
+EVALUATIONS = (
+    Evaluation(
+        "likelihood",
+        "likelihood, nats per image",
+        (Scores | Normalises,),
+        measure,
+        METRICS,
+        order=70,
+        headline=HEADLINE,
+        settings=("nll_images", "nll_samples"),
+    ),
+)

@@ -9,11 +9,24 @@ import torch
 from torch import Tensor
 
 from aectl.evaluation.context import Row, Rows, Subject, Unmeasured
+from aectl.evaluation.evaluation import Evaluation
+from aectl.metric import Metric
 from aectl.models.base import Energy, Walks
 from aectl.rng import Rng
 
 CHAINS, BURN_IN, DRAWS, THINNING = 20, 1000, 500, 10
 """Chains, steps before the first draw, draws of each chain, and steps from draw to draw."""
+
+METRICS = (
+    Metric(
+        "rhat_*", "split R-hat of this statistic of the states: 1 where the chains have forgotten their starts", "lower"
+    ),
+    Metric("ess_*", "independent draws that tell the mean of this statistic as well", "higher"),
+    Metric("chains", "chains that were run", detail=True, condition=True),
+    Metric("draws", "states of each chain", detail=True, condition=True),
+    Metric("burn_in", "steps before the first draw", detail=True, condition=True),
+    Metric("thinning", "steps from draw to draw", detail=True, condition=True),
+)
 
 
 def measure(subject: Subject) -> Rows:
@@ -100,3 +113,6 @@ def autocovariance(chains: Tensor) -> Tensor:
     # Padded to twice the length, since the transform takes a chain for a ring.
     transformed = torch.fft.rfft(chains - chains.mean(1, keepdim=True), 2 * length)
     return torch.fft.irfft(transformed.abs().square(), 2 * length)[:, :length] / length
+
+
+EVALUATIONS = (Evaluation("chains", "Markov chains", (Walks,), measure, METRICS, order=110),)

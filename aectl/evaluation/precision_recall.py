@@ -9,7 +9,20 @@ from torch import Tensor
 
 from aectl.evaluation.context import Row
 from aectl.evaluation.distances import GROUPS, estimate, groups, left_out
+from aectl.metric import Metric
 
+METRICS = (
+    Metric("precision", "share of samples within the manifold of held-out images", "higher", "%"),
+    Metric("recall", "share of held-out images within the manifold of samples", "higher", "%"),
+    Metric(
+        "density",
+        "manifold balls of held-out images around a sample, 1 for samples like the data",
+        "higher",
+        detail=True,
+    ),
+    Metric("coverage", "share of held-out images with a sample in their ball", "higher", "%", detail=True),
+)
+"""What `manifolds` returns."""
 NEIGHBOURS = 3
 """k: a set's manifold is the union of balls around its vectors, each out to the k-th nearest neighbour in the set."""
 

@@ -13,9 +13,12 @@ from torch import Tensor
 from aectl.data.datasets import Source, balanced
 from aectl.evaluation.codes import RAW, baselines, checked, pixels, slug
 from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
+from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.nearest_neighbours import Neighbours
 from aectl.evaluation.thread_limit import threads_for
 from aectl.evaluation.verdict import Headline
+from aectl.metric import Metric
+from aectl.models.base import Encodes
 
 FEW = (10, 100, 1000)
 """Numbers of labelled images that a linear probe is trained from, beside all of them."""
@@ -31,7 +34,14 @@ logistic regression does."""
 CONSTANT = 1e-5
 """A unit is constant whose standard deviation is below this share of the largest magnitude in the code."""
 
-HEADLINE = Headline("linear probe", "linear", (("PCA-*", RAW),), rank=7, unit="%", unit_of_difference="points")
+LINEAR = Metric("linear", "accuracy of a linear classifier on codes", "higher", "%")
+METRICS = (
+    LINEAR,
+    Metric("svc", "accuracy of a linear support vector machine on codes", "higher", "%", detail=True),
+    Metric("knn", "accuracy of nearest neighbours among codes", "higher", "%"),
+    Metric("linear_*", "accuracy of a linear classifier from this number of labelled images", "higher", "%"),
+)
+HEADLINE = Headline("linear probe", LINEAR, (("PCA-*", RAW),), rank=7)
 
 
 @dataclass(frozen=True)
@@ -200,3 +210,16 @@ def neighbours(task: Task) -> Row:
     _, nearest = Neighbours(task.train).search(task.test, min(NEIGHBOURS, len(task.train)))
     found = task.train_labels[nearest].mode(1).values
     return {**mean_ci95(100 * (found == task.test_labels).float(), "knn")}
+
+
+EVALUATIONS = (
+    Evaluation(
+        "probes",
+        "classes read off the codes, accuracy in %",
+        (Encodes,),
+        measure,
+        METRICS,
+        order=50,
+        headline=HEADLINE,
+    ),
+)

@@ -9,12 +9,30 @@ from torch import Tensor, nn
 
 from aectl.evaluation.codes import sparsity
 from aectl.evaluation.context import CHUNK, Row, Rows, Subject, mean_ci95
+from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.pca import affine_basis
 from aectl.evaluation.verdict import Headline
-from aectl.models.base import Decodes, Encodes
+from aectl.metric import Metric
+from aectl.models.base import Decodes, Encodes, Reconstructs
 from aectl.runs.metrics_json import MEAN_IMAGE, is_number
 from aectl.runs.metrics_json import Row as AnyRow
+
+PSNR = Metric("psnr", "peak signal-to-noise ratio of the mean squared error", "higher", "dB")
+FIDELITY = (
+    Metric("mse", "mean squared error per pixel", "lower"),
+    PSNR,
+    Metric("psnr_image", "mean over images of each one's PSNR", "higher", "dB", detail=True),
+    Metric("ssim", "mean structural similarity, 1 for equal images", "higher"),
+    Metric("perceptual", "squared distance in the judge's features, relative to their size", "lower"),
+)
+"""What `fidelity` returns."""
+ANGLE = Metric(
+    "angle_to_pca_deg",
+    "largest angle between the decoder's span and that of the principal components",
+    unit="degrees",
+    detail=True,
+)
 
 NARROWEST = 5
 """Pixels: images with a shorter side have no structure for SSIM's window to see."""
@@ -26,7 +44,7 @@ def psnr_ci95(row: AnyRow, metric: str) -> float:
     return 10 / math.log(10) * ci95 / mse if is_number(mse) and is_number(ci95) and mse > 0 else 0.0
 
 
-HEADLINE = Headline("reconstruction", "psnr", (("PCA-*",), (MEAN_IMAGE,)), rank=4, unit="dB", ci95=psnr_ci95)
+HEADLINE = Headline("reconstruction", PSNR, (("PCA-*",), (MEAN_IMAGE,)), rank=4, ci95=psnr_ci95)
 
 
 def measure(subject: Subject) -> Rows:
@@ -54,7 +72,7 @@ def measure(subject: Subject) -> Rows:
     if isinstance(model, Decodes) and isinstance(model, Encodes) and (code := subject.codes.shape[1]) <= narrow:
         basis = affine_basis(model, code, x.device)
         if basis is not None:
-            rows["model"]["angle_to_pca_deg"] = bench.pca.largest_angle_deg(basis)
+            rows["model"][ANGLE.name] = bench.pca.largest_angle_deg(basis)
     return rows
 
 
@@ -128,3 +146,10 @@ def perceptual(judge: Judge, clean: Tensor, restored: Tensor, seen: Tensor | Non
     """Return ‖φ(x) - φ(x̂)‖² / ‖φ(x)‖² of each pair of images [N], in the judge's features φ."""
     seen = judge.features(clean) if seen is None else seen
     return (seen - judge.features(restored.clamp(0, 1))).square().sum(1) / seen.square().sum(1).clamp_min(1e-12)
+
+
+EVALUATIONS = (
+    Evaluation(
+        "reconstruction", "reconstruction", (Reconstructs,), measure, (*FIDELITY, ANGLE), order=10, headline=HEADLINE
+    ),
+)

@@ -6,8 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from aectl.evaluation.context import Row, Rows
+from aectl.metric import Metric
 from aectl.runs.metrics_json import is_number
 
+METRICS = (
+    Metric("ours", "as measured here"),
+    Metric("difference", "ours less the reference"),
+    Metric("bound", "what was agreed on beforehand"),
+)
+"""Columns of the table that `compare` returns."""
 KEYS = ("table", "row", "measure", "value", "within", "at_most", "at_least", "source")
 """Of a reference: the measured number's place, the published one, the bound that is to hold, and who published it.
 

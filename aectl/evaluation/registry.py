@@ -1,86 +1,37 @@
-"""The report on a model: one table for each thing it can do, with its baselines in the same table."""
+"""The evaluation of a model: one table for each of its abilities, with baselines in the same table.
+
+Tables are declared where they are measured: each module of this package may assign a tuple to `EVALUATIONS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
-from types import UnionType
 
-from aectl.evaluation import (
-    anomaly,
-    classification,
-    clustering,
-    codes,
-    denoising,
-    likelihood,
-    markov_chains,
-    probes,
-    reconstruction,
-    samples,
-)
+from aectl import evaluation as package
 from aectl.evaluation.context import Rows, Subject, Unmeasured
-from aectl.evaluation.verdict import Headline
-from aectl.models.base import Classifies, Encodes, Energy, Model, Normalises, Reconstructs, Samples, Scores, Walks
+from aectl.evaluation.evaluation import Evaluation
+from aectl.models.base import Model
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A table by name and title: the abilities that a model needs for it, how it is made, and what decides in it."""
-
-    name: str
-    title: str
-    abilities: tuple[type | UnionType, ...]
-    measure: Callable[[Subject], Rows]
-    headline: Headline | None = None
+def find_evaluations() -> Iterator[Evaluation]:
+    """Yield the tables that the modules of this package declare."""
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if module.name != __name__:
+            yield from getattr(importlib.import_module(module.name), "EVALUATIONS", ())
 
 
-EVALUATIONS = (
-    Evaluation("reconstruction", "reconstruction", (Reconstructs,), reconstruction.measure, reconstruction.HEADLINE),
-    Evaluation(
-        "denoising", "denoising, under the run's own noise", (Reconstructs,), denoising.measure, denoising.HEADLINE
-    ),
-    Evaluation("noises", "denoising, PSNR in dB under each noise", (Reconstructs,), denoising.matrix),
-    Evaluation("codes", "codes", (Encodes,), codes.measure),
-    Evaluation("probes", "classes read off the codes, accuracy in %", (Encodes,), probes.measure, probes.HEADLINE),
-    Evaluation("clusters", "clusters of the codes", (Encodes,), clustering.measure),
-    Evaluation(
-        "likelihood", "likelihood, nats per image", (Scores | Normalises,), likelihood.measure, likelihood.HEADLINE
-    ),
-    Evaluation(
-        "anomalies",
-        "detection of images of another kind",
-        (Reconstructs | Scores | Energy,),
-        anomaly.measure,
-        anomaly.HEADLINE,
-    ),
-    Evaluation("samples", "samples, by their pixels", (Samples,), samples.measure, samples.HEADLINE),
-    Evaluation(
-        "distances",
-        "samples, in the judge's features",
-        (Samples,),
-        samples.distances,
-        samples.HEADLINE_IN_FEATURES,
-    ),
-    Evaluation("chains", "Markov chains", (Walks,), markov_chains.measure),
-    Evaluation("classes", "classes of samples, in %", (Samples,), samples.classes),
-    Evaluation("classification", "classification", (Classifies,), classification.measure, classification.HEADLINE),
-)
-
+EVALUATIONS = tuple(sorted(find_evaluations(), key=lambda one: (one.order, one.name)))
+"""All tables, in the order in which they are made and shown."""
 HEADLINES = {one.name: one.headline for one in EVALUATIONS if one.headline is not None}
-"""What decides in a table, by its name."""
-SETTINGS = {"likelihood": ("nll_images", "nll_samples"), "anomalies": ("outliers",)}
+"""Headlines by table."""
+METRICS = {one.name: one.metrics for one in EVALUATIONS}
+"""Descriptions of the columns by table."""
+SETTINGS = {one.name: one.settings for one in EVALUATIONS}
 """Keys of `aectl eval` that change a table's numbers, in addition to `seed`."""
-LACKING: dict[type | UnionType, str] = {
-    Reconstructs: "does not reconstruct images",
-    Encodes: "makes no codes",
-    Samples: "does not sample",
-    Classifies: "does not classify",
-    Walks: "has no Markov chain",
-    Scores | Normalises: "has no likelihood",
-    Reconstructs | Scores | Energy: "gives images no score: no reconstruction, likelihood or energy",
-}
-"""What a model without an ability lacks."""
 
 
 @dataclass
@@ -94,15 +45,14 @@ class Report:
 
 def lacking(model: Model, table: str) -> str:
     """Return which ability a model lacks for a table; the empty text if it lacks none."""
-    abilities = next(one.abilities for one in EVALUATIONS if one.name == table)
-    return next((LACKING[ability] for ability in abilities if not isinstance(model, ability)), "")
+    return next(one for one in EVALUATIONS if one.name == table).lacking(model)
 
 
 def report(subject: Subject, only: Iterable[str] = (), told: Callable[[str], None] = lambda name: None) -> Report:
-    """Return the tables that the model's abilities allow, or those of them in `only`; `told` hears what is next."""
+    """Return the tables that the model's abilities allow, or those of them in `only`; calls `told` before each."""
     result, chosen = Report(), tuple(only)
     for evaluation in EVALUATIONS:
-        if (chosen and evaluation.name not in chosen) or lacking(subject.model, evaluation.name):
+        if (chosen and evaluation.name not in chosen) or evaluation.lacking(subject.model):
             continue
         told(evaluation.name)
         start = perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from aectl.data.datasets import Source
 from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
 from aectl.evaluation.distances import (
+    FRECHET,
     GROUPS,
     Kernel,
     PairMeans,
@@ -20,11 +22,15 @@ from aectl.evaluation.distances import (
     pair_means,
     within,
 )
+from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.nearest_neighbours import nearest
+from aectl.evaluation.precision_recall import METRICS as PRECISION_RECALL
 from aectl.evaluation.precision_recall import manifolds
 from aectl.evaluation.sample_baselines import baselines
 from aectl.evaluation.verdict import Headline
+from aectl.metric import Metric
+from aectl.models.base import Samples
 
 FEWEST = 5 * GROUPS
 """Images below which spreads over groups of them mean nothing."""
@@ -33,9 +39,39 @@ COVERED = 0.1
 
 BASELINES = (("PCA-Gaussian", "GMM-*"),)
 GOAL, WORDS = "real training images", {"real training images": "training images"}
-HEADLINE = Headline("samples", "energy", BASELINES, rank=6, about="samples: energy distance", goal=GOAL, words=WORDS)
+ENERGY = Metric("energy", "energy distance between samples and held-out images", "lower")
+DIVERSITY = Metric("diversity", "mean distance between samples, relative to that between held-out images")
+MODES = Metric("modes", "classes that samples reach", "higher")
+IN_PIXELS = (
+    ENERGY,
+    DIVERSITY,
+    Metric("nearest_train", "median distance to the nearest training image, relative to that of held-out images"),
+    Metric("copies", "samples nearer to a training image than all but 1 % of held-out images", unit="%"),
+    Metric(
+        "strays",
+        "samples farther from all training images than all but 1 % of held-out images",
+        "lower",
+        "%",
+        detail=True,
+    ),
+    MODES,
+)
+IN_FEATURES = (
+    FRECHET,
+    Metric("kernel", "squared kernel distance (MMD) in the judge's features", "lower"),
+    *PRECISION_RECALL,
+    MODES,
+    Metric("classes", "classes among held-out images", detail=True),
+    Metric("class_kl", "divergence of the samples' classes from the data's", "lower", "nats", detail=True),
+    replace(DIVERSITY, detail=True),
+)
+CLASS_SHARES = (
+    Metric("class_*", "share of this class", unit="%", detail=True),
+    Metric("smallest", "share of the rarest class", "higher", "%"),
+)
+HEADLINE = Headline("samples", ENERGY, BASELINES, rank=6, about="samples: energy distance", goal=GOAL, words=WORDS)
 HEADLINE_IN_FEATURES = Headline(
-    "samples", "frechet", BASELINES, rank=5, about="samples: Fréchet distance", goal=GOAL, words=WORDS
+    "samples", FRECHET, BASELINES, rank=5, about="samples: Fréchet distance", goal=GOAL, words=WORDS
 )
 
 
@@ -224,3 +260,18 @@ def table(bench: Benchmark, name: str, model: Row, row: Callable[[Tensor], Row])
 
         rows[label] = bench.cache.numbers(key, compute)
     return rows
+
+
+EVALUATIONS = (
+    Evaluation("samples", "samples, by their pixels", (Samples,), measure, IN_PIXELS, order=90, headline=HEADLINE),
+    Evaluation(
+        "distances",
+        "samples, in the judge's features",
+        (Samples,),
+        distances,
+        IN_FEATURES,
+        order=100,
+        headline=HEADLINE_IN_FEATURES,
+    ),
+    Evaluation("classes", "classes of samples, in %", (Samples,), classes, CLASS_SHARES, order=120),
+)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from aectl.runs.metrics_json import COPY, MODEL, Row, Rows, better, columns, competes, is_models, is_number
+from aectl.metric import Metric
+from aectl.runs.metrics_json import COPY, MODEL, Row, Rows, column_names, competes, is_model_row, is_number
 
 MOST = 4
 """Verdicts of one evaluation, at most."""
@@ -56,17 +57,14 @@ class Headline:
 
     ability: str
     """What is compared. Of several headlines with the same ability only the first is used."""
-    metric: str
-    """A column, or a pattern of columns (`auroc_*`) of which the last counts."""
+    metric: Metric
+    """Of a metric whose name is a pattern (`auroc_*`), the last column counts."""
     baselines: tuple[tuple[str, ...], ...]
     """Patterns of row names, in groups: the best row of the first group that has any is the competitor."""
     rank: int
     """Verdicts are sorted by rank, and the first `MOST` are kept."""
     about: str = ""
     """How the sentence begins, if not with the ability; `{}` stands for what the metric's pattern leaves open."""
-    unit: str = ""
-    unit_of_difference: str = ""
-    """If not `unit`: of percentages it is points."""
     goal: str = ""
     """A row that shows what can be reached, such as training images in a table of samples."""
     words: Mapping[str, str] = field(default_factory=dict)
@@ -74,6 +72,11 @@ class Headline:
     ci95: Callable[[Row, str], float] = read_ci95
     note: Callable[[Row], str] = no_note
     """How the model's number was measured, put in brackets after it."""
+
+    @property
+    def unit_of_difference(self) -> str:
+        """The unit of the difference of two numbers: of percentages it is points."""
+        return "points" if self.metric.unit == "%" else self.metric.unit
 
 
 def verdicts(tables: Mapping[str, Rows], headlines: Mapping[str, Headline]) -> list[dict[str, Any]]:
@@ -88,49 +91,49 @@ def verdicts(tables: Mapping[str, Rows], headlines: Mapping[str, Headline]) -> l
 
 def judge(table: str, rows: Rows, headline: Headline) -> Verdict | None:
     """Return the verdict of one table; None if it lacks the model's number or a baseline's."""
-    models = {name: row for name, row in rows.items() if is_models(name)}
-    metric = next((m for m in reversed(columns(models.values())) if fnmatchcase(m, headline.metric)), "")
-    name = MODEL if MODEL in models else best_row(table, models, metric)
-    rival, copy = competitor(table, rows, metric, headline.baselines)
+    models = {name: row for name, row in rows.items() if is_model_row(name)}
+    metric = next((m for m in reversed(column_names(models.values())) if fnmatchcase(m, headline.metric.name)), "")
+    name = MODEL if MODEL in models else best_row(headline.metric, models, metric)
+    rival, copy = competitor(headline, rows, metric)
     if not name or not rival or not is_number(ours := rows[name].get(metric)):
         return None
-    theirs, way = rows[rival][metric], better(table, metric)
+    theirs, unit = rows[rival][metric], headline.metric.unit
     difference = ours - theirs
     ci95 = math.hypot(headline.ci95(rows[name], metric), headline.ci95(rows[rival], metric))
-    found = outcome(difference, ci95, way)
-    begin = (headline.about or headline.ability).format(metric.removeprefix(headline.metric.rstrip("*")))
+    found = outcome(difference, ci95, headline.metric.better)
+    begin = (headline.about or headline.ability).format(metric.removeprefix(headline.metric.name.rstrip("*")))
     how = ", ".join(filter(None, (name.removeprefix(MODEL).removeprefix(", "), headline.note(rows[name]))))
     decimals = decimals_of(ours, theirs, ci95)
     # The difference of the printed numbers, so that a reader's subtraction agrees.
     shown = round(ours, decimals) - round(theirs, decimals) if math.isfinite(difference) else difference
     text = (
-        f"{begin} {with_unit(rounded(ours, decimals), headline.unit)}{f' ({how})' if how else ''}, "
+        f"{begin} {with_unit(rounded(ours, decimals), unit)}{f' ({how})' if how else ''}, "
         f"{headline.words.get(rival, rival)} {rounded(theirs, decimals)}: "
-        f"{in_words(found, shown, ci95, decimals, headline.unit_of_difference or headline.unit)}"
+        f"{in_words(found, shown, ci95, decimals, headline.unit_of_difference)}"
     )
     if is_number(goal := rows.get(headline.goal, {}).get(metric)):
         text += f" ({headline.words.get(headline.goal, headline.goal)} {rounded(goal, decimals)})"
     if copy:
         text += f" ({copy} nearly copies the image: it keeps over {100 * (1 - COPY):.1f} % of the variance)"
-    return Verdict(table, metric, ours, rival, theirs, difference, ci95, headline.unit, found, text)
+    return Verdict(table, metric, ours, rival, theirs, difference, ci95, unit, found, text)
 
 
-def competitor(table: str, rows: Rows, metric: str, groups: Iterable[Iterable[str]]) -> tuple[str, str]:
+def competitor(headline: Headline, rows: Rows, metric: str) -> tuple[str, str]:
     """Return the baseline that counts, and the one left out before it, if any, because it copies and cannot lose."""
     copy = ""
-    for patterns in groups:
-        fits = {n: row for n, row in rows.items() if not is_models(n) and any(fnmatchcase(n, p) for p in patterns)}
+    for patterns in headline.baselines:
+        fits = {n: row for n, row in rows.items() if not is_model_row(n) and any(fnmatchcase(n, p) for p in patterns)}
         rivals = {name: row for name, row in fits.items() if competes(name, rows)}
-        if best := best_row(table, rivals, metric):
+        if best := best_row(headline.metric, rivals, metric):
             return best, copy
         copy = next(iter(fits), copy)
     return "", copy
 
 
-def best_row(table: str, rows: Rows, metric: str) -> str:
-    """Return the name of the row that is best in a metric, the empty text if no row has the number."""
-    sign = 1 if better(table, metric) == "lower" else -1
-    known = {name: sign * row[metric] for name, row in rows.items() if is_number(row.get(metric))}
+def best_row(metric: Metric, rows: Rows, column: str) -> str:
+    """Return the name of the row that is best in a column of a metric, the empty text if no row has the number."""
+    sign = 1 if metric.better == "lower" else -1
+    known = {name: sign * row[column] for name, row in rows.items() if is_number(row.get(column))}
     return min((name for name, value in known.items() if not math.isnan(value)), key=known.__getitem__, default="")
 
 

@@ -15,16 +15,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aectl.html_report.facts import device, git, made_earlier, measured_on, run_facts, subtitle, versions, when
+from aectl.metric import Metric, find_metric
 from aectl.runs.metrics_json import (
     MODEL,
     Rows,
-    arrow,
-    best,
-    column,
-    columns,
+    best_rows,
+    column_names,
     copies_note,
-    is_models,
-    meaning,
+    format_column,
+    is_model_row,
+    metrics_of_table,
     origin_note,
     pca_legend,
     tables_of,
@@ -85,11 +85,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A measure: ↓ or ↑ for the better way, one line on it, and whether any of its numbers has a spread."""
+    """A metric, and whether any of its numbers has a spread."""
 
-    measure: str
-    arrow: str
-    meaning: str
+    metric: Metric
     spreads: bool
 
 
@@ -203,53 +201,51 @@ def tables(section: Mapping[str, Any], model: str) -> Iterator[Table]:
         if rows:
             made = (measured_on(section, rows), origin_note(section, name), made_earlier(section, name))
             notes = (*made, copies_note(rows))
-            yield table(name, str(titles.get(name, name)), rows, model, [note for note in notes if note])
+            found = [note for note in notes if note]
+            yield table(name, str(titles.get(name, name)), rows, metrics_of_table(section, name), model, found)
 
 
 def glossary(columns: Iterable[Column]) -> list[tuple[str, str]]:
-    """Return what columns mean, those that mean the same together: `class_0 … class_9`."""
+    """Return the columns' names and meanings; columns of the same meaning are one entry: `class_0 … class_9`."""
     groups: dict[str, list[str]] = {}
     for one in columns:
-        if one.meaning:
-            groups.setdefault(one.meaning, []).append(one.measure)
+        if one.metric.description:
+            groups.setdefault(one.metric.description, []).append(one.metric.name)
     return [(m[0] if len(m) == 1 else f"{m[0]} … {m[-1]}", text) for text, m in groups.items()]
 
 
 def has_intervals(section: Mapping[str, Any]) -> bool:
-    """Return whether any measure has a confidence interval."""
+    """Return whether any number has a confidence interval."""
     return any(key.endswith("_ci95") for rows in tables_of(section).values() for row in rows.values() for key in row)
 
 
 def deviations(section: Mapping[str, Any]) -> list[str]:
-    """Return the measures whose spread is a standard deviation."""
+    """Return the metrics whose spread is a standard deviation."""
     keys = [key for rows in tables_of(section).values() for row in rows.values() for key in row]
     return list(dict.fromkeys(key.removesuffix("_sd") for key in keys if key.endswith("_sd")))
 
 
-def table(name: str, title: str, rows: Rows, model: str, notes: list[str]) -> Table:
+def table(name: str, title: str, rows: Rows, metrics: Sequence[Metric], model: str, notes: list[str]) -> Table:
     """Return one table as the page shows it."""
-    measures = columns(rows.values())
+    shown = [find_metric(metrics, column) for column in column_names(rows.values())]
     cells: dict[str, list[Cell]] = {row: [] for row in rows}
-    for measure in measures:
-        tops = best(name, rows, measure)
-        for row, (value, spread) in zip(rows, column(rows.values(), measure), strict=True):
+    for metric in shown:
+        tops = best_rows(rows, metric.name, metrics)
+        for row, (value, spread) in zip(rows, format_column(rows.values(), metric), strict=True):
             cells[row].append(Cell(value, spread, row in tops))
-    heads = [
-        Column(m, arrow(name, m), meaning(name, m), any(cells[row][index].spread for row in rows))
-        for index, m in enumerate(measures)
-    ]
-    names = {row: model + row.removeprefix(MODEL) if is_models(row) else row for row in rows}
+    heads = [Column(one, any(cells[row][index].spread for row in rows)) for index, one in enumerate(shown)]
+    names = {row: model + row.removeprefix(MODEL) if is_model_row(row) else row for row in rows}
     widths = [column_width(head, [cells[row][index] for row in rows]) for index, head in enumerate(heads)]
     parts = []
     for first, last in split(widths, ROOM - EDGE - DIGIT * max(map(len, names.values()))):
-        parts.append(Part(heads[first:last], [(names[row], is_models(row), cells[row][first:last]) for row in rows]))
+        parts.append(Part(heads[first:last], [(names[row], is_model_row(row), cells[row][first:last]) for row in rows]))
     return Table(name, title[:1].upper() + title[1:], notes, parts, glossary(heads))
 
 
 def column_width(head: Column, cells: Iterable[Cell]) -> float:
     """Return about how many pixels a column takes; a heading may break at its underscores, a long text anywhere."""
-    parts = head.measure.split("_")
-    heading = LETTER * (max(map(len, parts)) + 1 + 2 * bool(head.arrow))
+    parts = head.metric.name.split("_")
+    heading = LETTER * (max(map(len, parts)) + 1 + 2 * bool(head.metric.arrow))
     content = [DIGIT * min(len(cell.value), LONGEST_CELL) + SMALL_DIGIT * (len(cell.spread) + 1) for cell in cells]
     return GAP + max([heading, *content])
 

@@ -6,47 +6,31 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from aectl.leaderboard.entries import Entry, differing, named, read, worded
+from aectl.leaderboard.entries import Entry, differing, named, read_entries, worded
 from aectl.leaderboard.significance import SURE, p_value
+from aectl.metric import Metric, find_metric
 from aectl.runs.metrics_json import (
     MODEL,
     Row,
     Rows,
-    best,
-    better,
-    columns,
-    conditions,
-    is_models,
+    best_rows,
+    column_names,
+    conditions_of,
+    is_model_row,
     is_number,
     is_spread,
     origin_note,
 )
+from aectl.runs.run import Run
 
 Kind = Literal["run", "mean", "baseline"]
 
-MAIN = {
-    "reconstruction": ("mse", "psnr", "ssim", "perceptual"),
-    "denoising": ("noise", "mse", "psnr", "ssim", "perceptual"),
-    "noises": ("*",),
-    "codes": ("*",),
-    "probes": ("linear", "knn", "linear_*"),
-    "clusters": ("nmi", "ari"),
-    "likelihood": ("nll", "log_z", "kind", "of", "binarisation", "samples"),
-    "anomalies": ("auroc_*",),
-    "samples": ("energy", "diversity", "nearest_train", "copies", "frechet", "kernel", "precision", "recall", "modes"),
-    "chains": ("rhat_*", "ess_*"),
-    "distances": ("frechet", "kernel", "precision", "recall", "modes"),
-    "classes": ("smallest",),
-    "classification": ("accuracy",),
-}
-"""The tables in order, and the measures that runs are compared by; of other tables all are, and they come last."""
 WIDEST = 36
 """Characters of a run's name; if one is longer, all go by their numbers."""
 
@@ -63,28 +47,25 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """One ability: its measures and rows, best first, and the names of the rows that are best in each measure.
+    """One ability: its metrics and rows, best first, and the names of the rows that are best in each metric.
 
-    Where seeds were varied the means over them come first, they alone are the best, and `verdict` says of the first
-    measure from which of the others the best mean differs. `baseline` compares the best run with its baseline.
+    Where seeds were varied the means over them come first, they alone are the best, and `verdict` states for the
+    first metric from which of the others the best mean differs. `baseline` compares the best run with its baseline.
     """
 
     name: str
     title: str
-    columns: list[str]
+    columns: list[Metric]
     lines: list[Line]
     best: dict[str, set[str]]
+    is_mixed: bool = False
+    """Whether runs were measured in ways that cannot be compared."""
     verdict: str = ""
     baseline: str = ""
 
-    def is_best(self, line: Line, measure: str) -> bool:
-        """Return whether a run, or a mean over seeds, is the best of its kind in a measure."""
-        return line.kind != "baseline" and line.name in self.best[measure]
-
-    @property
-    def mixed(self) -> bool:
-        """Whether runs were measured in ways that do not compare."""
-        return len({conditions(self.name, line.row) for line in self.lines if line.kind == "run"}) > 1
+    def is_best(self, line: Line, column: str) -> bool:
+        """Return whether a run, or a mean over seeds, is the best of its kind in a column."""
+        return line.kind != "baseline" and line.name in self.best[column]
 
 
 @dataclass(frozen=True)
@@ -121,7 +102,7 @@ class Board:
     @cached_property
     def tables(self) -> list[Table]:
         """One table for each ability that any of the runs has; the objective only where they have no other."""
-        known = sorted(dict.fromkeys(name for entry in self.entries for name in entry.rows), key=place)
+        known = merge_orders([list(entry.rows) for entry in self.entries])
         return [self.table(name) for name in known if name != "objective"] or [self.table(name) for name in known]
 
     def table(self, name: str) -> Table:
@@ -129,19 +110,26 @@ class Board:
         owners = {line.name: (line, entry) for entry in self.entries for line in self.lines_of(entry, name)}
         runs = [line for line, _ in owners.values()]
         means, others = over_seeds(self, name), baselines(self, name)
-        shown = main(name, columns(line.row for line in (*runs, *others)))
-        leading = next((measure for measure in shown if better(name, measure)), None)
+        metrics = self.metrics(name)
+        shown = main_columns(column_names(line.row for line in (*runs, *others)), metrics)
+        leading = next((metric for metric in shown if metric.better), None)
         # The matrix of noises keeps the order of the runs, as it keeps that of the noises.
         if leading and name != "noises":
-            runs, means, others = (ranked(name, lines, leading) for lines in (runs, means, others))
+            runs, means, others = (ranked(lines, leading, metrics) for lines in (runs, means, others))
         tops = {}
-        for measure in shown:
-            tops[measure] = best(name, {line.name: line.row for line in means or runs}, measure)
+        for metric in shown:
+            tops[metric.name] = best_rows({line.name: line.row for line in means or runs}, metric.name, metrics)
         titles = [(entry.section.get("titles") or {}).get(name) for entry in self.entries]
         title = next((title for title in titles if title), name)
-        verdict = told_by_seeds(name, means, leading) if leading else ""
+        verdict = told_by_seeds(means, leading, metrics) if leading else ""
         baseline = against_baseline(name, runs[0].name, owners[runs[0].name][1]) if runs else ""
-        return Table(name, title, shown, [*means, *runs, *others], tops, verdict, baseline)
+        is_mixed = len({conditions_of(line.row, metrics) for line in runs}) > 1
+        return Table(name, title, shown, [*means, *runs, *others], tops, is_mixed, verdict, baseline)
+
+    def metrics(self, table: str) -> tuple[Metric, ...]:
+        """Return the descriptions of a table's columns, each as the first run that has the column describes it."""
+        found = {one.name: one for entry in reversed(self.entries) for one in entry.metrics.get(table, ())}
+        return tuple(found.values())
 
     def lines_of(self, entry: Entry, table: str) -> list[Line]:
         """Return a run's rows in a table; those beside the first are named after it: `2 vae, likelihood`."""
@@ -152,17 +140,26 @@ class Board:
         if note := origin_note(entry.section, table):
             name += " (stale)" if note.startswith("stale") else f" ({note})"
         rows = rows_of(entry, table).items()
-        return [Line("run", name + row.removeprefix(MODEL), content) for row, content in rows if is_models(row)]
+        return [Line("run", name + row.removeprefix(MODEL), content) for row, content in rows if is_model_row(row)]
 
 
-def boards(folders: Iterable[Path], split: str = "test") -> list[Board]:
+def keep_section(run: Run, section: dict[str, Any]) -> dict[str, Any]:
+    """Return a section of metrics.json as it is."""
+    return section
+
+
+def boards(
+    folders: Iterable[Path],
+    split: str = "test",
+    complete: Callable[[Run, dict[str, Any]], dict[str, Any]] = keep_section,
+) -> list[Board]:
     """Return the leaderboards of evaluated runs, one for each data set and number of images that they were measured on.
 
-    Own images of one kind of data set are told apart by their digests. Raises ConfigError if a run's metrics.json has
-    no evaluation on the split.
+    Own images of one kind of data set are told apart by their digests. `complete` may add to a run's section of
+    metrics.json what an earlier version did not write. Raises ConfigError if there is no evaluation on the split.
     """
     groups: dict[tuple[str, int, str], list[Entry]] = {}
-    for entry in read(folders, split):
+    for entry in read_entries(folders, split, complete):
         groups.setdefault((entry.dataset, entry.section.get("images") or 0, entry.data), []).append(entry)
     kinds = Counter((dataset, images) for dataset, images, _ in groups)
     return [
@@ -180,21 +177,22 @@ def rows_of(entry: Entry, table: str) -> Rows:
     return {name: {**told, **row} for name, row in entry.rows.get(table, {}).items()}
 
 
-def main(table: str, measures: Sequence[str]) -> list[str]:
-    """Return those of `measures` that runs are compared by."""
-    patterns = MAIN.get(table, ("*",))
-    return [m for pattern in patterns for m in measures if fnmatchcase(m, pattern)] or list(measures)
+def main_columns(names: Sequence[str], metrics: Iterable[Metric]) -> list[Metric]:
+    """Return the columns that runs are compared by: all but details, or all if there is nothing else."""
+    metrics = tuple(metrics)
+    found = [find_metric(metrics, name) for name in names]
+    return [metric for metric in found if not metric.detail] or found
 
 
-def ranked(table: str, lines: Iterable[Line], measure: str) -> list[Line]:
+def ranked(lines: Iterable[Line], metric: Metric, metrics: Iterable[Metric]) -> list[Line]:
     """Return lines with the best first, those measured alike together, those without the number last."""
-    lines = list(lines)
-    sign = 1 if better(table, measure) == "lower" else -1
-    groups = list(dict.fromkeys(conditions(table, line.row) for line in lines))
+    lines, metrics = list(lines), tuple(metrics)
+    sign = 1 if metric.better == "lower" else -1
+    groups = list(dict.fromkeys(conditions_of(line.row, metrics) for line in lines))
 
     def rank(line: Line) -> tuple[bool, int, float]:
-        value = line.row.get(measure)
-        group = groups.index(conditions(table, line.row))
+        value = line.row.get(metric.name)
+        group = groups.index(conditions_of(line.row, metrics))
         if not is_number(value) or math.isnan(value):
             return True, group, 0.0
         return False, group, sign * value
@@ -202,9 +200,20 @@ def ranked(table: str, lines: Iterable[Line], measure: str) -> list[Line]:
     return sorted(lines, key=rank)
 
 
-def place(table: str) -> int:
-    """Return where a table stands among others."""
-    return list(MAIN).index(table) if table in MAIN else len(MAIN)
+def merge_orders(orders: Iterable[Sequence[str]]) -> list[str]:
+    """Return all names, each before those that follow it in the sequences, as far as these agree.
+
+    A name that is new in a sequence comes before the next name of it that is known already.
+    """
+    merged: list[str] = []
+    for order in orders:
+        place = len(merged)
+        for name in reversed(order):
+            if name in merged:
+                place = merged.index(name)
+            else:
+                merged.insert(place, name)
+    return merged
 
 
 def over_seeds(board: Board, table: str) -> list[Line]:
@@ -221,26 +230,27 @@ def over_seeds(board: Board, table: str) -> list[Line]:
         if len(name) > WIDEST:
             name = f"mean of {in_words(group)}"
         tables = [rows_of(entry, table) for entry in group]
-        for row in dict.fromkeys(row for rows in tables for row in rows if is_models(row)):
+        for row in dict.fromkeys(row for rows in tables for row in rows if is_model_row(row)):
             of = tuple(rows.get(row, {}) for rows in tables)
             mean = mean_of(of)
             lines += [Line("mean", name + row.removeprefix(MODEL), mean, of)] if mean else []
     return lines
 
 
-def told_by_seeds(table: str, means: Sequence[Line], measure: str) -> str:
-    """Return from which means, best first, the best one differs in a measure, as far as their seeds can tell."""
-    alike = [line for line in means if is_number(line.row.get(measure))]
-    alike = [line for line in alike if conditions(table, line.row) == conditions(table, alike[0].row)]
+def told_by_seeds(means: Sequence[Line], metric: Metric, metrics: Sequence[Metric]) -> str:
+    """Return from which means, best first, the best one differs in a metric, as far as their seeds can tell."""
+    name = metric.name
+    alike = [line for line in means if is_number(line.row.get(name))]
+    alike = [line for line in alike if conditions_of(line.row, metrics) == conditions_of(alike[0].row, metrics)]
     if len(alike) < 2:
         return ""
     first, *others = alike
     open_questions = []
     for line in others:
-        p = p_value([row[measure] for row in first.of], [row[measure] for row in line.of])
+        p = p_value([row[name] for row in first.of], [row[name] for row in line.of])
         if p is None or p >= SURE:
             open_questions.append(line.name if p is None else f"{line.name} (p = {p:.2g})")
-    best_one = f"By {measure}, {first.name} is"
+    best_one = f"By {name}, {first.name} is"
     if not open_questions:
         return f"{best_one} significantly better than the others (Welch's test over seeds, p < {SURE})."
     return f"{best_one} not significantly better (Welch's test over seeds) than {', '.join(open_questions)}."
@@ -255,12 +265,12 @@ def against_baseline(table: str, name: str, entry: Entry) -> str:
 def mean_of(rows: Sequence[Row]) -> Row:
     """Return the mean of each number that all rows have as `x`, and its standard deviation as `x_sd`."""
     mean: dict[str, Any] = {}
-    for measure in columns(rows):
-        values: list[Any] = [row.get(measure) for row in rows]
+    for column in column_names(rows):
+        values: list[Any] = [row.get(column) for row in rows]
         if all(is_number(value) and math.isfinite(value) for value in values):
-            mean |= {measure: statistics.fmean(values), f"{measure}_sd": statistics.stdev(values)}
+            mean |= {column: statistics.fmean(values), f"{column}_sd": statistics.stdev(values)}
         elif len(set(values)) == 1:
-            mean[measure] = values[0]
+            mean[column] = values[0]
     return mean
 
 
@@ -269,7 +279,7 @@ def baselines(board: Board, table: str) -> list[Line]:
     found: dict[str, dict[str, tuple[Row, list[Entry]]]] = {}
     for entry in board.entries:
         for name, row in rows_of(entry, table).items():
-            if not is_models(name):
+            if not is_model_row(name):
                 variants = found.setdefault(name, {})
                 variants.setdefault(rounded(row), (row, []))[1].append(entry)
     lines = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError
+from aectl.metric import Metric
 from aectl.runs.jobs import job_number, overrides_by_key, sweep_of
-from aectl.runs.metrics_json import Rows, damage, is_number, tables_of
+from aectl.runs.metrics_json import Rows, find_damage, is_number, metrics_of_table, tables_of
 from aectl.runs.run import Run
 
 IDLE = ("device", "trust", "max_time", "hydra", "resume")
@@ -75,6 +76,11 @@ class Entry:
         """The tables of the evaluation by name."""
         return tables_of(self.section)
 
+    @cached_property
+    def metrics(self) -> dict[str, tuple[Metric, ...]]:
+        """The descriptions of the columns by table."""
+        return {name: metrics_of_table(self.section, name) for name in self.rows}
+
     def setting(self, key: str) -> str:
         """Return the value of a setting in this run, typed or not; the empty text if the run has no such setting."""
         if key == "checkpoint":
@@ -96,16 +102,21 @@ class Entry:
         return " ".join([self.choices.get("noise", "none"), *numbers])
 
 
-def read(folders: Iterable[Path], split: str) -> list[Entry]:
-    """Return the runs with their evaluations on a split; raises ConfigError for one without."""
+def read_entries(
+    folders: Iterable[Path], split: str, complete: Callable[[Run, dict[str, Any]], dict[str, Any]]
+) -> list[Entry]:
+    """Return the runs with their evaluations on a split; raises ConfigError for one without.
+
+    `complete` is called with each run and its section of metrics.json, and returns what the leaderboard shows.
+    """
     folders, found = list(folders), []
     for label, folder in zip(labels(folders), folders, strict=True):
         section = Run(folder).metrics.get(split)
         if section is None:
             raise ConfigError(f"{folder} has no evaluation on split={split}")
-        if wrong := damage(section):
+        if wrong := find_damage(section):
             raise ConfigError(f"{folder / 'metrics.json'} is damaged: {split}.{wrong} is not what an evaluation writes")
-        found.append(Entry(label, folder, section))
+        found.append(Entry(label, folder, complete(Run(folder), section)))
     return found
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aectl.leaderboard.boards import Board, Table
-from aectl.leaderboard.show import columns_of, heading, legend, notes
-from aectl.runs.metrics_json import MODEL, is_models
+from aectl.leaderboard.show import cells_of, legend, notes
+from aectl.runs.metrics_json import MODEL, is_model_row
 from aectl.system.terminal import harmless, printable, shown
 
 
@@ -57,9 +57,9 @@ def csv_rows(board: Board) -> list[dict[str, Any]]:
         rows: dict[str, dict[str, Any]] = {}
         for table, content in entry.rows.items():
             for name, row in content.items():
-                extra = f"{name.removeprefix(f'{MODEL}, ')}." if is_models(name) and name != MODEL else ""
-                into = model if is_models(name) else rows.setdefault(name, {})
-                into.update({f"{table}.{extra}{measure}": value for measure, value in row.items()})
+                extra = f"{name.removeprefix(f'{MODEL}, ')}." if is_model_row(name) and name != MODEL else ""
+                into = model if is_model_row(name) else rows.setdefault(name, {})
+                into.update({f"{table}.{extra}{column}": value for column, value in row.items()})
         models.append(model)
         for name, numbers in rows.items():
             others.setdefault((name, repr(numbers)), (numbers, []))[1].append(entry.label)
@@ -76,7 +76,7 @@ def markdown_of(board: Board) -> list[str]:
     lines += grid([*map(escaped, headings), "folder"], cells, right=())
     for table in board.tables:
         lines += ["", f"### {escaped(table.title[:1].upper() + table.title[1:])}", ""]
-        names = ["", *[escaped(heading(table, measure)) for measure in table.columns]]
+        names = ["", *[escaped(metric.heading) for metric in table.columns]]
         lines += grid(names, markdown_rows(table), right=range(1, len(names)))
         lines += [line for note in notes(table) for line in ("", escaped(note))]
     best = "Bold: the best run, or of means over seeds the best one. Italic: baselines."
@@ -86,12 +86,12 @@ def markdown_of(board: Board) -> list[str]:
 
 def markdown_rows(table: Table) -> Iterator[list[str]]:
     """Yield the cells of each line, the best in bold and a baseline's name in italics."""
-    texts = columns_of(table)
+    texts = cells_of(table)
     for index, line in enumerate(table.lines):
         cells = [f"*{escaped(line.name)}*" if line.kind == "baseline" else escaped(line.name)]
-        for measure in table.columns:
-            text = escaped(texts[measure][index])
-            cells.append(f"**{text}**" if table.is_best(line, measure) else text)
+        for metric, column in zip(table.columns, texts, strict=True):
+            text = escaped(column[index])
+            cells.append(f"**{text}**" if table.is_best(line, metric.name) else text)
         yield cells
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aectl.leaderboard.boards import Board, Table
-from aectl.runs.metrics_json import arrow, column, is_number, is_spread
+from aectl.metric import Metric
+from aectl.runs.metrics_json import format_column, is_number, is_spread
 from aectl.system.terminal import console, fill, shown, significant
 from aectl.system.terminal_table import Column, blocks, print_table, rows_with_paths
 
@@ -37,7 +38,7 @@ def show(boards: Sequence[Board]) -> None:
 
 def notes(table: Table) -> list[str]:
     """Return what is to be said below a table."""
-    return [note for note in (MIXED if table.mixed else "", table.verdict, table.baseline) if note]
+    return [note for note in (MIXED if table.is_mixed else "", table.verdict, table.baseline) if note]
 
 
 def legend(board: Board) -> tuple[list[str], list[list[str]]]:
@@ -56,26 +57,21 @@ def legend(board: Board) -> tuple[list[str], list[list[str]]]:
 def split(table: Table, width: int) -> tuple[Column, list[Column]]:
     """Return the names and the columns of a table; the numbers of one that fills many blocks have no spreads."""
     names = Column("", [line.name for line in table.lines])
-    columns = [printable_column(table, measure, cells) for measure, cells in columns_of(table).items()]
+    columns = [printable_column(table, *column) for column in zip(table.columns, cells_of(table), strict=True)]
     if len(list(blocks(names, columns, width))) > MANY:
-        short = columns_of(table, spreads=False)
-        columns = [printable_column(table, measure, cells) for measure, cells in short.items()]
+        short = cells_of(table, spreads=False)
+        columns = [printable_column(table, *column) for column in zip(table.columns, short, strict=True)]
     return names, columns
 
 
-def printable_column(table: Table, measure: str, cells: list[str]) -> Column:
-    """Return the column of a measure, the best runs in bold."""
-    bold = [index for index, line in enumerate(table.lines) if table.is_best(line, measure)]
-    numbers = any(is_number(line.row.get(measure)) for line in table.lines)
-    return Column(heading(table, measure), cells, is_text=not numbers, bold=bold)
+def printable_column(table: Table, metric: Metric, cells: list[str]) -> Column:
+    """Return the column of a metric, the best runs in bold."""
+    bold = [index for index, line in enumerate(table.lines) if table.is_best(line, metric.name)]
+    numbers = any(is_number(line.row.get(metric.name)) for line in table.lines)
+    return Column(metric.heading, cells, is_text=not numbers, bold=bold)
 
 
-def columns_of(table: Table, spreads: bool = True) -> dict[str, list[str]]:
-    """Return the cells of each measure as text."""
+def cells_of(table: Table, spreads: bool = True) -> list[list[str]]:
+    """Return the cells of each column as text."""
     rows = [line.row if spreads else {k: v for k, v in line.row.items() if not is_spread(k)} for line in table.lines]
-    return {measure: [" ".join(pair).strip() for pair in column(rows, measure)] for measure in table.columns}
-
-
-def heading(table: Table, measure: str) -> str:
-    """Return the name of a measure and which way is better."""
-    return f"{measure} {arrow(table.name, measure)}".strip()
+    return [[" ".join(pair).strip() for pair in format_column(rows, metric)] for metric in table.columns]

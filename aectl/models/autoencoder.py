@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Stage
 from aectl.models.networks import Activation, Encoder, Shape, activation_layer, tie
 from aectl.rng import Rng
@@ -51,6 +52,11 @@ class Autoencoder(Model):
     encoder: nn.Module
     decoder: nn.Module
     code_dropout: Tensor
+    metrics: ClassVar = (
+        Metric("reconstruction", "the loss's term of reconstruction, summed over pixels, a mean over images", "lower"),
+        Metric("penalty", "the loss's penalty, a mean over images"),
+        Metric("dead", "share of the code's units that are the same for all images"),
+    )
     metric_settings: ClassVar = {"loss": ("loss",)}
 
     def __init__(

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from aectl.metric import Metric
 from aectl.rng import Rng
 
 METHODS = ("encode", "decode", "reconstruct", "sample", "log_prob", "classify", "energy")
@@ -77,6 +78,12 @@ class Model(nn.Module):
     objective: str = "val/loss"
     """The metric that 'best', early stopping and searches minimise."""
 
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("loss", "what training minimises, a mean over images", "lower"),
+        Metric("mse", "mean squared error per pixel", "lower"),
+    )
+    """Descriptions of what `losses` and `validate` return. A subclass adds its own; those of its bases hold too."""
+
     metric_settings: ClassVar[Mapping[str, Sequence[str]]] = {}
     """By metric of `validate`, the constructor's arguments that its formula contains: runs that differ in one of them
     cannot be compared by that metric."""
@@ -139,6 +146,22 @@ class Model(nn.Module):
         A run goes on all the same, and says each once. `metrics` are those of metrics.csv, such as `val/loss`.
         """
         return {}
+
+
+def metrics_of(kind: type[Model]) -> tuple[Metric, ...]:
+    """Return the metrics that a class of models and its bases describe, its own first.
+
+    Raises TypeError if one of several is not a Metric.
+    """
+    found = []
+    for base in kind.__mro__:
+        own = vars(base).get("metrics")
+        # A class may use the name for something else, such as a property.
+        for one in own if isinstance(own, (tuple, list)) else ():
+            if not isinstance(one, Metric):
+                raise TypeError(f"model: {base.__name__}.metrics has {one!r:.40}, not an aectl.models.Metric")
+            found.append(one)
+    return tuple(found)
 
 
 class Score(NamedTuple):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
 from aectl.models.networks import Shape, repeats
 from aectl.models.partition import ENUMERABLE, bias_of, states
@@ -37,6 +38,7 @@ class Boltzmann(Model):
     Raises ValueError for more units than ENUMERABLE, an unknown gradient or numbers out of range.
     """
 
+    metrics: ClassVar = (Metric("energy", "mean free energy of the images", "lower", "nats"),)
     loss_unit = "nats"
     nll_metric = "val/loss"
     chains: Tensor

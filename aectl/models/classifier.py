@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Mean, Model, Stage
 from aectl.models.networks import Shape
 from aectl.parallel import average, count
@@ -23,6 +25,7 @@ class Classifier(Model):
     Raises ValueError without at least two classes, or for a smoothing outside [0, 1).
     """
 
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("error", "share of labelled images classified wrongly", "lower"),)
     objective = "val/error"
     loss_unit = "nats"
 

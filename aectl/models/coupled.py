@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Mean, Stage
 from aectl.models.classifier import Classifier, cross_entropy, error, of_labelled
 from aectl.models.networks import Shape
@@ -29,6 +30,10 @@ class Coupled(Classifier):
     Szummer 2008.
     """
 
+    metrics: ClassVar = (
+        Metric("classification", "cross-entropy of the classes", unit="nats per labelled image"),
+        Metric("reconstruction", "the loss's term of reconstruction, summed over pixels, a mean over images", "lower"),
+    )
     metric_settings: ClassVar = {"loss": ("weight",)}
     weight: Tensor
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
 from aectl.models.dbn import FOLLOW, as_bounds, importance_bound, log_bernoulli
 from aectl.models.networks import Shape, positive, repeats
-from aectl.models.rbm import BINARISE, RBM, Binarise
+from aectl.models.rbm import BINARISE, FREE_ENERGY, PSEUDO_NLL, RBM, Binarise
 from aectl.parallel import average
 from aectl.rng import Rng
 
@@ -39,6 +39,7 @@ class DBM(Model):
     of both its images. Raises ValueError unless there are two hidden layers, or for numbers out of range.
     """
 
+    metrics: ClassVar = (PSEUDO_NLL, FREE_ENERGY)
     metric_settings: ClassVar = {"pseudo_nll": ("binarise",)}
     objective = "val/pseudo_nll"
     loss_unit = "nats"

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Group, Loss, Model, Partition, Score, Stage
 from aectl.models.networks import Shape, positive, repeats
 from aectl.models.partition import bias_of
-from aectl.models.rbm import RBM, Binarise
+from aectl.models.rbm import PSEUDO_NLL, RBM, Binarise
 from aectl.parallel import average
 from aectl.rng import Rng
 
@@ -39,6 +40,11 @@ class DBN(Model):
     layers or numbers out of range.
     """
 
+    metrics: ClassVar = (
+        PSEUDO_NLL,
+        Metric("pseudo_nll_*", "negative pseudo-log-likelihood of this layer's input", unit="nats per image"),
+        Metric("mse_*", "mean squared error of this layer in reconstructing its input"),
+    )
     metric_settings: ClassVar = {"pseudo_nll": ("binarise",)}
     objective = "val/pseudo_nll"
     layers: Sequence[RBM]

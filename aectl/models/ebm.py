@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
 from aectl.models.networks import Shape, repeats
 from aectl.rng import Rng
@@ -61,6 +62,16 @@ class EBM(Model):
     step of Langevin dynamics, a squared distance in whitened coordinates. Raises ValueError for numbers out of range.
     """
 
+    # No direction: the noise is there to deceive the classifier.
+    metrics: ClassVar = (
+        Metric("accuracy_data", "share of images that the classifier tells from noise"),
+        Metric("accuracy_noise", "share of noise that the classifier tells from images"),
+        Metric(
+            "log_ratio",
+            "mean of log p / q, what the model gives images more than the noise distribution does",
+            unit="nats",
+        ),
+    )
     metric_settings: ClassVar = {"loss": ("noise_ratio",)}
     mean: Tensor
     basis: Tensor

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Group, Loss, Model, Stage
 from aectl.models.networks import Shape, repeats
 from aectl.parallel import average
@@ -84,6 +85,14 @@ class GAN(Model):
     samples are. Raises ValueError for an unknown loss, numbers out of range, or classes of which there are none.
     """
 
+    # The accuracies have no direction: the generator is there to deceive the discriminator.
+    metrics: ClassVar = (
+        Metric("energy_distance", "energy distance between samples and these images", "lower"),
+        Metric("spread", "mean distance between samples, relative to that between images"),
+        Metric("reached", "share of images that are the nearest one of some sample"),
+        Metric("accuracy_real", "share of real images that the discriminator classifies correctly"),
+        Metric("accuracy_fake", "share of the generator's images that the discriminator classifies correctly"),
+    )
     objective = "val/energy_distance"
 
     averaging: Tensor

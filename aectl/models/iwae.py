@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Stage
 from aectl.models.networks import Activation, DenseEncoder, Shape, repeats
 from aectl.models.vae import VAE
@@ -42,6 +43,7 @@ class IWAE(VAE):
     Raises ValueError for an unknown bound, no sample, a negative warm-up, or codes and widths that do not match.
     """
 
+    metrics: ClassVar = (Metric("kl_*", "the share in kl of this layer of codes", unit="nats per image"),)
     metric_settings: ClassVar = {"loss": ("samples", "bound", "binarise"), "negative_elbo": ("binarise",)}
     steps: Tensor
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Score, Stage
 from aectl.models.networks import Activation, Shape, activation_layer, positive
 from aectl.rng import Rng
@@ -37,6 +38,9 @@ class FullyVisible(Model):
     in validation.
     """
 
+    metrics: ClassVar = (
+        Metric("one_set", "mean over the orderings of each one's own negative log-likelihood", unit="nats per image"),
+    )
     metric_settings: ClassVar = {"loss": ("binarise",)}
     loss_unit = "nats"
     nll_metric = "val/loss"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
 from aectl.models.networks import Shape, repeats
 from aectl.models.partition import CHAINS, ais, bias_of, exact, is_enumerable, reverse_ais
@@ -22,6 +23,9 @@ PROBES = 10
 """Pixels of each image that the pseudo-likelihood is taken of."""
 COLDEST = 1e-6
 """Temperature that stands for zero, where a unit takes its likelier state."""
+
+PSEUDO_NLL = Metric("pseudo_nll", "negative pseudo-log-likelihood of the binary pixels", unit="nats per image")
+FREE_ENERGY = Metric("energy", "mean free energy of the images", "lower", "nats")
 
 
 class RBM(Model):
@@ -44,6 +48,7 @@ class RBM(Model):
     nothing of it. Raises ValueError for numbers out of range.
     """
 
+    metrics: ClassVar = (PSEUDO_NLL, FREE_ENERGY)
     metric_settings: ClassVar = {"pseudo_nll": ("binarise",)}
     objective = "val/pseudo_nll"
     loss_unit = "nats"

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Group, Loss, Mean, Model, Stage
 from aectl.models.classifier import class_layer, cross_entropy, error, of_labelled
 from aectl.models.networks import Shape, TiedLinear, positive
@@ -123,6 +124,10 @@ class Stacked(Model):
     classes. Source: Vincent et al. 2010, section 3.4; Bengio et al. 2007.
     """
 
+    metrics: ClassVar = (
+        Metric("error", "share of labelled images classified wrongly", "lower"),
+        Metric("reconstruction_*", "error of this layer in reconstructing its input, a mean over images"),
+    )
     objective = "val/error"
     loss_unit = "nats"
     layers: Sequence[Layer]

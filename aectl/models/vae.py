@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Score, Stage
 from aectl.models.networks import Shape
 from aectl.rng import Rng
@@ -41,6 +42,16 @@ class VAE(Model):
 
     loss_unit = "nats"
     beta: Tensor
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric(
+            "negative_elbo",
+            "negative evidence lower bound, at least the negative log-likelihood",
+            "lower",
+            "nats per image",
+        ),
+        Metric("nll", "the loss's term of reconstruction, -log p(x|z)", "lower", "nats per image"),
+        Metric("kl", "the loss's divergence of the codes from their prior", unit="nats per image"),
+    )
     metric_settings: ClassVar = {
         "loss": ("likelihood", "binarise", "std", "beta"),
         "negative_elbo": ("likelihood", "binarise", "std"),

@@ -1,30 +1,33 @@
-"""What an evaluation's numbers mean, which way each is better, which may be compared, and how one is written.
+"""Read and check the tables in metrics.json, find the best row of a column, and format cells.
 
-A table is a mapping of rows by name, a row one of numbers and texts by measure. `mse_ci95` is the half width of the
-95 % confidence interval of `mse`, `mse_sd` a standard deviation: both are written behind the number.
+metrics.json has a section for each split. A table in it maps row names to rows, and a row maps column names to numbers
+and texts. `mse_ci95` is half the width of the 95 % confidence interval of `mse`, and `mse_sd` its standard deviation:
+both are printed after the number. The section's `columns` describe the columns of each table, see `aectl.metric`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, TypeGuard
 
+from aectl.metric import Metric, find_metric, read_metric
 from aectl.system.terminal import significant
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Row]
 
 MODEL = "model"
-"""The model's row; `model, likelihood` is another one of its rows. All others are baselines."""
+"""The model's row; `model, likelihood` is another of its rows. All other rows are baselines."""
 SPREADS = ("_ci95", "_sd")
-"""What the names of spreads end in."""
+"""Endings of the names of spreads."""
 
-WORDS = ("missing", "titles")
-"""Texts that a section of metrics.json holds by table."""
+TEXTS = ("missing", "titles")
+"""Keys of a section that hold a text for each table."""
 MADE = "made"
-"""Where a section keeps each table's origin: checkpoint, epoch, weights, settings, time, and why it is stale, if so."""
+"""Key of a section that holds each table's origin: checkpoint, epoch, weights, settings, time, and why it is stale."""
+COLUMNS = "columns"
+"""Key of a section that holds the description of each table's columns. Sections of aectl 0.1 have none."""
 
 MEAN_IMAGE = "mean image"
 """The row whose squared error is the variance of the images."""
@@ -32,203 +35,41 @@ COPY = 1e-3
 """Principal components whose squared error is below this share of the variance nearly copy the image."""
 
 LARGEST = 2**63
-"""Of whole numbers; Python could not divide those that a float has no room for."""
-
-BETTER = {
-    "noises/*": "higher",
-    "objective/*loss": "lower",
-    "objective/negative_elbo": "lower",
-    "objective/reconstruction": "lower",
-    "mse": "lower",
-    "psnr*": "higher",
-    "ssim": "higher",
-    "perceptual": "lower",
-    "linear*": "higher",
-    "knn*": "higher",
-    "nmi": "higher",
-    "ari": "higher",
-    "cluster_accuracy": "higher",
-    "nll": "lower",
-    "rhat_*": "lower",
-    "ess_*": "higher",
-    "auroc*": "higher",
-    "ap_*": "higher",
-    "energy*": "lower",
-    "frechet": "lower",
-    "kernel": "lower",
-    "precision": "higher",
-    "recall": "higher",
-    "density": "higher",
-    "coverage": "higher",
-    "modes": "higher",
-    "class_kl": "lower",
-    "smallest": "higher",
-    "strays": "lower",
-    # Of a discriminator or a classifier that is there to be deceived, neither way is better.
-    "accuracy_real": "",
-    "accuracy_fake": "",
-    "accuracy_data": "",
-    "accuracy_noise": "",
-    "accuracy*": "higher",
-    "svc": "higher",
-    "error": "lower",
-}
-"""Which way is better, by measure or table/measure; where a measure matches none, neither way is."""
-
-ARROWS = {"lower": "↓", "higher": "↑", "": ""}
-
-CONDITIONS = {"likelihood": ("images",), "chains": ("chains", "draws", "burn_in", "thinning")}
-"""Numbers that say how others were measured, by table. Texts always do."""
-
-ALIKE = {"exact": "exact or bound", "bound": "exact or bound"}
-"""Texts that stand for another one in comparing: what a bound on -log p(x) says is reached at least."""
-
-MEANING = {
-    "objective/loss": "what training minimises, a mean over images",
-    "objective/negative_elbo": "negative evidence lower bound, at least the negative log-likelihood, in nats per image",
-    "objective/nll": "the loss's term of reconstruction, -log p(x|z), in nats per image",
-    "objective/kl": "the loss's divergence of the codes from their prior, in nats per image",
-    "objective/kl_*": "the share in kl of this layer of codes, in nats per image",
-    "objective/one_set": "mean over the orderings of each one's own negative log-likelihood, in nats per image",
-    "objective/pseudo_nll": "negative pseudo-log-likelihood of the binary pixels, in nats per image",
-    "objective/pseudo_nll_*": "negative pseudo-log-likelihood of this layer's input, in nats per image",
-    "objective/reconstruction": "the loss's term of reconstruction, summed over pixels, a mean over images",
-    "objective/reconstruction_*": "error of this layer in reconstructing its input, a mean over images",
-    "objective/penalty": "the loss's penalty, a mean over images",
-    "objective/classification": "cross-entropy of the classes, in nats per labelled image",
-    "objective/error": "share of labelled images classified wrongly",
-    "objective/mse_*": "mean squared error of this layer in reconstructing its input",
-    "objective/dead": "share of the code's units that are the same for all images",
-    "objective/energy": "mean free energy of the images, in nats",
-    "objective/energy_distance": "energy distance between samples and these images",
-    "objective/spread": "mean distance between samples, relative to that between images",
-    "objective/reached": "share of images that are the nearest one of some sample",
-    "sweep/epoch": "epoch of the best value",
-    "sweep/seconds": "duration of the run",
-    "sweep/val/*": "best value on validation images, a mean over them",
-    "sweep/train/*": "best value on training images, a mean over them",
-    "seeds/val/*": "mean over seeds of the best values on validation images",
-    "seeds/train/*": "mean over seeds of the best values on training images",
-    "seeds/seeds": "runs that differ in the seed alone",
-    "seeds/95 % (t)": "Student's t interval of the mean over seeds",
-    "seeds/p": "how probable a difference from the best as large as this one would be without one (Welch's test)",
-    "noises/*": "PSNR of the restored images under this noise, in dB",
-    "mse": "mean squared error per pixel",
-    "psnr": "peak signal-to-noise ratio of the mean squared error, in dB",
-    "psnr_image": "mean over images of each one's PSNR, in dB",
-    "ssim": "mean structural similarity, 1 for equal images",
-    "perceptual": "squared distance in the judge's features, relative to their size",
-    "angle_to_pca_deg": "largest angle between the decoder's span and that of the principal components, in degrees",
-    "linear": "linear classifier on codes, accuracy in %",
-    "linear_*": "linear classifier from this number of labelled images, accuracy in %",
-    "svc": "linear support vector machine on codes, accuracy in %",
-    "knn": "nearest neighbours among codes, accuracy in %",
-    "nmi": "normalised mutual information of clusters and classes, 1 for equal partitions",
-    "ari": "adjusted Rand index of clusters and classes, 0 by chance",
-    "cluster_accuracy": "images in the cluster that is matched with their class, in %",
-    "nll": "negative log-likelihood in nats per image",
-    "kind": "whether nll is exact, a bound that it lies below, or an estimate (AIS too low, reverse AIS too high)",
-    "log_z": "log of the constant that the energies are normalised by, in nats",
-    "binarisation": "pixels drawn as 0 or 1 anew (dynamic), 0 or 1 already (fixed), cut at a half, or grey (none)",
-    "likelihood/samples": "draws per image of the bound; more make it tighter",
-    "auroc_*": "area under the ROC curve, .5 by chance",
-    "ap_*": "average precision",
-    "rhat_*": "split R-hat of this statistic of the states: 1 where the chains have forgotten their starts",
-    "ess_*": "independent draws that tell the mean of this statistic as well",
-    "images": "images that were measured",
-    "chains/chains": "chains that were run",
-    "chains/draws": "states of each chain",
-    "burn_in": "steps before the first draw",
-    "thinning": "steps from draw to draw",
-    "energy": "energy distance between samples and held-out images",
-    "diversity": "mean distance between samples, relative to that between held-out images",
-    "nearest_train": "median distance to the nearest training image, relative to that of held-out images",
-    "copies": "samples nearer to a training image than all but 1 % of held-out images, in %",
-    "strays": "samples farther from all training images than all but 1 % of held-out images, in %",
-    "frechet": "Fréchet distance in the judge's features (not FID)",
-    "kernel": "squared kernel distance (MMD) in the judge's features",
-    "precision": "share of samples within the manifold of held-out images",
-    "recall": "share of held-out images within the manifold of samples",
-    "modes": "classes that samples reach",
-    "class_kl": "divergence of the samples' classes from the data's, in nats",
-    "class_*": "share of this class, in %",
-    "smallest": "share of the rarest class, in %",
-    "accuracy": "images classified rightly, in %",
-    "classification/error": "images classified wrongly, in %",
-    "accuracy_real": "share of real images that the discriminator tells right",
-    "accuracy_fake": "share of the generator's images that the discriminator tells right",
-    "accuracy_data": "share of images that the classifier tells from noise",
-    "accuracy_noise": "share of noise that the classifier tells from images",
-    "log_ratio": "mean of log p / q, what the model gives images more than the noise distribution does, in nats",
-    "published/ours": "as measured here",
-    "published/difference": "ours less the reference",
-    "published/bound": "what was agreed on beforehand",
-    "active_share": "share of units active on an image",
-    "active_units": "units active on an image",
-    "dead_units": "units never active",
-    "active_latents": "units whose posterior mean varies over images with a variance above .01",
-    "units": "size of the code",
-    "hoyer": "Hoyer sparsity, 0 for equal units, 1 for a single active one",
-}
-"""One line on each measure, by measure or table/measure."""
+"""Whole numbers must be smaller: Python cannot divide integers that do not fit in a float."""
 
 
-def looked_up(known: Mapping[str, str], table: str, measure: str) -> str:
-    """Return what `known` says of a measure: under its own name, else the first pattern that fits, else nothing."""
-    names = (f"{table}/{measure}", measure)
-    for name in names:
-        if name in known:
-            return known[name]
-    return next((found for pattern, found in known.items() if any(fnmatchcase(n, pattern) for n in names)), "")
+def is_spread(column: str) -> bool:
+    """Return whether a column is the spread of another one."""
+    return column.endswith(SPREADS)
 
 
-def better(table: str, measure: str) -> str:
-    """Return which way a measure is better: `lower`, `higher`, or the empty text for neither."""
-    return looked_up(BETTER, table, measure)
-
-
-def arrow(table: str, measure: str) -> str:
-    """Return ↓ where lower is better, ↑ where higher is, and nothing else."""
-    return ARROWS[better(table, measure)]
-
-
-def meaning(table: str, measure: str) -> str:
-    """Return one line on a measure, or the empty text."""
-    return looked_up(MEANING, table, measure)
-
-
-def is_spread(measure: str) -> bool:
-    """Return whether a measure is the spread of another one."""
-    return measure.endswith(SPREADS)
-
-
-def is_models(name: str) -> bool:
-    """Return whether a row is one of the model's, not a baseline's."""
+def is_model_row(name: str) -> bool:
+    """Return whether a row is the model's, not a baseline's."""
     return name == MODEL or name.startswith(f"{MODEL}, ")
 
 
 def competes(name: str, rows: Rows) -> bool:
-    """Return whether a row competes; principal components that nearly copy the image do not, since they cannot lose.
+    """Return whether a row can be the best; principal components that nearly copy the image cannot.
 
     They copy if their squared error is below `COPY` times that of the mean image, as with 50 components of 64 pixels.
     """
     variance = rows.get(MEAN_IMAGE, {}).get("mse")
-    return not components(name, rows[name]) or not is_number(variance) or rows[name]["mse"] > COPY * variance
+    return not count_components(name, rows[name]) or not is_number(variance) or rows[name]["mse"] > COPY * variance
 
 
-def components(name: str, row: Row) -> int:
-    """Return how many principal components a row reconstructs images from, 0 if it is of something else."""
+def count_components(name: str, row: Row) -> int:
+    """Return the number of principal components that a row reconstructs images from, 0 for other rows."""
     return pca_size(name) if is_number(row.get("mse")) else 0
 
 
 def pca_size(name: str) -> int:
-    """Return the components of a row called `PCA-32`, 0 for other names."""
+    """Return the number in a row's name such as `PCA-32`, 0 for other names."""
     size = name.removeprefix("PCA-")
     return int(size) if name != size and size.isdecimal() and len(size) < 10 else 0
 
 
 def copies_note(rows: Rows) -> str:
-    """Return which rows are left out of the best because they nearly copy the image; the empty text if none is."""
+    """Return which rows cannot be the best because they nearly copy the image; the empty text if there are none."""
     copies = [name for name in rows if not competes(name, rows)]
     verb = "nearly copies" if len(copies) == 1 else "nearly copy"
     share = f"over {100 * (1 - COPY):.1f} % of the variance"
@@ -236,7 +77,7 @@ def copies_note(rows: Rows) -> str:
 
 
 def pca_legend(tables: Mapping[str, Rows]) -> str:
-    """Return why PCA rows have other numbers of components than the code has units; the empty text if none has."""
+    """Return why PCA rows have other numbers of components than the code has units; the empty text if none do."""
     sizes = {name: sorted(filter(None, map(pca_size, rows))) for name, rows in tables.items()}
     units = tables.get("codes", {}).get(MODEL, {}).get("units")
     found: dict[int, str] = {}
@@ -256,15 +97,22 @@ def pca_legend(tables: Mapping[str, Rows]) -> str:
 
 
 def tables_of(section: Mapping[str, Any]) -> dict[str, Rows]:
-    """Return the tables in a section of metrics.json, by name: what of it is made of rows."""
-    found = {name: rows for name, rows in section.items() if isinstance(rows, dict) and name not in (*WORDS, MADE)}
+    """Return the tables of a section by name."""
+    others = (*TEXTS, MADE, COLUMNS)
+    found = {name: rows for name, rows in section.items() if isinstance(rows, dict) and name not in others}
     return {name: rows for name, rows in found.items() if all(isinstance(row, dict) for row in rows.values())}
 
 
-def damage(section: Mapping[str, Any]) -> str:
-    """Return where a section of metrics.json is not what an evaluation writes, the empty text if it is all right.
+def metrics_of_table(section: Mapping[str, Any], table: str) -> tuple[Metric, ...]:
+    """Return the descriptions of a table's columns; none for a section without them."""
+    stored = (section.get(COLUMNS) or {}).get(table) or {}
+    return tuple(read_metric(name, description) for name, description in stored.items())
 
-    It may have been written by a stranger: numbers must be such that can be computed with.
+
+def find_damage(section: Mapping[str, Any]) -> str:
+    """Return the key in a section that no evaluation writes so, the empty text if there is none.
+
+    The section may come from a stranger: numbers must be usable in computations.
     """
     for key, kind in (
         ("images", int),
@@ -272,16 +120,17 @@ def damage(section: Mapping[str, Any]) -> str:
         ("fingerprint", str),
         ("quick", str),
         ("when", str),
-        *((word, dict) for word in (*WORDS, MADE)),
+        *((key, dict) for key in (*TEXTS, MADE, COLUMNS)),
     ):
         if section.get(key) is not None and type(section[key]) is not kind:
             return key
     if not are_verdicts(section.get("verdicts")):
         return "verdicts"
-    texts = {f"{word}.{key}": text for word in WORDS for key, text in (section.get(word) or {}).items()}
+    texts = {f"{word}.{key}": text for word in TEXTS for key, text in (section.get(word) or {}).items()}
     wrong = [where for where, text in texts.items() if not isinstance(text, str)]
     origins = section.get(MADE) or {}
     wrong += [f"{MADE}.{name}" for name, one in origins.items() if not is_origin(one)]
+    wrong += [f"{COLUMNS}.{name}" for name in section.get(COLUMNS) or {} if not are_descriptions(section, name)]
     for name, rows in tables_of(section).items():
         wrong += [f"{name}.{row}.{m}" for row, found in rows.items() for m, v in found.items() if not is_cell(v)]
     return wrong[0] if wrong else ""
@@ -297,15 +146,24 @@ def are_verdicts(found: Any) -> bool:
     return texts and all(is_cell(value) for one in found for value in one.values())
 
 
+def are_descriptions(section: Mapping[str, Any], table: str) -> bool:
+    """Return whether the descriptions of a table's columns can be read."""
+    stored = section[COLUMNS][table]
+    try:
+        return isinstance(stored, dict) and isinstance(metrics_of_table(section, table), tuple)
+    except ValueError:
+        return False
+
+
 def is_origin(value: Any) -> bool:
-    """Return whether a value can say where a table comes from: numbers and texts by name."""
+    """Return whether a value is the origin of a table: numbers and texts by name."""
     return isinstance(value, dict) and all(is_cell(one) for one in value.values())
 
 
 def origin_note(section: Mapping[str, Any], table: str) -> str:
-    """Return what sets a table apart from the evaluation it stands in: stale, or of another checkpoint or seed.
+    """Return how a table differs from its section: stale, or made from another checkpoint or seed.
 
-    The empty text for a table that was made as the section says.
+    Returns the empty text if it does not differ.
     """
     one = (section.get(MADE) or {}).get(table) or {}
     if one.get("stale"):
@@ -318,18 +176,18 @@ def origin_note(section: Mapping[str, Any], table: str) -> str:
 
 
 def is_cell(value: Any) -> bool:
-    """Return whether a value can stand in a table: a text, a truth, nothing, or a number that a float has room for."""
+    """Return whether a value can be in a table: a text, a Boolean, None, or a number that fits in a float."""
     return value is None or isinstance(value, (str, bool, float)) or (is_number(value) and abs(value) < LARGEST)
 
 
-def columns(rows: Iterable[Row]) -> list[str]:
-    """Return the measures of a table in the order in which they come, without the spreads."""
+def column_names(rows: Iterable[Row]) -> list[str]:
+    """Return the columns of a table in order of appearance, without the spreads."""
     return list(dict.fromkeys(key for row in rows for key in row if not is_spread(key)))
 
 
-def spread(row: Row, measure: str) -> float | None:
-    """Return the spread of a measure, or None if the row has none."""
-    found = next((row[measure + ending] for ending in SPREADS if measure + ending in row), None)
+def spread_of(row: Row, column: str) -> float | None:
+    """Return the spread of a number, None if the row has none."""
+    found = next((row[column + ending] for ending in SPREADS if column + ending in row), None)
     return found if is_number(found) else None
 
 
@@ -338,55 +196,65 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def written(row: Row, measure: str) -> tuple[str, str]:
-    """Return one measure as text, and its spread as `± …` or nothing; see `column`."""
-    return column([row], measure)[0]
+def format_cell(row: Row, column: str) -> tuple[str, str]:
+    """Return a number of a row as text, and its spread as `± …` or the empty text; see `format_column`."""
+    return format_column([row], Metric(column))[0]
 
 
-def column(rows: Iterable[Row], measure: str) -> list[tuple[str, str]]:
-    """Return a column of a table: each row's number as text, and its spread as `± …` or nothing.
+def format_column(rows: Iterable[Row], metric: Metric) -> list[tuple[str, str]]:
+    """Return each row's number as text, and its spread as `± …` or the empty text.
 
-    A number with a spread has as many decimals as two significant digits of the spread; others have four significant
-    digits, or none behind the point where the whole column is of whole numbers.
+    Without a format of the metric's own, a number with a spread has as many decimals as two significant digits of the
+    spread. Other numbers have four significant digits, or no decimals if the whole column consists of integers.
     """
     rows = list(rows)
-    known = [row[measure] for row in rows if is_number(row.get(measure))]
+    known = [row[metric.name] for row in rows if is_number(row.get(metric.name))]
     counts = all(float(value).is_integer() and abs(value) < 1e6 for value in known)
-    return [cell(row.get(measure), spread(row, measure), counts) for row in rows]
+    return [format_value(row.get(metric.name), spread_of(row, metric.name), counts, metric.format) for row in rows]
 
 
-def cell(value: Any, width: float | None, count: bool) -> tuple[str, str]:
-    """Return one value as text with its spread `width`; a `count` is written without decimals."""
+def format_value(value: Any, spread: float | None, count: bool, form: str = "") -> tuple[str, str]:
+    """Return a value and its spread as texts; a `count` has no decimals, `form` is the format of a metric."""
     if not is_number(value):
         return ("" if value is None else str(value)), ""
     if not math.isfinite(value):
         return ("–" if math.isnan(value) else "∞" if value > 0 else "-∞"), ""
-    if width is None or not math.isfinite(width) or width <= 0:
-        return (f"{value:.0f}" if count else significant(value)), ("± 0" if width == 0 else "")
-    decimals = max(1 - math.floor(math.log10(width)), 0)
+    if form:
+        return f"{value:{form}}", ("" if spread is None or not math.isfinite(spread) else f"± {spread:{form}}")
+    if spread is None or not math.isfinite(spread) or spread <= 0:
+        return (f"{value:.0f}" if count else significant(value)), ("± 0" if spread == 0 else "")
+    decimals = max(1 - math.floor(math.log10(spread)), 0)
     if decimals > 7:
-        return significant(value), f"± {width:.1e}"
-    return f"{value:.{decimals}f}", f"± {width:.{decimals}f}"
+        return significant(value), f"± {spread:.1e}"
+    return f"{value:.{decimals}f}", f"± {spread:.{decimals}f}"
 
 
-def conditions(table: str, row: Row) -> tuple[tuple[str, Any], ...]:
-    """Return how a row was measured: rows that differ in it are not compared, such as a bound and an estimate."""
-    named = CONDITIONS.get(table, ())
-    told = {key: ALIKE.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
-    return tuple(sorted((k, v) for k, v in told.items() if isinstance(v, str) or k in named))
+def conditions_of(row: Row, metrics: Iterable[Metric]) -> tuple[tuple[str, Any], ...]:
+    """Return how a row was measured: its texts, and the numbers that are conditions.
 
-
-def best(table: str, rows: Rows, measure: str) -> set[str]:
-    """Return the names of the rows that are best in a measure, among rows measured alike; one alone is no best.
-
-    Baselines that cannot lose are left out.
+    Rows that differ in them, such as a bound and an estimate, are not compared.
     """
-    way = better(table, measure)
+    known = {metric.name: metric for metric in metrics}
+    found = []
+    for name, value in row.items():
+        metric = known.get(name) or Metric(name)
+        if isinstance(value, str) or metric.condition:
+            found.append((name, " or ".join(metric.alike) if value in metric.alike else value))
+    return tuple(sorted(found))
+
+
+def best_rows(rows: Rows, column: str, metrics: Iterable[Metric]) -> set[str]:
+    """Return the names of the rows that are best in a column, one for each way of measuring that several rows share.
+
+    Principal components that nearly copy the image are left out.
+    """
+    metrics = tuple(metrics)
+    better = find_metric(metrics, column).better
     groups: dict[tuple[tuple[str, Any], ...], dict[str, float]] = {}
     for name, row in rows.items():
-        value = row.get(measure)
-        if way and is_number(value) and not math.isnan(value) and competes(name, rows):
-            groups.setdefault(conditions(table, row), {})[name] = value
-    choose = min if way == "lower" else max
+        value = row.get(column)
+        if better and is_number(value) and not math.isnan(value) and competes(name, rows):
+            groups.setdefault(conditions_of(row, metrics), {})[name] = value
+    choose = min if better == "lower" else max
     tops = [(group, choose(group.values())) for group in groups.values() if len(group) > 1]
     return {name for group, top in tops for name, value in group.items() if value == top}

@@ -12,6 +12,8 @@ from typing import Any
 
 from aectl.html_report import render
 from aectl.leaderboard.significance import SURE, p_value
+from aectl.metric import Metric, describe_columns
+from aectl.runs.metrics_json import column_names
 from aectl.sweep.comparable_metric import Comparison
 from aectl.sweep.number_formats import intervals, number, probability
 from aectl.sweep.plan import typed_command
@@ -25,6 +27,23 @@ UNRANKED_CAPTIONS = {
     "history": "The lowest objective so far, from trial to trial. Its values cannot be compared between these runs.",
 }
 """Captions of the figures where no job can be called the best."""
+
+METRICS = {
+    "sweep": (
+        Metric("epoch", "epoch of the best value"),
+        Metric("seconds", "duration of the run", format=".1f"),
+        Metric("val/*", "best value on validation images, a mean over them"),
+        Metric("train/*", "best value on training images, a mean over them"),
+    ),
+    "seeds": (
+        Metric("val/*", "mean over seeds of the best values on validation images"),
+        Metric("train/*", "mean over seeds of the best values on training images"),
+        Metric("seeds", "runs that differ in the seed alone"),
+        Metric("95 % (t)", "Student's t interval of the mean over seeds"),
+        Metric("p", "how probable a difference from the best as large as this one would be without one (Welch's test)"),
+    ),
+}
+"""Descriptions of the columns by table; the objective is called `val/…` or `train/…`."""
 
 MANY = 6
 """Numbers of jobs that a row's name lists."""
@@ -43,7 +62,7 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
     notice = f"{comparison.notice}." if comparison.notice else ""
     seeds_order = "best first" if is_ranked else "in the order of the jobs"
     order = seeds_order if is_ranked or not comparison.is_fair else "best first for each metric"
-    section = {
+    section: dict[str, Any] = {
         "about": count_by_status(jobs),
         "titles": {"seeds": f"means over seeds, {seeds_order}", "sweep": f"runs, {order}"},
         "verdicts": [*best, *([{"outcome": "unclear", "text": notice}] if notice else [])],
@@ -54,6 +73,9 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
         "sweep": {
             f"job {job.number}": {**{k: job.settings.get(k, "") for k in varied}, **outcome(job)} for job in jobs
         },
+    }
+    section["columns"] = {
+        table: describe_columns(column_names(section[table].values()), metrics) for table, metrics in METRICS.items()
     }
     render.write(
         folder / "report.html",
@@ -156,7 +178,7 @@ def mean_row(
 def outcome(job: Job) -> dict[str, Any]:
     """Return how a job ended, for the page."""
     value = {} if math.isnan(job.value) else {job.metric: job.value, "epoch": job.objective.get("epoch", "")}
-    seconds = {} if job.seconds is None else {"seconds": f"{job.seconds:.1f}"}
+    seconds = {} if job.seconds is None else {"seconds": job.seconds}
     return {**value, **seconds, "status": job.status, **({"error": job.error} if job.status == "failed" else {})}
 
 

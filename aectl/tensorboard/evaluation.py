@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from aectl.system.atomic_write import naming
 from aectl.system.terminal import printable
+from aectl.tensorboard.summaries import add_scalar
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -31,15 +33,16 @@ def write(
     scalars: Mapping[str, float],
     pictures: Mapping[str, Path],
     anomalies: Mapping[str, tuple[Tensor, Tensor]] | None,
+    descriptions: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write an event file into the run's folder: scalars, PNG files as images, and a PR curve for each set of outliers.
 
     `anomalies` are the scores of inliers [N] and of outliers [M] by the outliers' name; the larger, the stranger.
-    None leaves the curves that are there.
+    None leaves the curves that are there. `descriptions` state what scalars mean, by tag.
     """
     with replaced_writer(folder, SUFFIX) as writer:
         for name, value in scalars.items():
-            writer.add_scalar(name, value, epoch)
+            add_scalar(writer, name, value, epoch, descriptions.get(name, ""))
         for name, path in pictures.items():
             # Of an earlier evaluation, in a folder that may be a stranger's: another format may start a program.
             with Image.open(path, formats=["PNG"]) as image:

@@ -1,0 +1,58 @@
+"""Declare a table of `aectl eval`: what it measures, which models it applies to, and what its columns mean.
+
+Each module of this package that measures something ends with `EVALUATIONS`, a tuple of its tables. `registry` finds
+them there: a new table needs no other edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import UnionType
+from typing import get_args
+
+from aectl.evaluation.context import Rows, Subject
+from aectl.evaluation.verdict import Headline
+from aectl.metric import Metric
+from aectl.models.base import Classifies, Encodes, Energy, Model, Normalises, Reconstructs, Samples, Scores, Walks
+
+LACKING: dict[type | UnionType, str] = {
+    Reconstructs: "does not reconstruct images",
+    Encodes: "makes no codes",
+    Samples: "does not sample",
+    Classifies: "does not classify",
+    Walks: "has no Markov chain",
+    Scores | Normalises: "has no likelihood",
+    Reconstructs | Scores | Energy: "gives images no score: no reconstruction, likelihood or energy",
+}
+"""How messages say that a model lacks an ability, where its name does not say it well."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A table of `aectl eval`."""
+
+    name: str
+    title: str
+    abilities: tuple[type | UnionType, ...]
+    """The protocols of `aectl.models.base` that a model must have."""
+    measure: Callable[[Subject], Rows]
+    """Returns the table; raises Unmeasured, with the reason, where the data do not allow it."""
+    metrics: tuple[Metric, ...]
+    """Descriptions of the columns."""
+    order: int
+    """Where the table comes among the others; numbers need not be consecutive."""
+    headline: Headline | None = None
+    """The metric that decides whether the model is better than its baselines."""
+    settings: tuple[str, ...] = ()
+    """Keys of `aectl eval` that change the numbers, in addition to `seed`."""
+
+    def lacking(self, model: Model) -> str:
+        """Return which ability the model lacks, e.g. `does not sample`; the empty text if it lacks none."""
+        return next((lack_of(ability) for ability in self.abilities if not isinstance(model, ability)), "")
+
+
+def lack_of(ability: type | UnionType) -> str:
+    """Return how to say that a model lacks an ability."""
+    names = " or ".join(one.__name__ for one in get_args(ability) or (ability,))
+    return LACKING.get(ability, f"lacks the ability {names} of aectl.models.base")

@@ -1,0 +1,23 @@
+"""Write numbers to TensorBoard together with what they mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def add_scalar(writer: SummaryWriter, tag: str, value: float, step: int, description: str = "") -> None:
+    """Write a number; TensorBoard shows the description, Markdown, at the chart's info icon.
+
+    `SummaryWriter.add_scalar` takes no description.
+    """
+    # Imported here: a run without TensorBoard need not wait for it.
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+
+    metadata = SummaryMetadata(
+        summary_description=description, plugin_data=SummaryMetadata.PluginData(plugin_name="scalars")
+    )
+    found = Summary.Value(tag=tag, simple_value=float(value), metadata=metadata)
+    cast("Any", writer.file_writer).add_summary(Summary(value=[found]), step)
