@@ -136,7 +136,7 @@ def test_two_processes_fetch_once(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(f"""
 import pathlib, sys, time
-from aectl.data import sources
+from aectl.data import downloads
 
 def slow(names, scratch):
     with open({str(tmp_path / "log")!r}, "a") as log:
@@ -144,9 +144,9 @@ def slow(names, scratch):
     time.sleep(0.3)
     yield from ((name, {FILES!r}[name]) for name in names)
 
-sources.DIGESTS = {{"mnist": {DIGESTS!r}}}
-sources.sources = lambda name: iter([("slow", slow)])
-assert sources.read("mnist", {TRAIN!r}, {str(tmp_path)!r}) == {WANTED!r}
+downloads.DIGESTS = {{"mnist": {DIGESTS!r}}}
+downloads.sources = lambda name: iter([("slow", slow)])
+assert downloads.read("mnist", {TRAIN!r}, {str(tmp_path)!r}) == {WANTED!r}
 """)
     both = [subprocess.Popen([sys.executable, str(program)]) for _ in range(2)]
     assert [process.wait(timeout=60) for process in both] == [0, 0]

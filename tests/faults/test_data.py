@@ -260,7 +260,7 @@ def test_a_source_of_bad_manners_is_passed_over_for_the_next(tmp_path, monkeypat
 KILLED = """
 import sys, time
 from pathlib import Path
-from aectl.data import sources
+from aectl.data import downloads
 from tests_files import FILES, DIGESTS
 
 def slow(names, scratch):
@@ -270,9 +270,9 @@ def slow(names, scratch):
         print("one", flush=True)
         time.sleep(60)
 
-sources.DIGESTS = {"mnist": DIGESTS}
-sources.sources = lambda name: iter([("slow", slow)])
-sources.read("mnist", list(FILES), Path(sys.argv[1]))
+downloads.DIGESTS = {"mnist": DIGESTS}
+downloads.sources = lambda name: iter([("slow", slow)])
+downloads.read("mnist", list(FILES), Path(sys.argv[1]))
 """
 
 
