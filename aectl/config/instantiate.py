@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +264,9 @@ def uses_own_modules(config: Any, is_typed: bool) -> bool:
     In other cases they may not: with a stranger's run comes what torch would import if it is there.
     """
     trust = config.get("trust") or []
-    trusted = [word for word in ([trust] if isinstance(trust, str) else trust) if not is_path(str(word))]
+    # What is neither a name nor a list is refused by check_early.
+    words = [trust] if isinstance(trust, str) else trust if isinstance(trust, Sequence) else []
+    trusted = [word for word in words if not is_path(str(word))]
     return bool(trusted) or (is_typed and bool(other_modules(config)))
 
 
