@@ -37,15 +37,16 @@ class Diary(Watcher):
 
 def work(job):
     """What a job's only override says: wait, fail, or be killed; leaves its process's number and folder."""
-    what = job.overrides[0]
+    what, stop = job.overrides[0], threading.Event()
+    if what == "wait":
+        # Before the file that says that it may be stopped.
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
     (job.folder.parent / f"{job.number}.pid").write_text(f"{os.getpid()} {Path.cwd()}")
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "raise":
         raise RuntimeError("unforeseen")
     if what == "wait":
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
         stop.wait(60)
         (job.folder.parent / f"{job.number}.saved").touch()
     if what == "fail":
