@@ -157,7 +157,17 @@ def test_init_files_only_reexport():
 
 
 def test_the_command_line_is_free_of_torch():
-    light = ("cli.main", "config.schema", "runs.run", "runs.listing", "sweep", "leaderboard", "html_report.render")
+    light = (
+        "cli.main",
+        "config.schema",
+        "runs.run",
+        "runs.listing",
+        "sweep",
+        "leaderboard",
+        "html_report.render",
+        "figures.style",
+        "sweep.plots",
+    )
     names = ", ".join(f"aectl.{name}" for name in light)
     code = f"import sys, {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -119,9 +119,9 @@ def run_command(command: str, arguments: Sequence[str], is_job: bool = False, im
     from aectl.config import ConfigError
     from aectl.config.overrides import IMPORTS_HERE, MULTIRUN, TRUST, split_flags
     from aectl.config.removed import check_removed
-    from aectl.system.plot_style import leave_matplotlibrc
+    from aectl.system.matplotlibrc import ignore_matplotlibrc
 
-    leave_matplotlibrc()
+    ignore_matplotlibrc()
     if is_follower():
         return run_follower(command, arguments)
     name, typed = command, list(arguments)

@@ -14,12 +14,11 @@ from aectl.evaluation import anomaly
 from aectl.evaluation.context import Subject, Unmeasured
 from aectl.figures.anomaly import anomaly_figure
 from aectl.figures.model_figures import draw
-from aectl.figures.style import save
+from aectl.figures.style import default_style, save
 from aectl.html_report import render
 from aectl.runs.loading import Opened
 from aectl.runs.metrics_json import is_number, metrics_of_table, origin_note
 from aectl.system import atomic_write
-from aectl.system.plot_style import default_style
 from aectl.system.terminal import shown
 from aectl.tensorboard import evaluation
 from aectl.training.metrics_csv import METRICS_CSV

@@ -20,10 +20,9 @@ from aectl.data.image_files import Survey, image_files, picture, read_all, skipp
 from aectl.evaluation.context import CHUNK, apply
 from aectl.evaluation.reconstruction import psnr
 from aectl.figures.image_grids import reconstructions
-from aectl.figures.style import save
+from aectl.figures.style import default_style, save
 from aectl.models.base import Classifies, Encodes, Model, Reconstructs, Scores
 from aectl.rng import Rng
-from aectl.system.plot_style import default_style
 from aectl.system.terminal import harmless, printable
 
 log = logging.getLogger("aectl")

@@ -21,7 +21,7 @@ from aectl.evaluation.ability_checks import check_abilities, first_images
 from aectl.figures.animation import animation
 from aectl.figures.examples import is_planar
 from aectl.figures.sample_figures import figure
-from aectl.figures.style import save
+from aectl.figures.style import default_style, save
 from aectl.models.base import Model
 from aectl.rng import Rng
 from aectl.runs.loading import Opened, open_run, why_missing
@@ -29,7 +29,6 @@ from aectl.sampling import KINDS, Impossible, Kind, Request
 from aectl.sampling.draws import is_conditional
 from aectl.system.atomic_write import clear, written
 from aectl.system.memory_check import check_images
-from aectl.system.plot_style import default_style
 
 log = logging.getLogger("aectl")
 

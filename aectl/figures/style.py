@@ -1,9 +1,12 @@
-"""The look that all figures share, and how they are saved."""
+"""The one plotting style: settings, colours, sizes and file format of all figures. Needs no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,7 +15,7 @@ from aectl.system.atomic_write import written
 DPI = 150
 INK, FAINT = "#222222", "#d9d9d9"
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
-"""Of Okabe and Ito's palette: apart for every kind of colour vision, and in print."""
+"""From Okabe and Ito's palette, whose colours differ for every kind of colour vision and in print."""
 CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555")
 """Paul Tol's 'muted' colours and a grey."""
 MARKERS = "os^Dv<>Phd"
@@ -21,8 +24,20 @@ TITLE, LABEL, SMALL = 11, 9, 8
 """Font sizes in points."""
 
 
+@contextmanager
+def default_style() -> Iterator[None]:
+    """Context, or decorator, in which matplotlib has its default settings.
+
+    A matplotlibrc of the working folder has precedence over the user's own. In a folder from elsewhere, `text.usetex`
+    there would run LaTeX for each figure.
+    """
+    settings = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
+    with matplotlib.rc_context(settings):
+        yield
+
+
 def chart(title: str, width: float = 6.0, height: float = 3.6) -> tuple[Figure, Axes]:
-    """Return a figure of `width` × `height` inches with one dressed panel."""
+    """Return a figure of `width` × `height` inches with one panel in this style."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     dress(axes, title)

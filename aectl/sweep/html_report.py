@@ -52,9 +52,10 @@ MANY = 6
 def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison: Comparison) -> None:
     """Write the sweep's report.html, and draw its figures if at least two jobs have an objective."""
     if sum(not math.isnan(job.value) for job in jobs) > 1:
-        from aectl.sweep import plots
+        # Imported here: a sweep's other commands need no matplotlib.
+        from aectl.sweep.plots import draw_sweep
 
-        plots.draw(jobs, varied, folder / "figures", comparison.is_fair)
+        draw_sweep(jobs, varied, folder / "figures", comparison.is_fair)
     is_ranked = comparison.has_comparable_means
     groups = over_seeds(jobs, varied, is_ranked=is_ranked) if "seed" in varied else []
     best = best_of_seeds(groups, name_of(jobs)) if is_ranked else []

@@ -22,7 +22,6 @@ from aectl.runs.run import Run, is_alive
 from aectl.sweep.comparable_metric import why_not_comparable
 from aectl.sweep.launch import carry_out, check_settings, folder_of, places_for, task_of, threads_for, typed
 from aectl.sweep.plan import Planned, note, plan
-from aectl.sweep.plots import draw_study
 from aectl.sweep.progress import goal_of, view
 from aectl.sweep.results import read_epochs, read_jobs
 from aectl.sweep.run_job import RunCommand
@@ -243,4 +242,7 @@ def run_search(
     watcher = Both(search, view(trials, lambda job: " ".join(job.overrides[len(space.fixed) :])))
     task = task_of(config, run_command, threads_for(number), arguments)
     carry_out(folder, search.jobs(), Places(number, task, watcher, launcher.get("fail_fast", False)))
+    # Imported here: matplotlib takes longer to import than a search to start.
+    from aectl.sweep.plots import draw_study
+
     draw_study(found, folder / "figures")

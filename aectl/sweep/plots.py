@@ -1,113 +1,115 @@
-"""Pictures of a sweep: curves over one another, the objective against what was swept, parallel coordinates; of a search
-how the best value fell, and which settings it hangs on.
+"""Figures of a sweep: curves over the epochs, the objective against each swept setting, parallel coordinates; of a
+search also how the lowest value fell, and on which settings the objective depends.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from aectl.figures import style
 from aectl.sweep.results import Job, read_epochs
-from aectl.system.plot_style import default_style
 
 if TYPE_CHECKING:
     import optuna
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FEW = 10
-"""Curves that a legend can tell apart."""
+"""Most curves that get a legend."""
 LOGARITHMIC = 10
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
-@default_style()
-def draw(jobs: Sequence[Job], varied: Sequence[str], folder: Path, is_ranked: bool = True) -> None:
-    """Write curves.png, parameters.png and, where two settings were swept, parallel.png; of one metric's jobs alone.
+@style.default_style()
+def draw_sweep(jobs: Sequence[Job], varied: Sequence[str], folder: Path, is_ranked: bool = True) -> None:
+    """Write curves.png, parameters.png and, if two settings were swept, parallel.png, of the jobs of one metric.
 
     The first job is drawn as the best one if `is_ranked`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     metric = next(job.metric for job in jobs if not math.isnan(job.value))
     done = [job for job in jobs if job.metric == metric and not math.isnan(job.value)]
     swept = [key for key in varied if len({job.settings.get(key) for job in done}) > 1]
-    # Seeds are no setting to choose, unless there is nothing else.
+    # Seeds are not a setting to choose, unless nothing else was swept.
     swept = [key for key in swept if key != "seed"] or swept
-    folder.mkdir(parents=True, exist_ok=True)
-    save(curves(done, swept, metric), folder / "curves.png")
+    style.save(plot_curves(done, swept, metric), folder / "curves.png")
     if swept:
-        save(against(done, swept, metric), folder / "parameters.png")
+        style.save(plot_settings(done, swept, metric), folder / "parameters.png")
     if len(swept) > 1:
-        save(parallel(done, swept, metric, is_ranked), folder / "parallel.png")
+        style.save(plot_parallel(done, swept, metric, is_ranked), folder / "parallel.png")
 
 
-def curves(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
+def plot_curves(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
     """Return the metric over the epochs, the first job's curve the darkest."""
-    from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
-
-    figure, axes = pyplot.subplots(figsize=(10, 4.6))
+    figure, axes = style.chart(f"{metric} of each run", 10, 4.6)
     for job, colour in reversed(list(zip(jobs, shades(len(jobs)), strict=True))):
         points = [(int(row["epoch"]), float(row[metric])) for row in read_epochs(job.folder) if row.get(metric)]
         label = f"job {job.number}  " + " ".join(
             f"{key.rpartition('.')[2]}={job.settings.get(key, '')}" for key in swept
         )
         axes.plot([epoch for epoch, _ in points], [value for _, value in points], color=colour, label=label)
-    axes.set(xlabel="epoch", ylabel=metric, title=f"{metric} of each run")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style.name_axes(axes, "epoch", metric)
     if len(jobs) <= FEW:
-        axes.legend(reverse=True, frameon=False, fontsize=8)
+        axes.legend(reverse=True, frameon=False, fontsize=style.SMALL)
     return figure
 
 
-def against(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
+def plot_settings(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
     """Return the metric against each setting."""
-    from matplotlib import pyplot
-
     columns = min(len(swept), 3)
     lines = math.ceil(len(swept) / columns)
-    figure, panels = pyplot.subplots(lines, columns, figsize=(4 * columns, 3.4 * lines), squeeze=False, sharey=True)
-    for axes, key in zip(panels.flat, swept, strict=False):
-        places, ticks = placed([job.settings.get(key, "") for job in jobs])
-        axes.scatter(places, [job.value for job in jobs], c=shades(len(jobs)), edgecolors="0.4", linewidths=0.5)
-        axes.set_xlabel(key)
-        scale(axes, places, ticks)
+    figure = Figure(figsize=(4 * columns, 3.4 * lines), dpi=style.DPI, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for index, (axes, key) in enumerate(zip(panels.flat, swept, strict=False)):
+        positions, names = axis_positions([job.settings.get(key, "") for job in jobs])
+        style.dress(axes, "")
+        axes.scatter(positions, [job.value for job in jobs], c=shades(len(jobs)), edgecolors=style.GREY, linewidths=0.5)
+        style.name_axes(axes, key, "" if index % columns else metric)
+        scale_axis(axes, positions, names)
     for axes in panels.flat[len(swept) :]:
         axes.set_visible(False)
-    for axes in panels[:, 0]:
-        axes.set_ylabel(metric)
-    figure.suptitle("The objective against what was swept")
+    figure.suptitle("The objective against what was swept", fontsize=style.TITLE, color=style.INK)
     return figure
 
 
-def parallel(jobs: Sequence[Job], swept: Sequence[str], metric: str, is_ranked: bool = True) -> Figure:
+def plot_parallel(jobs: Sequence[Job], swept: Sequence[str], metric: str, is_ranked: bool = True) -> Figure:
     """Return a line for each job through its settings, to its objective; the first is the darkest, and bold if best."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(2 + 1.6 * (len(swept) + 1), 5))
-    heights = [unit([job.settings.get(key, "") for job in jobs]) for key in swept]
-    heights.append(unit([str(job.value) for job in jobs]))
+    figure, axes = style.chart("Settings and objective of each run", 2 + 1.6 * (len(swept) + 1), 5)
+    axes.grid(visible=False)
+    heights = [unit_heights([job.settings.get(key, "") for job in jobs]) for key in swept]
+    heights.append(unit_heights([str(job.value) for job in jobs]))
     for index, colour in reversed(list(enumerate(shades(len(jobs))))):
         axes.plot(
             [height[index] for height, _ in heights], color=colour, linewidth=2 if is_ranked and index == 0 else 1
         )
-    for place, (_, ticks) in enumerate(heights):
-        axes.axvline(place, color="0.8", zorder=0)
+    for position, (_, ticks) in enumerate(heights):
+        axes.axvline(position, color=style.FAINT, zorder=0)
         for height, text in ticks:
-            axes.annotate(text, (place, height), (4, 0), textcoords="offset points", fontsize=8, va="center")
+            offset: dict[str, Any] = {
+                "textcoords": "offset points",
+                "fontsize": style.SMALL,
+                "color": style.INK,
+                "va": "center",
+            }
+            axes.annotate(text, (position, height), (4, 0), **offset)
     axes.set_xticks(range(len(heights)), [*(key.rpartition(".")[2] for key in swept), metric])
-    axes.set(yticks=[], xlim=(-0.2, len(heights) - 0.4), title="Settings and objective of each run")
+    axes.set(yticks=[], xlim=(-0.2, len(heights) - 0.4))
     axes.spines[:].set_visible(False)
     return figure
 
 
-def placed(texts: Sequence[str]) -> tuple[list[float], list[str]]:
-    """Return where values stand on an axis: numbers where they are, others in a row, whose names come second."""
+def axis_positions(texts: Sequence[str]) -> tuple[list[float], list[str]]:
+    """Return the positions of values on an axis: numbers as they are, others as 0, 1, … in the order of their names.
+
+    The second value holds those names, none for numbers.
+    """
     try:
         return [float(text) for text in texts], []
     except ValueError:
@@ -115,69 +117,72 @@ def placed(texts: Sequence[str]) -> tuple[list[float], list[str]]:
         return [float(names.index(text)) for text in texts], names
 
 
-def scale(axes: Axes, places: Sequence[float], ticks: Sequence[str]) -> None:
-    """Give an axis the names of its values, or a logarithmic scale where they span decades."""
-    if ticks:
-        axes.set_xticks(range(len(ticks)), ticks)
-        axes.set_xlim(-0.5, len(ticks) - 0.5)
-    elif is_wide(places):
+def scale_axis(axes: Axes, positions: Sequence[float], names: Sequence[str]) -> None:
+    """Give an axis the names of its values, or a logarithmic scale if they span decades."""
+    if names:
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+    elif spans_decades(positions):
         axes.set_xscale("log")
 
 
-def unit(texts: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return heights in [0, 1] of values, and at which heights the least and the greatest, or all names, stand."""
-    places, names = placed(texts)
-    numbers = [math.log(place) for place in places] if is_wide(places) and not names else places
+def unit_heights(texts: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]]:
+    """Return the heights of values in [0, 1], and the ticks: of names all, of numbers the least and the greatest."""
+    positions, names = axis_positions(texts)
+    numbers = [math.log(position) for position in positions] if spans_decades(positions) and not names else positions
     low, high = min(numbers), max(numbers)
     heights = [(number - low) / (high - low) if high > low else 0.5 for number in numbers]
     if names:
         return heights, sorted({(height, text) for height, text in zip(heights, texts, strict=True)})
     ends = {heights.index(min(heights)), heights.index(max(heights))}
-    return heights, [(heights[index], f"{places[index]:.4g}") for index in ends]
+    return heights, [(heights[index], f"{positions[index]:.4g}") for index in ends]
 
 
-def is_wide(places: Sequence[float]) -> bool:
-    """Return whether positive values span so much that a logarithmic axis shows them better."""
-    return min(places) > 0 and max(places) / min(places) >= LOGARITHMIC
+def spans_decades(positions: Sequence[float]) -> bool:
+    """Return whether all values are positive and their ratios so large that a logarithmic axis is clearer."""
+    return min(positions) > 0 and max(positions) / min(positions) >= LOGARITHMIC
 
 
-def shades(count: int) -> Any:
+def shades(count: int) -> list[Any]:
     """Return colours from the darkest to the lightest."""
-    from matplotlib import colormaps
-
     return [colormaps["viridis"](0.9 * index / max(1, count - 1)) for index in range(count)]
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, and forget it."""
-    from matplotlib import pyplot
-
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-@default_style()
+@style.default_style()
 def draw_study(study: optuna.Study, folder: Path) -> None:
-    """Write history.png and, of two or more finished trials and settings, importances.png."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    """Write history.png and importances.png; they need two finished trials, and importances also two objectives."""
     import optuna
-    from optuna.visualization import matplotlib as drawings
 
     done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-    pictures: dict[str, Any] = {
-        "history": drawings.plot_optimization_history,
-        "importances": drawings.plot_param_importances,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        if len(done) < 2 or (name == "importances" and len({trial.value for trial in done}) < 2):
-            continue
-        # Optuna calls its pictures experimental, and leaves its style to all that are drawn later.
-        with warnings.catch_warnings(), matplotlib.rc_context():
-            warnings.simplefilter("ignore")
-            axes = picture(study)
-            axes.figure.set_size_inches(8, 5)
-            save(axes.figure, folder / f"{name}.png")
+    if len(done) < 2:
+        return
+    values = {trial.number: float(trial.values[0]) for trial in done}
+    style.save(plot_history(values), folder / "history.png")
+    if len(set(values.values())) > 1:
+        # Seeded, so that the same study gives the same figure.
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        style.save(plot_importances(importances), folder / "importances.png")
+
+
+def plot_history(values: Mapping[int, float]) -> Figure:
+    """Return the objective of each trial by its number, and the lowest one so far."""
+    figure, axes = style.chart("Objective of each trial", 8, 5)
+    axes.scatter(list(values), list(values.values()), color=style.BLUE, s=20, label="trial")
+    lowest = list(accumulate(values.values(), min))
+    axes.step(list(values), lowest, where="post", color=style.ORANGE, label="lowest so far")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style.name_axes(axes, "trial", "objective")
+    axes.legend(frameon=False, fontsize=style.SMALL)
+    return figure
+
+
+def plot_importances(importances: Mapping[str, float]) -> Figure:
+    """Return a bar for each setting's share of the objective's variance, the most important on top."""
+    figure, axes = style.chart("Importance of each setting", 8, 5)
+    bars = axes.barh(list(importances)[::-1], list(importances.values())[::-1], color=style.BLUE)
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=style.SMALL, color=style.INK)
+    axes.margins(x=0.1)
+    axes.grid(visible=False, axis="y")
+    style.name_axes(axes, "share of the objective's variance (fANOVA)", "")
+    return figure

@@ -12,7 +12,6 @@ from aectl.figures import examples
 from aectl.models.base import Model, Reconstructs, Samples
 from aectl.rng import Rng
 from aectl.sampling import Request, paths
-from aectl.system.plot_style import default_style
 
 EXAMPLES, SAMPLES, COLUMNS, SIDE = 10, 64, 8, 12
 DPI = 70
@@ -35,19 +34,19 @@ def pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tensor]:
         return planar(model, source, seed) if examples.is_planar(source.shape) else of_images(model, source, seed)
 
 
-@default_style()
 def planar(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
     """Return pictures of a model of points in the plane by name."""
-    # Imported here: matplotlib, which only points need, takes as long as all else that training starts with.
-    from aectl.figures import planar_fields
+    # Imported here: matplotlib, which only points need, takes as long as everything else that training imports.
+    from aectl.figures import planar_fields, style
 
     drawn: dict[str, Tensor] = {}
-    if isinstance(model, Reconstructs):
-        drawn["field"] = planar_fields.rendered(planar_fields.vector_field(model, source, "g(f(x)) - x"), DPI)
-    if isinstance(model, Samples):
-        points = model.sample(len(source), rng=Rng(seed, source.images.device).fork("samples"))
-        panels = {"data": source.pixels(), "samples": points}
-        drawn["sample_points"] = planar_fields.rendered(planar_fields.points(panels, "samples"), DPI)
+    with style.default_style():
+        if isinstance(model, Reconstructs):
+            drawn["field"] = planar_fields.rendered(planar_fields.vector_field(model, source, "g(f(x)) - x"), DPI)
+        if isinstance(model, Samples):
+            points = model.sample(len(source), rng=Rng(seed, source.images.device).fork("samples"))
+            panels = {"data": source.pixels(), "samples": points}
+            drawn["sample_points"] = planar_fields.rendered(planar_fields.points(panels, "samples"), DPI)
     return drawn
 
 

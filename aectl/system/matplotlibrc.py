@@ -1,11 +1,10 @@
-"""Draw by matplotlib's defaults, whatever a matplotlibrc says."""
+"""Keep matplotlib from reading a matplotlibrc of the working folder, which may be a stranger's."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import find_spec
@@ -13,31 +12,17 @@ from pathlib import Path
 from types import ModuleType
 
 
-@contextmanager
-def default_style() -> Iterator[None]:
-    """Context, or decorator, in which matplotlib has its default settings.
-
-    It reads a matplotlibrc of the working folder before any other. In a folder from elsewhere, `text.usetex` there
-    would have LaTeX run for each figure.
-    """
-    import matplotlib
-
-    settings = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
-    with matplotlib.rc_context(settings):
-        yield
-
-
-def leave_matplotlibrc() -> None:
-    """Let matplotlib, once it is imported, read no matplotlibrc of the working folder, which could fail or hang."""
+def ignore_matplotlibrc() -> None:
+    """Make a later import of matplotlib ignore the working folder's matplotlibrc, which could make it fail or hang."""
     if "matplotlib" not in sys.modules and not any(isinstance(one, MatplotlibFinder) for one in sys.meta_path):
         sys.meta_path.insert(0, MatplotlibFinder())
 
 
 class MatplotlibFinder(MetaPathFinder):
-    """Finds matplotlib where it is, to be executed in its own folder."""
+    """Import hook that loads matplotlib by ElsewhereLoader, and then removes itself."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return how matplotlib is imported; None for other modules."""
+        """Return the spec of matplotlib, None for other modules."""
         if name != "matplotlib":
             return None
         sys.meta_path.remove(self)
@@ -55,7 +40,7 @@ class ElsewhereLoader(SourceFileLoader):
         try:
             before = Path.cwd()
         except OSError:
-            # The folder is gone, and with it what is in it.
+            # The working folder was removed, so it has no matplotlibrc.
             return super().exec_module(module)
         os.chdir(Path(self.path).parent)
         try:

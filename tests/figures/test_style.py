@@ -6,14 +6,13 @@ import sys
 import matplotlib
 import pytest
 
-from aectl.system.plot_style import default_style
+from aectl.figures.style import default_style
 
 CODE = """
 import matplotlib, sys
 from aectl.figures import style
-from aectl.system.plot_style import default_style
 assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] == 33
-with default_style():
+with style.default_style():
     figure, axes = style.chart("$x$ and \\\\undefined")
     style.save(figure, __import__("pathlib").Path("figure.png"))
     assert not matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] == 10
@@ -39,15 +38,15 @@ def test_no_matplotlibrc_of_the_working_folder_is_read_at_all(tmp_path, gone):
     (folder / "matplotlibrc").write_bytes(b"\xff\xfe")
     code = f"""
 import os, shutil, sys
-from aectl.system.plot_style import leave_matplotlibrc
-leave_matplotlibrc(), leave_matplotlibrc()
+from aectl.system.matplotlibrc import ignore_matplotlibrc
+ignore_matplotlibrc(), ignore_matplotlibrc()
 finders = len(sys.meta_path)
 if {gone}:
     shutil.rmtree(os.getcwd())
 import matplotlib, matplotlib.figure
 assert len(sys.meta_path) == finders - 1 and matplotlib.rcParams["font.size"] == 10
 assert {gone} or os.getcwd() == {str(folder)!r}
-leave_matplotlibrc()
+ignore_matplotlibrc()
 assert len(sys.meta_path) == finders - 1
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
