@@ -14,7 +14,7 @@ from aectl.metric import find_metric
 from aectl.models.base import Batch, Model, metrics_of
 from aectl.rng import Rng
 from aectl.runs.loading import PARTS, build_model
-from aectl.training.device import available
+from aectl.training.device import available_devices
 
 CONF = Path(conf_dir())
 GROUPS = ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device")
@@ -45,7 +45,7 @@ def test_every_option_composes_fits_its_signature_and_builds(group, option):
         check_signature(filled[part], part)
     if group == "model":
         check_model(config, FACTS.get(option, DIGITS))
-    elif option not in OWN and (group != "device" or option in ("auto", *available())):
+    elif option not in OWN and (group != "device" or option in ("auto", *available_devices())):
         assert (build(config[group], group) is None) == (option == "none")
 
 

@@ -333,7 +333,7 @@ def test_a_run_that_begins_anew_starts_from_the_weights_that_it_started_from(aec
     run = train(aectl, *words, "init_from=latest", "seed=1", folder="outputs/second")
     assert run.record["init_from"] == {
         "run": str(first.folder.absolute()),
-        "weights": checkpoint.digest(weights(first.folder)),
+        "weights": checkpoint.hash_weights(weights(first.folder)),
     }
     train(aectl, *words, "seed=2", folder="outputs/third")
     never_saved(run)

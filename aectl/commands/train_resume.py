@@ -38,7 +38,7 @@ def resume_trainer(trainer: Trainer, run: Run, config: DictConfig) -> None:
     A run that was killed between its last checkpoint and its record has only the record left to write. If the last
     checkpoint is damaged, the one before it is restored.
     """
-    state, damage = checkpoint.newest(trainer.folder, trainer.device.torch)
+    state, damage = checkpoint.load_newest(trainer.folder, trainer.device.torch)
     try:
         trainer.restore(state, is_last_spoilt=bool(damage))
     except StageChanged as error:
@@ -79,7 +79,7 @@ def load_initial_weights(model: Model, config: DictConfig, run: Run) -> dict[str
         weights = read_checkpoint(source, "best", "cpu")["model"]
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(f"init_from: {error}") from error
-    digest = checkpoint.digest(weights)
+    digest = checkpoint.hash_weights(weights)
     if recorded and recorded.get("weights") != digest:
         raise ConfigError(
             f"init_from: the weights of {source.folder} have changed since this run started from them\n"

@@ -30,8 +30,8 @@ from aectl.training.cpu_contention import CpuContention
 from aectl.training.device import Device
 from aectl.training.metrics_csv import METRICS_CSV
 from aectl.training.observers import Console, CsvLog
-from aectl.training.optimizers import without_compiler
-from aectl.training.step_cost import dense_weights, multiplications
+from aectl.training.optimizers import bypass_compiler
+from aectl.training.step_cost import count_dense_weights, count_multiplications
 from aectl.training.trainer import Observer, Trainer
 from aectl.training.validation import batches
 
@@ -60,7 +60,7 @@ def build_device(config: DictConfig) -> Device:
 
 def build_optimizer(config: DictConfig) -> Callable[..., Optimizer]:
     """Return the function that makes an optimizer; raises ConfigError if it refuses its settings for one weight."""
-    without_compiler()
+    bypass_compiler()
     make: Callable[..., Optimizer] = build(config.optimizer, "optimizer")
     try:
         make([Parameter(torch.zeros(1))])
@@ -134,8 +134,8 @@ def build_trainer(
     parallel.meet()
     few = data.train.batch(torch.arange(min(FEW, len(data.train)), device=device.torch))
     with Room("a step", device.torch, scale=min(config.batch_size, len(data.train)) / len(few.x), total=False):
-        device.suit(multiplications(model, few) * config.batch_size)
-    device.reduce(config.batch_size // parallel.count(), dense_weights(model), model.fp32_only)
+        device.adapt_threads(count_multiplications(model, few) * config.batch_size)
+    device.choose_precision(config.batch_size // parallel.count(), count_dense_weights(model), model.fp32_only)
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}
     return Trainer(
         model,

@@ -9,7 +9,7 @@ from aectl.runs.run import Run
 from aectl.system.terminal import duration, reason_of, significant
 from aectl.training.baselines import Baseline, cheap_baselines
 from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
-from aectl.training.step_cost import parameter_count
+from aectl.training.step_cost import count_parameters
 from aectl.training.trainer import Trainer
 
 UNITS = {"mse": "per pixel", **dict.fromkeys(("nll", "kl", "negative_elbo", "pseudo_nll", "classification"), "nats")}
@@ -22,7 +22,7 @@ def summarise_training(trainer: Trainer, run: Run) -> list[str]:
     """Return the lines on a run that has ended, of at most 80 characters each."""
     rows = read_metrics_csv(run.folder / METRICS_CSV)[1]
     spent = duration(sum(float(row["seconds"]) for row in rows if row.get("seconds")))
-    parameters, device = f"{parameter_count(trainer.model.parameters()):,} parameters", trainer.device
+    parameters, device = f"{count_parameters(trainer.model.parameters()):,} parameters", trainer.device
     lines = [
         f"{parameters}, {trainer.epoch} epoch{'s' * (trainer.epoch != 1)} in {spent}",
         f"device {device.torch}, {device.precision}, device.threads={device.threads}",

@@ -150,7 +150,7 @@ def read_checkpoint(run: Run, name: str, device: torch.device | str) -> dict[str
     """Return a checkpoint of a run; where it cannot be used and the other can be tried, the error says so."""
     try:
         state = checkpoint.load(run.checkpoint(name), device)
-        checkpoint.check_model(state, run.checkpoint(name))
+        checkpoint.check_contents(state, run.checkpoint(name))
         return state
     except CheckpointError as error:
         other = "last" if name == "best" else "best"

@@ -30,7 +30,7 @@ from aectl.system.terminal import reason_of
 from aectl.tensorboard.evaluation import CURVES, SUFFIX, log_folder
 from aectl.tensorboard.summaries import add_scalar
 from aectl.training.trainer import Epoch, Observer
-from aectl.training.validation import BATCH, batches
+from aectl.training.validation import BATCH_SIZE, batches
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -217,7 +217,7 @@ def wait_for_a_later_second(folder: Path) -> bool:
 def shown(trainer: Trainer) -> list[Batch]:
     """Return the images to show: the first held-out ones, or training images where none are held out."""
     source = trainer.valid_source if len(trainer.valid_source) else trainer.train_source
-    return list(islice(batches(source), CODES // BATCH))
+    return list(islice(batches(source), CODES // BATCH_SIZE))
 
 
 def codes_of(trainer: Trainer) -> Tensor | None:

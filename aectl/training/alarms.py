@@ -1,4 +1,4 @@
-"""What is wrong with a model although its numbers are finite, said once a run: a warning, since nothing is lost yet."""
+"""Observer that warns once per run of training failures with finite numbers, such as a collapsed generator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aectl.models.base import Model
 from aectl.system.terminal import reason_of, significant
-from aectl.training.baselines import cheap_baselines, value_of
+from aectl.training.baselines import cheap_baselines, compute_metric
 from aectl.training.trainer import Epoch, Observer
 
 if TYPE_CHECKING:
@@ -17,37 +17,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aectl")
 
-FIRST_STEPS = 1000
-"""Of a run, in which nothing is said: what has not learnt yet looks like what never will. On MNIST the samples of the
-default GAN are as far apart as images by .14 after 430 steps, .23 after 860, and .33 after 1,290; on the digits the KL
-of a VAE is .03 nats after 22 steps. At its end a run is judged however short it was."""
+QUIET_STEPS = 1000
+"""Steps without alarms at the start of a run, since an untrained model looks like a failed one. At its end, a run is
+checked however short it was.
 
-HARDLY_BETTER = {"val/mse": 0.95}
-"""Share of a baseline's value, by metric, from which on a model is no better: 1 where a metric is not listed. A grey
-blob for every digit has .97 of the mean image's error."""
+On MNIST, the samples of the default GAN have .14 of the images' diversity after 430 steps, .23 after 860 and .33 after
+1,290; on the digits, the KL divergence of a VAE is .03 nats after 22 steps."""
 
-NO_BETTER = "no_better_than_"
-"""What the names of alarms about baselines begin with."""
+BASELINE_MARGINS = {"val/mse": 0.95}
+"""Fraction of the baseline's value that a model must stay below, by metric; 1 for metrics that are not listed. A model
+that returns the same grey blob for every digit has .97 of the mean image's error."""
 
-LONGER = "train longer (epochs= or steps=)"
+BASELINE_ALARM = "no_better_than_"
+"""Prefix of the names of alarms about baselines."""
+
+TRAIN_LONGER = "train longer (epochs= or steps=)"
 
 
 class Alarms(Observer):
-    """Asks the model after each epoch for its `alarms`, and warns of each that it has not warned of before.
+    """Logs a warning for each new entry of the model's `alarms` after an epoch.
 
-    When training ends, a model that is no better than a baseline is warned of too. In a run of few steps that is the
-    only warning, since it is most likely the reason of the others.
+    At the end of training, it also warns if the model is no better than a baseline. In a run of fewer than
+    `QUIET_STEPS` steps this is the only warning, since too little training explains the others.
 
-    `known` are the alarms of the run so far, by name, and `tell` is given all of them when there is another; each has
-    the `epoch` it was first heard in, and what it `said`.
+    `known` has the alarms of the run so far by name, each with the `epoch` of its first occurrence and its text `said`.
+    `save_alarms` is called with all of them when they change.
     """
 
     fatal = ()
 
     def __init__(
-        self, known: Mapping[str, Mapping[str, object]], tell: Callable[[dict[str, Mapping[str, object]]], None]
+        self, known: Mapping[str, Mapping[str, object]], save_alarms: Callable[[dict[str, Mapping[str, object]]], None]
     ) -> None:
-        self.known, self.tell = dict(known), tell
+        self.known, self.save_alarms = dict(known), save_alarms
         self.best: Mapping[str, float] = {}
         self.has_raised = False
 
@@ -55,29 +57,29 @@ class Alarms(Observer):
         if epoch.is_best:
             self.best = epoch.metrics
         is_end = epoch.number >= epoch.total or trainer.has_stalled()
-        is_short = trainer.epoch * trainer.steps_per_epoch < FIRST_STEPS
+        is_short = trainer.epoch * trainer.steps_per_epoch < QUIET_STEPS
         if is_short and not is_end:
             return
         before = dict(self.known)
         if is_end:
-            # Of a run that was resumed, they are judged anew.
-            self.known = {name: alarm for name, alarm in before.items() if not name.startswith(NO_BETTER)}
-        found = self.ask(trainer.model, epoch.metrics)
+            # A resumed run is compared with the baselines again.
+            self.known = {name: alarm for name, alarm in before.items() if not name.startswith(BASELINE_ALARM)}
+        found = self.call_alarms(trainer.model, epoch.metrics)
         if is_end and (is_short or not (found or self.known)):
-            worse = no_better(trainer, self.best or epoch.metrics)
+            worse = compare_with_baselines(trainer, self.best or epoch.metrics)
             found = worse or found
         if is_short and found:
             name, said = next(iter(found.items()))
-            found = {name: f"{said}; {LONGER}"}
+            found = {name: f"{said}; {TRAIN_LONGER}"}
         fresh = {name: said for name, said in found.items() if name not in self.known}
         for name, said in fresh.items():
             log.warning("epoch %d: %s", epoch.number, said)
             self.known[name] = {"epoch": epoch.number, "said": said}
         if self.known != before:
-            self.tell(self.known)
+            self.save_alarms(self.known)
 
-    def ask(self, model: Model, metrics: Mapping[str, float]) -> dict[str, str]:
-        """Return what the model's `alarms` say; that they raise is a warning, once."""
+    def call_alarms(self, model: Model, metrics: Mapping[str, float]) -> dict[str, str]:
+        """Return the model's `alarms` on one line each; logs an exception once as a warning."""
         try:
             return {str(name): " ".join(str(said).split()) for name, said in model.alarms({**metrics}).items()}
         except Exception as error:
@@ -91,12 +93,12 @@ class Alarms(Observer):
             return {}
 
 
-def no_better(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, str]:
-    """Return a sentence for the first baseline that the model's metrics of an epoch do not beat, if there is one."""
+def compare_with_baselines(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, str]:
+    """Return an alarm for the first baseline that the model's metrics do not beat, if any."""
     for baseline in cheap_baselines(trainer):
-        value = value_of(trainer, metrics, baseline.metric)
-        if value >= HARDLY_BETTER.get(baseline.metric, 1.0) * baseline.value:
+        value = compute_metric(trainer, metrics, baseline.metric)
+        if value >= BASELINE_MARGINS.get(baseline.metric, 1.0) * baseline.value:
             numbers = f"{baseline.metric} {significant(value, 3)} against {significant(baseline.value, 3)}"
             name = baseline.name.removeprefix("the ").replace(" ", "_")
-            return {f"{NO_BETTER}{name}": f"no better than {baseline.name}, {numbers}"}
+            return {f"{BASELINE_ALARM}{name}": f"no better than {baseline.name}, {numbers}"}
     return {}

@@ -1,4 +1,4 @@
-"""What a model must beat to have learnt anything: baselines that need no training, on the held-out images."""
+"""Baselines without training, evaluated on the validation images: mean image, independent pixels, majority class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Baseline(NamedTuple):
-    """A metric of the model, and the value that the baseline has of it; lower is better for both."""
+    """A baseline's value of one of the model's metrics; lower is better."""
 
     metric: str
     name: str
@@ -25,9 +25,10 @@ class Baseline(NamedTuple):
 
 
 def cheap_baselines(trainer: Trainer) -> list[Baseline]:
-    """Return the baselines of what the model can do: the mean image, independent pixels, the most frequent class.
+    """Return the baselines that apply to the model's abilities.
 
-    All are made of the training images and measured on the validation images; without those there are none.
+    They are fitted to the training images and evaluated on the validation images; without validation images, returns
+    an empty list.
     """
     model, train, valid = trainer.model, trainer.train_source, trainer.valid_source
     if not len(valid):
@@ -48,9 +49,10 @@ def cheap_baselines(trainer: Trainer) -> list[Baseline]:
 
 @torch.no_grad()
 def independent_pixels_nll(trainer: Trainer) -> float:
-    """Return -log p(x) of the held-out images in nats, each pixel 1 with its frequency in the training images.
+    """Return the mean -log p(x) of the held-out images in nats under independent Bernoulli pixels.
 
-    Grey pixels count by the expectation over their binary draws.
+    Each pixel's probability is its frequency in the training images. A grey pixel counts as the expectation over its
+    binarisations.
     """
     model, rng = trainer.model, trainer.held_out.fork("baselines")
 
@@ -59,7 +61,7 @@ def independent_pixels_nll(trainer: Trainer) -> float:
 
     train, valid = trainer.train_source, trainer.valid_source
     ones = torch.stack([observe(batch.x).double().sum(0) for batch in batches(train)]).sum(0)
-    # A pixel that was never 1 may be 1 in a held-out image: Laplace's rule.
+    # Laplace smoothing: a pixel that is always 0 in training may be 1 in a held-out image.
     frequency = (ones + 1) / (len(train) + 2)
     total = 0.0
     for batch in batches(valid):
@@ -70,7 +72,7 @@ def independent_pixels_nll(trainer: Trainer) -> float:
 
 @torch.no_grad()
 def reconstruction_mse(trainer: Trainer) -> float:
-    """Return the MSE per pixel of the reconstructions of the held-out images; NaN for a model that makes none."""
+    """Return the MSE per pixel of the reconstructed held-out images, NaN for a model that does not reconstruct."""
     model = trainer.model
     if not isinstance(model, Reconstructs):
         return math.nan
@@ -84,8 +86,8 @@ def reconstruction_mse(trainer: Trainer) -> float:
     return total / len(trainer.valid_source)
 
 
-def value_of(trainer: Trainer, metrics: Mapping[str, float], metric: str) -> float:
-    """Return a metric of an epoch; the reconstruction's error is measured where the model has no metric of it."""
+def compute_metric(trainer: Trainer, metrics: Mapping[str, float], metric: str) -> float:
+    """Return a metric of an epoch, NaN if it is missing; `val/mse` is computed if the model does not report it."""
     if metric not in metrics and metric == "val/mse":
         return reconstruction_mse(trainer)
     return metrics.get(metric, math.nan)

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold, checked once when it is read, so that the code after it can rely on the types."""
+"""Types of the entries of a checkpoint, checked when it is read, so that later code can rely on them."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KINDS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
-CALLED = (
+STORAGE_TYPES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
+ALLOWED_CALLS = (
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
     "torch Size",
-    *(f"torch {kind}Storage" for kind in KINDS),
+    *(f"torch {kind}Storage" for kind in STORAGE_TYPES),
 )
-"""All that a pickle of tensors, numbers and texts has to call; others, such as bytearray, take memory as they like."""
-LARGEST = 2**53
-"""Of whole numbers: those that a float can hold."""
+"""The only functions that a checkpoint's pickle may call; others, such as bytearray, could allocate any memory."""
+MAX_INT = 2**53
+"""Bound of the integers in a checkpoint; a float represents all smaller ones."""
 
 
 class SchemaError(ValueError):
-    """A value of a checkpoint that is not what aectl writes there; the message names it."""
+    """A checkpoint has a value that aectl does not write there; the message names it."""
 
 
 def check_pickle(content: bytes) -> None:
-    """Raise SchemaError if a pickle calls anything but what builds tensors and dicts."""
+    """Raise SchemaError if a pickle calls a function that is not in `ALLOWED_CALLS`."""
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"):
             raise SchemaError(f"its pickle uses {opcode.name}")
-        if opcode.name == "GLOBAL" and argument not in CALLED:
+        if opcode.name == "GLOBAL" and argument not in ALLOWED_CALLS:
             raise SchemaError(f"its pickle calls {argument}")
 
 
 def check_tensors(state: Any) -> None:
-    """Raise SchemaError unless all tensors in a state hold all of their numbers: expanded ones take any memory."""
-    for tensor in tensors_of(state):
-        if not holds_its_numbers(tensor):
-            raise SchemaError("a tensor promises more numbers than the file has")
+    """Raise SchemaError unless every tensor is fully stored; copying an expanded tensor could take any memory."""
+    for tensor in iterate_tensors(state):
+        if not has_full_storage(tensor):
+            raise SchemaError("a tensor declares more numbers than the file has")
 
 
-def tensors_of(state: Any) -> Iterator[Tensor]:
-    """Yield the tensors anywhere in dicts, lists and tuples, each container visited once."""
+def iterate_tensors(state: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested dicts, lists and tuples, visiting each container once."""
     seen, left = set(), [state]
     while left:
         value = left.pop()
@@ -55,8 +55,8 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
             left += [*value.keys(), *value.values()] if isinstance(value, dict) else value
 
 
-def holds_its_numbers(tensor: Tensor) -> bool:
-    """Return whether a tensor is dense and its storage has room for all of its numbers."""
+def has_full_storage(tensor: Tensor) -> bool:
+    """Return whether a tensor is dense, real, and no larger than its storage."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.layout is torch.strided
@@ -66,7 +66,7 @@ def holds_its_numbers(tensor: Tensor) -> bool:
 
 
 def check_resumable(state: Mapping[str, Any]) -> None:
-    """Raise SchemaError unless a 'last' checkpoint has what `Trainer.restore` takes, each value of its kind."""
+    """Raise SchemaError unless a checkpoint has every field that `Trainer.restore` reads, with a valid value."""
     for key, is_right in FIELDS.items():
         if key not in state:
             raise SchemaError(f"it lacks '{key}'")
@@ -75,29 +75,29 @@ def check_resumable(state: Mapping[str, Any]) -> None:
 
 
 def is_count(value: Any) -> bool:
-    """Return whether a value is a whole number from 0."""
-    return type(value) is int and 0 <= value < LARGEST
+    """Return whether a value is a non-negative integer."""
+    return type(value) is int and 0 <= value < MAX_INT
 
 
 def is_real(value: Any) -> bool:
-    """Return whether a value is a number that is not NaN; +∞ is the objective of a run without one."""
+    """Return whether a value is a number other than NaN and -∞; +∞ is the objective before the first epoch."""
     if type(value) is int:
-        return abs(value) < LARGEST
+        return abs(value) < MAX_INT
     return type(value) is float and not math.isnan(value) and value > -math.inf
 
 
 def is_seconds(value: Any) -> bool:
-    """Return whether a value is a finite time from 0 on."""
+    """Return whether a value is a finite, non-negative number."""
     return is_real(value) and 0 <= value < math.inf
 
 
 def is_metrics(value: Any) -> bool:
-    """Return whether a value is numbers by name."""
+    """Return whether a value is a dict of numbers by name."""
     return isinstance(value, dict) and all(isinstance(k, str) and type(v) in (int, float) for k, v in value.items())
 
 
 def is_meter(value: Any) -> bool:
-    """Return whether a value is the state of a Meter: names, and a row of floats for each step."""
+    """Return whether a value is the state of a Meter: names, and a matrix of floats [steps, names]."""
     if not isinstance(value, dict) or not isinstance(value.get("names"), list):
         return False
     rows, names = value.get("rows"), value["names"]
@@ -107,24 +107,24 @@ def is_meter(value: Any) -> bool:
 
 
 def is_optimizer(value: Any) -> bool:
-    """Return whether a value is an optimizer's `state_dict()`: tensors and numbers by weight, and groups of weights."""
+    """Return whether a value is an optimizer's `state_dict()`."""
     if not isinstance(value, dict) or not isinstance(value.get("state"), dict):
         return False
     groups = value.get("param_groups")
     return (
         isinstance(groups, list)
         and all(isinstance(group, dict) and is_list_of_counts(group.get("params")) for group in groups)
-        and all(is_count(weight) and is_slots(slots) for weight, slots in value["state"].items())
+        and all(is_count(weight) and is_optimizer_slots(slots) for weight, slots in value["state"].items())
     )
 
 
 def is_list_of_counts(value: Any) -> bool:
-    """Return whether a value is a list of whole numbers."""
+    """Return whether a value is a list of non-negative integers."""
     return isinstance(value, list) and all(map(is_count, value))
 
 
-def is_slots(value: Any) -> bool:
-    """Return whether a value is what an optimizer remembers of one weight."""
+def is_optimizer_slots(value: Any) -> bool:
+    """Return whether a value is an optimizer's state of one parameter."""
     kinds = (Tensor, int, float, bool, type(None))
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, kinds) for k, v in value.items())
 
@@ -143,4 +143,4 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "metrics": is_metrics,
     "epochs": lambda value: is_count(value) and value > 0,
 }
-"""By the field of a 'last' checkpoint, what it must be."""
+"""Check of each field of `last.pt`."""

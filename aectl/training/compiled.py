@@ -1,7 +1,4 @@
-"""An engine whose step is compiled (`torch.compile`): fewer and larger operations, once they have been made.
-
-What is compiled is the step as a function of tensors, gradients included; the optimizer steps as ever.
-"""
+"""The engine of `device.compile`: losses and gradients are computed by `torch.compile`, the optimizer steps eagerly."""
 
 from __future__ import annotations
 
@@ -19,27 +16,27 @@ from aectl.models.base import Batch
 from aectl.rng import Rng
 from aectl.training.engine import Engine
 from aectl.training.functional_step import (
+    EagerStep,
     NotFunctional,
-    Reference,
-    Replayed,
-    copied,
-    first_line,
-    functional,
-    tensors_of,
+    ReplayRng,
+    copy_rng,
+    describe_error,
+    make_functional,
+    named_tensors,
 )
 from aectl.training.step_state import python_state
 
 log = logging.getLogger("aectl")
 
 BACKEND = "inductor"
-"""What torch compiles with."""
+"""Backend of `torch.compile`."""
 
 
 class CompiledEngine(Engine):
-    """An engine whose first step compiles, which takes half a minute; one source, one batch size.
+    """Engine that compiles its first step, which takes half a minute; all batches have one size.
 
-    The result is the plain engine's up to rounding, and so is its state, in checkpoints. Where a step is no function of
-    tensors, or cannot be compiled, it is a plain engine, and one line of the log says why.
+    Results and checkpoints equal those of `Engine` up to rounding. If a step is not a function of tensors, or cannot be
+    compiled, the engine logs the reason and falls back to eager steps.
     """
 
     program: Callable[..., Any] | None = None
@@ -54,7 +51,7 @@ class CompiledEngine(Engine):
         if self.program is None:
             return super().step(batch, rng)
         draws = [rng.draw(function, shape, 0) for function, shape in self.draws]
-        with torch.no_grad(), self.device.products():
+        with torch.no_grad(), self.device.matmul_precision():
             gradients, scalars = self.program(self.tensors, batch, draws)
         for parameter, gradient in zip(self.trained, gradients, strict=True):
             parameter.grad = gradient
@@ -62,71 +59,71 @@ class CompiledEngine(Engine):
         return scalars
 
     def try_to_compile(self, batch: Batch, rng: Rng) -> None:
-        """Compile the step, if that has not been tried, or be a plain engine and say why."""
+        """Compile the step at the first call; falls back to eager steps if that fails."""
         if self.was_compiled or not self.device.compile:
             return
         self.was_compiled = True
         try:
             with warnings.catch_warnings():
-                # What torch's compiler has to say of itself.
+                # torch's compiler warns about its own internals.
                 warnings.simplefilter("ignore")
-                self.program = self.compiled(batch, rng)
+                self.program = self.compile_step(batch, rng)
             self.known = python_state(self.model)
         except NotFunctional as error:
-            self.go_on_plain(str(error))
+            self.fall_back(str(error))
         except Exception as error:
-            self.go_on_plain(first_line(error))
+            self.fall_back(describe_error(error))
 
-    def go_on_plain(self, why: str) -> None:
-        """Be a plain engine from here on."""
-        log.warning("device.compile: steps run as ever, since %s", why)
+    def fall_back(self, why: str) -> None:
+        """Run eager steps from now on, and log why."""
+        log.warning("device.compile: falling back to eager steps: %s", why)
         self.program = None
 
-    def compiled(self, batch: Batch, rng: Rng) -> Callable[..., Any]:
-        """Return the step as a compiled function that comes to what the step comes to."""
+    def compile_step(self, batch: Batch, rng: Rng) -> Callable[..., Any]:
+        """Return the compiled step, after comparing it with an eager one; raises NotFunctional if they differ."""
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        reference = Reference(self, batch, rng)
+        reference = EagerStep(self, batch, rng)
         self.group, self.draws = reference.loss.group, reference.draws
         chosen = {id(parameter) for parameter in self.params[self.group]}
         self.names = names = [name for name, parameter in self.model.named_parameters() if id(parameter) in chosen]
-        self.bind()
-        loss_of, stage = functional(self.model), self.stage
+        self.bind_tensors()
+        loss_of, stage = make_functional(self.model), self.stage
 
         def step(tensors: dict[str, Tensor], batch: Batch, draws: list[Tensor]) -> Any:
             own = {name: tensors[name].detach().requires_grad_() for name in names}
-            loss, scalars = loss_of({**tensors, **own}, batch, stage, Replayed(draws, batch.x.device))
+            loss, scalars = loss_of({**tensors, **own}, batch, stage, ReplayRng(draws, batch.x.device))
             gradients = torch.autograd.grad(loss, [own[name] for name in names], materialize_grads=True)
             return [gradient.contiguous() for gradient in gradients], scalars
 
-        def given() -> tuple[dict[str, Tensor], Batch, list[Tensor]]:
-            source = copied(rng)
+        def make_inputs() -> tuple[dict[str, Tensor], Batch, list[Tensor]]:
+            source = copy_rng(rng)
             tensors = {name: tensor.clone() for name, tensor in self.tensors.items()}
             return tensors, batch, [source.draw(function, shape, 0) for function, shape in self.draws]
 
         with self.device.autocast():
-            traced = make_fx(step)(*given())
-        program, (tensors, *others) = torch.compile(traced, backend=BACKEND, dynamic=False), given()
-        with torch.no_grad(), self.device.products():
+            traced = make_fx(step)(*make_inputs())
+        program, (tensors, *others) = torch.compile(traced, backend=BACKEND, dynamic=False), make_inputs()
+        with torch.no_grad(), self.device.matmul_precision():
             gradients, _ = program(tensors, *others)
         reference.check(tensors | dict(zip(names, gradients, strict=True)), names)
         return program
 
-    def bind(self) -> None:
-        """Find the tensors that the program takes in the model."""
+    def bind_tensors(self) -> None:
+        """Look up the model's tensors that the program takes."""
         parameters = dict(self.model.named_parameters())
         self.trained = [parameters[name] for name in self.names]
-        self.tensors = {name: tensor.detach() for name, tensor in tensors_of(self.model).items()}
+        self.tensors = {name: tensor.detach() for name, tensor in named_tensors(self.model).items()}
 
-    def twin(self) -> Engine:
-        """Return an engine that steps a copy of the model by the same program, its state left to be restored."""
+    def copy_engine(self) -> Engine:
+        """Return an engine for a copy of the model with the same program; optimizer states are not copied."""
         other = CompiledEngine(copy.deepcopy(self.model), self.stage, self.make_optimizer, self.device, self.grad_clip)
         other.was_compiled, other.program = True, self.program
         if self.program is not None:
             other.group, other.draws, other.names = self.group, self.draws, self.names
-            other.bind()
+            other.bind_tensors()
         return other
 
     def begin_epoch(self) -> None:
         if self.program is not None and self.known != python_state(self.model):
-            self.go_on_plain("the model changes between epochs more than tensors")
+            self.fall_back("the model changes more than tensors between epochs")

@@ -1,4 +1,4 @@
-"""Training that other processes slow down, by taking cores that its threads need."""
+"""Observer that warns if other processes slow down training by using the cores that its threads need."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("aectl")
 
 WINDOW_SECONDS = 15.0
-"""Time spent in steps after which they are judged: a neighbour that is gone by then is not worth a line."""
-TIMES_SLOWER = 2.0
-"""Than the fastest step of the stage. On an idle machine the mean is 1.2 to 1.5 times as slow; where another process
-holds one of two cores, 2.2 to 2.6 times with `spin_wait.py`, and 10 to 100 times where that has no effect."""
+"""Time spent in steps between two checks; a process that ends sooner is not worth a warning."""
+SLOWDOWN = 2.0
+"""Mean step time, relative to the fastest step of the stage, from which on a warning is logged.
+
+On an idle machine it is 1.2 to 1.5. With another process on one of two cores it is 2.2 to 2.6 with `spin_wait.py`, and
+10 to 100 where that has no effect."""
 
 
 class CpuContention(Observer):
-    """Warns once if steps are slow and other processes use the cores that the run's threads would need.
+    """Warns once if steps are slow while other processes use cores that the run's threads need.
 
-    The number of threads stays as it is, since the results depend on it to the last bit. Steps are timed from one to
-    the next, so that neither validation nor checkpoints count. The slowest step of a window is left out: the machine
-    may have been asleep.
+    The number of threads is not changed, since the last bits of the results depend on it. Only the time between two
+    steps of an epoch counts, without validation and checkpoints. The slowest step of a window is left out, since the
+    machine may have been asleep.
     """
 
     fatal = ()
@@ -56,7 +58,7 @@ class CpuContention(Observer):
         self.is_watching = on_cpu and trainer.device.threads > 1 and self.before is not None
 
     def begin_window(self) -> None:
-        """Count steps anew."""
+        """Reset the step times and read the CPU times."""
         self.steps, self.spent, self.slowest = 0, 0.0, 0.0
         self.before = self.read()
 
@@ -65,7 +67,7 @@ class CpuContention(Observer):
             return
         now = self.clock()
         if trainer.stage is not self.stage:
-            # Its steps may be of another size.
+            # Steps of another stage may be faster or slower.
             self.stage, self.fastest, self.last = trainer.stage, math.inf, None
             self.begin_window()
         if self.last is not None:
@@ -74,17 +76,17 @@ class CpuContention(Observer):
             self.spent += seconds
             self.fastest, self.slowest = min(self.fastest, seconds), max(self.slowest, seconds)
             if self.spent >= WINDOW_SECONDS:
-                self.judge(trainer)
+                self.check_window(trainer)
         self.last = now
 
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
         self.last = None
 
-    def judge(self, trainer: Trainer) -> None:
-        """Warn if the window's steps were slow for want of cores."""
+    def check_window(self, trainer: Trainer) -> None:
+        """Warn if the window's steps were slow and too few cores were free."""
         after, processes = self.read(), parallel.local_count()
         times = (self.spent - self.slowest) / max(self.steps - 1, 1) / self.fastest
-        if self.before is not None and after is not None and times >= TIMES_SLOWER:
+        if self.before is not None and after is not None and times >= SLOWDOWN:
             free, cores = free_cores(self.before, after, processes), usable_cores()
             threads = whole_cores(free) // processes
             if whole_cores(free) < cores and threads < trainer.device.threads:

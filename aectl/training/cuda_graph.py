@@ -1,7 +1,7 @@
-"""An engine that records a whole step on the device and replays it: on a GPU, one launch in the place of hundreds.
+"""The engine of `device.graph`: records a step as a CUDA graph, whose replay is one launch instead of hundreds.
 
-What recording would freeze is found before it does harm: a copy of the model steps twice as ever, the recording twice
-from the same state, and unless both come to the same, the run goes on without it and says why.
+A recording freezes everything that is not a tensor. So two replays are first compared with two eager steps of a copy of
+the model from the same state. If they differ, the run logs the reason and falls back to eager steps.
 """
 
 from __future__ import annotations
@@ -22,43 +22,40 @@ from aectl.training.compiled import CompiledEngine
 from aectl.training.device import Device
 from aectl.training.engine import Engine
 from aectl.training.graph_recorder import RECORDERS, Scalars
-from aectl.training.step_state import difference, keep, moving, put_back, python_state
+from aectl.training.step_state import copy_state, find_difference, mutable_tensors, python_state, write_state
 
 log = logging.getLogger("aectl")
 
 FACTORS = (1.0, 0.5)
-"""On the learning rates in the two steps of the check, so that a rate which recording has frozen shows."""
+"""Factors on the learning rates in the two compared steps; they differ so that a frozen learning rate is found."""
 
 
-class Refused(RuntimeError):
-    """A step that recording would change."""
+class CannotRecord(RuntimeError):
+    """Recording would change the result of the step."""
 
 
-def engine(
+def make_engine(
     model: Model, stage: Stage, optimizer: Callable[..., Optimizer], device: Device, grad_clip: float | None = None
 ) -> Engine:
-    """Return what runs the steps of a stage, recorded or compiled if the device is to."""
-    kind = CapturedEngine if device.graph else CompiledEngine if device.compile else Engine
+    """Return the engine of a stage, recorded or compiled if `device` asks for it."""
+    kind = CudaGraphEngine if device.graph else CompiledEngine if device.compile else Engine
     return kind(model, stage, optimizer, device, grad_clip)
 
 
 class Result(NamedTuple):
-    """What comes of a step."""
+    """Scalars, tensors and the state of the rng after a step."""
 
     scalars: Scalars
     moved: dict[str, Tensor]
     random: Tensor
-    """The rng's state behind it."""
 
 
-class CapturedEngine(CompiledEngine):
-    """An engine whose first step records, and whose steps are replays of that; one source, one rng, one batch size.
+class CudaGraphEngine(CompiledEngine):
+    """Engine that records its first step and replays it; all batches have one size, one source and one rng.
 
-    What is recorded is the compiled step, if the device compiles, and the step as it is otherwise.
-
-    The result is that of the plain engine up to rounding, of learning rates among others, which stand in tensors of
-    single precision. Its state, in checkpoints, is the plain engine's. Where recording is not possible, or would change
-    the result, it is a plain engine and one line of the log says why.
+    With `device.compile`, the compiled step is recorded. Results equal those of `Engine` up to rounding; among others,
+    learning rates are stored in single precision. Checkpoints have the same format. If a step cannot be recorded, or
+    recording would change its result, the engine logs the reason and falls back to eager steps.
     """
 
     def __init__(self, *settings: Any) -> None:
@@ -77,7 +74,7 @@ class CapturedEngine(CompiledEngine):
             self.fill_rates(factor)
 
     def fill_rates(self, factor: float) -> None:
-        """Write `factor` times the optimizers' rates into the tensors that a recorded step reads."""
+        """Write the learning rates, scaled by `factor`, into the tensors that a recorded step reads."""
         for name, tensors in self.rate_tensors.items():
             for tensor, rate in zip(tensors, self.rates[name], strict=True):
                 tensor.fill_(rate * factor)
@@ -96,68 +93,72 @@ class CapturedEngine(CompiledEngine):
         return self.replay()
 
     def try_to_record(self, source: Source, indices: Tensor, rng: Rng) -> None:
-        """Record the step, or leave everything as it was and say why not."""
+        """Record the step; if that fails, restore the state before it and log why."""
         self.was_recorded, self.source, self.rng, self.indices = True, source, rng, indices.clone()
         self.try_to_compile(source.batch(indices), rng)
-        start, optimizers, random = keep(self), copy.deepcopy(super().state()), rng.state()
+        start, optimizers, random = copy_state(self), copy.deepcopy(super().state()), rng.state()
         try:
             self.replay = self.record(start, random)
             self.fill_rates(self.factor)
             self.known = python_state(self.model)
         except Exception as error:
-            log.warning("device.graph: steps run one by one, since %s", reason(error))
-            self.forget()
-            put_back(self, start)
+            log.warning("device.graph: falling back to eager steps: %s", root_cause(error))
+            self.discard_recording()
+            write_state(self, start)
             for optimizer in self.optimizers.values():
                 optimizer.state.clear()
             super().restore(optimizers)
-            # After a capture that failed, PyTorch may take the old generator for one that is being captured still.
+            # After a failed capture, PyTorch may believe that the old generator is still being captured.
             rng.generator = torch.Generator(rng.device)
             rng.restore(random)
 
     def begin_epoch(self) -> None:
         super().begin_epoch()
         if self.replay is not None and self.known != python_state(self.model):
-            log.warning("device.graph: steps run one by one, since the model changes between epochs more than tensors")
+            log.warning("device.graph: falling back to eager steps: the model changes more than tensors between epochs")
             kept = copy.deepcopy(self.state())
-            self.forget()
+            self.discard_recording()
             super().restore(kept)
 
     def record(self, start: dict[str, Tensor], random: Tensor) -> Callable[[], Scalars]:
-        """Return the replay of a step that has stood the check; all is back at `start` and `random` then."""
+        """Return the replay of a recorded step; resets the state to `start` and `random`.
+
+        Raises CannotRecord if the replay differs from an eager step.
+        """
 
         def step() -> Scalars:
             scalars = self.step(self.source.batch(self.indices), self.rng)
             return {name: value.detach() for name, value in scalars.items()}
 
         batches = self.indices.clone(), (self.indices + 1) % len(self.source)
-        expected, others = self.rehearse(batches, random, is_rounded=True), self.rehearse(batches, random)
+        expected, others = self.run_plain_steps(batches, random, is_rounded=True), self.run_plain_steps(batches, random)
         self.prepare_optimizers()
         self.recorder.warm_up(step)
         for parameter in (one for params in self.params.values() for one in params):
-            # Those that are made while recording stay, at addresses that it knows.
+            # Gradients that are allocated while recording keep the addresses that the graph writes to.
             parameter.grad = None
         replay = self.recorder.record(step, self.rng.generator)
-        self.return_to(start, random)
+        self.reset_to(start, random)
         for batch, factor, one, other in zip(batches, FACTORS, expected, others, strict=True):
             self.fill_rates(factor)
             self.indices.copy_(batch)
-            # Of a loss rounding explains little: here two plain steps have no more room than a recorded one.
-            if found := difference(other.scalars, one.scalars, one.scalars, {}):
-                raise Refused(f"two plain steps from one state differ: {found}")
-            found = difference(replay(), one.scalars, one.scalars, {})
-            found = found or difference(moving(self), one.moved, other.moved, start)
+            # Rounding changes a loss very little, so two eager steps have the same tolerance as a recorded one.
+            if found := find_difference(other.scalars, one.scalars, one.scalars, {}):
+                raise CannotRecord(f"two eager steps from the same state differ: {found}")
+            found = find_difference(replay(), one.scalars, one.scalars, {})
+            found = found or find_difference(mutable_tensors(self), one.moved, other.moved, start)
             if found or not torch.equal(self.rng.state(), one.random):
-                raise Refused(f"a recorded step is another than a plain one: {found or 'its random numbers are'}")
-        self.return_to(start, random)
+                raise CannotRecord(f"a recorded step differs from an eager one: {found or 'random numbers'}")
+        self.reset_to(start, random)
         return replay
 
-    def rehearse(self, batches: tuple[Tensor, ...], random: Tensor, is_rounded: bool = False) -> list[Result]:
-        """Return what comes of the steps that a copy of all takes, its rates rounded to single precision or not.
+    def run_plain_steps(self, batches: tuple[Tensor, ...], random: Tensor, is_rounded: bool = False) -> list[Result]:
+        """Return the results of eager steps on copies of model, optimizers and rng.
 
-        Raises Refused if a step changes what is neither a weight nor a buffer, which recording would freeze.
+        `is_rounded` rounds the learning rates to single precision. Raises CannotRecord if a step changes an attribute
+        of the model that is neither a weight nor a buffer, since recording would freeze it.
         """
-        twin, rng = self.twin(), copy.copy(self.rng)
+        twin, rng = self.copy_engine(), copy.copy(self.rng)
         twin.restore(copy.deepcopy(super().state()))
         if is_rounded:
             twin.rates = {name: torch.tensor(rates).tolist() for name, rates in self.rates.items()}
@@ -167,23 +168,25 @@ class CapturedEngine(CompiledEngine):
         for batch, factor in zip(batches, FACTORS, strict=True):
             twin.scale_rates(factor)
             scalars = {name: value.detach().clone() for name, value in twin.step_on(self.source, batch, rng).items()}
-            results.append(Result(scalars, keep(twin), rng.state()))
+            results.append(Result(scalars, copy_state(twin), rng.state()))
         after = python_state(twin.model)
         if changed := [name for name in after.keys() | before.keys() if before.get(name) != after.get(name)]:
-            raise Refused(f"each step changes '{min(changed)}' of the model, which is neither a weight nor a buffer")
+            raise CannotRecord(
+                f"each step changes '{min(changed)}' of the model, which is neither a weight nor a buffer"
+            )
         return results
 
     def prepare_optimizers(self) -> None:
-        """Let the optimizers read their rates, and count their steps, in tensors on the device."""
+        """Move the optimizers' learning rates and step counts into tensors on the device."""
         for name, optimizer in self.optimizers.items():
             groups = optimizer.param_groups
             self.capturable[name] = [{key: group[key] for key in ("capturable",) if key in group} for group in groups]
             for group in groups:
                 if "capturable" in group:
                     group["capturable"] = True
-                # The other ways of SGD read the rate on the host.
+                # Other implementations of SGD read the learning rate on the host.
                 elif not (isinstance(optimizer, SGD) and group.get("fused")):
-                    raise Refused(f"{type(optimizer).__name__} cannot be recorded")
+                    raise CannotRecord(f"{type(optimizer).__name__} cannot be recorded")
             for state in optimizer.state.values():
                 if isinstance(state.get("step"), Tensor):
                     state["step"] = state["step"].to(self.device.torch, torch.float32)
@@ -191,9 +194,9 @@ class CapturedEngine(CompiledEngine):
             for group, tensor in zip(groups, self.rate_tensors[name], strict=True):
                 group["lr"] = tensor
 
-    def return_to(self, start: dict[str, Tensor], random: Tensor) -> None:
-        """Bring weights, buffers, optimizers and rng back to a state, in the tensors that are there."""
-        put_back(self, start)
+    def reset_to(self, start: dict[str, Tensor], random: Tensor) -> None:
+        """Reset weights, buffers, optimizers and rng in place."""
+        write_state(self, start)
         self.rng.restore(random)
 
     def state(self) -> dict[str, Mapping[str, Any]]:
@@ -204,21 +207,21 @@ class CapturedEngine(CompiledEngine):
         return states
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        self.forget()
+        self.discard_recording()
         self.was_recorded = False
         super().restore(state)
 
-    def forget(self) -> None:
-        """Be a plain engine again."""
+    def discard_recording(self) -> None:
+        """Discard the recording; later steps are eager."""
         self.replay, self.rate_tensors, self.capturable = None, {}, {}
         for parameter in (one for params in self.params.values() for one in params):
             parameter.grad = None
 
 
-def reason(error: BaseException) -> str:
-    """Return in one line what an error began with."""
+def root_cause(error: BaseException) -> str:
+    """Return the first line of the exception that started a chain."""
     while error.__context__ is not None and not error.__suppress_context__:
         error = error.__context__
     text = str(error).strip().splitlines()
-    first = text[0] if text else "no reason given"
-    return first if isinstance(error, Refused) else f"{type(error).__name__}: {first}"
+    first = text[0] if text else "no message"
+    return first if isinstance(error, CannotRecord) else f"{type(error).__name__}: {first}"

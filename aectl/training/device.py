@@ -1,4 +1,4 @@
-"""Where a run computes, and in which precision."""
+"""The device of a run, its precision, threads and determinism."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ from aectl.training.graph_recorder import RECORDERS
 from aectl.training.precision import Precision
 from aectl.training.spin_wait import process_watch
 
-THREADS = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-"""Where libraries of numbers look for how many threads they may have."""
+"""Environment variables from which numerical libraries read their number of threads."""
 
 
-MOST = 1024
-"""Threads, or processes, that can be asked for of a machine with fewer cores; of a larger one, as many as it has."""
-SMALL = 5e6
-"""Multiplications in the layers of a model, for one batch forwards, below which a second thread gains nothing.
+MAX_THREADS = 1024
+"""Bound of `threads` and `count` on a machine with fewer cores; on a larger one, the number of cores."""
+MIN_MULTIPLICATIONS = 5e6
+"""Multiplications in a model's forward pass over a batch below which a second thread gains nothing.
 
 Measured on two cores: at 6e5 (64-32-8 on digits) one thread takes 0.72 ms a step and two 0.76, at 6e6 1.3 and 1.6."""
 
 
 class Device:
-    """A device with precision, threads and determinism; `apply()` makes the process use them.
+    """A device with its precision, threads and determinism; `apply()` sets them for the process.
 
-    `auto` takes CUDA, then MPS, then the CPU. `threads=None` means every core that is idle now, see `idle_cores.py`;
-    one alone for what is too `small` to be shared, and a share of them where `count` processes train together, each on
-    a GPU of its own if there are GPUs. `precision` is fp32, bf16, tf32 (CUDA) or auto, which `reduce()` decides upon;
-    weights and optimizers are in fp32 with all of them. With a `graph`, which CUDA has unless told otherwise, training
-    steps are recorded and replayed, see `capture.py`; with `compile` they are compiled. Raises ValueError for a device
-    that this machine lacks, an unknown precision, fewer than one thread or process, or a graph where there can be none.
+    `auto` selects CUDA, then MPS, then the CPU. `threads=None` uses the cores that are idle now (see `idle_cores.py`),
+    one thread for small models (see `adapt_threads`), and an equal share for each of the `count` processes of a run,
+    each of which has its own GPU if there are GPUs. `precision` is fp32, bf16, tf32 (CUDA) or auto (see
+    `choose_precision`); weights and optimizers are always in fp32. `graph`, the default on CUDA, records training steps
+    and replays them (see `cuda_graph.py`); `compile` compiles them (see `compiled.py`).
+
+    Raises ValueError for a missing device, an unknown precision, fewer than one thread or process, or a `graph` or
+    `compile` that is not possible.
     """
 
     def __init__(
@@ -61,11 +63,11 @@ class Device:
             raise ValueError(f"threads must be at least 1, not {threads}")
         if count is not None and count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
-        check_most("threads", threads, max(MOST, usable_cores()))
-        self.torch = own(torch.device(choose(name)))
-        precisions.check(precision, self.torch)
+        check_at_most("threads", threads, max(MAX_THREADS, usable_cores()))
+        self.torch = select_gpu(torch.device(choose_device(name)))
+        precisions.check_precision(precision, self.torch)
         self.precision = precision
-        self.threads_are_told = threads is not None
+        self.has_set_threads = threads is not None
         self.is_small = False
         self.deterministic, self.compile = deterministic, compile
         self.graph = self.torch.type == "cuda" and parallel.count() == 1 if graph is None else graph
@@ -73,66 +75,65 @@ class Device:
             raise ValueError(f"graph=true needs CUDA, and the device is {self.torch.type}")
         if (graph or compile) and parallel.count() > 1:
             name = "graph" if graph else "compile"
-            raise ValueError(f"{name}=true is for one process alone, not for the {parallel.count()} of device.count")
-        # Last: it takes a moment, and processes that train together meet for it.
+            raise ValueError(f"{name}=true needs one process, and device.count is {parallel.count()}")
+        # Last, since it takes a moment and synchronises the processes.
         self.threads = threads or share_of_idle_cores()
 
-    def suit(self, multiplications: float) -> None:
-        """Take one thread for steps of so few multiplications that several would mostly wait for one another."""
-        self.is_small = multiplications < SMALL
-        if not self.threads_are_told and self.is_small:
+    def adapt_threads(self, multiplications: float) -> None:
+        """Use one thread if a step has so few multiplications that several threads would mostly wait."""
+        self.is_small = multiplications < MIN_MULTIPLICATIONS
+        if not self.has_set_threads and self.is_small:
             self.threads = 1
             self.apply()
 
-    def reduce(self, images: int, weights: int, fp32_only: bool = False) -> None:
-        """Decide on a precision, where that is `auto`: fp32, unless another pays for so many images in a batch.
+    def choose_precision(self, images: int, weights: int, fp32_only: bool = False) -> None:
+        """Resolve the precision `auto`: bf16 if it is faster for `images` per batch and `weights` in dense layers.
 
-        `weights` are those of dense layers. A model that is `fp32_only` gets that whatever was told. Processes that
-        train together do as the first one.
+        A model that is `fp32_only` always uses fp32. All processes of a run use the choice of process 0.
         """
         if fp32_only:
             self.precision = "fp32"
         elif self.precision == "auto":
-            found = parallel.leaders({"pays": float(precisions.pays(images, weights, self.torch))})
+            found = parallel.leaders({"pays": float(precisions.is_bf16_faster(images, weights, self.torch))})
             self.precision = "bf16" if found["pays"] else "fp32"
 
     def apply(self) -> None:
-        """Set the process's GPU, its threads and its choice of algorithms."""
+        """Set the GPU, the threads and the deterministic algorithms of the process."""
         if self.torch.type == "cuda":
             torch.cuda.set_device(self.torch)
-        # Weights of pixels that are always black shrink to denormal numbers, on which a CPU is many times slower.
-        # Before the threads are made: they inherit it.
+        # Weights of pixels that are always black decay to denormal numbers, which are many times slower on a CPU.
+        # Threads inherit the setting, so it comes before they are created.
         for number in (np.float32, np.float64):
-            # NumPy 1 looks for the smallest number when it is first asked for its limits, and warns if that is 0.
+            # NumPy 1 computes the smallest number at the first call, and warns if it is flushed to 0.
             np.finfo(number)
         torch.set_flush_denormal(True)
         keep_memory()
         torch.set_num_threads(self.threads)
-        # NumPy and scikit-learn have threads of their own; libraries that are loaded later read the environment.
-        os.environ |= dict.fromkeys(THREADS, str(self.threads))
+        # NumPy and scikit-learn have their own threads; libraries that are loaded later read the environment.
+        os.environ |= dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         threadpool_limits(self.threads)
         process_watch.start(self.threads)
-        # Only where it changes something: the call imports torch's compiler, which takes longer than all the rest.
+        # Only if it changes something, since the call imports torch's compiler, which takes over a second.
         if self.deterministic != torch.are_deterministic_algorithms_enabled():
             torch.use_deterministic_algorithms(self.deterministic)
         if self.deterministic:
-            # cuBLAS repeats itself only with a fixed workspace, read when CUDA starts.
+            # cuBLAS is deterministic only with a fixed workspace, which it reads when CUDA starts.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-    def products(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which losses and their gradients are computed: it may round factors of products."""
-        if precisions.rounds(self.precision, self.torch):
-            return precisions.rounded(self.precision)
+    def matmul_precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of losses and gradients, which may round the factors of matrix products."""
+        if precisions.uses_rounded_matmul(self.precision, self.torch):
+            return precisions.round_matmul_factors(self.precision)
         return contextlib.nullcontext()
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which losses alone are computed: it has bf16 where `products()` has it not."""
-        if self.precision != "bf16" or precisions.rounds("bf16", self.torch):
+        """Return the context of losses: bf16 autocast unless `matmul_precision()` already provides bf16."""
+        if self.precision != "bf16" or precisions.uses_rounded_matmul("bf16", self.torch):
             return contextlib.nullcontext()
         return torch.autocast(self.torch.type, torch.bfloat16)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a run's record says of its device."""
+        """Return the device's entry in run.json."""
         model = torch.cuda.get_device_name(self.torch) if self.torch.type == "cuda" else None
         return {
             "name": str(self.torch),
@@ -147,22 +148,22 @@ class Device:
 
 
 def share_of_idle_cores() -> int:
-    """Return how many threads each of the processes that train together gets: its share of the leader's idle cores."""
-    # All of them sleep while they measure, so that none counts another.
+    """Return the number of threads per process: an equal share of the cores that process 0 finds idle."""
+    # All processes sleep while they measure, so that none counts another.
     parallel.meet()
     cores = parallel.leaders({"cores": idle_cores()})["cores"]
     return max(1, int(cores) // parallel.local_count())
 
 
-def check_most(name: str, value: int | None, most: int) -> None:
-    """Raise ValueError if `value` is more than this machine can have."""
+def check_at_most(name: str, value: int | None, most: int) -> None:
+    """Raise ValueError if `value` is greater than `most`."""
     if value is not None and value > most:
         raise ValueError(f"{name} must be at most {most:,}, not {value:,}")
 
 
-def choose(name: str) -> str:
-    """Return the device that `name` stands for on this machine; raises ValueError with the choices if it has none."""
-    present = available()
+def choose_device(name: str) -> str:
+    """Return the device that `name` selects on this machine; raises ValueError with the choices if there is none."""
+    present = available_devices()
     if name == "auto":
         return present[0]
     if name.split(":")[0] not in present:
@@ -170,20 +171,20 @@ def choose(name: str) -> str:
     return name
 
 
-def own(device: torch.device) -> torch.device:
-    """Return the GPU of this process among those that train together; raises ValueError if there are too few."""
+def select_gpu(device: torch.device) -> torch.device:
+    """Return the GPU of this process; raises ValueError if there are fewer GPUs than processes."""
     if device.type != "cuda":
         return device
     if parallel.count() == 1:
-        # By its number: torch makes no GPU the process's own without one.
+        # torch.cuda.set_device needs an index.
         return torch.device("cuda", device.index or 0)
     if parallel.local_count() > torch.cuda.device_count():
         raise ValueError(f"this machine has {torch.cuda.device_count()} GPUs, not {parallel.local_count()}")
     return torch.device("cuda", parallel.local_rank())
 
 
-def available() -> list[str]:
-    """Return the devices of this machine, the fastest kind first."""
+def available_devices() -> list[str]:
+    """Return the types of device on this machine, fastest first."""
     found = ["cuda"] if torch.cuda.is_available() else []
     found += ["mps"] if torch.backends.mps.is_available() else []
     return [*found, "cpu"]

@@ -1,4 +1,4 @@
-"""How one step runs: each loss a model yields moves its own group's parameters before the model goes on."""
+"""The engine runs one step: each loss that a model yields updates its group's parameters before the next one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from aectl.parallel import average_gradients
 from aectl.rng import Rng
 from aectl.training.device import Device
 from aectl.training.model_checks import ModelError, check_loss, groups_of
-from aectl.training.optimizers import load, step_of, without_compiler
+from aectl.training.optimizers import bypass_compiler, load_state, make_step
 
 
 class Engine:
-    """A model with one optimizer for each parameter group of a stage."""
+    """Runs the steps of a stage, with one optimizer for each of its parameter groups."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Engine:
         self.params: dict[str, list[nn.Parameter]] = {}
         self.optimizers: dict[str, Optimizer] = {}
         self.steps: dict[str, Callable[[], object]] = {}
-        without_compiler()
+        bypass_compiler()
         for name, group in groups_of(model, stage).items():
             self.params[name] = [p for p in group.params if p.requires_grad]
             if not self.params[name]:
@@ -43,22 +43,22 @@ class Engine:
                 self.optimizers[name] = optimizer(self.params[name], **group.overrides)
             except (TypeError, ValueError) as error:
                 raise ModelError(f"model: no optimizer for the group '{name}': {error}") from error
-            self.steps[name] = step_of(self.optimizers[name])
+            self.steps[name] = make_step(self.optimizers[name])
         self.rates = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
 
     def scale_rates(self, factor: float) -> None:
-        """Set every learning rate to `factor` times the one its optimizer was made with."""
+        """Set every learning rate to `factor` times its initial value."""
         for name, optimizer in self.optimizers.items():
             for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
                 group["lr"] = rate * factor
 
     def step(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        """Run one step and return its scalars by name, still on the device."""
+        """Run one step; returns its scalars by name, still on the device."""
         scalars: dict[str, Tensor] = {}
         losses = iter(self.losses(batch, rng))
         while True:
-            with self.device.products():
-                # The model's code runs inside next(); autocast around the loop body would miss it.
+            with self.device.matmul_precision():
+                # The model's code runs inside next(), and needs autocast.
                 with self.device.autocast():
                     loss = next(losses, None)
                 if loss is None:
@@ -70,51 +70,50 @@ class Engine:
                 if loss.value.requires_grad:
                     loss.value.backward(inputs=params)
                 if all(parameter.grad is None for parameter in params):
-                    raise ValueError(f"model: {self.called(loss.group)} does not depend on the weights that it trains")
+                    raise ValueError(
+                        f"model: {self.loss_name(loss.group)} does not depend on the weights that it trains"
+                    )
             average_gradients(params)
             self.descend(loss.group)
-            scalars[self.called(loss.group)] = loss.value
+            scalars[self.loss_name(loss.group)] = loss.value
             scalars.update(loss.metrics or {})
 
     def losses(self, batch: Batch, rng: Rng) -> Iterator[Loss]:
-        """Return the model's losses of a step, one by one."""
+        """Yield the losses of the model in order."""
         return self.model.losses(batch, self.stage, rng)
 
-    def called(self, group: str) -> str:
+    def loss_name(self, group: str) -> str:
         """Return the name under which a group's loss is logged."""
         return "loss" if len(self.params) == 1 else f"loss_{group}"
 
     def descend(self, group: str) -> None:
-        """Move a group's parameters by the gradients that they have."""
+        """Clip the gradients of a group and step its optimizer."""
         if self.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.params[group], self.grad_clip)
         self.steps[group]()
 
     def step_on(self, source: Source, indices: Tensor, rng: Rng) -> dict[str, Tensor]:
-        """Run one step on the examples of a source at `indices` [N], and return its scalars like `step`.
-
-        They are good until the next step.
-        """
+        """Run one step on the images of `source` at `indices` [N]; returns its scalars, valid until the next step."""
         return self.step(source.batch(indices), rng)
 
     def begin_epoch(self) -> None:
-        """Learn that an epoch begins: what was made of the model may not hold any more."""
+        """Called at the start of an epoch; drops compiled and recorded steps if the model has changed."""
 
     def rate(self) -> float:
-        """Return the learning rate that was set last, of the first group if there are several."""
+        """Return the current learning rate, that of the first group if there are several."""
         return next(iter(self.optimizers.values())).param_groups[0]["lr"]
 
     def gradient_norm(self) -> Tensor:
-        """Return the Euclidean norm of the gradients that the last step left, over all groups."""
+        """Return the Euclidean norm of the gradients of the last step over all groups."""
         gradients = [p.grad for params in self.params.values() for p in params if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
         return torch.linalg.vector_norm(norms)
 
     def state(self) -> dict[str, Mapping[str, Any]]:
-        """Return every optimizer's state, for a checkpoint."""
+        """Return the state of every optimizer by group, for a checkpoint."""
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Go back to what `state()` returned."""
+        """Load what `state()` returned."""
         for name, optimizer in self.optimizers.items():
-            load(optimizer, state[name])
+            load_state(optimizer, state[name])

@@ -1,6 +1,6 @@
 """A training step as a function of tensors: weights, batch and random numbers in, loss and gradients out.
 
-`device.compile` compiles that function. Whether a step is one is found out on a copy of the model.
+`device.compile` compiles that function. A step on a copy of the model checks that it has no other inputs or effects.
 """
 
 from __future__ import annotations
@@ -17,61 +17,61 @@ from aectl.rng import Rng
 from aectl.training.engine import Engine
 from aectl.training.step_state import python_state
 
-NEAR = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
-"""How far what a step leaves may be from what it leaves alone, relative to the largest number of the tensor."""
+TOLERANCES = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
+"""Largest difference from the eager step, relative to the largest entry of the tensor, by precision."""
 
-FLOOR = 1e-5
-"""The same, relative to the largest of all gradients: of what is nothing but rounding only the size counts."""
+NOISE_FLOOR = 1e-5
+"""Difference that is always allowed, relative to the largest entry of all gradients; smaller entries are rounding."""
 
 
 class NotFunctional(Exception):
-    """A step that is no function of tensors alone, or cannot be run as one, and why, in words for the user."""
+    """A step is not a function of tensors, or cannot be run as one; the message tells the user why."""
 
 
-class Reference:
-    """A run's next step as it is alone, on a copy: its loss, what it draws, and what it leaves in the model."""
+class EagerStep:
+    """The next step, run eagerly on a copy of the model: its loss, its random draws, and the tensors after it."""
 
     def __init__(self, engine: Engine, batch: Batch, rng: Rng) -> None:
         self.model, self.precision = copy.deepcopy(engine.model), engine.device.precision
-        recorded = Recorded(rng)
+        recorded = RecordingRng(rng)
         before = python_state(self.model)
         with engine.device.autocast():
-            self.loss = only(self.model, batch, engine.stage, recorded)
+            self.loss = single_loss(self.model, batch, engine.stage, recorded)
         if python_state(self.model) != before:
-            raise NotFunctional("a step changes more of the model than tensors")
+            raise NotFunctional("a step changes more than the model's tensors")
         if len(engine.params) > 1:
-            raise NotFunctional("it has several groups of parameters")
+            raise NotFunctional("the stage has several groups of parameters")
         self.draws = recorded.draws
 
     def tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Return all tensors of the model by name: of these names the gradients, of others what the step has left."""
+        """Return the gradients of the parameters `names`, and the values of all other tensors after the step."""
         parameters = dict(self.model.named_parameters())
         found = torch.autograd.grad(self.loss.value, [parameters[name] for name in names], materialize_grads=True)
-        left = {name: tensor.detach() for name, tensor in tensors_of(self.model).items()}
+        left = {name: tensor.detach() for name, tensor in named_tensors(self.model).items()}
         return left | dict(zip(names, found, strict=True))
 
     def check(self, found: Mapping[str, Tensor], trained: Sequence[str]) -> None:
-        """Raise NotFunctional unless tensors by name, gradients of those `trained`, are what the step comes to here."""
+        """Raise NotFunctional if `found` (gradients of `trained`, values of the others) differs from this step."""
         alone = self.tensors(trained)
-        floor = FLOOR * max(largest(alone[name]) for name in trained)
+        floor = NOISE_FLOOR * max(max_abs(alone[name]) for name in trained)
         for name, right in alone.items():
             off = torch.where(right.isfinite(), found[name].double() - right.double(), 0).abs()
-            if not bool((off <= NEAR[self.precision] * largest(right) + floor).all()):
-                raise NotFunctional(f"'{name}' comes out otherwise than in a run alone")
+            if not bool((off <= TOLERANCES[self.precision] * max_abs(right) + floor).all()):
+                raise NotFunctional(f"'{name}' differs from an eager step")
 
 
-class Numbers(Rng):
-    """A source of random numbers alone: anything else that a step draws would be a constant of its program."""
+class RestrictedRng(Rng):
+    """Rng that only draws numbers; a permutation or fork would become a constant of the compiled program."""
 
     def permutation(self, n: int) -> Tensor:
         raise NotFunctional("a step draws a permutation")
 
     def fork(self, *names: str | int) -> Rng:
-        raise NotFunctional("a step makes a source of random numbers of its own")
+        raise NotFunctional("a step forks its random numbers")
 
 
-class Recorded(Numbers):
-    """A source that goes on as another one would, and notes what is drawn."""
+class RecordingRng(RestrictedRng):
+    """Copy of an rng that records its draws."""
 
     def __init__(self, rng: Rng) -> None:
         super().__init__(rng.seed, rng.device)
@@ -83,8 +83,8 @@ class Recorded(Numbers):
         return super().draw(function, shape, batch)
 
 
-class Replayed(Numbers):
-    """A source that returns what has been drawn already, in order."""
+class ReplayRng(RestrictedRng):
+    """Rng that returns given numbers in order."""
 
     def __init__(self, drawn: Sequence[Tensor], device: torch.device) -> None:
         super().__init__(0, device)
@@ -94,8 +94,8 @@ class Replayed(Numbers):
         return next(self.drawn)
 
 
-class Losses(nn.Module):
-    """A model whose call is its one loss, as `functional_call` wants it."""
+class LossModule(nn.Module):
+    """Module whose `forward` returns the model's only loss, as `functional_call` requires."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -106,48 +106,48 @@ class Losses(nn.Module):
         return loss.value, {"loss": loss.value, **(loss.metrics or {})}
 
 
-def functional(model: Model) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    """Return the model's loss and scalars as a function of its tensors by name, a batch, a stage and a source."""
-    losses = Losses(model)
+def make_functional(model: Model) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    """Return the model's loss and scalars as a function of its tensors by name, a batch, a stage and an rng."""
+    losses = LossModule(model)
     return lambda tensors, *arguments: functional_call(
         losses, {f"model.{name}": tensor for name, tensor in tensors.items()}, arguments
     )
 
 
-def largest(tensor: Tensor) -> float:
-    """Return the largest size of the numbers that are finite; 0 if there are none."""
+def max_abs(tensor: Tensor) -> float:
+    """Return the largest absolute value of the finite entries, 0 if there are none."""
     finite = tensor.double()[tensor.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-def first_line(error: BaseException) -> str:
-    """Return an error in one line."""
+def describe_error(error: BaseException) -> str:
+    """Return the type and the first line of an error."""
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
-def only(model: Model, batch: Batch, stage: Stage, rng: Rng) -> Loss:
-    """Return the one loss that a step yields.
+def single_loss(model: Model, batch: Batch, stage: Stage, rng: Rng) -> Loss:
+    """Return the only loss that a step yields.
 
-    Raises NotFunctional if there is another, or if the model goes on behind it, which would have to see the weights
-    moved.
+    Raises NotFunctional if there is another one, or if the model changes after yielding it, since that code would have
+    to see the updated weights.
     """
     steps = iter(model.losses(batch, stage, rng))
     loss = next(steps)
-    before = {name: tensor.detach().clone() for name, tensor in tensors_of(model).items()}
+    before = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
     if next(steps, None) is not None:
         raise NotFunctional("a step has several losses")
-    if any(not torch.equal(tensor, before[name]) for name, tensor in tensors_of(model).items()):
-        raise NotFunctional("the model changes after its step")
+    if any(not torch.equal(tensor, before[name]) for name, tensor in named_tensors(model).items()):
+        raise NotFunctional("the model changes after its loss is yielded")
     return loss
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, those that are shared once."""
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, shared ones once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def copied(rng: Rng) -> Rng:
-    """Return a source that goes on as this one would."""
+def copy_rng(rng: Rng) -> Rng:
+    """Return an rng in the same state."""
     other = Rng(rng.seed, rng.device)
     other.restore(rng.state())
     return other

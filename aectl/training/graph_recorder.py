@@ -1,4 +1,4 @@
-"""How the operations of a step are recorded on a device, to be run again without Python: CUDA graphs."""
+"""Recorders of a step's operations on a device, for replays without Python: CUDA graphs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ Scalars = dict[str, Tensor]
 
 
 class Recorder(Protocol):
-    """Records what a function does on the device; it takes and returns the same tensors at every run."""
+    """Records the operations of a function that reads and returns the same tensors at every call."""
 
     def warm_up(self, function: Callable[[], Scalars]) -> None:
-        """Run a function until all that is made at first use is there; raises RuntimeError if it waits for numbers."""
+        """Run a function until its lazy initialisation is done; raises RuntimeError if it makes the host wait."""
 
     def record(self, function: Callable[[], Scalars], generator: torch.Generator) -> Callable[[], Scalars]:
-        """Record a function that draws from `generator`; what is returned does it again, with new random numbers.
+        """Return a replay of a function that draws from `generator`; each replay draws new numbers.
 
-        Recording may run the function or not: its effects count from the first replay on. A replay returns the tensors
-        that the function had returned, with new values. Raises RuntimeError for what cannot be recorded.
+        Recording may run the function or not, so callers must undo its effects. A replay returns the same tensors with
+        new values. Raises RuntimeError if the function cannot be recorded.
         """
 
 
 class CudaRecorder:
-    """Records as a CUDA graph, on one side stream, as PyTorch's notes on CUDA semantics describe it.
+    """Records a CUDA graph on a side stream, as described in PyTorch's notes on CUDA semantics.
 
-    A replay starts where the generator stands and moves it on as far as the same draws would without a graph, so that
-    both draw the same numbers and the generator's state remains all there is to save.
+    A replay draws the same numbers and advances the generator as far as the function would without a graph, so that
+    the generator's state is all that a checkpoint needs.
     """
 
     def __init__(self) -> None:
@@ -41,11 +41,11 @@ class CudaRecorder:
         self.stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(self.stream), warnings.catch_warnings():
-                # An optimizer that can be captured warns that it is not, and the mode below that it misses some reads.
+                # A capturable optimizer warns that it is not being captured, and the debug mode that it is incomplete.
                 warnings.simplefilter("ignore")
                 function()
                 function()
-                # A read by the host would break the capture; here it is an ordinary error, with nothing to clean up.
+                # A read by the host would break the capture; here it raises an error that needs no clean-up.
                 torch.cuda.set_sync_debug_mode("error")
                 function()
         finally:
@@ -59,7 +59,7 @@ class CudaRecorder:
             with torch.cuda.graph(graph, stream=self.stream):
                 made = function()
         finally:
-            # A capture that fails leaves its own stream the current one.
+            # A failed capture leaves its stream selected.
             torch.cuda.set_stream(before)
 
         def replay() -> Scalars:
@@ -70,4 +70,4 @@ class CudaRecorder:
 
 
 RECORDERS: dict[str, Callable[[], Recorder]] = {"cuda": CudaRecorder}
-"""What records steps, by the type of device."""
+"""Recorder by type of device."""

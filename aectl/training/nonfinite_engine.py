@@ -19,11 +19,11 @@ class NonfiniteEngine(Engine):
 
     def losses(self, batch: Batch, rng: Rng) -> Iterator[Loss]:
         for loss in super().losses(batch, rng):
-            scalars = {self.called(loss.group): loss.value, **(loss.metrics or {})}
+            scalars = {self.loss_name(loss.group): loss.value, **(loss.metrics or {})}
             values = {name: float(value.detach()) for name, value in scalars.items()}
             if not all(abs(value) < float("inf") for value in values.values()):
                 raise NotFinite(describe_losses(values, self.label))
-            self.loss = f"{self.called(loss.group)} is {significant(values[self.called(loss.group)])}"
+            self.loss = f"{self.loss_name(loss.group)} is {significant(values[self.loss_name(loss.group)])}"
             yield loss
 
     def descend(self, group: str) -> None:

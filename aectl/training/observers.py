@@ -1,4 +1,4 @@
-"""Observers that report a training run: metrics.csv and the terminal."""
+"""Observers that write metrics.csv and show progress on the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ERASE_LINE = "\r\x1b[2K"
 
 
 class CsvLog(Observer):
-    """Writes metrics.csv, one row an epoch; on a resume, rows of epochs after the checkpoint are removed."""
+    """Writes metrics.csv with one row per epoch; a resume removes the rows after its checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class CsvLog(Observer):
         row |= {name: repr(value) for name, value in epoch.metrics.items()}
         new = [name for name in row if name not in self.columns]
         if new:
-            # A new stage may log other names: the table is rewritten with columns for them.
+            # A new stage may log other metrics, which need new columns.
             rows = read_metrics_csv(self.path)[1] if self.columns else []
             self.columns += new
             write_metrics_csv(self.path, self.columns, [*rows, row])
@@ -48,7 +48,7 @@ class CsvLog(Observer):
 
 
 class EraseBar(logging.Filter):
-    """Clears the terminal's line before a log record is printed, so that the record replaces a progress bar."""
+    """Logging filter that clears the terminal line of the progress bar before a record is printed."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class EraseBar(logging.Filter):
 
 
 class Console(Observer):
-    """A progress bar on a terminal; elsewhere one line an epoch. The log file gets the lines in either case."""
+    """Shows a progress bar on a terminal, else one line per epoch; the log file always gets the lines."""
 
     fatal = ()
 
@@ -89,7 +89,7 @@ class Console(Observer):
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
         text = describe(epoch, trainer.objective)
         if self.bar is not None:
-            # Short, or 80 columns have no room for the bar.
+            # Short, so that the bar fits into 80 columns.
             value = significant(epoch.metrics[trainer.objective])
             self.bar.update(self.task, description=f"epoch {epoch.number}/{epoch.total}  {trainer.objective} {value}")
         log.log(logging.DEBUG if self.bar is not None else logging.INFO, text)
@@ -103,7 +103,7 @@ class Console(Observer):
 
 
 def describe(epoch: Epoch, objective: str) -> str:
-    """Return one line on an epoch: number, stage if there are several, losses, objective, seconds."""
+    """Return the line that reports an epoch: number, stage, losses, objective and seconds."""
     stage = "" if epoch.stage == "fit" else f" {epoch.stage}"
     shown = [name for name in epoch.metrics if name.startswith("train/loss") or name == objective]
     shown += [name for name in ("val/mse",) if name in epoch.metrics and name not in shown]

@@ -1,9 +1,9 @@
-"""OpenMP threads that sleep while they wait for each other, as long as other processes need their cores.
+"""Limits the spinning of idle OpenMP threads while other processes need the cores.
 
-Threads that share a step wait for each other at every product. GNU's OpenMP, which torch uses on Linux, lets them spin
-for about a millisecond before they sleep. On an idle machine that is right: OMP_WAIT_POLICY=PASSIVE takes 1.6 times as
-long. Next to a busy process it is wrong: the thread that is waited for has to wait for the core on which the other one
-spins, and a step takes up to a hundred times as long.
+Threads synchronise at every matrix product. GNU's OpenMP, which torch uses on Linux, lets a waiting thread spin for
+about a millisecond before it sleeps. On an idle machine spinning is faster: OMP_WAIT_POLICY=PASSIVE takes 1.6 times as
+long. Next to a busy process, a spinning thread occupies the core that the thread it waits for needs, and a step takes
+up to a hundred times as long.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from aectl import parallel
 from aectl.system.idle_cores import CpuTimes, free_cores, read_cpu_times
 from aectl.system.machine import affinity
 
-LOOK_SECONDS = 1.0
-MISSING_CORES = 0.5
-"""Cores that the threads may lack before those that wait sleep.
+INTERVAL_SECONDS = 1.0
+TOLERATED_SHORTAGE = 0.5
+"""Cores that the threads may lack before spinning is limited.
 
-Two threads train a VAE 784-400-20 on two cores, one of them used half of the time by another process, in 3.5 to 4.0 s
-an epoch if they spin, and in 2.9 to 4.6 if not."""
+With another process on one of two cores half of the time, two threads train a VAE 784-400-20 in 3.5 to 4.0 s per epoch
+with spinning, and in 2.9 to 4.6 s without."""
 
 
 class SpinLimit:
-    """Lets the threads of GNU's OpenMP sleep after some hundred rounds of waiting instead of 300,000.
+    """Makes threads of GNU's OpenMP sleep after some hundred spins instead of 300,000.
 
-    libgomp does that by itself while there are more OpenMP threads than cores (GOMP_SPINCOUNT in its manual). So a team
-    of idle threads is kept. How work is shared between threads stays as it is, and so does every bit of the results.
-    Other implementations of OpenMP are left alone.
+    libgomp does so while there are more OpenMP threads than cores (GOMP_SPINCOUNT in its manual), so this class keeps a
+    team of idle threads alive. Work is divided among threads as before, so results are equal to the bit. Other
+    implementations of OpenMP are not affected.
     """
 
     def __init__(self) -> None:
@@ -42,40 +42,40 @@ class SpinLimit:
 
     @property
     def is_on(self) -> bool:
-        """Whether waiting threads sleep soon."""
+        """Whether spinning is limited."""
         return self.end is not None
 
     def start(self, threads: int) -> None:
-        """Limit the spinning of a process that computes with so many threads."""
-        begun, end = threading.Event(), threading.Event()
+        """Limit the spinning of a process that computes with `threads` threads."""
+        ready, end = threading.Event(), threading.Event()
         team = max(2, len(affinity()) - threads + 2)
-        self.keeper = threading.Thread(target=keep_team, args=(team, begun, end), daemon=True, name="spin limit")
+        self.keeper = threading.Thread(target=keep_team, args=(team, ready, end), daemon=True, name="spin limit")
         self.keeper.start()
-        begun.wait()
+        ready.wait()
         self.end = end
 
     def stop(self) -> None:
-        """Let threads spin as before."""
+        """Lift the limit."""
         if self.end is not None and self.keeper is not None:
             self.end.set()
             self.keeper.join()
             self.end = self.keeper = None
 
 
-def keep_team(threads: int, begun: threading.Event, end: threading.Event) -> None:
-    """Make a team of idle OpenMP threads that lives as long as this thread does, until `end`."""
+def keep_team(threads: int, ready: threading.Event, end: threading.Event) -> None:
+    """Keep a team of idle OpenMP threads alive until `end` is set; sets `ready` once it exists."""
     for path in (found["filepath"] for found in threadpool_info() if found["prefix"] == "libgomp"):
         with contextlib.suppress(OSError, AttributeError):
             library = ctypes.CDLL(path)
-            # Each thread of the team calls a function of one argument; this one has no effect.
+            # Each thread of the team calls this function, which has no effect.
             nothing = ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p)
             library.GOMP_parallel(nothing, None, ctypes.c_uint(threads), ctypes.c_uint(0))
-    begun.set()
+    ready.set()
     end.wait()
 
 
 class SpinWatch:
-    """Limits spinning while other processes leave the process's threads too few cores."""
+    """Background thread that limits spinning while other processes leave too few cores."""
 
     def __init__(self, limit: SpinLimit, read: Callable[[], CpuTimes | None] = read_cpu_times) -> None:
         self.limit, self.read, self.threads = limit, read, 1
@@ -83,18 +83,18 @@ class SpinWatch:
         self.thread: threading.Thread | None = None
 
     def start(self, threads: int) -> None:
-        """Watch from now on, once a second, a process that computes with so many threads."""
+        """Start to check once per second whether `threads` threads have enough cores."""
         self.threads = threads
         if threads > 1 and self.thread is None and self.read() is not None:
             self.thread = threading.Thread(target=self.run, daemon=True, name="spin watch")
             self.thread.start()
 
-    def look(self) -> None:
-        """Set or lift the limit by what the CPU was used for since the last look."""
+    def update_limit(self) -> None:
+        """Set or lift the limit according to the CPU usage since the last call."""
         after = self.read() if self.threads > 1 else None
         is_crowded = False
         if self.before is not None and after is not None:
-            is_crowded = free_cores(self.before, after, parallel.local_count()) + MISSING_CORES < self.threads
+            is_crowded = free_cores(self.before, after, parallel.local_count()) + TOLERATED_SHORTAGE < self.threads
         self.before = after
         if is_crowded and not self.limit.is_on:
             self.limit.start(self.threads)
@@ -102,11 +102,11 @@ class SpinWatch:
             self.limit.stop()
 
     def run(self) -> None:
-        """Look for ever."""
+        """Update the limit once per second, forever."""
         while True:
-            self.look()
-            time.sleep(LOOK_SECONDS)
+            self.update_limit()
+            time.sleep(INTERVAL_SECONDS)
 
 
 process_watch = SpinWatch(SpinLimit())
-"""Of this process."""
+"""The watch of this process."""

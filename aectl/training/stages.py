@@ -1,4 +1,4 @@
-"""The stages of a run in the order of its epochs."""
+"""The stage of each epoch, and checks of its batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aectl.models.base import Stage
 
 
 def stage_at(plan: Sequence[tuple[Stage, int]], epoch: int) -> tuple[Stage, int, int]:
-    """Return the stage of an epoch (from 0) with its first and past-the-last epoch; `plan` has each one's epochs."""
+    """Return the stage of an epoch (from 0), its first epoch and its end; `plan` has the stages and their epochs."""
     first = 0
     for stage, length in plan[:-1]:
         if epoch < first + length:
@@ -20,7 +20,7 @@ def stage_at(plan: Sequence[tuple[Stage, int]], epoch: int) -> tuple[Stage, int,
 
 
 def check_batches(stage: Stage, images: int, batch_size: int) -> None:
-    """Raise ValueError if a stage has no images, too few for a batch, or a batch that processes cannot share."""
+    """Raise ValueError if a stage has no labelled images, fewer than a batch, or an indivisible batch."""
     if stage.labelled and not images:
         raise ValueError(f"dataset: stage '{stage.name}' needs training images with labels, and there are none")
     if not stage.labelled and batch_size > images:

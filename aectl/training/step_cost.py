@@ -1,4 +1,4 @@
-"""How much a step computes: on it depends how many threads, and which precision, are worth while."""
+"""The cost of a step, from which the number of threads and the precision are chosen."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from aectl.rng import Rng
 
 
 @torch.no_grad()
-def multiplications(model: Model, batch: Batch) -> float:
-    """Return how many multiplications by a weight the model's validation of a batch takes, for each of its images.
+def count_multiplications(model: Model, batch: Batch) -> float:
+    """Return the multiplications by a weight per image when the model validates a batch.
 
-    Dense and convolutional layers are counted as they are used; at least each weight is taken once.
+    Dense and convolutional layers count at each call. The result is at least the number of weights.
     """
     total = 0
 
@@ -39,11 +39,11 @@ def multiplications(model: Model, batch: Batch) -> float:
     return max(total / len(batch.x), sum(parameter.numel() for parameter in model.parameters()))
 
 
-def dense_weights(model: nn.Module) -> int:
-    """Return the number of weights in dense layers, whose products are the ones that bf16 makes faster."""
+def count_dense_weights(model: nn.Module) -> int:
+    """Return the number of weights in dense layers, whose products bf16 makes faster."""
     return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
 
 
-def parameter_count(parameters: Iterable[nn.Parameter]) -> int:
-    """Return the number of trainable numbers."""
+def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in parameters if p.requires_grad)

@@ -1,4 +1,4 @@
-"""All that a step moves: kept, put back, and compared between two ways of running the same step."""
+"""The state that a step changes: copied, restored, and compared between two ways of running the step."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from aectl.training.engine import Engine
 
 TOLERANCE, ROUNDING, SPREAD = 1e-3, 1e-6, 4.0
-"""Between two ways of running a step a tensor may differ by these shares of the way it has moved, of its size, and of
-what two plain runs differ by, all as Euclidean norms: a GPU may add up in another order."""
+"""Tolerances of `find_difference` relative to a tensor's change, its norm, and the distance of two eager steps."""
 COLLECTIONS = (list, tuple, set, frozenset, deque, dict)
 
 
-def moving(engine: Engine) -> dict[str, Tensor]:
-    """Return by name what a step may change in place: weights, buffers and the tensors of the optimizers' states."""
+def mutable_tensors(engine: Engine) -> dict[str, Tensor]:
+    """Return the tensors that a step may change in place by name: weights, buffers and optimizer states."""
     model = chain(engine.model.named_parameters(), engine.model.named_buffers())
     found = {f"model.{name}": tensor.detach() for name, tensor in model}
     for group, optimizer in engine.optimizers.items():
@@ -32,41 +31,42 @@ def moving(engine: Engine) -> dict[str, Tensor]:
     return found
 
 
-def keep(engine: Engine) -> dict[str, Tensor]:
-    """Return copies of what `moving` gives."""
-    return {name: tensor.clone() for name, tensor in moving(engine).items()}
+def copy_state(engine: Engine) -> dict[str, Tensor]:
+    """Return copies of the tensors of `mutable_tensors`."""
+    return {name: tensor.clone() for name, tensor in mutable_tensors(engine).items()}
 
 
 @torch.no_grad()
-def put_back(engine: Engine, kept: Mapping[str, Tensor]) -> None:
-    """Write the numbers that `keep` returned into the tensors that are there now.
+def write_state(engine: Engine, kept: Mapping[str, Tensor]) -> None:
+    """Write the values of `copy_state` into the current tensors.
 
-    What has no number in it was made by the first step of an optimizer, and begins at 0.
+    Tensors without a value were created by the first step of an optimizer, and are set to 0.
     """
-    for name, tensor in moving(engine).items():
+    for name, tensor in mutable_tensors(engine).items():
         if name in kept:
             tensor.copy_(kept[name])
         else:
             tensor.zero_()
 
 
-def difference(
+def find_difference(
     found: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     other: Mapping[str, Tensor],
     start: Mapping[str, Tensor],
 ) -> str | None:
-    """Return what differs between two results of steps that began at `start`, by more than rounding explains, or None.
+    """Describe how two results of steps from `start` differ by more than rounding; returns None if they do not.
 
-    `other` is `expected` found once more with other rounding. For each tensor, what `start` lacks having begun at 0,
+    `other` is a second result of the steps behind `expected`, with different rounding. For each tensor,
 
         ‖found - expected‖ ≤ TOLERANCE ‖expected - start‖ + ROUNDING ‖expected‖ + SPREAD ‖expected - other‖
 
-    must hold: Adam makes a step of full length from a gradient that is rounding alone, such as that of a bias before
-    batch normalisation, and two plain runs differ there too. Whole numbers must be equal.
+    must hold, where tensors missing from `start` count as 0. The last term is needed for Adam, which takes a full step
+    even if a gradient is only rounding error, such as that of a bias before batch normalisation. Integers must be
+    equal.
     """
     if found.keys() != expected.keys():
-        return f"{min(found.keys() ^ expected.keys())} is there in one of the two ways only"
+        return f"{min(found.keys() ^ expected.keys())} is in only one of the results"
     bad = []
     for name, wanted in expected.items():
         got = found[name].to(wanted.device)
@@ -75,48 +75,48 @@ def difference(
             off, way, size, spread = (
                 float(torch.linalg.vector_norm(x)) for x in (got - wanted, moved, wanted, wanted - other[name])
             )
-            # A norm that is not finite is over every bound.
+            # NaN or infinite norms count as different.
             is_same = off <= TOLERANCE * way + ROUNDING * size + SPREAD * spread < math.inf
         else:
             is_same = torch.equal(got, wanted)
         if not is_same:
             bad.append(name)
-    return f"{bad[0]} comes out differently (and {len(bad) - 1} more)" if bad else None
+    return f"{bad[0]} has other values (and {len(bad) - 1} more)" if bad else None
 
 
 def python_state(model: nn.Module) -> dict[str, Any]:
-    """Return by dotted name what modules hold outside their weights and buffers, in a form that can be compared.
+    """Return the attributes of all modules by dotted name, in a form that `==` compares.
 
-    Weights and buffers are there as objects: a new tensor in the place of an old one is another.
+    Weights and buffers are compared by identity, so that replacing a tensor counts as a change.
     """
     seen = {id(module) for module in model.modules()}
     found: dict[str, Any] = {}
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             if name in ("_parameters", "_buffers"):
-                found |= {f"{path}.{key}".lstrip("."): Same(tensor) for key, tensor in value.items()}
+                found |= {f"{path}.{key}".lstrip("."): Identity(tensor) for key, tensor in value.items()}
             elif name != "_modules":
-                found[f"{path}.{name}".lstrip(".")] = readable(value, seen)
+                found[f"{path}.{name}".lstrip(".")] = to_comparable(value, seen)
     return found
 
 
-class Same:
-    """An object that equals itself alone; it is held, so that no other takes its address."""
+class Identity:
+    """Wrapper that compares an object by identity; it keeps the object alive, so that its address is not reused."""
 
     def __init__(self, value: object) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.value is other.value
+        return isinstance(other, Identity) and self.value is other.value
 
 
-def readable(value: Any, seen: set[int]) -> Any:
-    """Return a value with all it holds as text, tuples, and tensors with their versions, so that == compares it.
+def to_comparable(value: Any, seen: set[int]) -> Any:
+    """Return a nested value as strings, tuples, and tensors with their versions, so that `==` compares it.
 
-    Classes, Python's modules and what C code hides are taken for constant, unless their text tells a change.
+    Classes and Python modules count as constant, and objects of C extensions change only if their `repr` does.
     """
     if isinstance(value, Tensor):
-        return Same(value), value._version
+        return Identity(value), value._version
     if isinstance(value, torch.Generator):
         return value.get_state().tolist()
     if isinstance(value, COLLECTIONS) or hasattr(value, "__dict__"):
@@ -125,5 +125,5 @@ def readable(value: Any, seen: set[int]) -> Any:
         seen = {*seen, id(value)}
         inner = value if isinstance(value, COLLECTIONS) else vars(value)
         items = inner.items() if isinstance(inner, dict) else inner
-        return type(value).__name__, tuple(readable(item, seen) for item in items)
+        return type(value).__name__, tuple(to_comparable(item, seen) for item in items)
     return repr(value)

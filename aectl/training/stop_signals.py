@@ -1,4 +1,4 @@
-"""Reasons to stop at the next step: a signal, or time that is up."""
+"""Reasons to stop training at the next step: a signal or a time limit."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ REASONS = (*SIGNALS, "max_time")
 
 
 class Interruption:
-    """Context in which Ctrl-C, SIGTERM and SIGUSR1, and a limit in seconds, are remembered instead of acted on.
+    """Context that records Ctrl-C, SIGTERM, SIGUSR1 and a time limit in `reason` instead of raising.
 
-    `reason` then says which it was; a second Ctrl-C acts at once, for those in a hurry.
+    A second Ctrl-C raises KeyboardInterrupt at once.
     """
 
     def __init__(self, max_seconds: float | None = None) -> None:
@@ -23,24 +23,24 @@ class Interruption:
 
     @property
     def reason(self) -> str | None:
-        """Return why training must stop, or None."""
+        """The reason why training must stop, or None."""
         if self.signal is not None:
             return self.signal.name
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return "max_time"
         return None
 
-    def remember(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal, and hand Ctrl-C back to Python for the next time."""
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:
+        """Record the signal, and restore Python's handler of Ctrl-C."""
         self.signal = signal.Signals(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def __enter__(self) -> Interruption:
         self.before = {}
-        # Python takes signals in the main thread alone; a run in another one goes without.
+        # Python allows signal handlers only in the main thread.
         if threading.current_thread() is threading.main_thread():
             numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-            self.before = {number: signal.signal(number, self.remember) for number in numbers}
+            self.before = {number: signal.signal(number, self.handle_signal) for number in numbers}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

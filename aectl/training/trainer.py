@@ -28,7 +28,7 @@ from aectl.training import checkpoint, cuda_graph, nonfinite
 from aectl.training.device import Device
 from aectl.training.engine import Engine
 from aectl.training.meter import Meter
-from aectl.training.model_checks import ModelError, called, check_loss, check_metrics, groups_of, stages_of
+from aectl.training.model_checks import ModelError, check_loss, check_metrics, describe_method, groups_of, stages_of
 from aectl.training.nonfinite import NotFinite
 from aectl.training.nonfinite_engine import NonfiniteEngine
 from aectl.training.stages import check_batches, stage_at
@@ -40,7 +40,7 @@ log = logging.getLogger("aectl")
 GRADIENT_NORM_EVERY = 10
 """Steps between two measurements of the gradient norm, each of which costs a pass over all parameters."""
 FEW = 8
-"""Images in the batch that tells which metrics a model has."""
+"""Images in the batch from which the names of a model's metrics are found."""
 ALWAYS = ("train/gradient_norm", "lr", "seconds")
 """Metrics of every epoch."""
 
@@ -121,7 +121,7 @@ class Trainer:
         for stage, _ in self.plan:
             check_batches(stage, len(train.labelled() if stage.labelled else train), batch_size)
         if not isinstance(model.objective, str):
-            raise ModelError(f"{called(model, 'objective')} is {model.objective!r}, not the name of a metric")
+            raise ModelError(f"{describe_method(model, 'objective')} is {model.objective!r}, not the name of a metric")
         # Without validation images, a model's own objective is measured on the training images.
         own = model.objective if len(valid) else model.objective.replace("val/", "train/", 1)
         self.objective = objective or own
@@ -214,7 +214,7 @@ class Trainer:
     def update_best(self, metrics: dict[str, float]) -> bool:
         """Return whether this epoch is the best so far, and record it; raises as `objective_value`."""
         value = self.objective_value(metrics)
-        # The best epoch is one of the current stage: an earlier stage is judged by what the later ones make of it.
+        # Only epochs of the current stage count, since an earlier stage is only a start for the later ones.
         if value >= self.best_value and self.best_epoch > self.stage_start:
             return False
         self.best_epoch, self.best_value = self.epoch, value
@@ -269,7 +269,7 @@ class Trainer:
     def objective_value(self, metrics: Mapping[str, float]) -> float:
         """Return the objective of an epoch; raises ValueError if it is missing, NotFinite if it is NaN or infinite."""
         if self.objective not in metrics:
-            # Validation metrics were checked before training: since then no image has counted for this one.
+            # The name was checked before training, so no validation image has counted for this metric since.
             lacking = f"no metric called '{self.objective}'"
             if self.objective.startswith("val/"):
                 lacking = f"{self.objective} needs validation images with labels, and there are none"
@@ -325,7 +325,7 @@ class Trainer:
         except NotFinite as found:
             return str(found)
         except Exception as error:
-            # It must not replace what is known already.
+            # This error must not hide the one that was found first.
             log.debug("the steps cannot be repeated: %s", error)
         return None
 
@@ -355,7 +355,7 @@ class Trainer:
         # A labelled stage may have fewer images than a batch; elsewhere that is a mistyped batch size.
         self.batch_size = min(self.largest_batch, len(self.examples)) if stage.labelled else self.largest_batch
         self.steps_per_epoch = len(self.examples) // self.batch_size
-        self.engine = cuda_graph.engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
+        self.engine = cuda_graph.make_engine(self.model, stage, self.optimizer, self.device, self.grad_clip)
 
     def notify(self, event: str, *arguments: Any) -> None:
         """Call the method `event` of every observer."""
@@ -383,7 +383,7 @@ class Trainer:
         """
         if parallel.rank() > 0:
             return
-        own = {"model": checkpoint.own(self.model.state_dict()), "epoch": self.epoch, **self.facts}
+        own = {"model": checkpoint.copy_slices(self.model.state_dict()), "epoch": self.epoch, **self.facts}
         if name != "last":
             checkpoint.save(self.folder / f"{name}.pt", own)
             return
@@ -394,7 +394,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Return everything a resume needs; `restore` loads it."""
         return {
-            "model": checkpoint.own(self.model.state_dict()),
+            "model": checkpoint.copy_slices(self.model.state_dict()),
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,

@@ -1,4 +1,4 @@
-"""A model's own metrics over a held-out source."""
+"""A model's validation metrics on a held-out source."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from aectl.models.base import Batch, Model
 from aectl.rng import Rng
 from aectl.training.model_checks import check_metrics
 
-BATCH = 500
-"""Images at a time: part of the protocol, since a metric such as the energy distance is a mean over batches."""
+BATCH_SIZE = 500
+"""Images per batch, which metrics such as the energy distance depend on, since they are means over batches."""
 
 
-def batches(source: Source, size: int = BATCH) -> Iterator[Batch]:
-    """Yield the whole source in order."""
+def batches(source: Source, size: int = BATCH_SIZE) -> Iterator[Batch]:
+    """Yield all images of a source in order."""
     for indices in torch.arange(len(source), device=source.images.device).split(size):
         yield source.batch(indices)
 
 
 @torch.no_grad()
 def validate(model: Model, source: Source, rng: Rng) -> dict[str, float]:
-    """Return the mean over `source` of each metric of `model.validate`, in evaluation mode.
+    """Return the mean of each metric of `model.validate` over the images of `source`, in evaluation mode.
 
-    A mean over some of the images counts for as many; one over none at all is left out.
+    A `Mean` counts for its number of images; metrics over no image at all are left out.
     """
     was_training = model.training
     model.eval()

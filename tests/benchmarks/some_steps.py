@@ -30,7 +30,7 @@ from aectl.models.vae import VAE
 from aectl.system.machine import usable_cores
 from aectl.training.device import Device
 from aectl.training.schedule import Constant
-from aectl.training.step_cost import multiplications
+from aectl.training.step_cost import count_multiplications
 from aectl.training.trainer import Observer, Trainer
 from tests.benchmarks import peers
 
@@ -64,7 +64,7 @@ def aectl(width: int, batch: int, images: str) -> list[float]:
     encoder, decoder = (partial(kind, widths=[width]) for kind in (DenseEncoder, DenseDecoder))
     torch.manual_seed(0)
     model, watch = VAE(dataset.shape, CODE, encoder, decoder, binarise=False), Watch()
-    device.suit(multiplications(model, train.batch(torch.arange(8))) * batch)
+    device.adapt_threads(count_multiplications(model, train.batch(torch.arange(8))) * batch)
     with tempfile.TemporaryDirectory() as folder:
         optimizer, limits = partial(torch.optim.Adam, lr=peers.RATE, fused=True), {"epochs": 1000, "batch_size": batch}
         place = {"device": device, "folder": Path(folder), "observers": [watch]}

@@ -28,7 +28,7 @@ def said():
 @pytest.fixture
 def soon(monkeypatch):
     """Let alarms be heard after 150 steps, two epochs of the digits."""
-    monkeypatch.setattr(observer, "FIRST_STEPS", 150)
+    monkeypatch.setattr(observer, "QUIET_STEPS", 150)
 
 
 @pytest.mark.parametrize("model", ["sparse", "ksparse", "dropout", "vae"])

@@ -74,12 +74,12 @@ WRONG = {
     "a loss is a tensor of complex64 []": losses("yield Loss(v.to(torch.complex64))"),
     "losses yields a tensor of float32 []": losses("yield v"),
     "losses yields tuple": losses("yield (v, 'model', None)"),
-    "losses yields nothing to descend": losses("return", "yield"),
+    "losses yields no loss": losses("return", "yield"),
     "no group called 'nope', there are: model": losses("yield Loss(v, 'nope')"),
     "the metrics of a loss are list": losses("yield Loss(v, 'model', [1])"),
     "a is str 'b', not a tensor": losses("yield Loss(v, 'model', {'a': 'b'})"),
     "a is a tensor of float32 [3]": losses("yield Loss(v, 'model', {'a': torch.ones(3)})"),
-    "were loss, a at the first step of the epoch, and are loss, b at step 2": losses(
+    "are loss, b at step 2, but were loss, a at the first step of the epoch": losses(
         "self.calls += 1", "yield Loss(v, 'model', {'ab'[self.calls % 2 == 0]: v.detach()})"
     ),
     "validate returned None": validate("return None"),
@@ -102,7 +102,7 @@ WRONG = {
     "groups returned dict {}": body("groups(self, stage)", "return {}"),
     "groups returned list": body("groups(self, stage)", "return {'model': [*self.parameters()]}"),
     "the params of 'model' are": body("groups(self, stage)", "return {'model': Group(self)}"),
-    "has params that are no nn.Parameter": body("groups(self, stage)", "return {'model': Group('abc')}"),
+    "has params that are not nn.Parameter": body("groups(self, stage)", "return {'model': Group('abc')}"),
     "no optimizer for the group 'model': Invalid learning rate: -1": body(
         "groups(self, stage)", "return {'model': Group(self.parameters(), {'lr': -1})}"
     ),

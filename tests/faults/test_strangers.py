@@ -58,9 +58,9 @@ def test_a_pickle_is_not_run(kept, tmp_path, tally, kind):
     run, canary = kept(), tmp_path / "canary"
     for name in ("best", "last"):
         Run(run).checkpoint(name).write_bytes(pickled(kind, canary))
-        with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+        with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
             package.load(run, name)
-        with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+        with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
             checkpoint.load(Run(run).checkpoint(name))
     assert not canary.exists()
     tally("attacks refused", 2)
@@ -149,7 +149,7 @@ def test_a_field_of_another_kind_is_refused_where_the_checkpoint_is_read(kept, t
         for value in WRONG:
             damaged_state(run, lambda state, field=field, value=value: state.update({**good, field: value}))
             try:
-                checkpoint.newest(run / "checkpoints")
+                checkpoint.load_newest(run / "checkpoints")
             except CheckpointError as error:
                 refused += str(error).endswith(f"damaged: its '{field}' is not what aectl writes there")
         # What is left is possible: an objective of -1, no metrics.
@@ -157,7 +157,7 @@ def test_a_field_of_another_kind_is_refused_where_the_checkpoint_is_read(kept, t
         tally("damaged fields of checkpoints refused", refused)
         damaged_state(run, lambda state, field=field: [state.update(good), state.pop(field)])
         with pytest.raises(CheckpointError, match=f"damaged: it lacks '{field}'"):
-            checkpoint.newest(run / "checkpoints")
+            checkpoint.load_newest(run / "checkpoints")
 
 
 @pytest.mark.parametrize("what", NESTED)

@@ -205,7 +205,7 @@ def test_torch_reads_nothing_of_a_checkpoint_but_what_was_checked(kept, monkeypa
     try:
         checkpoint.load(path)
     except CheckpointError as error:
-        assert "damaged or no checkpoint" in str(error)
+        assert "damaged or not a checkpoint" in str(error)
     assert not any(isinstance(found, bytearray) for found in read)
     tally("attacks refused")
 

@@ -29,7 +29,7 @@ from aectl.rng import Rng
 from aectl.training import checkpoint, graph_recorder
 from aectl.training.device import Device
 from aectl.training.schedule import Cosine, Steps
-from aectl.training.step_state import difference, python_state
+from aectl.training.step_state import find_difference, python_state
 from aectl.training.trainer import Observer
 from tests.training.conftest import tiny
 from tests.training.tape import TapeRecorder, taped
@@ -208,7 +208,7 @@ def test_every_optimizer_is_recorded_or_said_not_to_be(pair, caplog, monkeypatch
         trainer.fit()
     lines = [record.getMessage() for record in caplog.records]
     is_refused = option == "adagrad"
-    assert lines == (["device.graph: steps run one by one, since Adagrad cannot be recorded"] if is_refused else [])
+    assert lines == (["device.graph: falling back to eager steps: Adagrad cannot be recorded"] if is_refused else [])
     # RMSprop divides by the rate before it multiplies, where the rate is a tensor.
     same(plain, graph, **(CLOSE if option == "rmsprop" else {}))
 
@@ -219,7 +219,7 @@ def test_an_optimizer_whose_first_step_is_unlike_the_others_is_recorded_from_a_r
     plain.fit()
     graph.fit(stop_after(1))
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "a recorded step is another than a plain one: model." in line
+    assert "a recorded step differs from an eager one: model." in line
     assert pair.recorder.replays == 1
     graph.restore(checkpoint.load(tmp_path / "graph_True/last.pt"))
     graph.fit()
@@ -285,7 +285,7 @@ REFUSED = {
     "source": "each step changes 'drawn' of the model",
     "read": "HostRead: aten._local_scalar_dense.default",
     "mask": "HostRead: aten.index.Tensor",
-    "unseen": "two plain steps from one state differ: loss comes out differently",
+    "unseen": "two eager steps from the same state differ: loss has other values",
 }
 
 
@@ -296,7 +296,7 @@ def test_a_step_that_recording_would_change_is_not_recorded_and_nothing_is_lost(
         HIDDEN[0] = 0
         trainer.fit()
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"device.graph: steps run one by one, since {REFUSED[trick]}")
+    assert line.startswith(f"device.graph: falling back to eager steps: {REFUSED[trick]}")
     # What stands outside of the model nobody can put back.
     if trick != "unseen":
         same(plain, graph)
@@ -361,8 +361,8 @@ class Broken(TapeRecorder):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (Stale, "a recorded step is another than a plain one: loss_discriminator comes out differently"),
-        (Twice, "a recorded step is another than a plain one: model."),
+        (Stale, "a recorded step differs from an eager one: loss_discriminator has other values"),
+        (Twice, "a recorded step differs from an eager one: model."),
         (Broken, "RuntimeError: operation not permitted when stream is capturing"),
     ],
 )
@@ -379,7 +379,7 @@ def test_a_recording_that_fails_leaves_the_plain_run(make_trainer, tmp_path, cap
         ends.append(checkpoint.load(tmp_path / f"run_{graph}/last.pt"))
     assert trainer.rng.generator is not Broken.unfit
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"device.graph: steps run one by one, since {why}")
+    assert line.startswith(f"device.graph: falling back to eager steps: {why}")
     assert "\n" not in line
     for part in ("model", "optimizers", "rng", "meter"):
         assert equal(ends[0][part], ends[1][part])
@@ -398,7 +398,7 @@ def test_a_graph_needs_cuda_and_one_process(monkeypatch):
     with pytest.raises(ValueError, match="graph=true needs CUDA, and the device is cpu"):
         Device("cpu", graph=True)
     monkeypatch.setattr(parallel, "count", lambda: 2)
-    with taped(), pytest.raises(ValueError, match="graph=true is for one process alone, not for the 2"):
+    with taped(), pytest.raises(ValueError, match=r"graph=true needs one process, and device\.count is 2"):
         Device("cpu", graph=True)
 
 
@@ -417,15 +417,15 @@ def test_the_command_records_steps_where_it_is_told_to(aectl, tmp_path):
 def test_a_difference_is_measured_by_the_way_that_was_gone():
     start, end = torch.zeros(4), torch.ones(4)
     for off, is_found in ((0.9e-3, False), (1.1e-3, True), (float("nan"), True)):
-        found = difference({"w": end + off}, {"w": end}, {"w": end}, {"w": start})
-        assert (found == "w comes out differently (and 0 more)") == is_found
+        found = find_difference({"w": end + off}, {"w": end}, {"w": end}, {"w": start})
+        assert (found == "w has other values (and 0 more)") == is_found
     # A small step of large weights counts by its length, and what two plain runs differ by is nobody's fault.
     large, further = torch.full((4,), 10.0), torch.full((4,), 10.01)
     args = ({"w": large}, {"w": further}, {"w": further}, {"w": large})
-    assert difference(*args)
-    assert not difference({"w": large}, {"w": further}, {"w": large}, {"w": large})
-    assert difference({"n": torch.tensor(2)}, {"n": torch.tensor(3)}, {"n": torch.tensor(3)}, {})
-    assert difference({}, {"w": end}, {"w": end}, {}) == "w is there in one of the two ways only"
+    assert find_difference(*args)
+    assert not find_difference({"w": large}, {"w": further}, {"w": large}, {"w": large})
+    assert find_difference({"n": torch.tensor(2)}, {"n": torch.tensor(3)}, {"n": torch.tensor(3)}, {})
+    assert find_difference({}, {"w": end}, {"w": end}, {}) == "w is in only one of the results"
 
 
 def test_the_state_that_python_holds_is_told_by_name():

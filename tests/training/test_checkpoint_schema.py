@@ -33,7 +33,7 @@ def test_plain_tensors_views_and_shared_ones_are_accepted():
 def test_a_checkpoint_with_an_expanded_weight_of_the_right_shape_is_refused(tmp_path):
     path = tmp_path / "best.pt"
     torch.save({"model": {"w": torch.zeros(1).expand(64, 16)}, "epoch": 1}, path)
-    with pytest.raises(CheckpointError, match="a tensor promises more numbers than the file has"):
+    with pytest.raises(CheckpointError, match="a tensor declares more numbers than the file has"):
         load(path, "cpu")
     save(path, {"model": {"w": torch.zeros(64, 16)}, "epoch": 1})
     assert load(path, "cpu")["model"]["w"].shape == (64, 16)

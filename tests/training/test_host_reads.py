@@ -11,7 +11,7 @@ from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
 from aectl.rng import Rng
 from aectl.runs.loading import build_model
-from aectl.training.cuda_graph import CapturedEngine
+from aectl.training.cuda_graph import CudaGraphEngine
 from aectl.training.device import Device
 from aectl.training.engine import Engine
 from aectl.training.meter import Meter
@@ -73,7 +73,7 @@ def test_steps_are_recorded(words, caplog):
     with taped() as tapes:
         for number, stage in enumerate(model.stages(), 1):
             optimizer = build(config.optimizer, "optimizer")
-            engine = CapturedEngine(model, stage, optimizer, Device("cpu", threads=1, graph=True))
+            engine = CudaGraphEngine(model, stage, optimizer, Device("cpu", threads=1, graph=True))
             # The engine itself compares it with two plain steps, and says what it finds.
             engine.step_on(source, torch.arange(12), rng)
             assert not caplog.records

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from aectl.config import build, conf_dir
 from aectl.config.schema import check_ranges
-from aectl.training.optimizers import load, step_of, without_compiler
+from aectl.training.optimizers import bypass_compiler, load_state, make_step
 
 OPTIONS = sorted(path.stem for path in Path(conf_dir(), "optimizer").glob("*.yaml"))
 
@@ -25,7 +25,7 @@ def test_a_bare_step_is_a_step(option):
     for bare in (False, True):
         weights = [torch.nn.Parameter(torch.linspace(-1, 1, 6).reshape(shape)) for shape in ((6,), (2, 3))]
         optimizer = make(weights)
-        step = step_of(optimizer) if bare else optimizer.step
+        step = make_step(optimizer) if bare else optimizer.step
         for number in range(4):
             for weight in weights:
                 weight.grad = torch.cos(weight.detach() * (number + 1))
@@ -41,7 +41,7 @@ def test_an_optimizer_of_ones_own_is_stepped_as_it_is():
             self.stepped = True
 
     own = Own([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    step_of(own)()
+    make_step(own)()
     assert own.stepped
 
 
@@ -56,7 +56,7 @@ def test_a_count_that_comes_back_on_a_gpu_goes_where_the_optimizer_has_its_own()
     optimizer = torch.optim.Adagrad([torch.nn.Parameter(torch.zeros(1))])
     state = optimizer.state_dict()
     state["state"][0]["step"] = torch.tensor(7.0).as_subclass(Far)
-    load(optimizer, state)
+    load_state(optimizer, state)
     (own,) = optimizer.state.values()
     assert type(own["step"]) is torch.Tensor
     assert float(own["step"]) == 7
@@ -74,4 +74,4 @@ def test_training_imports_neither_the_compiler_nor_matplotlib_nor_torchvision(tm
 
 def test_where_torch_has_no_such_wrappers_nothing_happens(monkeypatch):
     monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", lambda self: None)
-    without_compiler()
+    bypass_compiler()

@@ -15,10 +15,10 @@ from aectl.system.terminal import significant
 from aectl.training import checkpoint
 from aectl.training import device as devices
 from aectl.training.checkpoint import CheckpointError
-from aectl.training.device import THREADS, Device
+from aectl.training.device import THREAD_VARIABLES, Device
 from aectl.training.meter import Meter
 from aectl.training.schedule import Constant, Cosine, Steps
-from aectl.training.step_cost import multiplications
+from aectl.training.step_cost import count_multiplications
 from aectl.training.stop_signals import SIGNALS, Interruption
 
 
@@ -103,7 +103,7 @@ class Attack:
 
 def test_a_pickled_call_is_refused(tmp_path):
     torch.save({"format": 1, "x": Attack()}, tmp_path / "a.pt")
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint"):
+    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
         checkpoint.load(tmp_path / "a.pt")
 
 
@@ -154,7 +154,7 @@ def test_a_step_too_small_to_be_shared_gets_one_thread_unless_told(monkeypatch):
     monkeypatch.setattr(devices, "idle_cores", lambda: 2)
     for told, work, threads in ((None, 1e3, 1), (None, 1e9, 2), (3, 1e3, 3)):
         device = Device("cpu", threads=told)
-        device.suit(work)
+        device.adapt_threads(work)
         assert device.threads == device.describe()["threads"] == threads
     torch.set_num_threads(1)
 
@@ -175,7 +175,7 @@ def test_processes_that_train_together_share_the_idle_cores_of_the_leader(
 
 
 def test_libraries_of_numbers_get_the_threads_of_the_device(monkeypatch):
-    for name in THREADS:
+    for name in THREAD_VARIABLES:
         monkeypatch.setenv(name, "7")
     threadpool_limits(2)
     watched = []
@@ -184,7 +184,7 @@ def test_libraries_of_numbers_get_the_threads_of_the_device(monkeypatch):
     assert watched == [1]
     assert {one["num_threads"] for one in threadpool_info()} == {1}
     # Those that are loaded later, such as scikit-learn's, read the environment.
-    assert {os.environ[name] for name in THREADS} == {"1"}
+    assert {os.environ[name] for name in THREAD_VARIABLES} == {"1"}
 
 
 @pytest.mark.parametrize(
@@ -207,5 +207,5 @@ def test_multiplications_are_counted_for_each_image(layer, count):
 
     model = Net().train()
     batch = Batch(torch.zeros(7, 6), torch.zeros(7), torch.arange(7))
-    assert multiplications(model, batch) == max(count, sum(p.numel() for p in model.parameters()))
+    assert count_multiplications(model, batch) == max(count, sum(p.numel() for p in model.parameters()))
     assert model.training and not layer._forward_hooks

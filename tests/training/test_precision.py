@@ -18,7 +18,7 @@ from aectl.runs.loading import build_model
 from aectl.training import precision
 from aectl.training.device import Device
 from aectl.training.engine import Engine
-from aectl.training.step_cost import dense_weights
+from aectl.training.step_cost import count_dense_weights
 from tests.typed import record
 
 CPU = torch.device("cpu")
@@ -31,8 +31,8 @@ def machine(monkeypatch):
     """Return a function that lets this machine have AMX, AVX512-BF16, or neither."""
 
     def have(*names):
-        monkeypatch.setattr(precision, "has", lambda *asked: bool(set(asked) & set(names)))
-        monkeypatch.setattr(precision, "is_rounding", lambda: bool(names))
+        monkeypatch.setattr(precision, "cpu_supports", lambda *asked: bool(set(asked) & set(names)))
+        monkeypatch.setattr(precision, "rounds_matmuls", lambda: bool(names))
 
     return have
 
@@ -99,16 +99,16 @@ def test_a_failed_step_leaves_no_precision_behind(machine):
 
 
 def test_a_cpu_that_rounds_nothing_when_asked_to_gets_autocast(monkeypatch):
-    monkeypatch.setattr(precision, "has", lambda *asked: True)
-    monkeypatch.setattr(precision, "ROUNDED", {"bf16": "highest"})
-    precision.is_rounding.cache_clear()
+    monkeypatch.setattr(precision, "cpu_supports", lambda *asked: True)
+    monkeypatch.setattr(precision, "MATMUL_PRECISIONS", {"bf16": "highest"})
+    precision.rounds_matmuls.cache_clear()
     try:
-        assert not precision.rounds("bf16", torch.device("cpu"))
+        assert not precision.uses_rounded_matmul("bf16", torch.device("cpu"))
     finally:
-        precision.is_rounding.cache_clear()
+        precision.rounds_matmuls.cache_clear()
 
 
-@pytest.mark.skipif(not precision.has(precision.AMX, precision.AVX512), reason="this CPU multiplies no bf16")
+@pytest.mark.skipif(not precision.cpu_supports(precision.AMX, precision.AVX512), reason="this CPU multiplies no bf16")
 def test_gradients_are_those_of_fp32_to_eight_bits():
     gradients = {}
     for name in ("fp32", "bf16"):
@@ -122,7 +122,7 @@ def test_gradients_are_those_of_fp32_to_eight_bits():
     ("has", "images", "weights", "taken"),
     [
         ((precision.AMX,), 128, 12_000_000, "bf16"),
-        ((precision.AMX, precision.AVX512), precision.MANY, precision.WIDE, "bf16"),
+        ((precision.AMX, precision.AVX512), precision.MIN_IMAGES, precision.MIN_WEIGHTS, "bf16"),
         ((precision.AMX,), 32, 12_000_000, "fp32"),
         ((precision.AMX,), 512, 4_000_000, "fp32"),
         ((precision.AVX512,), 128, 12_000_000, "fp32"),
@@ -132,7 +132,7 @@ def test_gradients_are_those_of_fp32_to_eight_bits():
 def test_auto_takes_bf16_only_where_it_was_measured_to_pay(machine, has, images, weights, taken):
     machine(*has)
     device = Device("cpu", "auto")
-    device.reduce(images, weights)
+    device.choose_precision(images, weights)
     assert device.describe()["precision"] == device.precision == taken
 
 
@@ -140,15 +140,15 @@ def test_auto_takes_bf16_only_where_it_was_measured_to_pay(machine, has, images,
 def test_what_is_told_stays(machine, told):
     machine(precision.AMX)
     device = Device("cpu", told)
-    device.reduce(1, 1)
-    device.reduce(1000, 10**9)
+    device.choose_precision(1, 1)
+    device.choose_precision(1000, 10**9)
     assert device.precision == told
 
 
 def test_a_model_of_fp32_alone_gets_it_whatever_is_told(machine):
     machine(precision.AMX)
     device = Device("cpu", "bf16")
-    device.reduce(1000, 10**9, NADE.fp32_only)
+    device.choose_precision(1000, 10**9, NADE.fp32_only)
     assert device.precision == "fp32"
 
 
@@ -157,7 +157,7 @@ def test_processes_that_train_together_take_what_the_first_one_takes(machine, mo
     told = []
     monkeypatch.setattr(parallel, "leaders", lambda numbers: told.append(numbers) or dict.fromkeys(numbers, 1.0))
     device = Device("cpu", "auto")
-    device.reduce(128, 12_000_000)
+    device.choose_precision(128, 12_000_000)
     assert {"pays": 0.0} in told
     assert device.precision == "bf16"
 
@@ -165,26 +165,26 @@ def test_processes_that_train_together_take_what_the_first_one_takes(machine, mo
 def test_where_torch_cannot_tell_there_is_no_bf16(monkeypatch):
     for name in (precision.AMX, precision.AVX512):
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert not precision.has(precision.AMX, precision.AVX512)
+    assert not precision.cpu_supports(precision.AMX, precision.AVX512)
     monkeypatch.setattr(torch.cpu, precision.AMX, lambda: True, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert precision.has(precision.AMX, precision.AVX512)
-    assert not precision.has(precision.AVX512)
+    assert precision.cpu_supports(precision.AMX, precision.AVX512)
+    assert not precision.cpu_supports(precision.AVX512)
 
 
 def test_tf32_is_of_cuda_alone():
-    with pytest.raises(ValueError, match="precision tf32 is of CUDA alone, and this is cpu; choose fp32, bf16 or auto"):
+    with pytest.raises(ValueError, match="precision tf32 needs CUDA, and the device is cpu; choose fp32, bf16 or auto"):
         Device("cpu", "tf32")
-    precision.check("tf32", torch.device("cuda"))
-    with precision.rounded("tf32"):
+    precision.check_precision("tf32", torch.device("cuda"))
+    with precision.round_matmul_factors("tf32"):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_cuda_device_is_never_given_bf16_unasked(machine):
     machine(precision.AMX)
-    assert not precision.pays(1000, 10**9, torch.device("cuda"))
-    assert precision.pays(1000, 10**9, CPU)
+    assert not precision.is_bf16_faster(1000, 10**9, torch.device("cuda"))
+    assert precision.is_bf16_faster(1000, 10**9, CPU)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -193,11 +193,11 @@ def test_no_model_is_so_wide_by_itself(name):
         config = compose("train", [f"model={name}"])
     check_ranges(config)
     shape = (1, 4, 4) if name == "boltzmann" else (1, 28, 28)
-    assert dense_weights(build_model(config, {"shape": shape, "classes": 10})) < precision.WIDE
+    assert count_dense_weights(build_model(config, {"shape": shape, "classes": 10})) < precision.MIN_WEIGHTS
 
 
 def test_a_run_tells_the_precision_that_it_found_and_keeps_it(aectl, machine, monkeypatch):
-    monkeypatch.setattr(precision, "WIDE", 1)
+    monkeypatch.setattr(precision, "MIN_WEIGHTS", 1)
     machine(precision.AMX)
     code, out, err = aectl("train", "device.precision=auto", *QUICK)
     assert code == 0, out + err

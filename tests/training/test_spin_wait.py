@@ -43,7 +43,7 @@ def states(threads, cores, *shares):
     watch.threads = threads
     found = []
     for _ in times:
-        watch.look()
+        watch.update_limit()
         found.append(watch.limit.is_on)
     return found[1:]
 
@@ -72,7 +72,7 @@ def test_one_thread_is_not_watched_and_lifts_the_limit():
     watch = SpinWatch(Recorded(), lambda: pytest.fail("measured"))
     watch.limit.start(2)
     watch.start(1)
-    watch.look()
+    watch.update_limit()
     assert watch.thread is None and not watch.limit.is_on
 
 
