@@ -6,17 +6,15 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import conf_dir, options
 from aectl.config.completion_values import registry_calls
+from aectl.config.defaults_list import chosen_options, defaults_list
 from aectl.config.schema import SCHEMAS
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 GROUPS = ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device", "sweep", "experiment")
 
@@ -234,11 +232,8 @@ def defaults(command: str) -> dict[str, str]:
 
 def listed_options(path: Path) -> dict[str, str]:
     """Return the option of each group in the defaults list of a YAML, those after `override` included."""
-    from omegaconf import OmegaConf
-
-    listed = cast("DictConfig", OmegaConf.load(path)).get("defaults", [])
-    pairs = [pair for entry in listed if not isinstance(entry, str) for pair in entry.items()]
-    return {str(group).removeprefix("override /"): str(option) for group, option in pairs}
+    entries = [entry for entry in defaults_list(path) if not isinstance(entry, str)]
+    return {group: option for entry in entries for group, option in chosen_options(entry).items()}
 
 
 def example_lines(examples: Iterable[tuple[str, str]]) -> str:

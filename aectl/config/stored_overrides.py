@@ -21,7 +21,8 @@ from hydra.errors import HydraException
 from aectl.config.absolute_paths import KEYS, absolute
 from aectl.config.allowlist import within
 from aectl.config.data_paths import check_paths, is_within, quote_value
-from aectl.config.instantiate import ConfigError, check_trusted, mappings, options, other_modules
+from aectl.config.defaults_list import chosen_options, defaults_list
+from aectl.config.instantiate import ConfigError, check_trusted, conf_dir, mappings, options, other_modules
 from aectl.config.overrides import LAUNCHERS, MULTIRUN
 from aectl.config.schema import SCHEMAS
 from aectl.config.untrusted_files import texts
@@ -31,8 +32,9 @@ NOT_STORED = ("resume", "trust", "data")
 """Keys of a run that are the user's to type."""
 SETTINGS = tuple(one.name for one in fields(SCHEMAS["train"]) if one.name not in NOT_STORED)
 PLUGINS = {"hydra/launcher": ("local", "basic"), "hydra/sweeper": ("search", "basic")}
-CLUSTERS = ("slurm", "ray")
-"""Launchers and sweep= options whose workers import modules from the working folder, which may be a stranger's."""
+"""Launchers and sweepers that a stored sweep may choose, by itself or by `sweep=`. All others must be typed.
+
+The workers of a cluster import modules from the working folder, which may be a stranger's."""
 LAUNCHER_KEYS = {**{name: name for name in LAUNCHERS}, **{key: name for name, key in LAUNCHERS.items()}}
 """The short name of each setting of a launcher or sweeper, under which it is typed and stored."""
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
@@ -127,12 +129,12 @@ def check_value(
 ) -> None:
     """Check one value of a key; raises Refused."""
     if key in PLUGINS or (key in options() and not isinstance(value, Mapping)):
-        names = value if isinstance(value, list) else [value]
-        if any(name in CLUSTERS for name in names):
-            raise Refused
+        names = [name for name in (value if isinstance(value, list) else [value]) if name is not None]
         known = PLUGINS.get(key) or options()[key]
-        if not all(name is None or name in known for name in names):
-            raise Refused(f"an option of {key} is one of {', '.join(known)}")
+        if not all(name in known for name in names):
+            raise Refused("" if key in PLUGINS else f"an option of {key} is one of {', '.join(known)}")
+        if key == "sweep" and not all(runs_here(name) for name in names):
+            raise Refused
         return None
     if key in LAUNCHER_KEYS:
         return check_launcher_value(LAUNCHER_KEYS[key], value, folder)
@@ -146,6 +148,18 @@ def check_value(
         check_paths(read_paths(node, trust), folder, signatures, trust)
     except ConfigError as error:
         raise Refused(str(error)) from None
+
+
+def runs_here(option: str) -> bool:
+    """Return whether an option of `sweep`, with those it builds on, chooses only from `PLUGINS`."""
+    path = Path(conf_dir(), "sweep", f"{option}.yaml")
+    for entry in defaults_list(path):
+        if isinstance(entry, str):
+            if entry != "_self_" and not runs_here(entry):
+                return False
+        elif any(name not in PLUGINS.get(group, (name,)) for group, name in chosen_options(entry).items()):
+            return False
+    return True
 
 
 def check_launcher_value(key: str, value: Any, folder: Path) -> None:
