@@ -31,6 +31,7 @@ from aectl.config.absolute_paths import store_paths
 from aectl.config.data_paths import sign_paths
 from aectl.config.folder_names import aside
 from aectl.config.schema import seconds
+from aectl.metric import find_metric
 from aectl.parallel import Lost
 from aectl.parallel.process_group import lead
 from aectl.runs.loading import PARTS
@@ -158,6 +159,7 @@ def record_start(
         goal={
             "epochs": trainer.epochs,
             "objective": trainer.objective,
+            "meaning": find_metric(trainer.metric_descriptions, trainer.objective.partition("/")[2]).description,
             "metric_settings": {name: list(keys) for name, keys in trainer.model.metric_settings.items()},
         },
         data=data.description,

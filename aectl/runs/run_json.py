@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "device.threads": (int,),
     "goal.epochs": (int,),
     "goal.objective": (str,),
+    "goal.meaning": (str,),
     "goal.metric_settings": (dict,),
     "objective.name": (str,),
     "objective.value": (int, float),

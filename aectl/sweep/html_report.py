@@ -7,15 +7,16 @@ import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aectl.html_report import render
 from aectl.leaderboard.significance import SURE, p_value
-from aectl.metric import Metric, describe_columns
+from aectl.metric import Metric, describe_columns, find_metric
 from aectl.runs.metrics_json import column_names
 from aectl.sweep.comparable_metric import Comparison
-from aectl.sweep.number_formats import intervals, number, probability
+from aectl.sweep.number_formats import P_VALUE, T_INTERVAL, intervals, number, probability
 from aectl.sweep.plan import typed_command
 from aectl.sweep.results import Job, name_of, over_seeds
 from aectl.system.terminal import shown
@@ -39,8 +40,8 @@ METRICS = {
         Metric("val/*", "mean over seeds of the best values on validation images"),
         Metric("train/*", "mean over seeds of the best values on training images"),
         Metric("seeds", "runs that differ in the seed alone"),
-        Metric("95 % (t)", "Student's t interval of the mean over seeds"),
-        Metric("p", "how probable a difference from the best as large as this one would be without one (Welch's test)"),
+        T_INTERVAL,
+        P_VALUE,
     ),
 }
 """Descriptions of the columns by table; the objective is called `val/…` or `train/…`."""
@@ -76,7 +77,8 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
         },
     }
     section["columns"] = {
-        table: describe_columns(column_names(section[table].values()), metrics) for table, metrics in METRICS.items()
+        table: describe_columns(column_names(section[table].values()), [*described_objectives(jobs, metrics), *metrics])
+        for table, metrics in METRICS.items()
     }
     render.write(
         folder / "report.html",
@@ -88,6 +90,22 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
         figures=sorted((folder / "figures").glob("*.png")),
         captions={} if comparison.is_fair else UNRANKED_CAPTIONS,
     )
+
+
+def described_objectives(jobs: Sequence[Job], metrics: Sequence[Metric]) -> list[Metric]:
+    """Return the descriptions of the objectives, with their meaning where all models state the same one."""
+    meanings: dict[str, set[str]] = {}
+    for job in jobs:
+        goal = job.record.get("goal") or {}
+        # A sweep may compare its jobs by another metric than the one they minimised.
+        if job.metric and goal.get("objective") == job.metric:
+            meanings.setdefault(job.metric, set()).add(str(goal.get("meaning") or ""))
+    found = []
+    for name, (meaning, *others) in meanings.items():
+        if meaning and not others:
+            one = find_metric(metrics, name)
+            found.append(replace(one, meaning=f"{meaning}: {one.meaning}"))
+    return found
 
 
 def title_of(jobs: Sequence[Job], varied: Sequence[str]) -> str:
@@ -171,8 +189,8 @@ def mean_row(
     settings, values = group
     spread = intervals([values for _, values in groups])[groups.index(group)]
     deviation = {f"{name_of(jobs)}_sd": statistics.stdev(values)} if len(values) > 1 else {}
-    p = {"p": "" if values is groups[0][1] else probability(groups[0][1], values)} if is_ranked else {}
-    mean = {name_of(jobs): statistics.fmean(values), **deviation, "95 % (t)": spread}
+    p = {P_VALUE.name: "" if values is groups[0][1] else probability(groups[0][1], values)} if is_ranked else {}
+    mean = {name_of(jobs): statistics.fmean(values), **deviation, T_INTERVAL.name: spread}
     return {**settings, **mean, "seeds": len(values), **p}
 
 

@@ -6,7 +6,10 @@ import math
 from collections.abc import Sequence
 
 from aectl.leaderboard.significance import interval, p_value
+from aectl.metric import Metric
 
+T_INTERVAL = Metric("95 % (t)", "Student's t interval of the mean over seeds")
+P_VALUE = Metric("p", "how probable a difference as large from the best would be without one (Welch's test)")
 LONGEST = 10
 """Characters of a number in a column whose decimals are aligned."""
 

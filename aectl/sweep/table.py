@@ -21,7 +21,7 @@ from aectl.config.folder_names import announce_sweep
 from aectl.sweep import tensorboard_seeds
 from aectl.sweep.comparable_metric import Comparison, compare
 from aectl.sweep.html_report import report
-from aectl.sweep.number_formats import aligned, intervals, probability
+from aectl.sweep.number_formats import P_VALUE, T_INTERVAL, aligned, intervals, probability
 from aectl.sweep.results import Job, differing, name_of, over_seeds, read_jobs
 from aectl.system.atomic_write import written
 from aectl.system.terminal import brief, console, counted, fill, harmless, shown
@@ -96,10 +96,9 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: C
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
         out.print()
         print_seeds(out, groups, name_of(jobs), is_ranked)
-        out.print("95 % (t): Student's t interval of the mean")
+        out.print(f"{T_INTERVAL.name}: {T_INTERVAL.meaning}")
         if is_ranked and len(groups) > 1:
-            text = "p: how probable a difference as large from the best would be without one (Welch's test)"
-            out.print(fill(out, text), soft_wrap=True)
+            out.print(fill(out, f"{P_VALUE.name}: {P_VALUE.meaning}"), soft_wrap=True)
     failures = [job for job in jobs if job.status == "failed"]
     if failures:
         out.print(f"\n{len(failures)} of {counted(len(jobs), 'run')} failed:", style="bold red")
@@ -149,9 +148,9 @@ def print_seeds(
     columns = [
         Column(f"mean {name}", aligned([statistics.fmean(group) for group in values])),
         Column("± std", aligned([statistics.stdev(group) if group[1:] else math.nan for group in values], 2)),
-        Column("95 % (t)", intervals(values)),
+        Column(T_INTERVAL.name, intervals(values)),
         Column("seeds", [str(len(group)) for group in values]),
     ]
     if is_ranked:
-        columns.append(Column("p", ["" if group is best else probability(best, group) for group in values]))
+        columns.append(Column(P_VALUE.name, ["" if group is best else probability(best, group) for group in values]))
     print_table(out, Column(heading, names), columns)

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from aectl.data.thumbnails import shrink
 from aectl.metric import find_metric
-from aectl.models.base import Batch, Encodes, Model, metrics_of
+from aectl.models.base import Batch, Encodes, Model
 from aectl.system.atomic_write import naming
 from aectl.system.terminal import reason_of
 from aectl.tensorboard.evaluation import CURVES, SUFFIX, log_folder
@@ -109,12 +109,11 @@ class TensorBoard(Observer):
     def write(self, trainer: Trainer, epoch: Epoch) -> None:
         """Write all of an epoch; it is in the file afterwards."""
         writer = cast("SummaryWriter", self.writer)
-        metrics = metrics_of(type(trainer.model))
         for name, value in epoch.metrics.items():
             if name == "seconds":
                 writer.add_scalar("time/seconds", value, epoch.number)
             else:
-                description = find_metric(metrics, name.partition("/")[2]).summary
+                description = find_metric(trainer.metric_descriptions, name.partition("/")[2]).summary
                 add_scalar(writer, name, value, epoch.number, description)
         # The best so far: the page shows the last value, and the sweep's table the best one.
         writer.add_scalar(f"{OBJECTIVE}/{trainer.objective}", trainer.best_value, epoch.number)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aectl.models.base import Group, Loss, Mean, Model, Stage
+from aectl.metric import Metric
+from aectl.models.base import Group, Loss, Mean, Model, Stage, metrics_of
 
 MAX_COUNT = 2**31
 """Bound of the epochs of a stage and of the images in a mean."""
@@ -38,6 +39,14 @@ def stages_of(model: Model) -> list[Stage]:
         if stage.epochs is not None and not (type(stage.epochs) is int and 0 <= stage.epochs < MAX_COUNT):
             raise ModelError(f"{describe_method(model, 'stages')}: stage '{stage.name}' has epochs={stage.epochs!r}")
     return found
+
+
+def check_descriptions(model: Model) -> tuple[Metric, ...]:
+    """Return the descriptions of the model's metrics; raises ModelError if one of them is not a Metric."""
+    try:
+        return metrics_of(type(model))
+    except TypeError as error:
+        raise ModelError(str(error)) from None
 
 
 def groups_of(model: Model, stage: Stage) -> dict[str, Group]:

@@ -28,7 +28,15 @@ from aectl.training import checkpoint, cuda_graph, nonfinite
 from aectl.training.device import Device
 from aectl.training.engine import Engine
 from aectl.training.meter import Meter
-from aectl.training.model_checks import ModelError, check_loss, check_metrics, describe_method, groups_of, stages_of
+from aectl.training.model_checks import (
+    ModelError,
+    check_descriptions,
+    check_loss,
+    check_metrics,
+    describe_method,
+    groups_of,
+    stages_of,
+)
 from aectl.training.nonfinite import NotFinite
 from aectl.training.nonfinite_engine import NonfiniteEngine
 from aectl.training.stages import check_batches, stage_at
@@ -117,6 +125,7 @@ class Trainer:
         self.rng = Rng(seed, device.torch, parallel.rank(), parallel.count()).fork("training")
         self.order, self.held_out = Rng(seed).fork("order"), Rng(seed, device.torch).fork("validation")
         self.plan = [(stage, stage.epochs or epochs) for stage in stages_of(model)]
+        self.metric_descriptions = check_descriptions(model)
         self.epochs = sum(length for _, length in self.plan)
         for stage, _ in self.plan:
             check_batches(stage, len(train.labelled() if stage.labelled else train), batch_size)

@@ -66,6 +66,7 @@ def validate(*lines):
 
 
 WRONG = {
+    "Mine.metrics has 'x', not an aectl.models.Metric": ("metrics = ('x',)",),
     "a loss is None": losses("yield Loss(None)"),
     "a loss is str 'abc'": losses("yield Loss('abc')"),
     "a loss is float 0.5": losses("yield Loss(0.5)"),
