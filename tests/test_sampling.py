@@ -18,7 +18,7 @@ from aectl.runs.run import find
 from aectl.sampling import KINDS, Impossible, Request, history, paths
 from aectl.sampling import draws as draw
 from aectl.sampling import reconstruction as again
-from aectl.tensorboard.images import grid
+from aectl.tensorboard.images import make_grid
 
 SHAPE = (1, 4, 6)
 QUICK = ("dataset=digits", "epochs=1", "device=cpu", "device.threads=1", "batch_size=256")
@@ -240,7 +240,7 @@ def test_a_class_is_drawn_where_the_model_has_one():
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 8), (1, 4, 6), (1, 1, 2), (3, 64, 60)], ids=str)
 def test_sheets_are_cut_into_the_images_that_they_were_made_of(shape):
     images = (255 * Rng(0).uniform(12, *shape)).round() / 255
-    sheet = (255 * grid(images, 4)).round().byte().permute(1, 2, 0).expand(-1, -1, 3).numpy()
+    sheet = (255 * make_grid(images, 4)).round().byte().permute(1, 2, 0).expand(-1, -1, 3).numpy()
     torch.testing.assert_close(history.cut(sheet, shape), images.view(3, 4, *shape))
     with pytest.raises(Impossible, match="other images"):
         history.cut(sheet, (1, 31, 30))
@@ -250,7 +250,7 @@ def write(folder, levels, suffix, purge_step=None):
     """Write pictures of one level of grey each, by epoch, as one start of a run does."""
     writer = SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)
     for epoch, level in levels.items():
-        writer.add_image("samples", grid(torch.full((4, *SHAPE), level / 255), 2), epoch)
+        writer.add_image("samples", make_grid(torch.full((4, *SHAPE), level / 255), 2), epoch)
     writer.close()
 
 

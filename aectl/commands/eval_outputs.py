@@ -61,7 +61,7 @@ def draw_all(
     }
     metrics = {f"eval/{table}/{one.name}": one for table in current for one in metrics_of_table(section, table)}
     if not config.quick:
-        evaluation.write(
+        evaluation.write_evaluation(
             run.folder,
             opened.state["epoch"],
             scalars,

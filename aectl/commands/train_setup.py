@@ -23,7 +23,7 @@ from aectl.models.base import Model
 from aectl.runs.loading import PARTS, build_model, check_same
 from aectl.runs.run import Run
 from aectl.system.memory_check import Room, check_training
-from aectl.tensorboard.images import pictures
+from aectl.tensorboard.images import draw_pictures
 from aectl.tensorboard.training import TensorBoard
 from aectl.training.alarms import Alarms
 from aectl.training.cpu_contention import CpuContention
@@ -113,7 +113,7 @@ def build_observers(config: DictConfig, run: Run, data: Data) -> tuple[Observer,
     known = run.record.get("alarms") or {} if config.resume else {}
     return (
         CsvLog(run.folder / METRICS_CSV),
-        TensorBoard(run.folder, hyperparameters(config), lambda trained: pictures(trained, shown)),
+        TensorBoard(run.folder, hyperparameters(config), lambda trained: draw_pictures(trained, shown)),
         Console(),
         Alarms(known, lambda heard: run.update(alarms=heard)),
         CpuContention(run.folder),

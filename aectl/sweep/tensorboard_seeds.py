@@ -29,8 +29,8 @@ def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     # Imported here: a sweep without seeds need not wait for torch.
     from torch.utils.tensorboard import SummaryWriter
 
-    from aectl.tensorboard.evaluation import log_folder
-    from aectl.tensorboard.training import OBJECTIVE, sessions
+    from aectl.tensorboard.evaluation import utf8_path
+    from aectl.tensorboard.training import OBJECTIVE, make_session_summaries
 
     for settings, values in groups:
         low, high = interval(values) or (values[0], values[0])
@@ -38,8 +38,8 @@ def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
         name = slug(f"{key}={value}" for key, value in settings.items()) or "all"
         # Numbers as numbers, as the runs have them, or the page takes all for texts.
         swept = {key: number_or_text(value) for key, value in settings.items()}
-        begins, ends = sessions({**common_settings(jobs, settings), **swept, "seeds": len(values)})
-        with SummaryWriter(log_folder(folder / FOLDER / name)) as writer:
+        begins, ends = make_session_summaries({**common_settings(jobs, settings), **swept, "seeds": len(values)})
+        with SummaryWriter(utf8_path(folder / FOLDER / name)) as writer:
             writer.file_writer.add_summary(begins)
             writer.add_scalar(f"{OBJECTIVE}/{name_of(jobs)}", numbers["mean"], 0)
             for what, value in numbers.items():

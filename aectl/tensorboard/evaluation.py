@@ -1,4 +1,4 @@
-"""TensorBoard's view of an evaluation, beside the curves of training: numbers, pictures, precision and recall."""
+"""Write an evaluation to TensorBoard, next to the training curves: scalars, pictures and PR curves."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from aectl.tensorboard.summaries import add_scalar
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-SUFFIX, CURVES = ".eval", ".eval-curves"
-"""Suffixes of the event files of numbers and pictures, and of PR curves; each replaces the one before."""
+SCALARS_SUFFIX, CURVES_SUFFIX = ".eval", ".eval-curves"
+"""Suffixes of the event files of scalars and pictures, and of PR curves; each evaluation replaces them."""
 
 
-def write(
+def write_evaluation(
     folder: Path,
     epoch: int,
     scalars: Mapping[str, float],
@@ -35,60 +35,60 @@ def write(
     anomalies: Mapping[str, tuple[Tensor, Tensor]] | None,
     descriptions: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write an event file into the run's folder: scalars, PNG files as images, and a PR curve for each set of outliers.
+    """Write scalars, PNG files as images, and a PR curve for each set of outliers into the run's folder.
 
-    `anomalies` are the scores of inliers [N] and of outliers [M] by the outliers' name; the larger, the stranger.
-    None leaves the curves that are there. `descriptions` state what scalars mean, by tag.
+    `anomalies` has the anomaly scores of inliers [N] and outliers [M] by the outliers' name; None keeps the existing
+    curves. `descriptions` explain scalars by tag.
     """
-    with replaced_writer(folder, SUFFIX) as writer:
+    with replace_events(folder, SCALARS_SUFFIX) as writer:
         for name, value in scalars.items():
             add_scalar(writer, name, value, epoch, descriptions.get(name, ""))
         for name, path in pictures.items():
-            # Of an earlier evaluation, in a folder that may be a stranger's: another format may start a program.
+            # The file may come from a stranger, and Pillow starts programs for other formats.
             with Image.open(path, formats=["PNG"]) as image:
                 writer.add_image(name, np.asarray(image.convert("RGB")), epoch, dataformats="HWC")
     if anomalies is None:
         return
-    remove_events(folder, CURVES)
+    remove_events(folder, CURVES_SUFFIX)
     if anomalies:
-        with replaced_writer(folder, CURVES) as writer:
+        with replace_events(folder, CURVES_SUFFIX) as writer:
             for name, (inliers, outliers) in anomalies.items():
                 truth = torch.cat([torch.zeros(len(inliers)), torch.ones(len(outliers))])
-                writer.add_pr_curve(f"eval/anomalies/{name}", truth, ranked(torch.cat([inliers, outliers])), epoch)
+                writer.add_pr_curve(f"eval/anomalies/{name}", truth, rank_scores(torch.cat([inliers, outliers])), epoch)
 
 
 def remove_events(folder: Path, suffix: str) -> None:
-    """Remove the event files with this suffix."""
+    """Remove the event files that end with `suffix`."""
     for old in folder.glob(f"events.out.tfevents.*{suffix}"):
         old.unlink()
 
 
 @contextmanager
-def replaced_writer(folder: Path, suffix: str) -> Iterator[SummaryWriter]:
-    """Write an event file with this suffix instead of those that are there."""
+def replace_events(folder: Path, suffix: str) -> Iterator[SummaryWriter]:
+    """Context with a writer whose event file replaces the existing ones with this suffix."""
     from torch.utils.tensorboard import SummaryWriter
 
     remove_events(folder, suffix)
-    with naming(folder), SummaryWriter(log_folder(folder), filename_suffix=suffix) as writer:
+    with naming(folder), SummaryWriter(utf8_path(folder), filename_suffix=suffix) as writer:
         yield writer
 
 
-def log_folder(folder: Path) -> str:
-    """Return a folder's path for TensorBoard, whose paths are UTF-8: from the working folder on where it must be so.
+def utf8_path(folder: Path) -> str:
+    """Return a folder's path as UTF-8, which TensorBoard requires: absolute, else relative to the working folder.
 
-    Raises OSError if not even that is UTF-8.
+    Raises OSError if neither is UTF-8.
     """
     for path in (str(folder), os.path.relpath(folder)):
         with contextlib.suppress(UnicodeEncodeError):
             path.encode()
             return path
-    raise OSError(errno.EILSEQ, "TensorBoard needs folders whose names are UTF-8", printable(str(folder)))
+    raise OSError(errno.EILSEQ, "TensorBoard needs folder names in UTF-8", printable(str(folder)))
 
 
-def ranked(scores: Tensor) -> Tensor:
-    """Return each score's rank as a share in [0, 1], equal ones for equal scores.
+def rank_scores(scores: Tensor) -> Tensor:
+    """Return the rank of each score, scaled to [0, 1]; equal scores have equal ranks.
 
-    TensorBoard's curves want probabilities, and of scores only the order counts.
+    TensorBoard's PR curves need probabilities, and depend only on the order of the scores.
     """
     _, inverse, counts = scores.cpu().unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0)[inverse] - 1) / max(len(scores) - 1, 1)

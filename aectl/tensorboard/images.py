@@ -1,4 +1,4 @@
-"""Small pictures of a model for every epoch of training, as tensors for TensorBoard."""
+"""Draw pictures of a model at each epoch of training, as tensors for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from aectl.models.base import Model, Reconstructs, Samples
 from aectl.rng import Rng
 from aectl.sampling import Request, paths
 
-EXAMPLES, SAMPLES, COLUMNS, SIDE = 10, 64, 8, 12
+EXAMPLES, SAMPLES, COLUMNS, GRID_SIDE = 10, 64, 8, 12
 DPI = 70
-"""Dots per inch of pictures of the plane."""
-TILE = 56
-"""Pixels: the width that small images are enlarged to, 2 × MNIST's, so that they read well."""
-LONGEST_TILE = 224
-"""Pixels of the longer side up to which images are enlarged."""
+"""Dots per inch of pictures of planar data."""
+MIN_TILE = 56
+"""Width in pixels to which small images are enlarged, twice that of MNIST."""
+MAX_TILE = 224
+"""Longer side in pixels that an enlarged image may have."""
 
 
-def pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tensor]:
-    """Return grids [C, H, W] in [0, 1] by name, as far as the model's abilities go.
+def draw_pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tensor]:
+    """Return pictures [C, H, W] in [0, 1] by name, depending on the model's abilities.
 
-    `reconstruction` has the rows input, noisy (if the model has noise) and reconstruction, of the same images at
-    every call; `samples` are drawn with the same random numbers at every call; `filters` are the weights of a dense
-    first layer, grey for 0; `latent_grid` shows the plane of a two-dimensional code. Of planar data there are `field`,
-    where the model moves points, and `sample_points`. Leaves the model as it was.
+    `reconstruction` has rows of input, noisy input (if the model has noise) and reconstruction. `samples` are samples.
+    `filters` are the weights of a dense first layer, grey for 0. `latent_grid` decodes a grid of two-dimensional codes.
+    For planar data, `field` shows where the model moves points, and `sample_points` its samples. All calls use the same
+    images and random numbers. The model is left unchanged.
     """
     with examples.at_rest(model):
-        return planar(model, source, seed) if examples.is_planar(source.shape) else of_images(model, source, seed)
+        return (
+            draw_planar(model, source, seed) if examples.is_planar(source.shape) else draw_images(model, source, seed)
+        )
 
 
-def planar(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
-    """Return pictures of a model of points in the plane by name."""
-    # Imported here: matplotlib, which only points need, takes as long as everything else that training imports.
+def draw_planar(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
+    """Return the pictures for planar data by name."""
+    # Imported here: only planar data need matplotlib, which takes as long as all other imports of training.
     from aectl.figures import planar_fields, style
 
     drawn: dict[str, Tensor] = {}
@@ -50,37 +52,35 @@ def planar(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
     return drawn
 
 
-def of_images(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
-    """Return pictures of a model of images by name."""
+def draw_images(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
+    """Return the pictures for images by name."""
     drawn: dict[str, Tensor] = {}
     if isinstance(model, Reconstructs):
         x = examples.examples(source, EXAMPLES)
         noisy = examples.corrupted(model, x, seed)
         seen = x if noisy is None else noisy
         rows = [x, *([] if noisy is None else [noisy]), model.reconstruct(seen)]
-        drawn["reconstruction"] = grid(torch.cat(rows), len(x))
+        drawn["reconstruction"] = make_grid(torch.cat(rows), len(x))
     if isinstance(model, Samples):
         rng = Rng(seed, source.images.device).fork("samples")
-        drawn["samples"] = grid(model.sample(SAMPLES, rng=rng), COLUMNS)
+        drawn["samples"] = make_grid(model.sample(SAMPLES, rng=rng), COLUMNS)
     if (tiles := examples.filter_tiles(model, source.shape)) is not None:
-        drawn["filters"] = grid(tiles, COLUMNS + 2)
+        drawn["filters"] = make_grid(tiles, COLUMNS + 2)
     if paths.has_plane(model):
         request = Request(1, Rng(seed, source.images.device), 1.0, source)
-        drawn["latent_grid"] = grid(paths.manifold(model, request, SIDE)["images"].flatten(0, 1), SIDE)
+        drawn["latent_grid"] = make_grid(paths.manifold(model, request, GRID_SIDE)["images"].flatten(0, 1), GRID_SIDE)
     return drawn
 
 
-def grid(images: Tensor, columns: int) -> Tensor:
-    """Return images [N, C, H, W] as one [C, H′, W′] in rows of `columns`, on the CPU, cut to [0, 1].
+def make_grid(images: Tensor, columns: int) -> Tensor:
+    """Arrange images [N, C, H, W] in rows of `columns`; returns one image [C, H′, W′] in [0, 1] on the CPU.
 
-    Small images are enlarged by a whole number, and large ones shrunk to `thumbnail_shape`.
-
-    As torchvision's make_grid with white lines, but torchvision's import, with that of torch's compiler, takes longer
-    than a small run.
+    Small images are enlarged by an integer factor, and large ones shrunk to `thumbnail_shape`. Unlike torchvision's
+    `make_grid`, which is similar, this needs no import of torchvision, which takes longer than a small run.
     """
     pixels = shrink(images.detach().float().clamp(0, 1)).cpu()
-    # Images that are long and narrow would else become sheets of 17 million pixels.
-    factor = max(1, min(round(TILE / pixels.shape[-1]), LONGEST_TILE // max(pixels.shape[-2:])))
+    # Without the second bound, long and narrow images become grids of 17 million pixels.
+    factor = max(1, min(round(MIN_TILE / pixels.shape[-1]), MAX_TILE // max(pixels.shape[-2:])))
     tiles = functional.pad(pixels, (1, 0, 1, 0), value=1.0)
     columns = min(columns, len(tiles))
     blank = tiles.new_ones(-len(tiles) % columns, *tiles.shape[1:])

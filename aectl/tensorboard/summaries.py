@@ -1,4 +1,4 @@
-"""Write numbers to TensorBoard together with what they mean."""
+"""Write scalars with descriptions to TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def add_scalar(writer: SummaryWriter, tag: str, value: float, step: int, description: str = "") -> None:
-    """Write a number; TensorBoard shows the description, Markdown, at the chart's info icon.
+    """Write a scalar; TensorBoard shows `description`, in Markdown, at the chart's info icon.
 
     `SummaryWriter.add_scalar` takes no description.
     """
-    # Imported here: a run without TensorBoard need not wait for it.
+    # Imported here, so that other commands start faster.
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
     metadata = SummaryMetadata(

@@ -1,4 +1,4 @@
-"""metrics.csv, the table of a run's epochs: the one reader of it, which needs no torch, and its writer."""
+"""Read and write metrics.csv, the table of a run's epochs, without importing torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from aectl.system.atomic_write import written
 
 METRICS_CSV = "metrics.csv"
 LARGEST, MOST_COLUMNS = 2**25, 1000
-"""Bytes and columns that are read at most: the file may come from somebody else."""
+"""Bounds of the bytes and columns that are read, since the file may come from a stranger."""
 
 
 def read_metrics_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns of a metrics.csv, and its rows without those that a crash has cut or that are damaged.
+    """Return the columns and rows of a metrics.csv; truncated and damaged rows are left out.
 
-    A row has an epoch, perhaps the name of a stage, and otherwise numbers. Raises ConfigError if there is no table.
+    A row has an epoch, possibly a stage, and numbers. Raises ConfigError if the file is not a table.
     """
     try:
         text = read_text(path, LARGEST, errors="replace").replace("\0", "")
@@ -30,12 +30,12 @@ def read_metrics_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if len(columns) > MOST_COLUMNS or len(set(columns)) < len(columns):
-        raise ConfigError(f"{path} is damaged: some of its {len(columns):,} columns have one name, or are too many")
+        raise ConfigError(f"{path} is damaged: its {len(columns):,} columns are too many, or some have the same name")
     return columns, [row for row in rows if is_epoch(row.get("epoch", "")) and has_numbers(row)]
 
 
 def is_epoch(text: str) -> bool:
-    """Return whether a text is the number of an epoch."""
+    """Return whether a string is the number of an epoch."""
     return text.isdecimal() and len(text) < 16
 
 
@@ -51,7 +51,7 @@ def has_numbers(row: Mapping[str, str]) -> bool:
 
 
 def write_metrics_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
-    """Write the whole table at once: after a crash the file holds the old rows or the new ones."""
+    """Write the whole table atomically."""
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, columns)
     writer.writeheader()
@@ -61,6 +61,6 @@ def write_metrics_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping
 
 
 def append_metrics_csv(path: Path, columns: Sequence[str], row: Mapping[str, str]) -> None:
-    """Append a row whose names are among the columns."""
+    """Append a row whose keys are among `columns`."""
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.DictWriter(file, columns).writerow(row)

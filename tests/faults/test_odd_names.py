@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from aectl.commands.eval_user_images import read
-from aectl.tensorboard.evaluation import log_folder
+from aectl.tensorboard.evaluation import utf8_path
 from tests.small import DENSE, QUICK
 
 WORDS = (*QUICK, *DENSE, "model.code=2")
@@ -59,11 +59,11 @@ def test_images_whose_names_are_not_utf_8_are_read_with_the_others(aectl, kept, 
 
 def test_tensorboard_is_given_a_path_in_utf_8(tmp_path, monkeypatch):
     (tmp_path / "b\udcff").mkdir()
-    assert log_folder(tmp_path) == str(tmp_path)
-    with pytest.raises(OSError, match="folders whose names are UTF-8"):
-        log_folder(tmp_path / "b\udcff")
+    assert utf8_path(tmp_path) == str(tmp_path)
+    with pytest.raises(OSError, match="folder names in UTF-8"):
+        utf8_path(tmp_path / "b\udcff")
     monkeypatch.chdir(tmp_path / "b\udcff")
-    assert log_folder(tmp_path / "b\udcff" / "run") == "run"
+    assert utf8_path(tmp_path / "b\udcff" / "run") == "run"
 
 
 def test_commands_to_type_next_are_quoted(aectl, tmp_path):

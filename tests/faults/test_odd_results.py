@@ -12,8 +12,8 @@ from aectl.config.untrusted_files import to_json
 from aectl.data.datasets import Source
 from aectl.evaluation.ability_checks import AbilityError, check_abilities
 from aectl.models.base import Model
-from aectl.tensorboard.images import pictures
-from aectl.tensorboard.training import THUMBNAIL, TensorBoard
+from aectl.tensorboard.images import draw_pictures
+from aectl.tensorboard.training import THUMBNAIL_SIDE, TensorBoard
 from tests.evaluation.test_ability_checks import Right, X
 
 METHODS = ("encode", "posterior", "decode", "reconstruct", "classify", "sample", "energy", "log_prob", "walk")
@@ -66,8 +66,8 @@ def test_pictures_of_elongated_images_stay_small(tmp_path, torture, tally):
     for height, width in [(1, 1024), (1024, 1), (2, 3000), *([(1, 60_000), (60_000, 1), (3, 20_000)] * torture)]:
         source = elongated(128, height, width)
         board.add_projector(torch.rand(128, 2), [source.batch(torch.arange(128))], 1)
-        assert written["x"].shape[2:] == (THUMBNAIL, THUMBNAIL)
-        drawn = pictures(Copy(), source)
+        assert written["x"].shape[2:] == (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+        drawn = draw_pictures(Copy(), source)
         assert drawn and all(image.numel() < 2**24 for image in drawn.values())
         tally("sizes of elongated images drawn within bounds")
 

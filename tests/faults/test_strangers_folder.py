@@ -335,5 +335,5 @@ def test_a_picture_in_a_strangers_folder_starts_no_program(tmp_path, monkeypatch
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")
     monkeypatch.setattr("subprocess.check_call", lambda *args, **rest: pytest.fail("a program was started"))
     with pytest.raises(OSError, match="cannot identify"):
-        evaluations.write(tmp_path, 1, {}, {"eval/anomalies_x": path}, None)
+        evaluations.write_evaluation(tmp_path, 1, {}, {"eval/anomalies_x": path}, None)
     tally("attacks refused")

@@ -19,7 +19,7 @@ from aectl.models.autoencoder import Autoencoder
 from aectl.models.gan import GAN
 from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
-from aectl.tensorboard.images import pictures
+from aectl.tensorboard.images import draw_pictures
 
 encoder, decoder = partial(DenseEncoder, widths=[16]), partial(DenseDecoder, widths=[16])
 conv = partial(ConvEncoder, channels=[2]), partial(ConvDecoder, channels=[2])
@@ -78,7 +78,7 @@ def test_live_pictures_follow_the_abilities_and_repeat(name, shape):
     make, abilities = MODELS[name]
     torch.manual_seed(0)
     model = make(shape).train()
-    first, second = pictures(model, source(shape)), pictures(model, source(shape))
+    first, second = draw_pictures(model, source(shape)), draw_pictures(model, source(shape))
     assert set(first) == abilities
     for key, picture in first.items():
         assert picture.dim() == 3
@@ -89,8 +89,8 @@ def test_live_pictures_follow_the_abilities_and_repeat(name, shape):
 
 def test_noise_gets_a_row_of_its_own():
     shape = (1, 8, 8)
-    noisy = pictures(MODELS["dae"][0](shape), source(shape))["reconstruction"]
-    clean = pictures(MODELS["conv"][0](shape), source(shape))["reconstruction"]
+    noisy = draw_pictures(MODELS["dae"][0](shape), source(shape))["reconstruction"]
+    clean = draw_pictures(MODELS["conv"][0](shape), source(shape))["reconstruction"]
     assert noisy.shape[1] > clean.shape[1]
 
 

@@ -12,7 +12,7 @@ from aectl.tensorboard import images as live
 def test_the_grid_is_torchvisions(count, columns, shape):
     images = torch.rand(count, *shape)
     theirs = torchvision().utils.make_grid(images, nrow=columns, padding=1, pad_value=1.0)[: shape[0]]
-    ours = live.grid(images, columns)
+    ours = live.make_grid(images, columns)
     factor = ours.shape[1] // theirs.shape[1]
     assert torch.equal(ours[:, ::factor, ::factor], theirs)
 
@@ -22,7 +22,7 @@ def test_the_grid_is_torchvisions(count, columns, shape):
 )
 def test_large_images_are_shrunk_and_cut_out_again(shape, shown):
     images = torch.linspace(0, 1, 6)[:, None, None, None].expand(6, *shape)
-    sheet = live.grid(images, 3)
+    sheet = live.make_grid(images, 3)
     assert max(sheet.shape) <= 3 * 57 * max(shown)
     found = history.cut((sheet * 255).round().byte().permute(1, 2, 0).numpy().repeat(4 - shape[0], 2)[..., :3], shape)
     assert found.shape == (2, 3, shape[0], *shown)

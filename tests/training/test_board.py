@@ -14,8 +14,8 @@ from aectl.models.autoencoder import Autoencoder
 from aectl.models.base import Batch
 from aectl.models.gan import GAN
 from aectl.models.networks import DenseDecoder, DenseEncoder
-from aectl.tensorboard.images import pictures
-from aectl.tensorboard.training import TensorBoard, charts
+from aectl.tensorboard.images import draw_pictures
+from aectl.tensorboard.training import TensorBoard, make_chart_layout
 from aectl.training import checkpoint
 from tests.hparams import hparams_page
 
@@ -35,7 +35,9 @@ def board(tmp_path, make_trainer):
             "noise": "own",
             "noise._target_": "my.Own",
         }
-        trainer.observers = [TensorBoard(tmp_path / folder, hparams, partial(pictures, source=trainer.valid_source))]
+        trainer.observers = [
+            TensorBoard(tmp_path / folder, hparams, partial(draw_pictures, source=trainer.valid_source))
+        ]
         return trainer
 
     return make
@@ -169,7 +171,7 @@ def test_a_run_that_stalls_has_ended(board, tmp_path):
 
 def test_without_held_out_images_training_images_are_shown(board, tmp_path):
     trainer = board(epochs=1, valid=0)
-    trainer.observers[0].pictures = lambda model: pictures(model, trainer.train_source)
+    trainer.observers[0].pictures = lambda model: draw_pictures(model, trainer.train_source)
     trainer.fit()
     assert len(next((tmp_path / "run").glob("*/codes/metadata.tsv")).read_text().splitlines()) == 96
 
@@ -181,7 +183,7 @@ def test_losses_share_a_chart_whatever_the_model_calls_them(board, tmp_path):
     found = {chart.title: list(chart.multiline.tag) for chart in category.chart}
     assert found["loss"] == ["train/loss", "val/loss"]
     assert found["reconstruction"] == ["train/reconstruction$", "val/reconstruction$"]
-    two = charts({"train/loss_generator": 1.0, "train/loss_discriminator": 1.0, "lr": 1.0, "seconds": 1.0})
+    two = make_chart_layout({"train/loss_generator": 1.0, "train/loss_discriminator": 1.0, "lr": 1.0, "seconds": 1.0})
     assert two == {"loss": ["Multiline", found["loss"]]}
 
 
@@ -222,8 +224,8 @@ def test_what_cannot_be_drawn_is_a_warning_and_ends_no_run(board, tmp_path, capl
     trainer.fit()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [text.split(":")[0] for text in warnings] == [
-        "TensorBoard gets no pictures of this model",
-        "TensorBoard gets no codes of this model",
+        "TensorBoard shows no pictures of this model",
+        "TensorBoard shows no codes of this model",
     ]
     events = read(tmp_path / "run")
     assert steps(events, "val/loss") == [1, 2, 3] and not events.Tags()["images"]

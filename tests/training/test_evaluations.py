@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from aectl.rng import Rng
 from aectl.tensorboard import evaluation
-from aectl.tensorboard.evaluation import ranked
+from aectl.tensorboard.evaluation import rank_scores
 
 
 def read(folder):
@@ -32,7 +32,9 @@ def test_numbers_and_pictures_are_found_at_the_epoch_that_was_evaluated(tmp_path
         "eval/samples": picture(tmp_path / "a.png", (200, 30, 0)),
         "eval/codes": picture(tmp_path / "b.png", "red"),
     }
-    evaluation.write(tmp_path, 7, {"eval/reconstruction/mse": 0.25, "eval/probes/linear_10": 91.5}, paths, {})
+    evaluation.write_evaluation(
+        tmp_path, 7, {"eval/reconstruction/mse": 0.25, "eval/probes/linear_10": 91.5}, paths, {}
+    )
     events = read(tmp_path)
     found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert found == {"eval/reconstruction/mse": [(7, 0.25)], "eval/probes/linear_10": [(7, 91.5)]}
@@ -47,7 +49,7 @@ def test_numbers_and_pictures_are_found_at_the_epoch_that_was_evaluated(tmp_path
 def test_pictures_that_are_grey_or_see_through_are_shown_too(tmp_path):
     Image.new("L", (4, 3), 90).save(tmp_path / "grey.png")
     Image.new("RGBA", (4, 3), (1, 2, 3, 255)).save(tmp_path / "clear.png")
-    evaluation.write(tmp_path, 1, {}, {"grey": tmp_path / "grey.png", "clear": tmp_path / "clear.png"}, {})
+    evaluation.write_evaluation(tmp_path, 1, {}, {"grey": tmp_path / "grey.png", "clear": tmp_path / "clear.png"}, {})
     events = read(tmp_path)
     for tag, colour in (("grey", [90, 90, 90]), ("clear", [1, 2, 3])):
         (shown,) = events.Images(tag)
@@ -57,7 +59,7 @@ def test_pictures_that_are_grey_or_see_through_are_shown_too(tmp_path):
 @pytest.mark.parametrize("scale", [1.0, 1e-6, -1e4])
 def test_precision_and_recall_are_those_of_every_threshold_whatever_the_scale(tmp_path, scale):
     inliers, outliers = scale * Rng(0).normal(300), scale * (Rng(1).normal(100) + 1)
-    evaluation.write(tmp_path, 3, {}, {}, {"excluded classes": (inliers, outliers)})
+    evaluation.write_evaluation(tmp_path, 3, {}, {}, {"excluded classes": (inliers, outliers)})
     events = read(tmp_path)
     tag = "eval/anomalies/excluded classes"
     assert events.SummaryMetadata(tag).plugin_data.plugin_name == "pr_curves"
@@ -79,18 +81,20 @@ def test_precision_and_recall_are_those_of_every_threshold_whatever_the_scale(tm
 
 
 def test_ranks_are_shares_equal_for_equal_scores():
-    assert ranked(torch.tensor([5.0, -1.0, 70.0, 5.0, 5.0])).tolist() == [0.75, 0.0, 1.0, 0.75, 0.75]
-    assert ranked(torch.zeros(4)).tolist() == [1, 1, 1, 1]
-    assert ranked(torch.tensor([3.0])).tolist() == [0]
-    assert ranked(torch.tensor([0.0, float("inf")])).tolist() == [0, 1]
+    assert rank_scores(torch.tensor([5.0, -1.0, 70.0, 5.0, 5.0])).tolist() == [0.75, 0.0, 1.0, 0.75, 0.75]
+    assert rank_scores(torch.zeros(4)).tolist() == [1, 1, 1, 1]
+    assert rank_scores(torch.tensor([3.0])).tolist() == [0]
+    assert rank_scores(torch.tensor([0.0, float("inf")])).tolist() == [0, 1]
 
 
 def test_an_evaluation_takes_the_place_of_the_one_before_and_of_nothing_else(tmp_path):
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_scalar("val/loss", 1.0, 1)
         writer.add_scalar("val/loss", 0.5, 2)
-    evaluation.write(tmp_path, 1, {"eval/old": 1.0, "eval/mse": 3.0}, {}, {"shoes": (torch.zeros(3), torch.ones(2))})
-    evaluation.write(tmp_path, 2, {"eval/mse": 2.0}, {}, {})
+    evaluation.write_evaluation(
+        tmp_path, 1, {"eval/old": 1.0, "eval/mse": 3.0}, {}, {"shoes": (torch.zeros(3), torch.ones(2))}
+    )
+    evaluation.write_evaluation(tmp_path, 2, {"eval/mse": 2.0}, {}, {})
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
     events = read(tmp_path)
     assert [(e.step, e.value) for e in events.Scalars("val/loss")] == [(1, 1.0), (2, 0.5)]
