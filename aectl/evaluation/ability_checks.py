@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.models.base import (
+    AbilityError,
     Classifies,
     Decodes,
     Encodes,
@@ -43,10 +44,6 @@ LARGEST = 2**31
 """Size of a code."""
 PIXELS = ("binary pixels", "grey pixels")
 """What a score is of."""
-
-
-class AbilityError(ValueError):
-    """A method of a model returned something other than its ability promises; the message names both."""
 
 
 class DoubtfulRange(AbilityError):
@@ -213,17 +210,6 @@ def check_code(model: Any) -> None:
     size = getattr(model, "code", None)
     if type(size) is not int or not 1 <= size < LARGEST:
         raise AbilityError(f"is {size!r}: what decodes needs the size of its codes there, a whole number")
-
-
-def check_count(found: Any, n: int, name: str) -> Tensor:
-    """Return what a method made of n images; raises AbilityError unless these are as many results.
-
-    `check_abilities` tries a few images alone, and a method may return fewer of many.
-    """
-    if not isinstance(found, Tensor) or found.shape[:1] != (n,):
-        what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise AbilityError(f"model: {name} returned {what} for {n:,} images, not [{n}, …]")
-    return found
 
 
 def count_of(wrong: Tensor) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.ability_checks import check_count
+from aectl.data.encoding import check_count, encode_source
 from aectl.evaluation.baseline_cache import Cache
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.nearest_neighbours import nearest
@@ -104,12 +104,12 @@ class Subject:
     @cached_property
     def codes(self) -> Tensor:
         """The codes [N, code] of the held-out images; the model must encode."""
-        return encoded(cast("Encodes", self.model), self.bench.held_out)
+        return encode_source(cast("Encodes", self.model), self.bench.held_out, CHUNK)
 
     @cached_property
     def train_codes(self) -> Tensor:
         """The codes [N, code] of the training images; the model must encode."""
-        return encoded(cast("Encodes", self.model), self.bench.train)
+        return encode_source(cast("Encodes", self.model), self.bench.train, CHUNK)
 
     @cached_property
     def reconstructed(self) -> Tensor:
@@ -142,14 +142,6 @@ def apply(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return `function` of all images, a chunk at a time."""
     name = getattr(function, "__name__", "a method")
     return torch.cat([check_count(function(chunk), len(chunk), name) for chunk in images.split(CHUNK)])
-
-
-@torch.no_grad()
-def encoded(model: Encodes, source: Source) -> Tensor:
-    """Return the codes [N, code] of all images of a source."""
-    positions = torch.arange(len(source), device=source.images.device)
-    parts = positions.split(CHUNK)
-    return torch.cat([check_count(model.encode(source.batch(p).x), len(p), "encode").flatten(1).float() for p in parts])
 
 
 def mean_ci95(values: Tensor, name: str) -> dict[str, float]:

@@ -12,13 +12,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from aectl.evaluation.ability_checks import AbilityError, check_count
+from aectl.data.encoding import check_count
 from aectl.evaluation.context import CHUNK, Benchmark, Row, Rows, Subject, apply, mean_ci95
 from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.pca import PCA
 from aectl.evaluation.verdict import Headline
 from aectl.metric import Metric
-from aectl.models.base import Encodes, Normalises, Partition, Score, Scores
+from aectl.models.base import AbilityError, Encodes, Normalises, Partition, Score, Scores
 from aectl.runs.metrics_json import Row as AnyRow
 
 NLL = Metric("nll", "negative log-likelihood per image", "lower", "nats")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from aectl.data.datasets import Source
+from aectl.data.encoding import apply_to_source, encode_source
 from aectl.models.base import Encodes, HasPosterior, Model
 from aectl.rng import Rng
 
@@ -55,16 +56,14 @@ def corrupted(model: Model, x: Tensor, seed: int) -> Tensor | None:
     return None if noise is None else noise(x, Rng(seed, x.device).fork("noise"))
 
 
-def codes(model: Encodes, source: Source, n: int) -> Tensor:
+def encode_first(model: Encodes, source: Source, n: int) -> Tensor:
     """Return the codes [n, code] of the first `n` images, on the CPU."""
-    parts = [model.encode(source.batch(part).x).flatten(1).float().cpu() for part in first(source, n).split(BATCH)]
-    return torch.cat(parts)
+    return encode_source(model, source, BATCH, first(source, n)).cpu()
 
 
 def posterior_means(model: HasPosterior, source: Source, n: int) -> Tensor:
     """Return the posterior means [n, code] of the first `n` images, on the CPU."""
-    parts = [model.posterior(source.batch(part).x)[0].float().cpu() for part in first(source, n).split(BATCH)]
-    return torch.cat(parts)
+    return apply_to_source(lambda x: model.posterior(x)[0], source, BATCH, first(source, n)).cpu()
 
 
 def pixel_layer(model: nn.Module, pixels: int) -> nn.Linear | None:

@@ -175,6 +175,10 @@ class Score(NamedTuple):
     """'binary pixels', drawn from the grey ones if these are not 0 or 1, or 'grey pixels', whose value is a density."""
 
 
+class AbilityError(ValueError):
+    """A method of a model returned something other than its ability promises; the message names both."""
+
+
 @runtime_checkable
 class Encodes(Protocol):
     """Maps images to codes."""

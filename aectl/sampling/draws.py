@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
+from aectl.data.encoding import encode_source
 from aectl.models.base import Decodes, Encodes, Model, Samples
 from aectl.rng import Rng
 from aectl.sampling.kind import Kind
@@ -74,7 +75,7 @@ def components(request: Request) -> int:
 def codes_of_training(model: Encodes, train: Source, rng: Rng) -> Tensor:
     """Return the codes [N, code] of at most IMAGES images, chosen at random."""
     chosen = rng.permutation(len(train))[:IMAGES]
-    return torch.cat([model.encode(train.batch(part).x).flatten(1).float() for part in chosen.split(CHUNK)])
+    return encode_source(model, train, CHUNK, chosen)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aectl.data.datasets import Source
+from aectl.data.encoding import encode_source
 from aectl.data.thumbnails import shrink
+from aectl.figures.examples import at_rest
 from aectl.metric import find_metric
 from aectl.models.base import Batch, Encodes, Model
 from aectl.system.atomic_write import naming
@@ -30,7 +32,7 @@ from aectl.system.terminal import reason_of
 from aectl.tensorboard.evaluation import CURVES_SUFFIX, SCALARS_SUFFIX, utf8_path
 from aectl.tensorboard.summaries import add_scalar
 from aectl.training.trainer import Epoch, Observer
-from aectl.training.validation import BATCH_SIZE, batches
+from aectl.training.validation import BATCH_SIZE
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -120,7 +122,7 @@ class TensorBoard(Observer):
         if epoch.number == 1:
             writer.add_custom_scalars({"training": make_chart_layout(epoch.metrics)})
         self.attempt("pictures", lambda: self.add_pictures(self.pictures(trainer.model), epoch.number))
-        self.attempt("codes", lambda: self.add_histogram(compute_codes(trainer), epoch.number))
+        self.attempt("codes", lambda: self.add_histogram(encode_shown(trainer), epoch.number))
         # Flushed before the checkpoint of this epoch is written, so that a crash never loses data of a saved epoch.
         writer.flush()
         self.written = epoch.number
@@ -139,9 +141,7 @@ class TensorBoard(Observer):
             return
         try:
             if self.is_complete(trainer):
-                self.attempt(
-                    "codes", lambda: self.add_projector(compute_codes(trainer), select_images(trainer), trainer.epoch)
-                )
+                self.attempt("codes", lambda: self.add_projector(trainer))
                 cast("Any", self.writer.file_writer).add_summary(make_session_summaries(self.hparams, trainer.model)[1])
                 # Raises if the disk is full; close() ignores errors of the writer's thread.
                 self.writer.flush()
@@ -186,10 +186,14 @@ class TensorBoard(Observer):
                 reason = reason_of(error)
                 log.warning("TensorBoard shows no %s of this model: %s: %s", what, type(error).__name__, reason)
 
-    def add_projector(self, codes: Tensor | None, batches: list[Batch], epoch: int) -> None:
-        """Write codes [N, code], classes and thumbnails for the projector."""
-        if codes is None:
-            return
+    def add_projector(self, trainer: Trainer) -> None:
+        """Write codes, classes and thumbnails of the images that are shown for the projector."""
+        codes = encode_shown(trainer)
+        if codes is not None:
+            self.add_embedding(codes, select_images(trainer), trainer.epoch)
+
+    def add_embedding(self, codes: Tensor, batches: list[Batch], epoch: int) -> None:
+        """Write codes [N, code] with the classes and thumbnails of their images."""
         codes = codes.double().round(decimals=DECIMALS)
         # The projector shows nothing if codes have fewer than three dimensions.
         codes = functional.pad(codes, (0, max(0, 3 - codes.shape[1])))
@@ -220,26 +224,29 @@ def wait_for_next_second(folder: Path) -> bool:
     return bool(names)
 
 
-def select_images(trainer: Trainer) -> list[Batch]:
-    """Return the first held-out images, or training images if none are held out."""
+def shown_images(trainer: Trainer) -> tuple[Source, Tensor]:
+    """Return a source and the positions in it of the images whose codes are shown.
+
+    They are held-out images, or training images if none are held out.
+    """
     source = trainer.valid_source if len(trainer.valid_source) else trainer.train_source
-    return list(islice(batches(source), CODES // BATCH_SIZE))
+    return source, torch.arange(min(CODES, len(source)), device=source.images.device)
 
 
-def compute_codes(trainer: Trainer) -> Tensor | None:
-    """Return the codes [N, code] of the selected images, None for a model without codes."""
-    return encode(trainer.model, select_images(trainer)) if isinstance(trainer.model, Encodes) else None
+def encode_shown(trainer: Trainer) -> Tensor | None:
+    """Return the codes [N, code] of the images that are shown, on the CPU; None for a model without codes."""
+    model = trainer.model
+    if not isinstance(model, Encodes):
+        return None
+    source, positions = shown_images(trainer)
+    with at_rest(model):
+        return encode_source(model, source, BATCH_SIZE, positions).cpu()
 
 
-def encode(model: Encodes, batches: list[Batch]) -> Tensor:
-    """Return the codes [N, code] of images on the CPU, and leave the model unchanged."""
-    module = cast("Model", model)
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
-        codes = torch.cat([model.encode(batch.x).flatten(1).float() for batch in batches]).cpu()
-    module.train(was_training)
-    return codes
+def select_images(trainer: Trainer) -> list[Batch]:
+    """Return the images that are shown, with their labels."""
+    source, positions = shown_images(trainer)
+    return [source.batch(part) for part in positions.split(BATCH_SIZE)]
 
 
 def make_chart_layout(metrics: Mapping[str, float]) -> dict[str, list[Any]]:

@@ -65,7 +65,7 @@ def test_pictures_of_elongated_images_stay_small(tmp_path, torture, tally):
     board.writer = SimpleNamespace(add_embedding=lambda codes, labels, x, *rest, **named: written.update(x=x))
     for height, width in [(1, 1024), (1024, 1), (2, 3000), *([(1, 60_000), (60_000, 1), (3, 20_000)] * torture)]:
         source = elongated(128, height, width)
-        board.add_projector(torch.rand(128, 2), [source.batch(torch.arange(128))], 1)
+        board.add_embedding(torch.rand(128, 2), [source.batch(torch.arange(128))], 1)
         assert written["x"].shape[2:] == (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         drawn = draw_pictures(Copy(), source)
         assert drawn and all(image.numel() < 2**24 for image in drawn.values())

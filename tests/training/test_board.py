@@ -220,7 +220,7 @@ def test_the_hparams_page_has_model_code_seed_and_objective_first(board, tmp_pat
 def test_what_cannot_be_drawn_is_a_warning_and_ends_no_run(board, tmp_path, caplog, monkeypatch):
     trainer = board(epochs=3)
     trainer.observers[0].pictures = lambda model: torch.zeros(10**15)
-    monkeypatch.setattr("aectl.tensorboard.training.encode", lambda model, batches: 1 / 0)
+    monkeypatch.setattr("aectl.tensorboard.training.encode_source", lambda *_: 1 / 0)
     trainer.fit()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [text.split(":")[0] for text in warnings] == [
@@ -300,7 +300,7 @@ def test_thumbnails_of_long_images_stay_small(board, tmp_path):
     # A square of 4096 pixels for each of a thousand images would take 67 GB.
     writer, given = board().observers[0], {}
     writer.writer = SimpleNamespace(add_embedding=lambda codes, labels, x, *rest, **named: given.update(x=x))
-    writer.add_projector(
+    writer.add_embedding(
         torch.rand(1000, 4), [Batch(torch.rand(1000, 1, 1, 4096), torch.zeros(1000).long(), torch.arange(1000))], 1
     )
     assert given["x"].shape == (1000, 1, 64, 64)

@@ -1,0 +1,42 @@
+"""Apply a model's methods to many images, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aectl.data.datasets import Source
+from aectl.models.base import AbilityError, Encodes
+
+
+@torch.no_grad()
+def encode_source(model: Encodes, source: Source, size: int, positions: Tensor | None = None) -> Tensor:
+    """Return the codes [N, code] of a source's images, encoded `size` at a time, or of those at `positions` [N].
+
+    Raises AbilityError if `encode` does not return a code for each image.
+    """
+    return apply_to_source(lambda x: check_count(model.encode(x), len(x), "encode"), source, size, positions)
+
+
+@torch.no_grad()
+def apply_to_source(
+    function: Callable[[Tensor], Tensor], source: Source, size: int, positions: Tensor | None = None
+) -> Tensor:
+    """Return `function` of images [n, C, H, W] as floats [N, values], of all images or of those at `positions` [N]."""
+    if positions is None:
+        positions = torch.arange(len(source), device=source.images.device)
+    return torch.cat([function(source.batch(part).x).flatten(1).float() for part in positions.split(size)])
+
+
+def check_count(found: Any, n: int, name: str) -> Tensor:
+    """Return what the method `name` returned for n images; raises AbilityError unless it is a tensor of n results.
+
+    `check_abilities` tries only a few images, and a method may return fewer results for many.
+    """
+    if not isinstance(found, Tensor) or found.shape[:1] != (n,):
+        what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise AbilityError(f"model: {name} returned {what} for {n:,} images, not [{n}, …]")
+    return found
