@@ -10,8 +10,8 @@ import pytest
 from aectl import leaderboard
 from aectl.commands.eval_columns import describe_tables
 from aectl.config import ConfigError
-from aectl.leaderboard.boards import in_words
-from aectl.leaderboard.entries import labels, letter
+from aectl.leaderboard.boards import format_labels
+from aectl.leaderboard.entries import index_to_letters, make_labels
 from aectl.metric import Metric
 from aectl.models.base import Model
 from aectl.runs.metrics_json import best_rows, format_cell, format_column, tables_of
@@ -42,7 +42,7 @@ def names(table, kind="run"):
 
 
 def only_board(*runs):
-    (board,) = leaderboard.boards(runs)
+    (board,) = leaderboard.build_boards(runs)
     return board
 
 
@@ -54,14 +54,14 @@ def test_runs_on_other_images_of_ones_own_are_in_other_tables(tmp_path):
         path = runs[-1] / "run.json"
         data = {"data": {"test_digest": digest, "test_labels": "c"}} if digest else {}
         path.write_text(json.dumps({**json.loads(path.read_text()), **data}))
-    found = {board.dataset: len(board.entries) for board in leaderboard.boards(runs)}
+    found = {board.dataset: len(board.entries) for board in leaderboard.build_boards(runs)}
     assert found == {
         "digits (a c)": 2,
         "digits (b c)": 1,
         "digits (unknown)": 1,
         "digits (changed since training)": 1,
     }
-    assert [board.dataset for board in leaderboard.boards(runs[:2])] == ["digits"]
+    assert [board.dataset for board in leaderboard.build_boards(runs[:2])] == ["digits"]
 
 
 def test_runs_are_ranked_and_the_best_of_each_column_is_marked_by_its_direction(tmp_path):
@@ -119,7 +119,7 @@ def test_below_a_table_the_best_run_is_compared_with_its_baseline(tmp_path, caps
     board = only_board(evaluated("1", 0.03, "better by 1 dB"), evaluated("2", 0.01, "better by 3 dB"))
     leaderboard.show([board])
     assert "2: better by 3 dB" in capsys.readouterr().out
-    assert "2: better by 3 dB" in "\n".join(leaderboard.files.markdown_of(board))
+    assert "2: better by 3 dB" in "\n".join(leaderboard.files.format_markdown(board))
     # Runs that were evaluated before there were verdicts.
     assert only_board(write_run(tmp_path, "old", reconstruction=reconstruction(0.1))).tables[0].baseline == ""
 
@@ -215,9 +215,9 @@ def test_with_seeds_settings_are_ranked_and_not_single_runs(tmp_path, capsys):
     # Means .033 and .04 with standard errors .0015 and .0115: t = .6 at about 2 degrees of freedom.
     assert table.verdict.startswith("By mse, mean of 3 seeds: masking is not significantly better")
     assert table.verdict.endswith("than mean of 3 seeds: no noise (p = 0.61).")
-    leaderboard.show(leaderboard.boards(runs))
+    leaderboard.show(leaderboard.build_boards(runs))
     assert "not significantly better" in capsys.readouterr().out
-    leaderboard.write(tmp_path, leaderboard.boards(runs))
+    leaderboard.write(tmp_path, leaderboard.build_boards(runs))
     assert "not significantly better" in (tmp_path / "leaderboard.md").read_text()
 
 
@@ -235,7 +235,7 @@ def test_data_sets_have_boards_of_their_own(tmp_path):
         write_run(tmp_path, name, choices={"dataset": name}, reconstruction=reconstruction(mse))
         for name, mse in [("digits", 0.1), ("mnist", 0.2)]
     ]
-    assert [board.dataset for board in leaderboard.boards(runs)] == ["digits", "mnist"]
+    assert [board.dataset for board in leaderboard.build_boards(runs)] == ["digits", "mnist"]
 
 
 def test_other_rows_of_the_model_are_named_after_it(tmp_path):
@@ -270,25 +270,26 @@ def test_jobs_have_the_numbers_of_their_folders_in_every_table(tmp_path, capsys)
             assert re.search(
                 rf"^ *{number}  .*{number}-seed_{number}|^ *{number}  .*\n.*{number}-seed_", text, re.MULTILINE
             )
-    assert in_words(board.entries[:1]) == "job 0" and in_words(board.entries) == "jobs 0, 2, 11"
+    assert format_labels(board.entries[:1]) == "job 0" and format_labels(board.entries) == "jobs 0, 2, 11"
 
 
 def test_runs_of_several_places_are_called_by_letters(tmp_path):
     first, second = write_sweep(tmp_path / "a", 0, 1), write_sweep(tmp_path / "b", 0)
     alone = write_run(tmp_path, "0-alone", reconstruction=reconstruction(0.1))
-    assert labels([*first, alone, *second]) == ["A0", "A1", "B", "C0"]
-    assert labels([alone, tmp_path / "1-x"]) == ["1", "2"]
-    assert labels([]) == []
-    assert in_words(only_board(*first, alone).entries) == "runs A0, A1, B"
+    assert make_labels([*first, alone, *second]) == ["A0", "A1", "B", "C0"]
+    assert make_labels([alone, tmp_path / "1-x"]) == ["1", "2"]
+    assert make_labels([]) == []
+    assert format_labels(only_board(*first, alone).entries) == "runs A0, A1, B"
     (copy := tmp_path / "a" / "0-copy").mkdir()
-    assert labels([*first, copy]) == ["1", "2", "3"]
-    assert [letter(index) for index in (0, 25, 26, 51, 52, 701, 702)] == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
+    assert make_labels([*first, copy]) == ["1", "2", "3"]
+    found = [index_to_letters(index) for index in (0, 25, 26, 51, 52, 701, 702)]
+    assert found == ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]
 
 
 def test_a_run_without_an_evaluation_is_named(tmp_path):
     run = write_run(tmp_path, "a", reconstruction=reconstruction(0.1))
     with pytest.raises(ConfigError, match="a has no evaluation on split=valid"):
-        leaderboard.boards([run], "valid")
+        leaderboard.build_boards([run], "valid")
 
 
 def test_the_terminal_gets_tables_of_100_columns(tmp_path, capsys):
@@ -297,7 +298,7 @@ def test_the_terminal_gets_tables_of_100_columns(tmp_path, capsys):
         write_run(tmp_path, str(seed), [f"seed={seed}"], f"seed: {seed}", noises=noises, titles={"noises": "noises"})
         for seed in range(3)
     ]
-    leaderboard.show(leaderboard.boards(runs))
+    leaderboard.show(leaderboard.build_boards(runs))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 100 or max(map(len, map(str, runs))) > 90
     assert all(f"a_rather_long_noise_{i} ↑" in out for i in range(12))
@@ -319,7 +320,7 @@ def test_names_and_numbers_stay_whole_at_every_width(width, tmp_path, capsys, mo
         )
         for i in range(3)
     ]
-    leaderboard.show(leaderboard.boards(runs))
+    leaderboard.show(leaderboard.build_boards(runs))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
@@ -343,7 +344,7 @@ def test_the_files_hold_everything(tmp_path):
         )
         for name, mse in [("<b>x|y", 1 / 3), ("plain", 1 / 7)]
     ]
-    table, markdown = leaderboard.write(tmp_path / "out", leaderboard.boards(runs))
+    table, markdown = leaderboard.write(tmp_path / "out", leaderboard.build_boards(runs))
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["row"] for row in rows] == ["model", "model", "mean image"]

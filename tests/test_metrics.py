@@ -111,7 +111,7 @@ def test_a_new_metric_and_a_new_table_are_shown_everywhere(aectl, tmp_path, monk
     stored = json.loads((other / "metrics.json").read_text())
     stored["test"]["brightness"]["model"]["glow"] /= 2
     (other / "metrics.json").write_text(json.dumps(stored))
-    (board,) = leaderboard.boards([run, other])
+    (board,) = leaderboard.build_boards([run, other])
     assert [table.name for table in board.tables] == ["reconstruction", "brightness", "noises"]
     table = board.tables[1]
     assert [metric.heading for metric in table.columns] == ["glow ↓"]
@@ -132,10 +132,10 @@ def test_sections_of_the_first_version_are_shown_with_descriptions(name, tmp_pat
     assert all(one.meaning for table in before["titles"] for one in metrics_of_table(section, table))
     assert {one.heading for one in metrics_of_table(section, "reconstruction")} >= {"mse ↓", "psnr ↑", "ssim ↑"}
     assert set(section["columns"]["objective"]) == set(before["objective"]["model"])
-    (board,) = leaderboard.boards([run.folder], "test", add_descriptions)
+    (board,) = leaderboard.build_boards([run.folder], "test", add_descriptions)
     assert [metric.heading for metric in board.tables[0].columns] == ["mse ↓", "psnr ↑", "ssim ↑"]
     # Without them the numbers are shown, with names alone.
-    (board,) = leaderboard.boards([run.folder])
+    (board,) = leaderboard.build_boards([run.folder])
     assert [metric.heading for metric in board.tables[0].columns] == ["mse", "psnr", "psnr_image", "ssim"]
 
 

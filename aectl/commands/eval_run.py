@@ -96,7 +96,7 @@ def compare(config: DictConfig, folders: list[Path]) -> None:
             folders = [other for other in folders if other != folder]
     if not folders:
         raise ConfigError("none of these runs has been trained")
-    boards = leaderboard.boards(folders, section_name(config), add_descriptions)
+    boards = leaderboard.build_boards(folders, section_name(config), add_descriptions)
     leaderboard.show(boards)
     place = common_folder(folders) or LEADERBOARDS / now().replace(":", "-")
     for path in leaderboard.write(place, boards):

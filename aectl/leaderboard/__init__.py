@@ -1,7 +1,7 @@
-"""Evaluated runs side by side: a table for each ability, a row for each run; on the terminal, as CSV and Markdown."""
+"""Leaderboards of evaluated runs: a table for each ability, on the terminal, as CSV and as Markdown."""
 
-from aectl.leaderboard.boards import Board, boards
+from aectl.leaderboard.boards import Board, build_boards
 from aectl.leaderboard.files import write
 from aectl.leaderboard.show import show
 
-__all__ = ["Board", "boards", "show", "write"]
+__all__ = ["Board", "build_boards", "show", "write"]

@@ -1,4 +1,4 @@
-"""One evaluated run as its folder tells it, and what it is called among others: by what differs."""
+"""The runs of a leaderboard: their evaluations, labels, and names made of the settings that differ."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from aectl.runs.jobs import job_number, overrides_by_key, sweep_of
 from aectl.runs.metrics_json import Rows, find_damage, is_number, metrics_of_table, tables_of
 from aectl.runs.run import Run
 
-IDLE = ("device", "trust", "max_time", "hydra", "resume")
-"""Settings that change how a run is computed and not what it is."""
+IRRELEVANT_KEYS = ("device", "trust", "max_time", "hydra", "resume")
+"""Groups of settings that do not change what a run learns."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run and its evaluation on one split: `section` is what metrics.json says of it."""
+    """A run and its evaluation on one split, which is the `section` of metrics.json."""
 
     label: str
-    """What the run is called by: a job's number in its sweep, see `labels`."""
+    """A job's number in its sweep, or another short label (see `make_labels`)."""
     folder: Path
     section: dict[str, Any]
 
     @cached_property
     def noun(self) -> str:
-        """What kind of thing the label is of: `job` of a sweep, or `run`."""
+        """`job` for a run of a sweep, else `run`."""
         return "run" if sweep_of(self.folder) is None else "job"
 
     @cached_property
@@ -50,12 +50,12 @@ class Entry:
 
     @cached_property
     def typed(self) -> dict[str, str]:
-        """What was typed when the run began, by key."""
+        """The overrides on the command line of the run, by key."""
         return overrides_by_key(self.record.get("overrides") or [])
 
     @cached_property
     def choices(self) -> dict[str, str]:
-        """The option chosen of each group."""
+        """The selected option of each config group."""
         return dict(self.record.get("choices") or {})
 
     @property
@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def data(self) -> str:
-        """What tells the user's own images that the run was measured on from others; empty for published sets."""
+        """The digest of the user's own images on which the run was evaluated; empty for published data sets."""
         if self.section.get("data") == "changed":
             return "changed since training"
         known, split = self.record.get("data") or {}, self.section.get("split")
@@ -82,7 +82,7 @@ class Entry:
         return {name: metrics_of_table(self.section, name) for name in self.rows}
 
     def setting(self, key: str) -> str:
-        """Return the value of a setting in this run, typed or not; the empty text if the run has no such setting."""
+        """Return the value of a setting in this run's config, an empty string if there is none."""
         if key == "checkpoint":
             return str(self.section.get(key, ""))
         if self.choices.get(key):
@@ -96,7 +96,7 @@ class Entry:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     def noise(self) -> str:
-        """Return the noise that the run was trained under, with its numbers: `gaussian std=1.0`."""
+        """Return the training noise with its parameters, e.g. `gaussian std=1.0`."""
         node = self.config.get("noise") or {}
         numbers = [f"{key}={value}" for key, value in node.items() if is_number(value)]
         return " ".join([self.choices.get("noise", "none"), *numbers])
@@ -105,12 +105,12 @@ class Entry:
 def read_entries(
     folders: Iterable[Path], split: str, complete: Callable[[Run, dict[str, Any]], dict[str, Any]]
 ) -> list[Entry]:
-    """Return the runs with their evaluations on a split; raises ConfigError for one without.
+    """Return the runs with their evaluations on a split; raises ConfigError if one has none.
 
-    `complete` is called with each run and its section of metrics.json, and returns what the leaderboard shows.
+    `complete` maps each run and its section of metrics.json to the section that the leaderboard shows.
     """
     folders, found = list(folders), []
-    for label, folder in zip(labels(folders), folders, strict=True):
+    for label, folder in zip(make_labels(folders), folders, strict=True):
         section = Run(folder).metrics.get(split)
         if section is None:
             raise ConfigError(f"{folder} has no evaluation on split={split}")
@@ -120,42 +120,43 @@ def read_entries(
     return found
 
 
-def labels(folders: Sequence[Path]) -> list[str]:
-    """Return what each run is called by in a leaderboard.
+def make_labels(folders: Sequence[Path]) -> list[str]:
+    """Return a short label for each run of a leaderboard.
 
-    Jobs of one sweep have their numbers, as in the sweep's own table and in the names of their folders. Other runs are
-    numbered from 1. Where both come together, or jobs of several sweeps, each sweep and each other run has a letter, so
-    that no number is taken for a job's of another sweep: `A0 A1 B0 C`.
+    Jobs of one sweep have the numbers of their folders, as in the sweep's table. Other runs are numbered from 1. If
+    there are several sweeps, or jobs and other runs, each sweep and each other run has a letter: `A0 A1 B0 C`.
     """
     sweeps = [sweep_of(folder) for folder in folders]
     numbers = ["" if sweep is None else str(job_number(folder)) for sweep, folder in zip(sweeps, folders, strict=True)]
     places = list(dict.fromkeys(sweep or folder for sweep, folder in zip(sweeps, folders, strict=True)))
     if len(places) > 1 and any(sweeps):
-        numbers = [letter(places.index(s or f)) + n for s, f, n in zip(sweeps, folders, numbers, strict=True)]
-    # Two folders may begin with the same number if they were copied there.
+        numbers = [index_to_letters(places.index(s or f)) + n for s, f, n in zip(sweeps, folders, numbers, strict=True)]
+    # Copied folders may have the same number.
     return numbers if all(numbers) and len(set(numbers)) == len(numbers) else list(map(str, range(1, len(folders) + 1)))
 
 
-def letter(index: int) -> str:
-    """Return A … Z, AA, AB, … for 0, 1, …"""
-    return (letter(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
+def index_to_letters(index: int) -> str:
+    """Return A, …, Z, AA, AB, … for 0, 1, …"""
+    return (index_to_letters(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
 
 
-def differing(entries: Sequence[Entry]) -> list[str]:
-    """Return the settings that are not the same in all runs, options of groups first."""
+def find_differing_settings(entries: Sequence[Entry]) -> list[str]:
+    """Return the keys of the settings in which the runs differ, config groups first."""
     groups = dict.fromkeys(key for entry in entries for key in entry.choices)
-    keys = dict.fromkeys(key for entry in entries for key in entry.typed if key.partition(".")[0] not in IDLE)
+    keys = dict.fromkeys(
+        key for entry in entries for key in entry.typed if key.partition(".")[0] not in IRRELEVANT_KEYS
+    )
     known = [*groups, *[key for key in keys if key not in groups], "checkpoint"]
     return [key for key in known if len({entry.setting(key) for entry in entries}) > 1]
 
 
-def named(entry: Entry, keys: Iterable[str]) -> str:
-    """Return what tells a run from others: `masking code=64 seed=1`."""
-    return " ".join(part for key in keys if (part := worded(entry, key)))
+def describe_settings(entry: Entry, keys: Iterable[str]) -> str:
+    """Return some settings of a run in short form, e.g. `masking code=64 seed=1`."""
+    return " ".join(part for key in keys if (part := describe_setting(entry, key)))
 
 
-def worded(entry: Entry, key: str) -> str:
-    """Return one setting in words: an option by its name, anything else with the last part of its key."""
+def describe_setting(entry: Entry, key: str) -> str:
+    """Return a setting in short form: the option of a group, or the last part of the key and the value."""
     value = entry.setting(key)
     if key not in entry.choices:
         return f"{key.rpartition('.')[2]}={value}" if value else ""

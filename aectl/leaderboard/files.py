@@ -1,4 +1,4 @@
-"""Leaderboards as files: CSV in full precision, and Markdown to paste into a README."""
+"""Write leaderboards as CSV in full precision, and as Markdown."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from aectl.leaderboard.boards import Board, Table
-from aectl.leaderboard.show import cells_of, legend, notes
+from aectl.leaderboard.show import format_cells, list_notes, make_legend
 from aectl.runs.metrics_json import MODEL, is_model_row
 from aectl.system.terminal import harmless, printable, shown
 
 
 def write(folder: Path, boards: Sequence[Board]) -> list[Path]:
-    """Write leaderboard.csv and leaderboard.md into a folder; returns their paths. Raises OSError if it cannot."""
+    """Write leaderboard.csv and leaderboard.md into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown, table = folder / "leaderboard.md", folder / "leaderboard.csv"
-    put(markdown, "\n".join(line for board in boards for line in markdown_of(board)))
+    replace_file(markdown, "\n".join(line for board in boards for line in format_markdown(board)))
     rows = [
-        {harmless(key): harmless(value) for key, value in row.items()} for board in boards for row in csv_rows(board)
+        {harmless(key): harmless(value) for key, value in row.items()}
+        for board in boards
+        for row in make_csv_rows(board)
     ]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row), restval="")
     writer.writeheader()
     writer.writerows(rows)
-    put(table, text.getvalue())
+    replace_file(table, text.getvalue())
     return [table, markdown]
 
 
-def put(path: Path, text: str) -> None:
-    """Write a file aside and rename it: what is a link is replaced, and not what it leads to."""
+def replace_file(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that a link is replaced and not its target."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
     with aside.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -41,11 +43,11 @@ def put(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def csv_rows(board: Board) -> list[dict[str, Any]]:
-    """Return one row for each run, and one for each baseline, or for each that goes by its name.
+def make_csv_rows(board: Board) -> list[dict[str, Any]]:
+    """Return a row for each run, and for each baseline with different numbers.
 
-    Columns of numbers are called table.measure, those of the model's other rows table.row.measure; `runs` are the
-    labels of the runs that a row belongs to.
+    Columns are named `table.metric`, or `table.row.metric` for further rows of a model. `runs` has the labels of the
+    runs that a row belongs to.
     """
     models: list[Any] = []
     others: dict[tuple[str, str], tuple[dict[str, Any], list[str]]] = {}
@@ -67,48 +69,48 @@ def csv_rows(board: Board) -> list[dict[str, Any]]:
     return models + [{**head, **row} for head, row in named]
 
 
-def markdown_of(board: Board) -> list[str]:
-    """Return a board as lines of Markdown."""
-    headings, rows = legend(board)
-    folders = [code(shown(entry.folder)) for entry in board.entries]
-    lines = [f"## {escaped(board.title)}", ""]
-    cells = [[*map(escaped, row), folder] for row, folder in zip(rows, folders, strict=True)]
-    lines += grid([*map(escaped, headings), "folder"], cells, right=())
+def format_markdown(board: Board) -> list[str]:
+    """Return a leaderboard as lines of Markdown."""
+    headings, rows = make_legend(board)
+    folders = [format_code(shown(entry.folder)) for entry in board.entries]
+    lines = [f"## {escape_markdown(board.title)}", ""]
+    cells = [[*map(escape_markdown, row), folder] for row, folder in zip(rows, folders, strict=True)]
+    lines += format_markdown_table([*map(escape_markdown, headings), "folder"], cells, right=())
     for table in board.tables:
-        lines += ["", f"### {escaped(table.title[:1].upper() + table.title[1:])}", ""]
-        names = ["", *[escaped(metric.heading) for metric in table.columns]]
-        lines += grid(names, markdown_rows(table), right=range(1, len(names)))
-        lines += [line for note in notes(table) for line in ("", escaped(note))]
-    best = "Bold: the best run, or of means over seeds the best one. Italic: baselines."
-    spread = "±: half of the 95 % confidence interval; of a mean over seeds, the standard deviation."
+        lines += ["", f"### {escape_markdown(table.title[:1].upper() + table.title[1:])}", ""]
+        names = ["", *[escape_markdown(metric.heading) for metric in table.columns]]
+        lines += format_markdown_table(names, format_markdown_rows(table), right=range(1, len(names)))
+        lines += [line for note in list_notes(table) for line in ("", escape_markdown(note))]
+    best = "Bold: the best run, or the best mean over seeds. Italic: baselines."
+    spread = "±: half of the 95 % confidence interval; for means over seeds, the standard deviation."
     return [*lines, "", f"{best} {spread}", ""]
 
 
-def markdown_rows(table: Table) -> Iterator[list[str]]:
-    """Yield the cells of each line, the best in bold and a baseline's name in italics."""
-    texts = cells_of(table)
+def format_markdown_rows(table: Table) -> Iterator[list[str]]:
+    """Yield the cells of each line, with the best in bold and names of baselines in italics."""
+    texts = format_cells(table)
     for index, line in enumerate(table.lines):
-        cells = [f"*{escaped(line.name)}*" if line.kind == "baseline" else escaped(line.name)]
+        cells = [f"*{escape_markdown(line.name)}*" if line.kind == "baseline" else escape_markdown(line.name)]
         for metric, column in zip(table.columns, texts, strict=True):
-            text = escaped(column[index])
+            text = escape_markdown(column[index])
             cells.append(f"**{text}**" if table.is_best(line, metric.name) else text)
         yield cells
 
 
-def grid(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int]) -> list[str]:
-    """Return a table of Markdown; the columns numbered in `right` are set to the right."""
+def format_markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int]) -> list[str]:
+    """Return a Markdown table; the columns with an index in `right` are aligned to the right."""
     right = set(right)
     rule = ["---:" if index in right else "---" for index in range(len(headings))]
     return [f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows)]
 
 
-def code(text: str) -> str:
-    """Return text as code, between more backticks than it has in a row; bars end a cell even there."""
+def format_code(text: str) -> str:
+    """Return text as Markdown code; bars are escaped, since they end a cell even there."""
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     room = " " if "`" in text else ""
     return f"{fence}{room}{printable(text).replace('|', chr(92) + '|')}{room}{fence}"
 
 
-def escaped(text: str) -> str:
-    """Return text in which nothing is Markdown or HTML, and no character that a reader would not see."""
+def escape_markdown(text: str) -> str:
+    """Escape Markdown, HTML and invisible characters."""
     return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", printable(" ".join(text.split())))

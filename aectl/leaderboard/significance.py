@@ -1,22 +1,22 @@
-"""What runs that differ in the seed alone can tell: intervals of their mean, and whether two means differ."""
+"""Confidence intervals and significance of means over seeds."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-SURE = 0.05
-"""Below this probability a difference counts as significant."""
+SIGNIFICANCE_LEVEL = 0.05
+"""p-value below which a difference counts as significant."""
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return Student's t interval of the mean at 95 %, mean ± t · s / √n with n - 1 degrees of freedom.
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of a mean, or None for fewer than two values.
 
-    None for fewer than two values.
+    It is Student's interval, mean ± t · s / √n with n - 1 degrees of freedom.
     """
     if len(values) < 2:
         return None
-    # The inverse of Student's distribution function; scipy.stats takes three times as long to import.
+    # Quantile function of Student's t; scipy.stats takes three times as long to import.
     from scipy.special import stdtrit
 
     mean, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
@@ -25,9 +25,9 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def p_value(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return how probable a difference of means as large as that of a and b would be without one (Welch 1947).
+    """Return the two-sided p-value of Welch's t-test that two means are equal (Welch 1947).
 
-    None where the values cannot tell: fewer than two of one kind, or all equal.
+    Returns None if a sample has fewer than two values, or only equal ones.
     """
     if min(len(a), len(b)) < 2 or 0 in (statistics.stdev(a), statistics.stdev(b)):
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aectl.html_report import render
-from aectl.leaderboard.significance import SURE, p_value
+from aectl.leaderboard.significance import SIGNIFICANCE_LEVEL, p_value
 from aectl.metric import Metric, describe_columns, find_metric
 from aectl.runs.metrics_json import column_names
 from aectl.sweep.comparable_metric import Comparison
@@ -141,7 +141,7 @@ def best_of_seeds(groups: Sequence[tuple[dict[str, str], list[float]]], name: st
     p = p_value(values, rest)
     sure = "" if p is None else f", p = {p:.2g}"
     means = [f"{words_of(s)} {number(statistics.fmean(v))}" for s, v in ((settings, values), (others, rest))]
-    found = "unclear" if p is None or p >= SURE else "better"
+    found = "unclear" if p is None or p >= SIGNIFICANCE_LEVEL else "better"
     what = {"unclear": "not significantly better than", "better": "significantly better than"}[found]
     text = f"Best mean {name} over seeds: {means[0]}, {what} {means[1]} (Welch's test{sure})."
     return [{"outcome": found, "text": text}]

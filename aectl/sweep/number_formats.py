@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from aectl.leaderboard.significance import interval, p_value
+from aectl.leaderboard.significance import p_value, t_interval
 from aectl.metric import Metric
 
 T_INTERVAL = Metric("95 % (t)", "Student's t interval of the mean over seeds")
@@ -16,7 +16,7 @@ LONGEST = 10
 
 def intervals(groups: Sequence[Sequence[float]]) -> list[str]:
     """Return the 95 % t intervals of means over seeds with the same decimals; a dash for one seed."""
-    found = [interval(values) for values in groups]
+    found = [t_interval(values) for values in groups]
     ends = [end for pair in found if pair for end in pair]
     # A bound near 0 would ask for more decimals than the others need.
     texts = iter(aligned(ends, like=[max(pair, key=abs) for pair in found if pair]))

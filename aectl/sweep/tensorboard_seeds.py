@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError
 from aectl.config.folder_names import slug
-from aectl.leaderboard.significance import interval
+from aectl.leaderboard.significance import t_interval
 from aectl.runs.run import Run
 from aectl.sweep.results import Job, name_of, over_seeds
 
@@ -33,7 +33,7 @@ def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     from aectl.tensorboard.training import OBJECTIVE, make_session_summaries
 
     for settings, values in groups:
-        low, high = interval(values) or (values[0], values[0])
+        low, high = t_interval(values) or (values[0], values[0])
         numbers = {"mean": statistics.fmean(values), "std": statistics.stdev(values), "low": low, "high": high}
         name = slug(f"{key}={value}" for key, value in settings.items()) or "all"
         # Numbers as numbers, as the runs have them, or the page takes all for texts.

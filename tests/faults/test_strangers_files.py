@@ -14,7 +14,7 @@ from aectl.cli import completion
 from aectl.config import ConfigError
 from aectl.config.untrusted_files import check_links
 from aectl.html_report import render
-from aectl.leaderboard.files import code
+from aectl.leaderboard.files import format_code
 from aectl.runs import listing
 from aectl.runs.run import Run, find
 from aectl.system.terminal import console
@@ -170,7 +170,7 @@ def test_a_terminal_obeys_no_text_of_a_run(kept, aectl, tmp_path, monkeypatch, c
         hostile(run, EVIL)
     monkeypatch.chdir(tmp_path)
     listing.show()
-    leaderboard.show(leaderboard.boards([first, second]))
+    leaderboard.show(leaderboard.build_boards([first, second]))
     out = capsys.readouterr().out
     assert not controls(out)
     assert "[red]x[/red][link=http://evil]" in out
@@ -245,7 +245,7 @@ def test_a_table_calculator_is_given_no_formula_and_markdown_no_markup(kept, tmp
         runs = [kept(to=f"{number}-one"), kept("rbm", to=f"{number}-`{text.replace('/', '')}")]
         for run in runs:
             hostile(run, text)
-        boards = leaderboard.boards(runs)
+        boards = leaderboard.build_boards(runs)
         table, markdown = leaderboard.write(tmp_path / f"board{number}", boards)
         cells = [cell for row in csv.reader(io.StringIO(table.read_text())) for cell in row]
         assert not [cell for cell in cells if cell[:1] in "=@\t\r+" and cell] + [c for c in cells if c.startswith("-2")]
@@ -260,12 +260,12 @@ def test_a_table_calculator_is_given_no_formula_and_markdown_no_markup(kept, tmp
 
 
 def test_code_is_fenced_by_more_than_it_holds():
-    assert code("a`b``c|d") == "``` a`b``c\\|d ```"
-    assert code("outputs/a b") == "`outputs/a b`"
+    assert format_code("a`b``c|d") == "``` a`b``c\\|d ```"
+    assert format_code("outputs/a b") == "`outputs/a b`"
 
 
 def test_a_leaderboard_replaces_a_link_and_writes_not_by_way_of_it(kept, victim, tmp_path, tally):
-    boards = leaderboard.boards([kept()])
+    boards = leaderboard.build_boards([kept()])
     for name in ("leaderboard.csv", "leaderboard.md"):
         (tmp_path / name).symlink_to(victim / ".bashrc")
     leaderboard.write(tmp_path, boards)
@@ -316,7 +316,7 @@ def test_numbers_that_are_none_are_told_in_a_line(kept, tmp_path, capsys, tortur
             change(value)
             (runs[0] / "metrics.json").write_text(json.dumps(content))
             try:
-                found = leaderboard.boards(runs)
+                found = leaderboard.build_boards(runs)
                 leaderboard.show(found)
                 leaderboard.write(tmp_path / "board", found)
             except ConfigError as error:
