@@ -85,8 +85,7 @@ class CompiledEngine(Engine):
 
         reference = EagerStep(self, batch, rng)
         self.group, self.draws = reference.loss.group, reference.draws
-        chosen = {id(parameter) for parameter in self.params[self.group]}
-        self.names = names = [name for name, parameter in self.model.named_parameters() if id(parameter) in chosen]
+        self.names = names = list(self.named_parameters(self.group))
         self.bind_tensors()
         loss_of, stage = make_functional(self.model), self.stage
 

@@ -46,6 +46,15 @@ class Engine:
             self.steps[name] = make_step(self.optimizers[name])
         self.rates = {name: [g["lr"] for g in opt.param_groups] for name, opt in self.optimizers.items()}
 
+    def parameter_names(self) -> dict[Tensor, str]:
+        """Return the name of each parameter of the model."""
+        return {parameter: name for name, parameter in self.model.named_parameters()}
+
+    def named_parameters(self, group: str) -> dict[str, Tensor]:
+        """Return the parameters of a group by name, in the model's order."""
+        chosen = set(self.params[group])
+        return {name: parameter for parameter, name in self.parameter_names().items() if parameter in chosen}
+
     def scale_rates(self, factor: float) -> None:
         """Set every learning rate to `factor` times its initial value."""
         for name, optimizer in self.optimizers.items():

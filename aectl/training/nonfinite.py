@@ -44,8 +44,8 @@ def optimizer_state(engine: Engine) -> dict[str, Tensor]:
 
     It overflows for gradients beyond 1e20, although gradients and weights do not, and such weights never move again.
     """
-    names = {id(parameter): name for name, parameter in engine.model.named_parameters()}
-    states = [(names.get(id(p), "a weight"), p, own) for o in engine.optimizers.values() for p, own in o.state.items()]
+    names = engine.parameter_names()
+    states = [(names.get(p, "a weight"), p, own) for o in engine.optimizers.values() for p, own in o.state.items()]
     return {
         f"the optimizer's {key} of {name}": tensor
         for name, parameter, own in states

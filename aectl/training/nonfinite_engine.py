@@ -27,9 +27,7 @@ class NonfiniteEngine(Engine):
             yield loss
 
     def descend(self, group: str) -> None:
-        chosen = {id(parameter) for parameter in self.params[group]}
-        named = {name: p for name, p in self.model.named_parameters() if id(p) in chosen}
-        gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
+        gradients = {name: p.grad for name, p in self.named_parameters(group).items() if p.grad is not None}
         norms = {name: gradient.norm() for name, gradient in gradients.items()}
         if name := first_bad(gradients) or first_bad(norms):
             raise NotFinite(f"the gradient of {name} is not finite at {self.label}, though {self.loss}")
