@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from aectl.config import conf_dir, options
 from aectl.config.did_you_mean import (
     all_keys,
+    did_you_mean,
     hint,
     nearest_names,
     same_meaning,
@@ -169,7 +170,7 @@ def explain_unknown_flag(error: UnknownFlag, name: str, overrides: Sequence[str]
     if error.key in dict(all_keys(config)):
         return f"{error}: settings are typed without dashes: {to_type(error.key, error.value, config, options())}"
     near = suggest_settings(error.key, error.value, config)
-    return f"{error}; did you mean {near[0]}?" if near else f"{error}; aectl --help shows how"
+    return f"{error}{did_you_mean(near[:1], 'aectl --help shows how')}"
 
 
 def suggest_for_word(word: str, name: str, overrides: Sequence[str]) -> str:
@@ -186,7 +187,7 @@ def suggest_for_word(word: str, name: str, overrides: Sequence[str]) -> str:
     else:
         meant = [(group, nearest_names(word, names)) for group, names in options().items() if group in config]
         near = [f"{group}={found[0]}" for group, found in meant if found] or suggest_settings(word, after, config)
-    return f"; did you mean {near[0]}?" if near else ""
+    return did_you_mean(near[:1])
 
 
 def explain_unknown_key(key: str, name: str, overrides: Sequence[str], value: str | None = None) -> str:
@@ -201,9 +202,9 @@ def explain_unknown_key(key: str, name: str, overrides: Sequence[str], value: st
         typed = [word.lstrip("+~").partition("=") for word in overrides]
         value = next((given for name, _, given in reversed(typed) if name == key), "")
     if "dataset.keys" in keys and (roles := format_array_roles([*overrides, f"{key}={value}"])):
-        return f"no key '{key}'; did you mean {shlex.quote(f'dataset.keys={{{roles}}}')}?"
+        return f"no key '{key}'{did_you_mean([shlex.quote(f'dataset.keys={{{roles}}}')])}"
     if near := suggest_settings(key, value, config):
-        return f"no key '{key}'; did you mean {' or '.join(near[:2])}?"
+        return f"no key '{key}'{did_you_mean(near)}"
     parent = key.rpartition(".")[0]
     if siblings := [one for one in keys if one.rpartition(".")[0] == parent]:
         return f"no key '{key}'\n  there are: {', '.join(siblings)}"

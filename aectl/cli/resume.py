@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from aectl.config import ConfigError
 from aectl.config.allowlist import is_path
-from aectl.config.did_you_mean import nearest_names
+from aectl.config.did_you_mean import did_you_mean, nearest_names
 from aectl.config.literal import literal, quoted
 from aectl.config.overrides import (
     IMPORTS_HERE,
@@ -107,8 +107,9 @@ def restore_run(overrides: Sequence[str]) -> list[str]:
     others = [o for o in overrides if override_key(o) != "resume"]
     for other in others:
         if not may_change_on_resume(other):
-            if override_key(other) not in TRAIN_KEYS and (near := nearest_names(override_key(other), RESUME_KEYS)):
-                raise ConfigError(f"no key '{override_key(other)}'; did you mean {near[0]}={override_value(other)}?")
+            key, value = override_key(other), override_value(other)
+            if key not in TRAIN_KEYS and (near := nearest_names(key, RESUME_KEYS)):
+                raise ConfigError(f"no key '{key}'{did_you_mean([f'{one}={value}' for one in near])}")
             raise ConfigError(
                 f"{override_key(other)} cannot change in a resumed run; "
                 f"{', '.join(RESUME_KEYS[:-1])} and device.* can\n"

@@ -178,8 +178,14 @@ def near_meaning(name: str, known: Sequence[str]) -> list[str]:
 
 def hint(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return `; did you mean 'X'?` with the nearest of the known names, or `; otherwise` if none is near."""
-    near = nearest_names(name, known)
-    return f"; did you mean '{near[0]}'?" if near else otherwise and f"; {otherwise}"
+    return did_you_mean([f"'{near}'" for near in nearest_names(name, known)], otherwise)
+
+
+def did_you_mean(suggestions: Sequence[str], otherwise: str = "") -> str:
+    """Return `; did you mean A or B?` with the first two suggestions, or `; otherwise` if there are none."""
+    if suggestions:
+        return f"; did you mean {' or '.join(suggestions[:2])}?"
+    return otherwise and f"; {otherwise}"
 
 
 def same_settings(key: str, config: Mapping[str, Any]) -> list[str]:

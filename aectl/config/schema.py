@@ -11,7 +11,7 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config.did_you_mean import hint, nearest_names
+from aectl.config.did_you_mean import did_you_mean, hint, nearest_names
 from aectl.config.folder_names import aside, fresh, run_name, scratch, slug
 from aectl.config.instantiate import ConfigError, options, to_plain
 
@@ -197,7 +197,7 @@ def check_ranges(config: DictConfig) -> None:
         if key in config and config[key] not in choices:
             # Other programs call so what is called dataset here.
             near = nearest_names(config[key], options()["dataset"]) if key == "data" else []
-            meant = f"; did you mean dataset={near[0]}?" if near else ""
+            meant = did_you_mean([f"dataset={name}" for name in near])
             raise ConfigError(f"{key} must be one of {', '.join(choices)}, not '{config[key]}'{meant}")
     run_name(config.get("name"), "")
     if config.get("max_time") is not None:
