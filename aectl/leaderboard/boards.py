@@ -28,6 +28,7 @@ from aectl.runs.metrics_json import (
     origin_note,
 )
 from aectl.runs.run import Run
+from aectl.runs.settings import group_over_seeds
 
 Kind = Literal["run", "mean", "baseline"]
 
@@ -223,11 +224,11 @@ def average_over_seeds(board: Board, table: str) -> list[Line]:
     if "seed" not in board.varied:
         return []
     others = [key for key in board.varied if key != "seed"]
-    groups: dict[tuple[str, ...], dict[str, Entry]] = {}
-    for entry in board.entries:
-        groups.setdefault(tuple(entry.setting(key) for key in others), {})[entry.setting("seed")] = entry
     lines = []
-    for group in (list(seeds.values()) for seeds in groups.values() if len(seeds) > 1):
+    for runs in group_over_seeds(board.entries, board.varied):
+        group = list({entry.setting("seed"): entry for entry in runs}.values())
+        if len(group) < 2:
+            continue
         name = f"mean of {len(group)} seeds: {describe_settings(group[0], others)}".removesuffix(": ")
         if len(name) > MAX_NAME_LENGTH:
             name = f"mean of {format_labels(group)}"

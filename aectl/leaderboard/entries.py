@@ -16,6 +16,7 @@ from aectl.metric import Metric
 from aectl.runs.jobs import job_number, overrides_by_key, sweep_of
 from aectl.runs.metrics_json import Rows, find_damage, is_number, metrics_of_table, tables_of
 from aectl.runs.run import Run
+from aectl.runs.settings import find_differing_keys
 
 IRRELEVANT_KEYS = ("device", "trust", "max_time", "hydra", "resume")
 """Groups of settings that do not change what a run learns."""
@@ -147,7 +148,7 @@ def find_differing_settings(entries: Sequence[Entry]) -> list[str]:
         key for entry in entries for key in entry.typed if key.partition(".")[0] not in IRRELEVANT_KEYS
     )
     known = [*groups, *[key for key in keys if key not in groups], "checkpoint"]
-    return [key for key in known if len({entry.setting(key) for entry in entries}) > 1]
+    return find_differing_keys(entries, known)
 
 
 def describe_settings(entry: Entry, keys: Iterable[str]) -> str:

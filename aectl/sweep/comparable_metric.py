@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from aectl.sweep.results import Job, differing, read_epochs
+from aectl.sweep.results import Job, find_swept_keys, read_epochs
 
 ALTERNATIVES = ("val/negative_elbo", "val/mse")
 """Metrics to compare by where the objective is not comparable, the first that all jobs have."""
@@ -82,7 +82,7 @@ def contained(metric: str, jobs: Sequence[Job]) -> list[str]:
     known = CONTAINED.get(name, ALWAYS)
     return [
         key
-        for key in differing(jobs)
+        for key in find_swept_keys(jobs)
         if key in known
         or (key.split(".")[0] in known and key.split(".")[0] != "model")
         or (key.startswith("model.") and key.removeprefix("model.") in of_models)

@@ -18,7 +18,7 @@ from aectl.runs.metrics_json import column_names
 from aectl.sweep.comparable_metric import Comparison
 from aectl.sweep.number_formats import P_VALUE, T_INTERVAL, intervals, number, probability
 from aectl.sweep.plan import typed_command
-from aectl.sweep.results import Job, name_of, over_seeds
+from aectl.sweep.results import Job, name_of, objectives_over_seeds
 from aectl.system.terminal import shown
 
 UNRANKED_CAPTIONS = {
@@ -58,7 +58,7 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
 
         draw_sweep(jobs, varied, folder / "figures", comparison.is_fair)
     is_ranked = comparison.has_comparable_means
-    groups = over_seeds(jobs, varied, is_ranked=is_ranked) if "seed" in varied else []
+    groups = objectives_over_seeds(jobs, varied, is_ranked=is_ranked) if "seed" in varied else []
     best = best_of_seeds(groups, name_of(jobs)) if is_ranked else []
     best += best_of_jobs(jobs, varied) if comparison.is_fair else []
     notice = f"{comparison.notice}." if comparison.notice else ""
@@ -72,9 +72,7 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
             f"jobs {', '.join(numbers_of(jobs, group[0]))}": mean_row(group, groups, jobs, is_ranked)
             for group in groups
         },
-        "sweep": {
-            f"job {job.number}": {**{k: job.settings.get(k, "") for k in varied}, **outcome(job)} for job in jobs
-        },
+        "sweep": {f"job {job.number}": {**{k: job.setting(k) for k in varied}, **outcome(job)} for job in jobs},
     }
     section["columns"] = {
         table: describe_columns(column_names(section[table].values()), [*described_objectives(jobs, metrics), *metrics])
@@ -175,7 +173,7 @@ def words_of(settings: Mapping[str, str]) -> str:
 def numbers_of(jobs: Sequence[Job], settings: Mapping[str, str]) -> list[str]:
     """Return the numbers of the finished jobs that have these settings, at most `MANY`."""
     ended = [job for job in in_order(jobs) if job.status != "failed" and not math.isnan(job.value)]
-    found = [str(job.number) for job in ended if all(job.settings.get(k, "") == v for k, v in settings.items())]
+    found = [str(job.number) for job in ended if all(job.setting(k) == v for k, v in settings.items())]
     return found if len(found) <= MANY else [*found[:MANY], "…"]
 
 

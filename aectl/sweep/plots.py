@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from aectl.figures import style
+from aectl.runs.settings import find_differing_keys
 from aectl.sweep.results import Job, read_epochs
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def draw_sweep(jobs: Sequence[Job], varied: Sequence[str], folder: Path, is_rank
     """
     metric = next(job.metric for job in jobs if not math.isnan(job.value))
     done = [job for job in jobs if job.metric == metric and not math.isnan(job.value)]
-    swept = [key for key in varied if len({job.settings.get(key) for job in done}) > 1]
+    swept = find_differing_keys(done, varied)
     # Seeds are not a setting to choose, unless nothing else was swept.
     swept = [key for key in swept if key != "seed"] or swept
     style.save(plot_curves(done, swept, metric), folder / "curves.png")
@@ -50,9 +51,7 @@ def plot_curves(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figur
     figure, axes = style.chart(f"{metric} of each run", 10, 4.6)
     for job, colour in reversed(list(zip(jobs, shades(len(jobs)), strict=True))):
         points = [(int(row["epoch"]), float(row[metric])) for row in read_epochs(job.folder) if row.get(metric)]
-        label = f"job {job.number}  " + " ".join(
-            f"{key.rpartition('.')[2]}={job.settings.get(key, '')}" for key in swept
-        )
+        label = f"job {job.number}  " + " ".join(f"{key.rpartition('.')[2]}={job.setting(key)}" for key in swept)
         axes.plot([epoch for epoch, _ in points], [value for _, value in points], color=colour, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     style.name_axes(axes, "epoch", metric)
@@ -68,7 +67,7 @@ def plot_settings(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Fig
     figure = Figure(figsize=(4 * columns, 3.4 * lines), dpi=style.DPI, layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for index, (axes, key) in enumerate(zip(panels.flat, swept, strict=False)):
-        positions, names = axis_positions([job.settings.get(key, "") for job in jobs])
+        positions, names = axis_positions([job.setting(key) for job in jobs])
         style.dress(axes, "")
         axes.scatter(positions, [job.value for job in jobs], c=shades(len(jobs)), edgecolors=style.GREY, linewidths=0.5)
         style.name_axes(axes, key, "" if index % columns else metric)
@@ -83,7 +82,7 @@ def plot_parallel(jobs: Sequence[Job], swept: Sequence[str], metric: str, is_ran
     """Return a line for each job through its settings, to its objective; the first is the darkest, and bold if best."""
     figure, axes = style.chart("Settings and objective of each run", 2 + 1.6 * (len(swept) + 1), 5)
     axes.grid(visible=False)
-    heights = [unit_heights([job.settings.get(key, "") for job in jobs]) for key in swept]
+    heights = [unit_heights([job.setting(key) for job in jobs]) for key in swept]
     heights.append(unit_heights([str(job.value) for job in jobs]))
     for index, colour in reversed(list(enumerate(shades(len(jobs))))):
         axes.plot(

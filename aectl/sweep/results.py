@@ -14,6 +14,7 @@ from aectl.config import ConfigError
 from aectl.config.untrusted_files import read_json, read_words
 from aectl.runs.jobs import job_number, overrides_by_key
 from aectl.runs.run_json import check_record
+from aectl.runs.settings import find_differing_keys, group_over_seeds
 from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
 
 
@@ -29,6 +30,10 @@ class Job:
     objective: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     record: dict[str, Any] = field(default_factory=dict)
+
+    def setting(self, key: str) -> str:
+        """Return the value that was typed for a key, the empty text if none was."""
+        return self.settings.get(key, "")
 
     @property
     def value(self) -> float:
@@ -95,26 +100,23 @@ def seconds_of(record: dict[str, Any]) -> float | None:
         return None
 
 
-def differing(jobs: Sequence[Job]) -> list[str]:
+def find_swept_keys(jobs: Sequence[Job]) -> list[str]:
     """Return the keys whose values are not the same in all jobs."""
-    keys = dict.fromkeys(key for job in jobs for key in job.settings)
-    return [key for key in keys if len({job.settings.get(key) for job in jobs}) > 1]
+    return find_differing_keys(jobs, dict.fromkeys(key for job in jobs for key in job.settings))
 
 
-def over_seeds(
+def objectives_over_seeds(
     jobs: Sequence[Job], varied: Sequence[str], *, is_ranked: bool = True
 ) -> list[tuple[dict[str, str], list[float]]]:
     """Return the finished jobs' objectives, grouped by the settings other than the seed.
 
     The lowest mean comes first if `is_ranked`, otherwise the setting of the job with the lowest number.
     """
-    groups: dict[tuple[str, ...], list[float]] = {}
+    done = [job for job in jobs if job.status != "failed" and not math.isnan(job.value)]
+    groups = group_over_seeds(sorted(done, key=lambda job: job.number), varied)
     others = [key for key in varied if key != "seed"]
-    for job in sorted(jobs, key=lambda job: job.number):
-        if job.status != "failed" and not math.isnan(job.value):
-            groups.setdefault(tuple(job.settings.get(key, "") for key in others), []).append(job.value)
-    named = [(dict(zip(others, values, strict=True)), objectives) for values, objectives in groups.items()]
-    return sorted(named, key=lambda group: statistics.fmean(group[1])) if is_ranked else named
+    found = [({key: group[0].setting(key) for key in others}, [job.value for job in group]) for group in groups]
+    return sorted(found, key=lambda group: statistics.fmean(group[1])) if is_ranked else found
 
 
 def name_of(jobs: Sequence[Job]) -> str:

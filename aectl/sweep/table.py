@@ -22,7 +22,7 @@ from aectl.sweep import tensorboard_seeds
 from aectl.sweep.comparable_metric import Comparison, compare
 from aectl.sweep.html_report import report
 from aectl.sweep.number_formats import P_VALUE, T_INTERVAL, aligned, intervals, probability
-from aectl.sweep.results import Job, differing, name_of, over_seeds, read_jobs
+from aectl.sweep.results import Job, find_swept_keys, name_of, objectives_over_seeds, read_jobs
 from aectl.system.atomic_write import written
 from aectl.system.terminal import brief, console, counted, fill, harmless, shown
 from aectl.system.terminal_table import Column, cell_width, padded, print_table
@@ -62,7 +62,7 @@ def close(folder: Path) -> None:
     jobs = comparison.ordered()
     if not jobs:
         return
-    varied = differing(jobs)
+    varied = find_swept_keys(jobs)
     write_csv(folder / "sweep.csv", jobs, varied)
     show(jobs, varied, folder, comparison)
     report(folder, jobs, varied, comparison)
@@ -74,7 +74,7 @@ def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     """Write the table, in full precision and with each run's folder."""
     rows: list[list[Any]] = [["job", *varied, name_of(jobs), "epoch", "seconds", "status", "folder", "error"]]
     for job in jobs:
-        values = [job.settings.get(key, "") for key in varied]
+        values = [job.setting(key) for key in varied]
         value = "" if math.isnan(job.value) else job.value
         epoch, folder = job.objective.get("epoch", ""), job.folder.name
         rows.append([job.number, *values, value, epoch, job.seconds, job.status, folder, job.error])
@@ -92,7 +92,7 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: C
     if comparison.notice:
         out.print(fill(out, comparison.notice), soft_wrap=True)
     is_ranked = comparison.has_comparable_means
-    groups = over_seeds(jobs, varied, is_ranked=is_ranked)
+    groups = objectives_over_seeds(jobs, varied, is_ranked=is_ranked)
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
         out.print()
         print_seeds(out, groups, name_of(jobs), is_ranked)
@@ -127,7 +127,7 @@ def print_jobs(out: Console, jobs: Sequence[Job], varied: Sequence[str], is_fair
     numbers = aligned([job.value for job in jobs])
     values = [n if job.metric in ("", metrics) else f"{job.metric} {n}" for n, job in zip(numbers, jobs, strict=True)]
     names = Column("  job", [f"{star} {job.number}" for star, job in zip(stars, jobs, strict=True)])
-    columns = [Column(key, [job.settings.get(key, "") for job in jobs], is_text=True) for key in varied]
+    columns = [Column(key, [job.setting(key) for job in jobs], is_text=True) for key in varied]
     columns += [
         Column(metrics, values),
         Column("epoch", [str(job.objective.get("epoch", "")) for job in jobs]),

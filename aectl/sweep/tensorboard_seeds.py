@@ -14,7 +14,7 @@ from aectl.config import ConfigError
 from aectl.config.folder_names import slug
 from aectl.leaderboard.significance import t_interval
 from aectl.runs.run import Run
-from aectl.sweep.results import Job, name_of, over_seeds
+from aectl.sweep.results import Job, name_of, objectives_over_seeds
 
 FOLDER = "seeds"
 """Below the sweep's folder, where the event files lie."""
@@ -23,7 +23,7 @@ FOLDER = "seeds"
 def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     """Write mean, standard deviation and t interval of the objective, of each setting with several seeds."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    groups = [(settings, values) for settings, values in over_seeds(jobs, varied) if len(values) > 1]
+    groups = [(settings, values) for settings, values in objectives_over_seeds(jobs, varied) if len(values) > 1]
     if "seed" not in varied or not groups:
         return
     # Imported here: a sweep without seeds need not wait for torch.
@@ -49,7 +49,7 @@ def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
 
 def common_settings(jobs: Sequence[Job], settings: Mapping[str, str]) -> dict[str, float | str]:
     """Return the options and the size of the code of the first job that has these settings."""
-    job = next(job for job in jobs if all(job.settings.get(key, "") == value for key, value in settings.items()))
+    job = next(job for job in jobs if all(job.setting(key) == value for key, value in settings.items()))
     options = {group: str(option) for group, option in (job.record.get("choices") or {}).items()}
     try:
         code = OmegaConf.select(Run(job.folder).config(), "model.code")
