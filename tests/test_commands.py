@@ -19,7 +19,7 @@ from PIL import Image
 import aectl as package
 from aectl.config import conf_dir
 from aectl.figures import style
-from aectl.html_report.render import CAPTIONS, position
+from aectl.html_report.render import CAPTIONS, find_caption_index
 from aectl.runs.metrics_json import column_names, tables_of
 from aectl.runs.run import Run, find
 from tests.small import QUICK, SMALL, SOME, training_words
@@ -98,7 +98,7 @@ def test_every_model_evaluates(aectl, trained, model):
     described = {(table, name): one for table, found in section["columns"].items() for name, one in found.items()}
     assert shown == described.keys() and all(one["meaning"] for one in described.values())
     figures = [path.stem for path in (folder / "figures").glob("*.png")]
-    assert figures and all(position(name) < len(CAPTIONS) for name in figures)
+    assert figures and all(find_caption_index(name) < len(CAPTIONS) for name in figures)
     page = html.unescape((folder / "report.html").read_text())
     assert f"{record(folder)['command']}\naectl eval run={folder} device=cpu device.threads=1\n" in page
     assert "The model's own loss and metrics, on test images" in page

@@ -11,7 +11,7 @@ from PIL import Image
 
 from aectl.commands.eval_columns import describe_tables
 from aectl.html_report import render
-from aectl.html_report.render import split
+from aectl.html_report.render import split_columns
 from aectl.models.base import Model
 from aectl.runs.metrics_json import tables_of
 
@@ -113,7 +113,7 @@ def written(tmp_path, pictures):
     path = tmp_path / "report.html"
     settings = {"title": "dae on digits", "name": "<u>run</u>", "config_yaml": "tags:\n  why: </pre><script>"}
     settings |= {"commands": [RECORD["command"], "aectl eval run=x"]}
-    assert render.write(path, **settings, record=RECORD, section=SECTION, figures=pictures) == path
+    assert render.write_page(path, **settings, record=RECORD, section=SECTION, figures=pictures) == path
     return path
 
 
@@ -158,7 +158,7 @@ def test_tables_are_complete(parsed):
         ["<i>AIS</i>", "80.00", "estimate", ""],
     ]
     assert probes[1] == ["dae", "60.0", "± 4.0"]
-    assert "a standard deviation for linear_10" in parsed.text
+    assert "the standard deviation for linear_10" in parsed.text
     # Wider than a screen, and so in two parts, each with the names of the rows.
     assert [[row[0] for row in part] for part in noises] == [
         ["row", "dae", "best affine", "noisy input of a long name"]
@@ -177,7 +177,7 @@ def test_a_pca_that_nearly_copies_is_not_marked_and_a_smaller_one_is_explained(t
     rows = {"model": {"mse": 0.03}, "PCA-60": {"mse": 2e-5}, "mean image": {"mse": 0.07}}
     section = {"split": "test", "images": 360, "reconstruction": rows, "codes": {"model": {"units": 64.0}}}
     section["columns"] = describe_tables({"reconstruction": rows}, Model)
-    text = render.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text()
+    text = render.write_page(tmp_path / "r.html", title="x", commands=[], section=section).read_text()
     assert re.findall(r'class="best">([^<]*)<', text) == ["0.03000"]
     assert "360 test images · PCA-60 nearly copies the image (over 99.9 % of the variance), not counted as best" in text
     assert "PCA-60: fewer components than the code has units (64): the rank of the training images." in text
@@ -204,11 +204,11 @@ def test_tables_of_earlier_evaluations_say_so(tmp_path):
         "probes": origin,
     }
     section = {**SECTION, "made": made, "quick": "quick look: 500 of 10,000 test images"}
-    found = Parsed(render.write(tmp_path / "r.html", title="x", commands=[], section=section).read_text())
+    found = Parsed(render.write_page(tmp_path / "r.html", title="x", commands=[], section=section).read_text())
     assert "after epoch 2 · quick look: 500 of 10,000 test images\n" in found.text
     notes = [line for line in found.text.splitlines() if "test images · " in line]
     assert notes == [
-        "10,000 test images · stale: best.pt has changed since epoch 1 · made 30 January 2026, 10:30 UTC",
+        "10,000 test images · stale: best.pt has changed since epoch 1 · computed 30 January 2026, 10:30 UTC",
         "1,000 test images · checkpoint last, epoch 2, seed=3",
     ]
     assert found.elements.count(("b", {"class": "other"})) == 1
@@ -234,14 +234,14 @@ def test_pictures_are_embedded_with_captions_and_texts_for_who_cannot_see(parsed
 
 
 def test_wide_tables_are_split_into_even_parts():
-    assert split([100] * 8, 1000) == [(0, 8)]
-    assert split([100] * 8, 500) == [(0, 4), (4, 8)]
-    assert split([100] * 9, 400) == [(0, 3), (3, 6), (6, 9)]
-    assert split([900, 100, 100], 500) == [(0, 1), (1, 2), (2, 3)]
-    assert split([], 500) == [(0, 0)]
-    assert split([100, 100], -5) == [(0, 1), (1, 2)]
+    assert split_columns([100] * 8, 1000) == [(0, 8)]
+    assert split_columns([100] * 8, 500) == [(0, 4), (4, 8)]
+    assert split_columns([100] * 9, 400) == [(0, 3), (3, 6), (6, 9)]
+    assert split_columns([900, 100, 100], 500) == [(0, 1), (1, 2), (2, 3)]
+    assert split_columns([], 500) == [(0, 0)]
+    assert split_columns([100, 100], -5) == [(0, 1), (1, 2)]
     for widths in ([120, 80, 300, 40, 250, 90, 310, 60], [399] * 5, [10] * 50):
-        parts = split(widths, 400)
+        parts = split_columns(widths, 400)
         assert all(sum(widths[first:last]) <= 400 for first, last in parts)
         assert [i for first, last in parts for i in range(first, last)] == list(range(len(widths)))
 
@@ -262,7 +262,7 @@ def test_the_head_says_what_it_is_about(parsed):
 
 
 def test_a_record_that_tells_little_makes_a_page_too(tmp_path):
-    path = render.write(tmp_path / "r.html", title="x", commands=[], record={}, section={"split": "test"})
+    path = render.write_page(tmp_path / "r.html", title="x", commands=[], record={}, section={"split": "test"})
     found = Parsed(path.read_text())
     assert found.tables == []
     assert "None" not in found.text

@@ -70,7 +70,7 @@ def draw_all(
             descriptions={tag: metric.summary for tag, metric in metrics.items()},
         )
     choices = run.record.get("choices", {})
-    render.write(
+    render.write_page(
         run.folder / page_name(config),
         title=f"{choices.get('model')} on {choices.get('dataset')}",
         name=run.folder.absolute().name,

@@ -1,4 +1,4 @@
-"""report.html: one page on an evaluated run, with all that it shows inside it, which opens without a network."""
+"""Render report.html, a self-contained page on an evaluated run or a sweep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from aectl.html_report.facts import device, git, made_earlier, measured_on, run_facts, subtitle, versions, when
+from aectl.html_report.facts import (
+    format_device,
+    format_earlier_date,
+    format_git,
+    format_images,
+    format_subtitle,
+    format_time,
+    format_versions,
+    list_facts,
+)
 from aectl.metric import Metric, find_metric
 from aectl.runs.metrics_json import (
     MODEL,
@@ -31,56 +40,56 @@ from aectl.runs.metrics_json import (
 )
 from aectl.system.atomic_write import written
 
-__all__ = ["device", "git", "versions", "when", "write"]
+__all__ = ["format_device", "format_git", "format_time", "format_versions", "write_page"]
 
 CAPTIONS = {
     "reconstructions": "Held-out images, the model's input, and its reconstructions.",
     "samples": "Samples drawn from the model.",
-    "interpolations": "What the model decodes on the way from one code to another.",
+    "interpolations": "Decoded codes on the path from one code to another.",
     "latent_grid": "A grid of codes, decoded.",
-    "field": "What the model adds to each point of the plane, reconstruction minus input.",
+    "field": "Reconstruction minus input at each point of the plane.",
     "energy": "The model's energy of each point of the plane.",
-    "filters": "Weights of the first layer, an image for each unit.",
+    "filters": "Weights of the first layer, one image per unit.",
     "learning_curves": "Losses and metrics over the epochs, on training images (train) and on validation images (val).",
     "curves": "The objective of each run over its epochs; the best run is the darkest.",
-    "code_histogram": "How often codes take each value.",
-    "unit_activity": "How active each unit of the code is.",
+    "code_histogram": "Histogram of the codes.",
+    "unit_activity": "Activity of each unit of the code.",
     "code_scatter": "Codes of held-out images, coloured by class.",
     "anomalies_*": "How well the model's scores separate held-out images from {}.",
-    "parameters": "The objective against each setting that was swept.",
+    "parameters": "The objective against each swept setting.",
     "parallel": "The settings of each run and its objective; the best run is the darkest.",
-    "history": "The best value so far, from trial to trial.",
-    "importances": "How much the objective depends on each setting, by fANOVA.",
+    "history": "The best value so far after each trial.",
+    "importances": "Importance of each setting for the objective, by fANOVA.",
 }
-"""What figures show, by file name, in the order of the page: images first, then learning curves, then diagnostics.
+"""Captions of figures by file name, in the order of the page: images, learning curves, diagnostics.
 
-Other figures come last and are captioned with their names.
+Other figures come last, with their names as captions.
 """
-WIDE = 2.2
-"""Width by height from which a figure takes the whole line."""
-LARGE = ("learning_curves", "curves")
-"""Figures that take the whole line whatever their shape."""
+WIDE_RATIO = 2.2
+"""Ratio of width to height from which a figure fills the width of the page."""
+ALWAYS_WIDE = ("learning_curves", "curves")
+"""Figures that always fill the width of the page."""
 
-ROOM = 1090
-"""Pixels for a table on a screen 1,280 wide; a wider table is split into parts."""
-DIGIT, SMALL_DIGIT, LETTER, GAP, EDGE = 9.3, 7.5, 10.2, 23, 32
-"""Estimated pixels: of a character in a cell, in a spread and in a heading; between columns; beside the row names."""
-LONGEST_CELL = 36
-"""Characters from which a text wraps inside its cell."""
+TABLE_WIDTH = 1090
+"""Width in pixels of a table on a screen of 1,280 pixels; a wider table is split into parts."""
+DIGIT_WIDTH, SPREAD_DIGIT_WIDTH, LETTER_WIDTH, COLUMN_GAP, NAME_GAP = 9.3, 7.5, 10.2, 23, 32
+"""Estimated pixels per character in a cell, a spread and a heading, and gaps after columns and names."""
+MAX_CELL_LENGTH = 36
+"""Characters from which the text of a cell wraps."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, its spread, and whether no row has a better one."""
+    """A value with its spread, and whether it is the best of its column."""
 
     value: str
     spread: str
-    best: bool
+    is_best: bool
 
     @property
     def is_long(self) -> bool:
-        """Whether it wraps."""
-        return len(self.value) > LONGEST_CELL
+        """Whether the text wraps."""
+        return len(self.value) > MAX_CELL_LENGTH
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Part:
-    """Some columns of a table, as many as a screen shows; rows are (name, whether it is the model's, cells)."""
+    """Columns of a table that fit on a screen; rows are (name, whether the row is the model's, cells)."""
 
     columns: list[Column]
     rows: list[tuple[str, bool, list[Cell]]]
@@ -101,7 +110,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Table:
-    """One table as the page shows it: what it was measured on, and what its columns mean."""
+    """A table with notes on its images and origin, and the meanings of its columns."""
 
     name: str
     title: str
@@ -112,7 +121,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file inside the page; `width` and `height` are in pixels."""
+    """A PNG file that is embedded in the page; `width` and `height` are in pixels."""
 
     name: str
     data: str
@@ -121,17 +130,17 @@ class Picture:
     height: int
 
     @property
-    def wide(self) -> bool:
-        """Whether it takes the whole line."""
-        return self.name in LARGE or self.width > WIDE * self.height
+    def is_wide(self) -> bool:
+        """Whether the picture fills the width of the page."""
+        return self.name in ALWAYS_WIDE or self.width > WIDE_RATIO * self.height
 
     @property
-    def place(self) -> tuple[bool, int]:
-        """What pictures are sorted by: wide ones first, else in the order of `CAPTIONS`."""
-        return not self.wide, position(self.name)
+    def sort_key(self) -> tuple[bool, int]:
+        """Wide pictures come first, the others in the order of `CAPTIONS`."""
+        return not self.is_wide, find_caption_index(self.name)
 
 
-def write(
+def write_page(
     path: Path,
     *,
     title: str,
@@ -146,10 +155,9 @@ def write(
 ) -> Path:
     """Write the page on an evaluated run or a sweep; returns its path.
 
-    `name` is the name of its folder, `section` the evaluation's section of metrics.json, `record` the run's run.json,
-    `facts` pairs of a name and a text (by default those of the record), `figures` PNG files, `captions` texts that
-    replace `CAPTIONS` by the figure's name, `commands` what to type to get the same again. Raises OSError if a file
-    cannot be read or written.
+    `name` is the name of the folder, `commands` reproduce the result, `section` is a section of metrics.json, `record`
+    is run.json, `facts` are pairs of name and value (by default from `record`), `figures` are PNG files, and `captions`
+    replace those of `CAPTIONS` by figure name. Raises OSError if a file cannot be read or written.
     """
     folder = Path(__file__).parent
     engine = Environment(
@@ -160,53 +168,55 @@ def write(
         lstrip_blocks=True,
     )
     choices = record.get("choices") or {}
-    shown = list(tables(section, str(choices.get("model") or MODEL)))
+    shown = list(make_tables(section, str(choices.get("model") or MODEL)))
     rows = [row for table in shown for part in table.parts for row in part.rows]
     page = engine.get_template("report.html.j2").render(
         title=title,
         name=name,
-        subtitle=subtitle(section),
+        subtitle=format_subtitle(section),
         status=record.get("status") or "",
-        verdicts=verdicts(section),
-        figures=groups(picture(path, captions.get(path.stem) or caption(path.stem)) for path in figures),
+        verdicts=list_verdicts(section),
+        figures=group_figures(
+            read_picture(path, captions.get(path.stem) or find_caption(path.stem)) for path in figures
+        ),
         tables=shown,
         of_a_run=any(is_model for _, is_model, _ in rows),
-        has_best=any(cell.best for _, _, cells in rows for cell in cells),
+        has_best=any(cell.is_best for _, _, cells in rows for cell in cells),
         has_intervals=has_intervals(section),
-        deviations=deviations(section),
+        deviations=list_deviations(section),
         pca_legend=pca_legend(tables_of(section)),
         missing=section.get("missing") or {},
-        facts=run_facts(record, section) if facts is None else facts,
+        facts=list_facts(record, section) if facts is None else facts,
         commands=list(dict.fromkeys(filter(None, commands))),
         config=config_yaml,
         version=(record.get("versions") or {}).get("aectl", ""),
         today=f"{datetime.now(timezone.utc):%Y-%m-%d}",
     )
     with written(path, sync=False) as file:
-        # What was typed or found in a folder's name need not be UTF-8.
+        # Commands and folder names may contain bytes that are not UTF-8.
         file.write(page.encode(errors="backslashreplace"))
     return path
 
 
-def verdicts(section: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the verdicts of an evaluation as pairs: `better`, `worse` or `unclear`, and the sentence."""
+def list_verdicts(section: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the verdicts of an evaluation as pairs of outcome (`better`, `worse` or `unclear`) and sentence."""
     found = [one for one in section.get("verdicts") or () if isinstance(one, Mapping) and one.get("text")]
     return [(str(one.get("outcome") or ""), str(one["text"])) for one in found]
 
 
-def tables(section: Mapping[str, Any], model: str) -> Iterator[Table]:
-    """Yield the tables of an evaluation; the model's rows are called `model`."""
+def make_tables(section: Mapping[str, Any], model: str) -> Iterator[Table]:
+    """Yield the tables of an evaluation, with the model's rows named `model`."""
     titles = section.get("titles") or {}
     for name, rows in tables_of(section).items():
         if rows:
-            made = (measured_on(section, rows), origin_note(section, name), made_earlier(section, name))
+            made = (format_images(section, rows), origin_note(section, name), format_earlier_date(section, name))
             notes = (*made, copies_note(rows))
             found = [note for note in notes if note]
-            yield table(name, str(titles.get(name, name)), rows, metrics_of_table(section, name), model, found)
+            yield make_table(name, str(titles.get(name, name)), rows, metrics_of_table(section, name), model, found)
 
 
-def glossary(columns: Iterable[Column]) -> list[tuple[str, str]]:
-    """Return the columns' names and meanings; columns of the same meaning are one entry: `class_0 … class_9`."""
+def make_glossary(columns: Iterable[Column]) -> list[tuple[str, str]]:
+    """Return names and meanings of columns; columns with the same meaning share an entry, `class_0 … class_9`."""
     groups: dict[str, list[str]] = {}
     for one in columns:
         if one.metric.description:
@@ -219,14 +229,14 @@ def has_intervals(section: Mapping[str, Any]) -> bool:
     return any(key.endswith("_ci95") for rows in tables_of(section).values() for row in rows.values() for key in row)
 
 
-def deviations(section: Mapping[str, Any]) -> list[str]:
+def list_deviations(section: Mapping[str, Any]) -> list[str]:
     """Return the metrics whose spread is a standard deviation."""
     keys = [key for rows in tables_of(section).values() for row in rows.values() for key in row]
     return list(dict.fromkeys(key.removesuffix("_sd") for key in keys if key.endswith("_sd")))
 
 
-def table(name: str, title: str, rows: Rows, metrics: Sequence[Metric], model: str, notes: list[str]) -> Table:
-    """Return one table as the page shows it."""
+def make_table(name: str, title: str, rows: Rows, metrics: Sequence[Metric], model: str, notes: list[str]) -> Table:
+    """Return a table, split into parts that fit on a screen."""
     shown = [find_metric(metrics, column) for column in column_names(rows.values())]
     cells: dict[str, list[Cell]] = {row: [] for row in rows}
     for metric in shown:
@@ -235,32 +245,35 @@ def table(name: str, title: str, rows: Rows, metrics: Sequence[Metric], model: s
             cells[row].append(Cell(value, spread, row in tops))
     heads = [Column(one, any(cells[row][index].spread for row in rows)) for index, one in enumerate(shown)]
     names = {row: model + row.removeprefix(MODEL) if is_model_row(row) else row for row in rows}
-    widths = [column_width(head, [cells[row][index] for row in rows]) for index, head in enumerate(heads)]
+    widths = [estimate_width(head, [cells[row][index] for row in rows]) for index, head in enumerate(heads)]
     parts = []
-    for first, last in split(widths, ROOM - EDGE - DIGIT * max(map(len, names.values()))):
+    for first, last in split_columns(widths, TABLE_WIDTH - NAME_GAP - DIGIT_WIDTH * max(map(len, names.values()))):
         parts.append(Part(heads[first:last], [(names[row], is_model_row(row), cells[row][first:last]) for row in rows]))
-    return Table(name, title[:1].upper() + title[1:], notes, parts, glossary(heads))
+    return Table(name, title[:1].upper() + title[1:], notes, parts, make_glossary(heads))
 
 
-def column_width(head: Column, cells: Iterable[Cell]) -> float:
-    """Return about how many pixels a column takes; a heading may break at its underscores, a long text anywhere."""
+def estimate_width(head: Column, cells: Iterable[Cell]) -> float:
+    """Estimate the width of a column in pixels; headings wrap at underscores, long texts anywhere."""
     parts = head.metric.name.split("_")
-    heading = LETTER * (max(map(len, parts)) + 1 + 2 * bool(head.metric.arrow))
-    content = [DIGIT * min(len(cell.value), LONGEST_CELL) + SMALL_DIGIT * (len(cell.spread) + 1) for cell in cells]
-    return GAP + max([heading, *content])
+    heading = LETTER_WIDTH * (max(map(len, parts)) + 1 + 2 * bool(head.metric.arrow))
+    content = [
+        DIGIT_WIDTH * min(len(cell.value), MAX_CELL_LENGTH) + SPREAD_DIGIT_WIDTH * (len(cell.spread) + 1)
+        for cell in cells
+    ]
+    return COLUMN_GAP + max([heading, *content])
 
 
-def split(widths: Sequence[float], room: float) -> list[tuple[int, int]]:
-    """Return the columns in as few parts as fit the room, all of about the same width, as pairs of first and last + 1.
+def split_columns(widths: Sequence[float], room: float) -> list[tuple[int, int]]:
+    """Split columns into the fewest parts of similar width that fit into `room` pixels.
 
-    A column that is wider than the room is a part of its own.
+    Returns the first column and the end of each part. A column wider than `room` is a separate part.
     """
     count = max(1, math.ceil(sum(widths) / room)) if room > 0 else len(widths)
     share = sum(widths) / count
     parts: list[tuple[int, int]] = []
     first, used, total = 0, 0.0, 0.0
     for index, width in enumerate(widths):
-        # Balanced: a part ends where most of the next column lies beyond its share.
+        # A part ends if most of the next column exceeds an equal share of the total width.
         if index > first and (used + width > room or total + width / 2 > share * (len(parts) + 1)):
             parts.append((first, index))
             first, used = index, 0.0
@@ -268,29 +281,29 @@ def split(widths: Sequence[float], room: float) -> list[tuple[int, int]]:
     return [*parts, (first, len(widths))]
 
 
-def groups(pictures: Iterable[Picture]) -> list[list[Picture]]:
-    """Return the pictures in two groups, images up to the learning curves and charts after them."""
+def group_figures(pictures: Iterable[Picture]) -> list[list[Picture]]:
+    """Return the pictures in two groups: images and learning curves, then diagnostic charts."""
     found: dict[bool, list[Picture]] = {}
-    for one in sorted(pictures, key=lambda one: one.place):
-        found.setdefault(position(one.name) > position("curves"), []).append(one)
+    for one in sorted(pictures, key=lambda one: one.sort_key):
+        found.setdefault(find_caption_index(one.name) > find_caption_index("curves"), []).append(one)
     return [found[late] for late in sorted(found)]
 
 
-def position(name: str) -> int:
-    """Return where a figure stands in the order of `CAPTIONS`."""
+def find_caption_index(name: str) -> int:
+    """Return the position of a figure in `CAPTIONS`, its length for other figures."""
     return next((i for i, pattern in enumerate(CAPTIONS) if fnmatchcase(name, pattern)), len(CAPTIONS))
 
 
-def picture(path: Path, text: str) -> Picture:
-    """Return a PNG file with its caption for the page."""
+def read_picture(path: Path, text: str) -> Picture:
+    """Read a PNG file for the page, with the caption `text`."""
     content = path.read_bytes()
-    # The header of a PNG: 8 bytes of signature, 8 of the first chunk's length and name, then the two sizes.
+    # A PNG begins with 8 bytes of signature, 8 of the first chunk's length and name, then width and height.
     width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
     return Picture(path.stem, base64.b64encode(content).decode(), text, width, height)
 
 
-def caption(name: str) -> str:
-    """Return what a figure shows, by the name of its file; `{}` stands for what its pattern leaves open."""
+def find_caption(name: str) -> str:
+    """Return the caption of a figure; the part of its name that matches `*` replaces `{}`."""
     for pattern, text in CAPTIONS.items():
         if fnmatchcase(name, pattern):
             return text.format(name.removeprefix(pattern.rstrip("*")).replace("_", " "))

@@ -78,7 +78,7 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
         table: describe_columns(column_names(section[table].values()), [*described_objectives(jobs, metrics), *metrics])
         for table, metrics in METRICS.items()
     }
-    render.write(
+    render.write_page(
         folder / "report.html",
         title=title_of(jobs, varied),
         name=folder.name,
@@ -212,10 +212,10 @@ def facts_of(jobs: Sequence[Job], varied: Sequence[str]) -> list[tuple[str, str]
         *((f"swept: {key}", in_short(dict.fromkeys(job.settings.get(key, "–") for job in ordered))) for key in varied),
         ("other settings typed", words_of(fixed)),
         ("training, all runs", f"{sum(seconds):.0f} s" if seconds else ""),
-        ("started", render.when(record.get("started"))),
-        ("device", render.device(record)),
-        ("git", render.git(record)),
-        ("versions", render.versions(record)),
+        ("started", render.format_time(record.get("started"))),
+        ("device", render.format_device(record)),
+        ("git", render.format_git(record)),
+        ("versions", render.format_versions(record)),
         ("jobs", "job 3 of the tables is the folder that begins with 3-, in the leaderboard too"),
     ]
     return [(name, text) for name, text in pairs if text]

@@ -217,7 +217,7 @@ def test_a_page_holds_a_strangers_texts_as_texts(kept, tmp_path, tally):
     section = hostile(run, MARKUP)
     picture = tmp_path / f"{MARKUP.replace('/', '')}.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8) + (10).to_bytes(4, "big") * 2)
-    written = render.write(
+    written = render.write_page(
         run / "report.html",
         title=MARKUP,
         name=MARKUP,
