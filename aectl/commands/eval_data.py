@@ -19,11 +19,7 @@ from aectl.runs.loading import Opened, settled
 
 log = logging.getLogger("aectl")
 
-COUNTERPARTS = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}
-"""Data sets of one format: of each the other's images are outliers."""
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-MEGABYTES = {"mnist": (2, 12), "fashion_mnist": (5, 31)}
-"""Size of a data set's test files, and of all its files, as they are fetched."""
 QUICK = {"images": 1000, "train": 3000, "nll_images": 100, "nll_samples": 100}
 """What a quick evaluation takes at most: images and training images, and of the likelihood images and draws."""
 
@@ -60,8 +56,8 @@ def some(source: Source, count: int) -> Source:
 
 def check_outliers(name: str | None) -> None:
     """Raise ConfigError if `outliers` names no data set."""
-    if name not in (None, "auto", "none", *COUNTERPARTS):
-        raise ConfigError(f"outliers must be auto, none, {' or '.join(COUNTERPARTS)}, not '{name}'")
+    if name not in (None, "auto", "none", *downloads.COLLECTIONS):
+        raise ConfigError(f"outliers must be auto, none, {' or '.join(downloads.COLLECTIONS)}, not '{name}'")
 
 
 def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
@@ -70,7 +66,10 @@ def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
     Says so before it fetches them. With `auto`, images that are out of reach are left out with a warning, soon. Raises
     ConfigError if they are of another shape than the run's.
     """
-    name = COUNTERPARTS.get(opened.dataset.name, "none") if config.outliers == "auto" else config.outliers
+    name = config.outliers
+    if name == "auto":
+        own = downloads.COLLECTIONS.get(opened.dataset.name)
+        name = own and own.counterpart
     if name in (None, "none"):
         return {}
     node = settled({"_target_": f"aectl.data.datasets.{name}", "root": opened.config.dataset.get("root")})
@@ -95,7 +94,7 @@ def fetch_outliers(name: str, root: str | None, unasked: bool) -> None:
     """
     if downloads.is_present(name, TEST_FILES, root):
         return
-    title, (alone, whole) = downloads.FOLDERS[name], MEGABYTES[name]
+    title, (alone, whole) = downloads.COLLECTIONS[name].folder, downloads.COLLECTIONS[name].megabytes
     log.info(
         "anomalies: fetching the test images of %s, %d MB (%d MB if from a package manager); outliers=none skips them",
         title,

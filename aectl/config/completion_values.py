@@ -19,7 +19,7 @@ REGISTRIES = {
     "kind": ("aectl.sampling", "KINDS", ("all",)),
     "only": ("aectl.evaluation", "EVALUATIONS", ()),
     "export": ("aectl.runs.export", "FORMATS", ()),
-    "outliers": ("aectl.commands.eval_data", "COUNTERPARTS", ("auto", "none")),
+    "outliers": ("aectl.data.downloads", "COLLECTIONS", ("auto", "none")),
 }
 
 

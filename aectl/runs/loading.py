@@ -240,7 +240,7 @@ def settled(node: Any) -> Any:
     if not isinstance(node, (dict, DictConfig)):
         return node
     root, kind = node.get("root"), str(node.get("_target_")).rpartition(".")[2]
-    names = [name for name in (kind, node.get("of"), node.get("name")) if name in downloads.FOLDERS]
+    names = [name for name in (kind, node.get("of"), node.get("name")) if name in downloads.COLLECTIONS]
     if not root or not names or Path(root).expanduser().absolute() == downloads.data_folder():
         return node
     if all(downloads.is_complete(name, root) for name in names):

@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ def root(tmp_path, monkeypatch):
 
 def install(folder, monkeypatch, content):
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    monkeypatch.setattr(downloads, "DIGESTS", {"mnist": digests, "fashion_mnist": digests})
+    small = {name: replace(one, digests=digests) for name, one in downloads.COLLECTIONS.items()}
+    monkeypatch.setattr(downloads, "COLLECTIONS", small)
     monkeypatch.setattr(downloads, "sources", lambda name: iter(()))
     monkeypatch.setattr(datasets, "TRAINING", TRAINING)
     for name in ("MNIST", "FashionMNIST"):

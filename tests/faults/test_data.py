@@ -16,6 +16,7 @@ import threading
 import time
 import warnings
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from aectl.sampling import history
 from aectl.sampling.request import Impossible
 from tests.faults.payload import Payload
 
-NAMES = list(downloads.DIGESTS["mnist"])
+NAMES = list(downloads.COLLECTIONS["mnist"].digests)
 
 
 def idx_file(array):
@@ -53,7 +54,8 @@ FILES = small_mnist()
 def small_files(monkeypatch):
     """Small files in place of MNIST's, and no source unless the test names one."""
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
-    monkeypatch.setattr(downloads, "DIGESTS", {"mnist": digests, "fashion_mnist": digests})
+    small = {name: replace(one, digests=digests) for name, one in downloads.COLLECTIONS.items()}
+    monkeypatch.setattr(downloads, "COLLECTIONS", small)
     monkeypatch.setattr(downloads, "sources", lambda name: iter(()))
 
 
@@ -259,6 +261,7 @@ def test_a_source_of_bad_manners_is_passed_over_for_the_next(tmp_path, monkeypat
 
 KILLED = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
 from aectl.data import downloads
 from tests_files import FILES, DIGESTS
@@ -270,14 +273,16 @@ def slow(names, scratch):
         print("one", flush=True)
         time.sleep(60)
 
-downloads.DIGESTS = {"mnist": DIGESTS}
+downloads.COLLECTIONS["mnist"] = replace(downloads.COLLECTIONS["mnist"], digests=DIGESTS)
 downloads.sources = lambda name: iter([("slow", slow)])
 downloads.read("mnist", list(FILES), Path(sys.argv[1]))
 """
 
 
 def test_a_process_killed_halfway_leaves_whole_files_and_the_next_goes_on(tmp_path, monkeypatch, tally):
-    (tmp_path / "tests_files.py").write_text(f"FILES = {FILES!r}\nDIGESTS = {downloads.DIGESTS['mnist']!r}\n")
+    (tmp_path / "tests_files.py").write_text(
+        f"FILES = {FILES!r}\nDIGESTS = {downloads.COLLECTIONS['mnist'].digests!r}\n"
+    )
     (tmp_path / "program.py").write_text(KILLED)
     root = tmp_path / "data"
     with subprocess.Popen([sys.executable, "program.py", str(root)], cwd=tmp_path, stdout=subprocess.PIPE) as process:
