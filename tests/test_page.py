@@ -215,7 +215,7 @@ def test_tables_of_earlier_evaluations_say_so(tmp_path):
 
 
 def test_verdicts_and_pictures_come_before_the_tables_and_the_tables_before_what_made_them(parsed):
-    words = ("dae on digits", "denoising 16.3 dB", "samples .9", "Losses and metrics", "Samples drawn", "± half")
+    words = ("dae on digits", "denoising 16.3 dB", "samples .9", "Losses and metrics", "Samples drawn", "±: half")
     words += ("Reconstruction\n", "Not measured\n", "How it was made\n", "aectl eval run=x", "cpu, fp32", "tags:")
     places = [parsed.text.rindex(word) for word in words]
     assert places == sorted(places)
