@@ -1,7 +1,7 @@
-"""Check once that a model's methods return what their abilities promise, before anything is measured by them.
+"""Check that a model's methods return what their abilities promise, before an evaluation.
 
-A classifier whose logits are NaN has an accuracy of 10 %, and a log-probability of +10⁶ nats is a record: neither is a
-result. Built-in models pass; the checks are for models of one's own.
+A classifier whose logits are NaN has an accuracy of 10 %, and a log-probability of +10⁶ nats would be a record. Neither
+is a result. Models of aectl pass; the checks are for a user's own models.
 """
 
 from __future__ import annotations
@@ -35,28 +35,30 @@ from aectl.system.terminal import reason_of
 log = logging.getLogger("aectl")
 
 IMAGES = 8
-"""Images that each method is tried on."""
+"""Number of images that each method is called with."""
 EXCESS, OTHER_RANGE = 0.1, 1.0
-"""Mean distances of pixels from [0, 1] above which there is a warning, and an error: a trained linear decoder leaves it
-by 0.01, an untrained one by up to 0.2, and pixels from 0 to 255 by a hundred."""
+"""Mean distances of pixels from [0, 1] above which there is a warning, and an error.
+
+It is 0.01 for a trained linear decoder, at most 0.2 for an untrained one, and about 100 for pixels from 0 to 255."""
 KINDS = ("exact", "bound", "estimate", "no likelihood")
 LARGEST = 2**31
-"""Size of a code."""
+"""Limit of the size of a code."""
 PIXELS = ("binary pixels", "grey pixels")
-"""What a score is of."""
+"""What a score may refer to."""
 
 
 class DoubtfulRange(AbilityError):
-    """Images that leave [0, 1] by so much that their numbers are doubtful."""
+    """Pixels are so far outside [0, 1] that metrics of them are doubtful."""
 
 
 def check_abilities(model: Model, x: Tensor, classes: int, seed: int = 0) -> None:
     """Call each method that the model has on images x [N, C, H, W] in [0, 1], and check what it returns.
 
-    Results must be dense tensors of floats on the device of x. Shapes must fit N, C, H, W and `classes`, numbers must
-    be finite, images must lie in [0, 1] but for an overshoot, and an exact log-probability or a bound of binary pixels
-    is at most 0. A method must not raise, nor change its images or the model. Raises AbilityError for the first that
-    fails; images that leave [0, 1] by more than an overshoot, but are of its scale, are a warning.
+    Results must be dense float tensors on the device of x with finite numbers and shapes that fit N, C, H, W and
+    `classes`. Images must be in [0, 1] up to an overshoot. Exact log-probabilities of binary pixels, and bounds on
+    them, must be at most 0. A method must not raise, and must not change its images or the model. Raises AbilityError
+    for the first method that fails. Images that overshoot by more than `EXCESS`, but have the right scale, log a
+    warning.
     """
     x = x[:IMAGES].clone()
     if not len(x):
@@ -73,7 +75,7 @@ def check_abilities(model: Model, x: Tensor, classes: int, seed: int = 0) -> Non
             except AbilityError as error:
                 raise AbilityError(f"model: {type(model).__name__}.{name} {error}") from None
             except (MemoryError, OSError, torch.OutOfMemoryError):
-                # Of the machine, and not of the model.
+                # The cause is the machine, not the model.
                 raise
             except Exception as error:
                 raise AbilityError(
@@ -82,24 +84,24 @@ def check_abilities(model: Model, x: Tensor, classes: int, seed: int = 0) -> Non
 
 
 def state_of(model: Model) -> dict[str, Tensor]:
-    """Return copies of all parameters and kept buffers of a model, by name."""
+    """Return copies of the tensors in a model's state dict, by name."""
     return {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
 def check_unchanged(model: Model, x: Tensor, images: Tensor, state: dict[str, Tensor], training: bool) -> None:
-    """Raise AbilityError if a method has changed the images it was given, the model's weights or its mode."""
+    """Raise AbilityError if a method has changed its images, the model's weights or its mode."""
     if not torch.equal(x, images):
         raise AbilityError("changes the images that it is given: it may work on a copy, x.clone()")
     now = model.state_dict()
     odd = [name for name, value in state.items() if name not in now or not torch.equal(now[name], value)]
-    # A NaN is not equal to itself; masks may hold some.
+    # NaN differs from itself, and a mask may contain NaN.
     odd = [name for name in odd if name not in now or not now[name].isnan().any()]
     if odd or model.training != training:
         raise AbilityError(f"changes the model: {odd[0] if odd else 'its mode, by train() or eval()'}")
 
 
 def first_images(source: Source) -> Tensor:
-    """Return the images of a source to check a model on."""
+    """Return the images of a source that a model is checked with."""
     return source.batch(torch.arange(min(IMAGES, len(source)), device=source.labels.device)).x
 
 
@@ -130,7 +132,7 @@ def checks_of(model: Model, x: Tensor, classes: int, rng: Rng) -> Iterator[tuple
         y = torch.arange(3, device=device) % classes
         yield "sample(y=…)", lambda: check_images(model.sample(3, rng=rng, y=y), drawn, device)
     if isinstance(model, Scores) and not isinstance(model, Normalises):
-        # With a constant to be estimated first, a score takes seconds.
+        # A model that has to estimate its constant first would take seconds.
         yield "log_prob", lambda: check_score(model.log_prob(x, rng=rng, samples=2), n, device)
     if isinstance(model, Energy):
         yield "energy", lambda: void(check_tensor(model.energy(x), (n,), device))
@@ -142,14 +144,17 @@ def checks_of(model: Model, x: Tensor, classes: int, rng: Rng) -> Iterator[tuple
 
 
 def check_tensor(found: Any, shape: tuple[Any, ...], device: torch.device) -> Tensor:
-    """Return a tensor of finite floats of a shape, whose `...` stands for at least one dimension of any size."""
+    """Return `found`; raises AbilityError unless it is a tensor of finite floats of this shape.
+
+    `...` at the end of the shape stands for at least one dimension of any size.
+    """
     if not isinstance(found, Tensor):
         raise AbilityError(f"returned {type(found).__name__}, not a tensor")
     if found.layout is not torch.strided or not found.is_floating_point():
         kind = str(found.dtype if found.layout is torch.strided else found.layout).removeprefix("torch.")
         raise AbilityError(f"returned a tensor of {kind}, not of floats")
     if found.dim() > 1 and found.dtype is not torch.float32:
-        # Images, codes and logits go on into products with tensors of that type.
+        # Images, codes and logits are multiplied with float32 tensors.
         raise AbilityError(f"returned a tensor of {str(found.dtype).removeprefix('torch.')}, not of float32")
     if found.device != device:
         raise AbilityError(f"returned a tensor on {found.device}, not on {device}")
@@ -164,7 +169,7 @@ def check_tensor(found: Any, shape: tuple[Any, ...], device: torch.device) -> Te
 
 
 def check_images(found: Any, shape: tuple[Any, ...], device: torch.device, in_range: bool = True) -> None:
-    """Raise AbilityError unless these are images of a shape, with pixels in [0, 1] but for an overshoot."""
+    """Raise AbilityError unless these are images of this shape, with pixels in [0, 1] up to an overshoot."""
     pixels = check_tensor(found, tuple(shape), device).float()
     excess = float((pixels - pixels.clamp(0, 1)).abs().mean())
     message = f"returned pixels from {float(pixels.min()):.4g} to {float(pixels.max()):.4g}, not in [0, 1]"
@@ -175,7 +180,7 @@ def check_images(found: Any, shape: tuple[Any, ...], device: torch.device, in_ra
 
 
 def check_decoded(model: Decodes, codes: Tensor, shape: tuple[Any, ...], device: torch.device) -> None:
-    """Raise AbilityError unless codes are decoded to images, and are the same afterwards."""
+    """Raise AbilityError unless codes are decoded to images and stay unchanged."""
     given = codes.clone()
     check_images(model.decode(given), shape, device)
     if not torch.equal(given, codes):
@@ -183,7 +188,7 @@ def check_decoded(model: Decodes, codes: Tensor, shape: tuple[Any, ...], device:
 
 
 def check_posterior(found: Any, n: int, device: torch.device) -> None:
-    """Raise AbilityError unless these are the means and log-variances of n codes."""
+    """Raise AbilityError unless this is a pair of means and log-variances of n codes."""
     if not isinstance(found, tuple) or len(found) != 2:
         raise AbilityError(f"returned {type(found).__name__}, not mu and logvar")
     mu = check_tensor(found[0], (n, ...), device)
@@ -191,7 +196,7 @@ def check_posterior(found: Any, n: int, device: torch.device) -> None:
 
 
 def check_score(found: Any, n: int, device: torch.device) -> None:
-    """Raise AbilityError unless this is a Score of n images that can be one."""
+    """Raise AbilityError unless this is a valid Score of n images."""
     if not isinstance(found, Score):
         raise AbilityError(f"returned {type(found).__name__}, not an aectl.models.base.Score")
     if found.kind not in KINDS:
@@ -206,16 +211,16 @@ def check_score(found: Any, n: int, device: torch.device) -> None:
 
 
 def check_code(model: Any) -> None:
-    """Raise AbilityError unless a model that decodes, and encodes nothing, has the size of its codes."""
+    """Raise AbilityError unless a model that decodes but does not encode states the size of its codes."""
     size = getattr(model, "code", None)
     if type(size) is not int or not 1 <= size < LARGEST:
         raise AbilityError(f"is {size!r}: what decodes needs the size of its codes there, a whole number")
 
 
 def count_of(wrong: Tensor) -> str:
-    """Return how many of a tensor's numbers are wrong."""
+    """Return how many numbers of a tensor are wrong, in words."""
     return f"{int(wrong.sum()):,} of {wrong.numel():,} numbers"
 
 
 def void(_: object) -> None:
-    """Drop a result that is not needed."""
+    """Discard a value, for use in a lambda."""

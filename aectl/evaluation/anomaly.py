@@ -1,4 +1,4 @@
-"""How well a model tells images of another kind from those it was trained on, by the scores that it gives them."""
+"""Detection of out-of-distribution images by the scores that a model gives them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from aectl.metric import Metric
 from aectl.models.base import Energy, Normalises, Reconstructs, Scores
 
 SAMPLES = 10
-"""Importance samples of a likelihood: enough to rank images by it, at a hundredth of what measuring it takes."""
+"""Importance samples of a likelihood: enough to rank images, in a hundredth of the time of the likelihood table."""
 COMPONENTS = 64
-"""Principal components of the linear detector, or a quarter of the pixels where these are few."""
+"""Principal components of the linear detector, but at most a quarter of the number of pixels."""
 
 AUROC = Metric("auroc_*", "area under the ROC curve, .5 by chance", "higher")
 METRICS = (AUROC, Metric("ap_*", "average precision", "higher", detail=True))
@@ -33,19 +33,19 @@ HEADLINE = Headline(
 )
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
-"""Scores of ordinary images [N] and of outliers [M], higher for what looks stranger, by the outliers' name.
+"""Scores of inliers [N] and outliers [M] by the name of the set of outliers; higher scores mean more unusual images.
 
-Ordinary are the held-out images of the classes trained on; those of excluded classes are a set of outliers.
+Inliers are the held-out images of the classes that the model was trained on. Those of excluded classes are a set of
+outliers.
 """
 
 
 def measure(subject: Subject) -> Rows:
-    """Return the table of detectors: for each set of outliers, area under the ROC curve and average precision.
+    """Return the area under the ROC curve and the average precision of each detector for each set of outliers.
 
-    The model's rows are its reconstruction error, its negative log-likelihood or its energy, as far as it has them;
-    behind them stand PCA's error, the mean intensity, which already tells a lot, and chance, whose average precision
-    is the share of outliers. Raises Unmeasured where there are no outliers or nothing but outliers, and for scores
-    that are not numbers.
+    The model's rows are its reconstruction error, its negative log-likelihood and its energy, as far as it has them.
+    The baselines are PCA's reconstruction error, the mean intensity of the image, and chance, whose average precision
+    is the share of outliers. Raises Unmeasured if there are no outliers or no inliers, and if scores are NaN.
     """
     bench = subject.bench
     if not bench.all_outliers:
@@ -65,11 +65,11 @@ def measure(subject: Subject) -> Rows:
 
 
 def by_ability(subject: Subject) -> dict[str, Pairs]:
-    """Return the model's own scores by the name of their row."""
+    """Return the model's scores by the name of their row."""
     model, found = subject.model, {}
     if isinstance(model, Reconstructs):
         found["model, error"] = scores(subject)
-    # The constant that makes a likelihood of an energy costs minutes, and changes no order.
+    # Normalising an energy takes minutes and does not change the order of images.
     if isinstance(model, Scores) and not isinstance(model, Normalises):
         found["model, likelihood"] = likelihoods(subject)
     if isinstance(model, Energy):
@@ -78,10 +78,7 @@ def by_ability(subject: Subject) -> dict[str, Pairs]:
 
 
 def scores(subject: Subject) -> Pairs:
-    """Return the mean squared reconstruction errors per pixel; the model must reconstruct.
-
-    A model that was trained under noise is given the clean images.
-    """
+    """Return the mean squared reconstruction errors per pixel, of images without noise; the model must reconstruct."""
     bench, model = subject.bench, cast("Reconstructs", subject.model)
     inside = errors(bench.held_out.pixels(), subject.reconstructed)[~bench.is_excluded]
     return {
@@ -91,9 +88,9 @@ def scores(subject: Subject) -> Pairs:
 
 
 def likelihoods(subject: Subject) -> Pairs:
-    """Return the negative log-likelihoods, in nats; the model must score.
+    """Return the negative log-likelihoods, in nats; the model must have likelihoods.
 
-    Likelihoods of simple images can be higher than those of the images trained on (Nalisnick et al. 2019).
+    Simple images can be more likely than the images the model was trained on (Nalisnick et al. 2019).
     """
     model, rng = cast("Scores", subject.model), subject.bench.rng("anomalies")
 
@@ -105,7 +102,7 @@ def likelihoods(subject: Subject) -> Pairs:
 
 
 def energies(subject: Subject) -> Pairs:
-    """Return the energies in nats, of binary draws where the model's are of such; the model must have energies."""
+    """Return the energies in nats, of binary draws for a model of binary pixels; the model must have energies."""
     model, rng = cast("Energy", subject.model), subject.bench.rng("anomalies", "energy")
 
     def score(source: Source) -> Tensor:
@@ -116,11 +113,11 @@ def energies(subject: Subject) -> Pairs:
 
 
 def pairs_of(bench: Benchmark, score: Callable[[Source], Tensor]) -> Pairs:
-    """Return the scores of the ordinary images beside those of each set of outliers."""
+    """Return the scores of the inliers with those of each set of outliers; raises Unmeasured if some are NaN."""
     inside = score(bench.inliers)
     pairs = {name: (inside, score(source)) for name, source in bench.all_outliers.items()}
     if any(bool(scores.isnan().any()) for pair in pairs.values() for scores in pair):
-        raise Unmeasured("its scores are not numbers")
+        raise Unmeasured("some of its scores are NaN")
     return pairs
 
 
@@ -130,7 +127,10 @@ def errors(x: Tensor, restored: Tensor) -> Tensor:
 
 
 def baseline(bench: Benchmark, detector: str, score: Callable[[Tensor], Tensor]) -> Row:
-    """Return the row of a detector that knows no model; a set of outliers is known by its images, not by its name."""
+    """Return the row of a detector that does not depend on the model.
+
+    The cache identifies a set of outliers by its images, not by its name.
+    """
     row: Row = {}
     for name, source in bench.all_outliers.items():
 
@@ -143,7 +143,7 @@ def baseline(bench: Benchmark, detector: str, score: Callable[[Tensor], Tensor])
 
 
 def compared(pairs: Pairs) -> Row:
-    """Return a row with the measures for each set of outliers."""
+    """Return a row with the columns of each set of outliers."""
     row: Row = {}
     for name, (inside, outside) in pairs.items():
         row |= named(detection(inside, outside), name)
@@ -151,27 +151,27 @@ def compared(pairs: Pairs) -> Row:
 
 
 def named(found: Row, name: str) -> Row:
-    """Return the measures `auroc`, `auroc_ci95` and `ap` under names that tell the set of outliers."""
+    """Return `auroc`, `auroc_ci95` and `ap` under names that end in the set of outliers."""
     return {f"auroc_{name}": found["auroc"], f"auroc_{name}_ci95": found["auroc_ci95"], f"ap_{name}": found["ap"]}
 
 
 def detection(inside: Tensor, outside: Tensor) -> Row:
-    """Return how well scores [N] of ordinary images and [M] of outliers tell them apart, outliers being the higher.
+    """Return how well scores separate inliers [N] from outliers [M], which should have the higher scores.
 
-    `auroc` is the chance that an outlier has the higher score, ties counting half; its interval has the variance of
-    DeLong et al. (1988), from ranks as in Sun & Xu (2014). `ap` is the average precision, in [0, 1]. Raises Unmeasured
-    for scores that are not numbers.
+    `auroc` is the probability that an outlier has a higher score than an inlier, with ties counting half. Its interval
+    has the variance of DeLong et al. (1988), computed from ranks as in Sun & Xu (2014). `ap` is the average precision,
+    in [0, 1]. Raises Unmeasured if scores are NaN.
     """
     from scipy.stats import rankdata
     from sklearn.metrics import average_precision_score
 
     if inside.isnan().any() or outside.isnan().any():
-        raise Unmeasured("some scores are not numbers")
+        raise Unmeasured("some scores are NaN")
     n, m = len(inside), len(outside)
-    # Only the order counts: ranks are finite where scores are not.
+    # Only the order matters, and ranks are finite even if scores are infinite.
     ranks = torch.from_numpy(rankdata(torch.cat([inside, outside]).cpu().numpy()))
     among_own = [torch.from_numpy(rankdata(part.cpu().numpy())) for part in (inside, outside)]
-    above = (ranks[n:] - among_own[1]) / n  # of each outlier, the share of ordinary images below it
+    above = (ranks[n:] - among_own[1]) / n  # for each outlier, the share of inliers below it
     below = 1 - (ranks[:n] - among_own[0]) / m
     variance = sum(float(part.var()) / len(part) for part in (above, below) if len(part) > 1)
     labels = torch.cat([torch.zeros(n), torch.ones(m)]).numpy()
@@ -185,7 +185,7 @@ def detection(inside: Tensor, outside: Tensor) -> Row:
 EVALUATIONS = (
     Evaluation(
         "anomalies",
-        "detection of images of another kind",
+        "detection of out-of-distribution images",
         (Reconstructs | Scores | Energy,),
         measure,
         METRICS,

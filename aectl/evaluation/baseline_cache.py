@@ -1,4 +1,4 @@
-"""What is the same for every model of a data set, computed once and kept: baselines' numbers and arrays."""
+"""Cache of results that do not depend on the model: numbers and arrays of baselines, by data set."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from aectl.system.user_cache import NoHome, baseline_folder
 log = logging.getLogger("aectl")
 
 VERSION = 2
-"""To be raised when a baseline is computed differently: what was kept before is then not found."""
+"""Increase it when a baseline is computed differently, so that earlier results are not used."""
 
 
 class Cache:
-    """Results by name in `folder`; without a folder they are computed anew each time.
+    """Results by name in `folder`; without a folder nothing is cached.
 
-    A name must tell everything that the result depends on beside the data: `probe-pca-32`, `noisy-gaussian-1-seed-0`.
+    A name must identify everything that the result depends on other than the data, e.g. `noisy-gaussian-1-seed-0`.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
 
     def numbers(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Return what `compute()` gave when first asked for `name`: numbers, texts, and lists or dicts of them."""
+        """Return the cached result of `compute()`: numbers, texts, and lists or dicts of them."""
         return self.kept(f"{name}.json", compute, read_json, write_json)
 
     def arrays(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the tensors that `compute()` gave when first asked for `name`; those kept come on the CPU."""
+        """Return the cached tensors of `compute()`; those read from a file are on the CPU."""
         return self.kept(f"{name}.safetensors", compute, load_file, write_arrays)
 
     def kept(self, file: str, compute: Callable[[], Any], read: Callable[..., Any], write: Callable[..., Any]) -> Any:
-        """Return what `file` holds; compute and write it if it is not there, or is damaged."""
+        """Return the content of `file`; compute and write it if the file is missing or damaged."""
         if self.folder is None:
             return compute()
         path = self.folder / file
@@ -49,7 +49,7 @@ class Cache:
         with contextlib.ExitStack() as stack:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # Two evaluations at a time share the work: the second waits for what the first is computing.
+                # Of two evaluations that need a result, the second waits until the first has computed it.
                 lock = FileLock(f"{path}.lock").held(purpose=f"computes the baseline {path.stem}")
                 stack.enter_context(lock)
             except OSError as error:
@@ -70,21 +70,21 @@ class Cache:
 
 
 DAMAGE = (OSError, ValueError, SafetensorError)
-"""What reading a file raises that is not there, or damaged."""
+"""Errors of reading a missing or damaged file."""
 
 NOTED: set[str] = set()
 
 
 def note_unwritable(folder: Path, error: Exception) -> None:
-    """Log, once, that baselines cannot be kept, and the variable that names another folder."""
+    """Warn once that the cache cannot be written, and name the variable that sets another folder."""
     if "unwritable" not in NOTED:
         NOTED.add("unwritable")
         reason = getattr(error, "strerror", None) or error
-        log.warning("baselines are computed anew, %s cannot be written (%s): set AECTL_CACHE=DIR", folder, reason)
+        log.warning("baselines are not cached, %s cannot be written (%s): set AECTL_CACHE=DIR", folder, reason)
 
 
 def folder_for(digest: str) -> Path | None:
-    """Return the folder for data with this digest, in $AECTL_CACHE or in the user's cache; None without a home."""
+    """Return the cache folder for data with this digest; None without a home folder if AECTL_CACHE is not set."""
     try:
         return baseline_folder() / "baselines" / f"{digest}-v{VERSION}"
     except NoHome as error:
@@ -93,7 +93,7 @@ def folder_for(digest: str) -> Path | None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds."""
+    """Return the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

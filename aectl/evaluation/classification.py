@@ -1,4 +1,4 @@
-"""How often a classifier is right, beside what the pixels alone tell a linear one."""
+"""Accuracy of a classifier, compared with logistic regression on raw pixels."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ HEADLINE = Headline("classification", ACCURACY, (("logistic regression",),), ran
 def measure(subject: Subject) -> Rows:
     """Return accuracy and error on held-out images, in percent: the model's and logistic regression's on raw pixels.
 
-    Both are of the images whose class some training image has. Raises Unmeasured unless there are such, and training
-    images of two classes.
+    Only images whose class occurs among the training images count. Raises Unmeasured if there are none, or if all
+    training images have the same class.
     """
     bench = subject.bench
     held_out = bench.held_out.take(nameable(bench))
     logits = apply(cast("Classifies", subject.model).classify, held_out.pixels())
     if bool(logits.isnan().any()):
-        raise Unmeasured("its logits are not numbers")
+        raise Unmeasured("some of its logits are NaN")
     found = logits.argmax(1)
     rows: Rows = {"model": accuracy(found, held_out.labels), "logistic regression": linear_accuracy(bench)}
     return {name: row | error(row) for name, row in rows.items()}
 
 
 def accuracy(found: Tensor, labels: Tensor) -> Row:
-    """Return the share of images, in percent, whose found class [N] is the label [N]."""
+    """Return the percentage of images whose predicted class [N] equals the label [N]."""
     return {**mean_ci95(100 * (found == labels).float(), "accuracy")}
 
 
 def error(row: Row) -> Row:
-    """Return the other images, in percent: what the accuracy of a row leaves."""
+    """Return the percentage of wrongly classified images, 100 - accuracy."""
     return {"error": 100 - float(row["accuracy"]), "error_ci95": row["accuracy_ci95"]}
 
 

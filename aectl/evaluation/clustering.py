@@ -1,4 +1,4 @@
-"""Whether the classes of images are clusters of their codes, found without labels."""
+"""Agreement of the classes with clusters that k-means finds among the codes, without labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from aectl.metric import Metric
 from aectl.models.base import Encodes
 
 SEEDS = 5
-"""Runs of k-means, from which the spread is."""
+"""Runs of k-means; the spread is their standard deviation."""
 STARTS = 3
-"""Starting points of a run, of which the one with the least squared error counts."""
+"""Starting points of a run; the one with the lowest squared error counts."""
 
 
 METRICS = (
@@ -32,10 +32,10 @@ METRICS = (
 
 
 def measure(subject: Subject) -> Rows:
-    """Return the table of how k-means on held-out codes agrees with the classes: the model's, PCA's, raw pixels'.
+    """Return how well k-means on held-out codes agrees with the classes: codes of the model, of PCA, and raw pixels.
 
-    k is the number of classes present, the codes are in their own scale, each number is the mean over 5 seeds with its
-    standard deviation. Raises Unmeasured unless there are labels of two classes, and if some codes are not numbers.
+    k is the number of classes present, and codes are not rescaled. Each number is a mean over 5 seeds with its standard
+    deviation. Raises Unmeasured unless there are labels of two classes and all codes are finite.
     """
     bench = subject.bench
     known = labelled(bench.held_out)
@@ -51,11 +51,11 @@ def measure(subject: Subject) -> Rows:
 
 
 def agreement(codes: Tensor, labels: Tensor, bench: Benchmark) -> Row:
-    """Return how clusters of codes [N, code] agree with labels [N], over seeds of k-means.
+    """Return the agreement of clusters of codes [N, code] with labels [N], over seeds of k-means.
 
-    `nmi` is the mutual information over the mean of the two entropies, `ari` the adjusted Rand index (Hubert & Arabie
-    1985), `cluster_accuracy` the share of images, in percent, in the cluster that the best matching of clusters with
-    classes gives to their class.
+    `nmi` is the mutual information divided by the mean of the two entropies. `ari` is the adjusted Rand index (Hubert &
+    Arabie 1985). `cluster_accuracy` is the percentage of images in the cluster that the best one-to-one matching of
+    clusters with classes assigns to their class.
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -75,7 +75,7 @@ def agreement(codes: Tensor, labels: Tensor, bench: Benchmark) -> Row:
 def k_means(codes: Tensor, k: int, seed: int) -> np.ndarray:
     """Return the cluster [N] of each code by Lloyd's algorithm from k-means++ (Arthur & Vassilvitskii 2007).
 
-    Codes with fewer than k different values make fewer clusters, of which scikit-learn's warning is not passed on.
+    Codes with fewer than k different values give fewer clusters; scikit-learn's warning about it is suppressed.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -86,7 +86,7 @@ def k_means(codes: Tensor, k: int, seed: int) -> np.ndarray:
 
 
 def matched(classes: np.ndarray, clusters: np.ndarray) -> float:
-    """Return the share of images in the cluster of their class, clusters and classes matched one to one (Kuhn 1955)."""
+    """Return the share of images in the cluster that is matched with their class, one to one (Kuhn 1955)."""
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import contingency_matrix
 

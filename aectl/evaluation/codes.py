@@ -1,4 +1,4 @@
-"""What codes look like: how many units are active or dead, how sparse a code is; and the codes to compare them with."""
+"""Statistics of codes: active and dead units, sparsity; and the baselines that codes are compared with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from aectl.metric import Metric
 from aectl.models.base import Encodes, HasPosterior
 
 ACTIVE = 1e-3
-"""A unit is active on an image where |h| exceeds this."""
+"""A unit is active on an image if |h| exceeds this."""
 INFORMED = 0.01
-"""A latent is active where the variance over images of its posterior mean exceeds this (Burda et al. 2016)."""
+"""A latent is active if the variance over images of its posterior mean exceeds this (Burda et al. 2016)."""
 METRICS = (
     Metric("active_share", "share of units active on an image"),
     Metric("active_units", "units active on an image"),
@@ -25,14 +25,13 @@ METRICS = (
     Metric("hoyer", "Hoyer sparsity, 0 for equal units, 1 for a single active one"),
 )
 RAW = "raw pixels"
-"""The row of the images themselves, as long codes."""
+"""Name of the row in which the pixels of an image are its code."""
 
 
 def measure(subject: Subject) -> Rows:
-    """Return the table of held-out codes, the model's and PCA's of the same size: `sparsity` and `hoyer`.
+    """Return `sparsity` and `hoyer` of the held-out codes of the model and of PCA of the same size.
 
-    For a model with a posterior also `active_latents`, the number of units whose posterior mean has a variance over
-    images above 0.01 (Burda et al. 2016). Raises Unmeasured if some codes are not numbers.
+    A model with a posterior also has `active_latents`. Raises Unmeasured if some codes are NaN or infinite.
     """
     bench = subject.bench
     code = checked(subject.codes)
@@ -50,7 +49,7 @@ def measure(subject: Subject) -> Rows:
 
 
 def sparsity(codes: Tensor) -> dict[str, float]:
-    """Return, of codes [N, code]: the share and mean number of active units per image, and the units never active."""
+    """Return the share and mean number of active units per image of codes [N, code], and the number never active."""
     active = codes.abs() > ACTIVE
     return {
         "active_share": float(active.float().mean()),
@@ -63,34 +62,34 @@ def sparsity(codes: Tensor) -> dict[str, float]:
 def hoyer(codes: Tensor) -> dict[str, float]:
     """Return the mean over images of (√n - ‖h‖₁/‖h‖₂) / (√n - 1), n the size of the code (Hoyer 2004).
 
-    It is 0 where all units are equally strong and 1 where a single one is active. Codes of nothing but zeros have no
-    such number and do not count; if there are no others, or the code is a single unit, the row is empty.
+    It is 0 if all units are equally strong and 1 if a single unit is active. Codes that are zero do not count. Returns
+    an empty row if there are no other codes, or if the code has a single unit.
     """
     codes = codes[codes.any(1)].double()
     if not len(codes) or codes.shape[1] == 1:
         return {}
     root = codes.shape[1] ** 0.5
-    # Scaled by the largest, the squares of small codes do not vanish.
+    # Without scaling, the squares of small codes underflow.
     codes = codes / codes.abs().amax(1, keepdim=True)
     return mean_ci95((root - codes.norm(p=1, dim=1) / codes.norm(dim=1)) / (root - 1), "hoyer")
 
 
 def active_latents(means: Tensor) -> float:
-    """Return how many columns of posterior means [N, code] vary over images with more than 0.01 of variance."""
+    """Return the number of columns of posterior means [N, code] whose variance over images exceeds 0.01."""
     return float((means.double().var(0, correction=0) > INFORMED).sum())
 
 
 def checked(codes: Tensor) -> Tensor:
-    """Return `codes`; raises Unmeasured unless all of them are finite."""
+    """Return `codes`; raises Unmeasured if some are NaN or infinite."""
     if not codes.isfinite().all():
-        raise Unmeasured("some codes are not numbers")
+        raise Unmeasured("some codes are NaN or infinite")
     return codes
 
 
 def baselines(subject: Subject) -> dict[str, Callable[[Source], Tensor]]:
-    """Return what to compare a model's codes with, maps from images to [N, size] by the name of their row.
+    """Return the baselines of a model's codes: maps from images to [N, size], by the name of their row.
 
-    These are as many principal components as the code has units, at most the rank of the training images, and the
+    They are as many principal components as the code has units, at most the rank of the training images, and the raw
     pixels.
     """
     bench = subject.bench
@@ -108,7 +107,7 @@ def pixels(source: Source) -> Tensor:
 
 
 def slug(name: str) -> str:
-    """Return the name of a row as part of a name in the cache."""
+    """Return a row's name as a part of a name in the cache."""
     return name.lower().replace(" ", "-")
 
 

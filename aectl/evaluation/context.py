@@ -1,4 +1,4 @@
-"""What is evaluated and on what: a trained model, the images it is measured on, and everything its baselines need."""
+"""Inputs of an evaluation: a trained model, the images it is measured on, and what its baselines need."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from aectl.models.base import Encodes, Model, Reconstructs, Samples
 from aectl.rng import Rng
 
 Row = dict[str, float | str]
-"""Measures by name: one row of a table. `mse_ci95` is the half width of the 95 % confidence interval of `mse`."""
+"""One row of a table: values by column. `mse_ci95` is half the width of the 95 % confidence interval of `mse`."""
 
 Rows = dict[str, Row]
-"""Rows by name, the model's own called "model", those of baselines behind it: one table."""
+"""One table: rows by name. The model's row is called "model" and comes first, baselines follow."""
 
 CHUNK = 1000
-"""Images at a time, for the memory's sake."""
+"""Images processed at a time, to bound the memory."""
 
 
 class Unmeasured(Exception):
-    """A table cannot be made for this model or these data; the message says why, in a few words."""
+    """A table cannot be made for this model or these data; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The images that models of one data set are measured on, and what is computed once for all of them.
+    """The images that models of one data set are measured on, and results that do not depend on the model.
 
-    Baselines are fitted on `train` and, like models, measured on `held_out`. `outliers` are images of other kinds, by
-    name; `excluded` are the classes that models were trained without. `judge` is the classifier whose features compare
-    sets of images, or, where the data set has none, the reason. Whatever does not depend on the model belongs into
-    `cache`.
+    Baselines are fitted to `train` and measured on `held_out`, as models are. `outliers` are out-of-distribution
+    images by name of the set. `excluded` are the classes that models were trained without. `judge` is the classifier
+    whose features compare sets of images, or the reason why there is none. Results that do not depend on the model go
+    into `cache`.
     """
 
     train: Source
@@ -54,18 +54,18 @@ class Benchmark:
 
     @cached_property
     def inliers(self) -> Source:
-        """The held-out images of classes that models were trained on."""
+        """The held-out images of the classes that models were trained on."""
         return self.held_out.take((~self.is_excluded).nonzero().squeeze(1))
 
     @cached_property
     def all_outliers(self) -> dict[str, Source]:
-        """The outliers, and the held-out images of the excluded classes where there are any."""
+        """The outliers, and the held-out images of the excluded classes if there are any."""
         own = self.held_out.take(self.is_excluded.nonzero().squeeze(1))
         return {**self.outliers, **({"excluded classes": own} if len(own) else {})}
 
     @property
     def is_excluded(self) -> Tensor:
-        """Whether each held-out image [N] is of an excluded class."""
+        """For each held-out image, whether its class was excluded from training, [N]."""
         labels = self.held_out.labels
         return torch.isin(labels, torch.tensor(tuple(self.excluded), dtype=labels.dtype, device=labels.device))
 
@@ -76,17 +76,17 @@ class Benchmark:
 
     @cached_property
     def features(self) -> Tensor:
-        """The judge's features [N, 128] of the held-out images; raises Unmeasured where there is no judge."""
+        """The judge's features [N, 128] of the held-out images; raises Unmeasured if there is no judge."""
         judge = self.judged()
         found = self.cache.arrays(f"features-{judge.name}", lambda: {"x": judge.features(self.held_out.pixels())})
         return found["x"].to(self.train.images.device)
 
     def rng(self, *names: str | int) -> Rng:
-        """Return random numbers that depend on the seed and on `names` alone."""
+        """Return a random number generator that depends only on the seed and on `names`."""
         return Rng(self.seed, self.train.images.device).fork(*names)
 
     def judged(self) -> Judge:
-        """Return the judge; raises Unmeasured, with the reason, where there is none."""
+        """Return the judge; raises Unmeasured with the reason if there is none."""
         if isinstance(self.judge, str):
             raise Unmeasured(self.judge)
         return self.judge
@@ -94,7 +94,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in evaluation mode with frozen weights, and what several evaluations need of it."""
+    """A model in evaluation mode with frozen weights, and results that several evaluations use."""
 
     model: Model
     bench: Benchmark
@@ -113,12 +113,12 @@ class Subject:
 
     @cached_property
     def reconstructed(self) -> Tensor:
-        """The held-out images brought back, [N, C, H, W]; the model must reconstruct."""
+        """The reconstructions of the held-out images, [N, C, H, W]; the model must reconstruct."""
         return apply(cast("Reconstructs", self.model).reconstruct, self.bench.held_out.pixels())
 
     @cached_property
     def samples(self) -> Tensor:
-        """As many draws from the model's prior as there are held-out images, [N, C, H, W]; the model must sample."""
+        """As many samples of the model as there are held-out images, [N, C, H, W]; the model must sample."""
         n, rng = len(self.bench.held_out), self.bench.rng("samples")
         model = cast("Samples", self.model)
         with torch.no_grad():
@@ -128,31 +128,31 @@ class Subject:
 
     @cached_property
     def nearest(self) -> tuple[Tensor, Tensor]:
-        """The distance [N] of each sample to the nearest training image, in pixels, and that one's position [N]."""
+        """The distance [N] of each sample to the nearest training image, in pixels, and that image's index [N]."""
         return nearest(self.samples, self.bench.train.pixels())
 
     @cached_property
     def features(self) -> Tensor:
-        """The judge's features of the samples [N, 128]; raises Unmeasured where there is no judge."""
+        """The judge's features [N, 128] of the samples; raises Unmeasured if there is no judge."""
         return self.bench.judged().features(self.samples)
 
 
 @torch.no_grad()
 def apply(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return `function` of all images, a chunk at a time."""
+    """Return `function(images)`, computed in chunks."""
     name = getattr(function, "__name__", "a method")
     return torch.cat([check_count(function(chunk), len(chunk), name) for chunk in images.split(CHUNK)])
 
 
 def mean_ci95(values: Tensor, name: str) -> dict[str, float]:
-    """Return the mean of `values` [N] as `name` and 1.96 standard errors of it as `name_ci95`."""
+    """Return the mean of `values` [N] as `name` and 1.96 standard errors as `name_ci95`."""
     values = values.double()
     spread = 1.96 * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return {name: float(values.mean()), f"{name}_ci95": spread}
 
 
 def digest(*sources: Source) -> str:
-    """Return a name for these images and labels in this order: 16 hexadecimal digits of their SHA-256."""
+    """Return 16 hexadecimal digits of the SHA-256 of images and labels in this order."""
     found = hashlib.sha256()
     for source in sources:
         # Equal bytes are other images at another scale.

@@ -1,4 +1,4 @@
-"""How well corruptions are undone: the model beside doing nothing and beside the best affine denoiser."""
+"""Denoising: the model compared with the best affine denoiser and with no denoising."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NOISES: dict[str, Callable[[], nn.Module]] = {
     "masking_0.75": partial(Masking, 0.75),
     "salt_and_pepper_0.25": partial(SaltAndPepper, 0.25),
 }
-"""The corruptions that every model is tested under, whatever it was trained with."""
+"""The noises that every model is tested under, whatever it was trained with."""
 
 UNDER_EACH = (Metric("*", "PSNR of the restored images under this noise", "higher", "dB"),)
-"""The columns of `matrix`, each called after a noise."""
+"""The columns of `matrix`, each named after a noise."""
 
 PASSES = 3
-"""Corruptions of each training image where the moments have no closed form."""
+"""Noisy copies of each training image that moments without a closed form are estimated from."""
 
 HEADLINE = Headline(
     "denoising",
@@ -50,7 +50,7 @@ HEADLINE = Headline(
 
 
 def measure(subject: Subject) -> Rows:
-    """Return the table under the model's own noise, the same draw for every row.
+    """Return the fidelity of images restored from the run's own noise, with the same noisy images for every row.
 
     Raises Unmeasured for a model without noise.
     """
@@ -72,7 +72,7 @@ def measure(subject: Subject) -> Rows:
 
 
 def matrix(subject: Subject) -> Rows:
-    """Return the PSNR in dB under each of `NOISES`, and of the model on clean images as "none"."""
+    """Return the PSNR in dB under each of `NOISES`; the column "none" is the model on clean images."""
     bench, model = subject.bench, cast("Reconstructs", subject.model)
     x = bench.held_out.pixels()
     rows: Rows = {"model": decibels(x, subject.reconstructed, "none"), "best affine": {}, "noisy input": {}}
@@ -92,20 +92,20 @@ def matrix(subject: Subject) -> Rows:
 
 @torch.no_grad()
 def corrupted(x: Tensor, noise: nn.Module, bench: Benchmark) -> Tensor:
-    """Return the held-out images x corrupted: the same noise gives the same draw in every table."""
+    """Return the held-out images x under a noise; the same noise gives the same images in every table."""
     return noise(x, bench.rng("denoising"))
 
 
 def drawn(noisy: Tensor, noise: nn.Module, bench: Benchmark) -> str:
-    """Return a name for a draw of a noise, by its outcome.
+    """Return a name for noisy images, by their digest.
 
-    It tells the kind, the parameters and the seed, and, unlike these, also that somebody's own noise was rewritten.
+    It depends on the noise, its parameters and the seed, and changes also if the code of a user's own noise changes.
     """
     return f"{type(noise).__name__.lower()}-{digest(replace(bench.held_out, images=noisy))}"
 
 
 def decibels(clean: Tensor, restored: Tensor, name: str) -> Row:
-    """Return the PSNR of the mean squared error in dB as `name`, with the interval that the error's gives it."""
+    """Return the PSNR of the mean squared error in dB as `name`, with the interval that the error's interval gives."""
     error = mean_ci95((clean - restored).square().flatten(1).mean(1), "mse")
     if not error["mse"] > 0:
         return {name: psnr(error["mse"])}
@@ -114,7 +114,7 @@ def decibels(clean: Tensor, restored: Tensor, name: str) -> Row:
 
 
 class Moments(NamedTuple):
-    """What the best affine denoiser depends on, of images x and their corruptions x̃, in double precision."""
+    """The moments of images x and noisy images x̃ that determine the best affine denoiser, in double precision."""
 
     mean: Tensor
     """E[x], [pixels]."""
@@ -127,14 +127,14 @@ class Moments(NamedTuple):
 
 
 class AffineDenoiser:
-    """The affine map of the corrupted image with the least squared error, cut to [0, 1]; the Wiener filter.
+    """The affine map of the noisy image with the least squared error, clamped to [0, 1]; the Wiener filter.
 
-    x̂ = E[x] + Cov(x, x̃) Cov(x̃)⁻¹ (x̃ - E[x̃]). It is what a denoiser must beat.
+    x̂ = E[x] + Cov(x, x̃) Cov(x̃)⁻¹ (x̃ - E[x̃]).
     """
 
     def __init__(self, found: Moments) -> None:
         self.mean, self.noisy_mean = found.mean, found.noisy_mean
-        # Pixels that never vary make the covariance singular; 1e-6 is less than rounding to 256 levels adds.
+        # Constant pixels make the covariance singular. Rounding to 256 levels adds more than 1e-6.
         ridge = 1e-6 * torch.eye(len(found.mean), dtype=found.covariance.dtype, device=found.covariance.device)
         self.matrix = torch.linalg.solve(found.covariance + ridge, found.cross)
 
@@ -145,13 +145,13 @@ class AffineDenoiser:
 
 
 def moments(noise: nn.Module, bench: Benchmark) -> Moments:
-    """Return the moments of the training images under a noise: exact where a closed form is known, else sampled."""
+    """Return the moments of the training images under a noise: exact if there is a closed form, else estimated."""
     known = pixelwise(noise)
     return exact(known, bench.pca) if known else sampled(noise, bench.train, bench.rng("denoising", "fit"))
 
 
 class Pixelwise(NamedTuple):
-    """A corruption of each pixel by itself: E[x̃|x] = gain x + offset, Var[x̃|x] = a + b x + c x²."""
+    """A noise that acts on each pixel independently: E[x̃|x] = gain x + offset, Var[x̃|x] = a + b x + c x²."""
 
     gain: float
     offset: float
@@ -160,8 +160,8 @@ class Pixelwise(NamedTuple):
 
 
 def pixelwise(noise: nn.Module) -> Pixelwise | None:
-    """Return a noise as `Pixelwise`, or None where it is none or is not known to be."""
-    kind = type(noise)  # not isinstance: a class derived from these may corrupt in another way
+    """Return a noise as `Pixelwise`, None if it is not known to be one."""
+    kind = type(noise)  # not isinstance: a subclass may act in another way
     if kind is Gaussian and not noise.clip:
         return Pixelwise(1.0, 0.0, (float(cast("Gaussian", noise).std) ** 2, 0.0, 0.0))
     if kind is Masking:
@@ -175,7 +175,7 @@ def pixelwise(noise: nn.Module) -> Pixelwise | None:
 
 
 def exact(noise: Pixelwise, pca: PCA) -> Moments:
-    """Return the moments under a pixelwise noise from those of the clean images, without drawing any.
+    """Return the moments under a pixelwise noise, computed from those of the clean images.
 
     Cov(x̃) = gain² Cov(x) + diag(E Var[x̃|x]) and Cov(x̃, x) = gain Cov(x).
     """

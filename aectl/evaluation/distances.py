@@ -1,7 +1,7 @@
-"""How far apart the laws are that two sets of vectors were drawn from, features of images or their pixels.
+"""Distances between the distributions of two sets of vectors: features of images, or their pixels.
 
-Numbers compare only at equal N: the Fréchet distance is biased upwards by a term of order 1/N, so that two sets of one
-law are not at 0. What such sets give is the floor that tables show.
+Numbers can be compared only at equal N: the Fréchet distance is biased upwards by a term of order 1/N, so that it is
+not 0 for two sets from the same distribution. Tables show its value for such sets, real training images.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 """A function of pairs: [n, D] and [m, D] to [n, m]."""
 FRECHET = Metric("frechet", "Fréchet distance in the judge's features (not FID)", "lower")
 GROUPS = 20
-"""Parts of a set that are left out in turn to see how an estimate varies."""
+"""Parts of a set that the jackknife leaves out in turn."""
 
 
 def groups(x: Tensor) -> list[Tensor]:
-    """Return `x` [N, D] in parts that are alike, whatever its order: always the same permutation, cut into equals."""
+    """Return `x` [N, D] in `GROUPS` parts of equal size, after a fixed permutation."""
     order = Rng(0).permutation(len(x)).to(x.device)
     return list(x[order].tensor_split(GROUPS))
 
 
 def estimate(values: Tensor, name: str) -> Row:
-    """Return an estimate as `name` and its 95 % interval's half width as `name_ci95`, by the grouped jackknife.
+    """Return an estimate as `name` and half the width of its 95 % interval as `name_ci95`, by the grouped jackknife.
 
-    `values` [1 + G] has the estimate, then those without each of G groups of the data: 1.96² (G-1)/G Σ (θ_g - θ̄)² is
-    the square of the half width (Efron & Stein 1981), conservative where the two sets have one law.
+    `values` [1 + G] holds the estimate, then the estimates without each of G groups of the data. The square of the half
+    width is 1.96² (G-1)/G Σ (θ_g - θ̄)² (Efron & Stein 1981). It is conservative if the distributions are equal.
     """
     parts = values[1:].double()
     variance = (len(parts) - 1) * parts.var(correction=0)
@@ -59,7 +59,7 @@ def frechet_of_moments(mean_x: Tensor, cov_x: Tensor, mean_y: Tensor, cov_y: Ten
 
 
 def moments(x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return mean [D] and covariance [D, D] of `x` [N, D], then those without each group, in double precision."""
+    """Return mean [D] and covariance [D, D] of `x` [N, D], then of `x` without each group, in double precision."""
     centre = x.double().mean(0)
     parts = [part.double() - centre for part in groups(x)]
     sums = torch.stack([part.sum(0) for part in parts])
@@ -74,14 +74,14 @@ def moments(x: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 class PairMeans(NamedTuple):
-    """Means of k(a, b) over pairs: of all vectors, then of those without each group; each [1 + G]."""
+    """Means of a kernel over pairs of all vectors, then of the vectors without each group; each [1 + G]."""
 
     within_x: Tensor
     within_y: Tensor
     between: Tensor
 
     def discrepancy(self) -> Tensor:
-        """Return E k(x, x′) + E k(y, y′) - 2 E k(x, y) [1 + G], unbiased: 0 in the mean for sets of one law.
+        """Return E k(x, x′) + E k(y, y′) - 2 E k(x, y) [1 + G], unbiased: its mean is 0 for equal distributions.
 
         This is the squared maximum mean discrepancy (Gretton et al. 2012); for k = -‖x - y‖ it is the energy distance
         (Székely & Rizzo 2013).
@@ -92,8 +92,8 @@ class PairMeans(NamedTuple):
 def pair_means(x: Tensor, y: Tensor, kernel: Kernel, within_y: Tensor | None = None) -> PairMeans:
     """Return the means of `kernel` over pairs of different vectors of `x` [N, D], of `y` [M, D], and over x × y.
 
-    `kernel` maps [n, D] and [m, D] to [n, m]. All pairs are counted: what means over random subsets would estimate.
-    Those over y [1 + G] may be known already.
+    `kernel` maps [n, D] and [m, D] to [n, m]. The means over pairs of y, [1 + G], are computed unless `within_y` is
+    given.
     """
     a, b = groups(x), groups(y)
     return PairMeans(within(a, kernel), within(b, kernel) if within_y is None else within_y, between(a, b, kernel))
@@ -113,7 +113,7 @@ def within(parts: list[Tensor], kernel: Kernel) -> Tensor:
 
 
 def between(a: list[Tensor], b: list[Tensor], kernel: Kernel) -> Tensor:
-    """Return the mean of `kernel` over pairs of one vector of each set, then without each group of both, [1 + G]."""
+    """Return the mean of `kernel` over pairs of a vector of each set, then without each group of both, [1 + G]."""
     sums = torch.stack([torch.stack([kernel(i, j).sum(dtype=torch.float64) for j in b]) for i in a])
     sizes_a, sizes_b = (sums.new_tensor([len(part) for part in parts]) for parts in (a, b))
     return left_out(sums) / left_out(torch.outer(sizes_a, sizes_b))

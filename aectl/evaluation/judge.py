@@ -1,8 +1,8 @@
-"""The judge: a fixed classifier for each data set, in whose features images and sets of images are compared.
+"""The judge: a fixed classifier for each data set whose features compare images and sets of images.
 
-It is no Inception network, so that a distance in its features is no FID; but everybody who has this package has the
-same one, and it has never seen a test image. Each file tells in its header how it was trained and how well it does;
-`make judges` trains and packs them anew.
+It is not an Inception network, so that a distance in its features is not an FID. All installations of aectl have the
+same judges, which were not trained on test images. The header of each file states how the judge was trained and its
+test accuracy. `make judges` trains and packs them again.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ DIGESTS = {
     "mnist": "689449d32bc3389eac89eba30efffd1890df413905b43274556d171a0f64782e",
     "fashion_mnist": "abea3ca3390f49712b0f1da6073b0f83ffd7003e7c759996173d1f3bfceee978",
 }
-"""SHA-256 of each judge's file, by the data set's name."""
+"""SHA-256 of each judge's file by data set."""
 SHAPE, CLASSES, CODE, CHANNELS = (1, 28, 28), 10, 128, (32, 64, 128)
-"""Of all judges: their weights fit nothing else."""
+"""Shape of the images and sizes of the network, the same for all judges."""
 CHUNK = 500
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A frozen classifier; `name` is its data set's and the beginning of its digest, for the tables."""
+    """A frozen classifier; `name` is that of its data set with the first digits of its digest."""
 
     name: str
     model: Classifier
@@ -51,7 +51,7 @@ class Judge:
 
 
 def judge_of(dataset: str, device: torch.device | str = "cpu") -> Judge | str:
-    """Return the judge of a data set, or why there is none; raises ValueError if its file was changed."""
+    """Return the judge of a data set, or the reason why there is none; raises ValueError if its file has changed."""
     if dataset not in DIGESTS:
         return f"there is no judge for the data set '{dataset}', only for {' and '.join(sorted(DIGESTS))}"
     path = FOLDER / f"{dataset}.safetensors"
@@ -66,6 +66,6 @@ def judge_of(dataset: str, device: torch.device | str = "cpu") -> Judge | str:
 
 
 def recipe(dataset: str) -> dict[str, str]:
-    """Return what a judge's file says of itself: command, data, versions, test accuracy."""
+    """Return the header of a judge's file: command, data, versions, test accuracy."""
     with safe_open(FOLDER / f"{dataset}.safetensors", "pt") as file:
         return {key: json.loads(value) for key, value in file.metadata().items()}

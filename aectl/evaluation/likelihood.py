@@ -1,7 +1,7 @@
-"""How likely held-out images are under a model: negative log-likelihoods, beside models that are integrated exactly.
+"""Negative log-likelihood of held-out images, compared with baselines whose likelihood is exact.
 
-Numbers of binary and of grey pixels are of different things, and a bound is not the value: each row says what it is.
-A model of energies alone is normalised in every way that is open to it, a row for each.
+Likelihoods of binary and of grey pixels are different quantities, and a bound is not the value: each row states what
+its number is. A model that has energies is normalised in each way that it supports, with a row for each.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ METRICS = (
 )
 
 SMALLEST = 1e-9
-"""A variance below this is rounding: a normal density with it could be made as large as one likes."""
+"""A variance below this is a rounding error, with which a normal density would be arbitrarily large."""
 
 
 def kind_of(row: AnyRow) -> str:
-    """Return how the number is to be read, nothing if it is exact."""
+    """Return what kind of number `nll` is; the empty text if it is exact."""
     kind = str(row.get("kind") or "exact")
     return {"exact": "", "no likelihood": "cross-entropy of grey pixels"}.get(kind, kind)
 
@@ -53,11 +53,11 @@ HEADLINE = Headline("likelihood", NLL, (("*",),), rank=3, about="NLL", note=kind
 
 
 def measure(subject: Subject) -> Rows:
-    """Return the table of negative log-likelihoods of `nll_images` held-out images, in nats per image.
+    """Return the negative log-likelihoods of `nll_images` held-out images, in nats per image.
 
-    `kind` says whether the number is exact, a bound, an estimate, or no likelihood at all; `binarisation` whether it is
-    of pixels drawn as 0 or 1 anew ("dynamic"), of such as are 0 or 1 already ("fixed") or are made so by a threshold of
-    one half ("threshold"), or a density of grey ones ("none").
+    `kind` is exact, bound, the name of an estimate, or "no likelihood". `binarisation` is "dynamic" if the pixels are
+    binary draws, "fixed" if they are 0 or 1 already, "threshold" if they are cut at one half, and "none" for a density
+    of grey pixels.
     """
     if isinstance(subject.model, Normalises):
         return normalised(subject)
@@ -72,7 +72,7 @@ def measure(subject: Subject) -> Rows:
     if score.of == "grey pixels" and score.kind != "no likelihood":
         others = normal_baselines(subject, x)
     else:
-        # On grey pixels the expected likelihood of their binary draws is the cross-entropy: no likelihood of them.
+        # For grey pixels, the expected log-likelihood of binary draws is the cross-entropy, which is not a likelihood.
         kind = score.kind if score.kind == "no likelihood" else "exact"
         others = {"independent Bernoulli": Score(bernoulli(x, bench.pca.mean, len(bench.train)), kind, score.of)}
     return rows | {name: {**nll(other), **how} for name, other in others.items()}
@@ -80,9 +80,9 @@ def measure(subject: Subject) -> Rows:
 
 @torch.no_grad()
 def normalised(subject: Subject) -> Rows:
-    """Return a row for each way of normalising the model's energies, the most trustworthy one called "model".
+    """Return a row for each way of normalising the model's energies, the most reliable one called "model".
 
-    nll = mean energy + log Z, whose interval is of both: ci² = ci² over images + ci² of log Z.
+    nll = mean energy + log Z, with the interval ci² = ci² over images + ci² of log Z.
     """
     model, bench = cast("Normalises", subject.model), subject.bench
     x = images(bench, subject.nll_images)
@@ -107,7 +107,7 @@ def normalised(subject: Subject) -> Rows:
 
 
 def checked_ways(found: Any) -> list[Partition]:
-    """Return what `log_partition` found; raises AbilityError unless these are finite constants with their intervals."""
+    """Return the result of `log_partition`; raises AbilityError unless it is a list of finite constants."""
     is_right = isinstance(found, list) and found and all(isinstance(way, Partition) for way in found)
     if not is_right:
         raise AbilityError(f"model: log_partition returned {found!r:.60}, not a list of aectl.models.base.Partition")
@@ -119,28 +119,28 @@ def checked_ways(found: Any) -> list[Partition]:
 
 
 def normalised_nll(energies: Tensor, way: Partition) -> Row:
-    """Return the negative log-likelihood and log Z, each with its interval, and the kind of it."""
+    """Return the negative log-likelihood and log Z, each with its interval, and its kind."""
     row = mean_ci95(energies + way.value, "nll")
     row["nll_ci95"] = math.hypot(row["nll_ci95"], way.ci95)
     return {**row, "log_z": way.value, "log_z_ci95": way.ci95, "kind": way.kind}
 
 
 def observed(seen: Tensor, x: Tensor) -> str:
-    """Return how grey pixels x became the binary ones `seen`: fixed (not at all), threshold or dynamic."""
+    """Return how the binary pixels `seen` were made from x: fixed (they are x), threshold or dynamic."""
     if torch.equal(seen, x):
         return "fixed"
     return "threshold" if torch.equal(seen, (x >= 0.5).to(x)) else "dynamic"
 
 
 def images(bench: Benchmark, count: int) -> Tensor:
-    """Return `count` held-out images [N, C, H, W], the same for every model, or all if they are fewer."""
+    """Return `count` held-out images [N, C, H, W], the same for every model, or all if there are fewer."""
     order = bench.rng("likelihood", "images").permutation(len(bench.held_out))
     return bench.held_out.take(order[:count].sort().values).pixels()
 
 
 @torch.no_grad()
 def log_prob(model: Scores, x: Tensor, bench: Benchmark, samples: int) -> Score:
-    """Return the model's score of all images; the binary draws of them do not depend on `samples`."""
+    """Return the model's score of all images; their binary draws do not depend on `samples`."""
     parts = [
         model.log_prob(chunk, rng=bench.rng("likelihood", i), samples=samples) for i, chunk in enumerate(x.split(CHUNK))
     ]
@@ -150,12 +150,12 @@ def log_prob(model: Scores, x: Tensor, bench: Benchmark, samples: int) -> Score:
 
 
 def nll(score: Score) -> Row:
-    """Return the mean of -log p(x) with its interval, and the score's kind."""
+    """Return the mean of -log p(x) with its interval, and its kind."""
     return {**mean_ci95(-score.value, "nll"), "kind": score.kind}
 
 
 def binarisation(score: Score, x: Tensor) -> str:
-    """Return how the pixels that a score is of became binary: dynamic, fixed or none."""
+    """Return how the pixels that a score refers to were made binary: dynamic, fixed or none."""
     if score.of != "binary pixels":
         return "none"
     return "fixed" if bool(((x == 0) | (x == 1)).all()) else "dynamic"
@@ -164,8 +164,8 @@ def binarisation(score: Score, x: Tensor) -> str:
 def bernoulli(x: Tensor, mean: Tensor, n: int) -> Tensor:
     """Return log p(x) [N] of independent pixels, averaged over the binary draws of each image in closed form.
 
-    E[log p] = Σ x log p + (1 - x) log(1 - p), with p from the pixels' means over n training images by Laplace's rule,
-    (n mean + 1) / (n + 2), which keeps them off 0 and 1.
+    E[log p] = Σ x log p + (1 - x) log(1 - p). By Laplace's rule, p = (n mean + 1) / (n + 2) with the means of pixels
+    over n training images; it is never 0 or 1.
     """
     p = (n * mean + 1) / (n + 2)
     x = x.flatten(1).double()
@@ -173,10 +173,10 @@ def bernoulli(x: Tensor, mean: Tensor, n: int) -> Tensor:
 
 
 def normal_baselines(subject: Subject, x: Tensor) -> dict[str, Score]:
-    """Return the scores of grey pixels under an independent normal, and probabilistic PCA of the model's code size.
+    """Return the scores of grey pixels under an independent normal and under probabilistic PCA of the code's size.
 
-    The independent normal has one variance for all pixels: of a pixel that never varies, a variance of its own
-    would make the density infinite, or whatever a floor below it lets it be.
+    The independent normal has one variance for all pixels: with separate variances, constant pixels would make the
+    density infinite.
     """
     sizes = {"independent normal": 0}
     if isinstance(subject.model, Encodes):
@@ -188,8 +188,8 @@ def normal_baselines(subject: Subject, x: Tensor) -> dict[str, Score]:
 def ppca(x: Tensor, pca: PCA, code: int) -> Tensor | None:
     """Return log N(x; mean, C) [N] with C = U Λ Uᵀ + σ² (I - U Uᵀ), U the first `code` components, Λ their variances.
 
-    σ² is the mean of the other variances, which is the maximum of the likelihood (Tipping & Bishop 1999); where there
-    is nothing left to explain, None.
+    σ² is the mean of the other variances, which maximises the likelihood (Tipping & Bishop 1999). Returns None if the
+    other variances are zero.
     """
     kept, left = pca.variances[:code], pca.variances[code:]
     if not len(left) or left.mean() < SMALLEST:

@@ -1,4 +1,4 @@
-"""How well the Markov chains of a model mix: whether they forget where they began, and what their draws are worth."""
+"""Mixing of a model's Markov chains: R-hat and effective sample size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aectl.models.base import Energy, Walks
 from aectl.rng import Rng
 
 CHAINS, BURN_IN, DRAWS, THINNING = 20, 1000, 500, 10
-"""Chains, steps before the first draw, draws of each chain, and steps from draw to draw."""
+"""Number of chains, steps before the first draw, draws of each chain, and steps between draws."""
 
 METRICS = (
     Metric(
@@ -32,8 +32,8 @@ METRICS = (
 def measure(subject: Subject) -> Rows:
     """Return R-hat and the effective sample size of two statistics of an image: mean intensity, and energy if known.
 
-    The chains begin in states spread wider than the model's distribution, so that what they still remember of them
-    shows in R-hat. Behind the model stand as many independent draws. Raises Unmeasured if nothing ever moved.
+    The chains start from states that are spread more widely than the model's distribution, so that R-hat shows a
+    dependence on the start. The baseline is as many independent draws. Raises Unmeasured if the chains do not move.
     """
     traces = walk(cast("Walks", subject.model), subject.bench.rng("chains"))
     found: Row = {"chains": CHAINS, "draws": DRAWS, "burn_in": BURN_IN, "thinning": THINNING}
@@ -50,7 +50,7 @@ def measure(subject: Subject) -> Rows:
 
 @torch.no_grad()
 def walk(model: Walks, rng: Rng) -> dict[str, Tensor]:
-    """Return the statistics [CHAINS, DRAWS] of the states that chains from `start` come through, by name."""
+    """Return the statistics [CHAINS, DRAWS] of the states of chains from `start`, by name."""
     x = model.start(CHAINS, rng=rng)
     traces: dict[str, list[Tensor]] = {"intensity": []}
     if isinstance(model, Energy):
@@ -65,34 +65,35 @@ def walk(model: Walks, rng: Rng) -> dict[str, Tensor]:
 
 
 def halves(traces: Tensor) -> Tensor:
-    """Return both halves of each chain as chains of their own, [2 chains, draws / 2]; of an odd number one is lost."""
+    """Return both halves of each chain as chains, [2 chains, draws / 2]; drops the middle draw of an odd number."""
     draws = traces.shape[1] // 2
     return torch.cat([traces[:, :draws], traces[:, -draws:]])
 
 
 def spread(chains: Tensor) -> tuple[Tensor, Tensor]:
-    """Return W, the mean variance within chains [M, N], and (N - 1)/N W + the variance between their means."""
+    """Return W, the mean variance within chains [M, N], and (N - 1)/N W + the variance of their means."""
     within = chains.var(1).mean()
     return within, within * (1 - 1 / chains.shape[1]) + chains.mean(1).var()
 
 
 def r_hat(traces: Tensor) -> float:
-    """Return the split R-hat of traces [chains, draws]: the root of the whole variance over that within the chains.
+    """Return the split R-hat of traces [chains, draws]: the root of the whole variance over the one within chains.
 
-    1 for chains that have forgotten where they began; each is split in two, so that a drift counts as well. Source:
-    Gelman et al. 2013, "Bayesian data analysis", section 11.4.
+    It is 1 for chains that have forgotten their starts. Each chain is split in two, so that a drift counts as well.
+    Source: Gelman et al. 2013, "Bayesian data analysis", section 11.4.
     """
     within, whole = spread(halves(traces.double()))
     return float((whole / within).sqrt())
 
 
 def effective_size(traces: Tensor) -> float:
-    """Return how many independent draws tell the mean as well as those of traces [chains, draws].
+    """Return how many independent draws would estimate the mean as precisely as traces [chains, draws].
 
-    M N / τ, τ = 1 + 2 Σ_t ρ_t, of the M halves of chains, N draws long, with ρ_t = 1 - (W - mean autocovariance at t) /
-    whole variance. The sum goes over pairs ρ_2t + ρ_2t+1, which for reversible chains are positive and fall (Geyer
-    1992, the initial monotone sequence): it ends at the first negative one, and none counts more than those before.
-    At most M N log10(M N). Source: Vehtari et al. 2021, "Rank-normalization, folding, and localization".
+    M N / τ with τ = 1 + 2 Σ_t ρ_t, for the M halves of chains with N draws each, and ρ_t = 1 - (W - mean autocovariance
+    at t) / whole variance. The sum is over pairs ρ_2t + ρ_2t+1, which are positive and decreasing for reversible chains
+    (Geyer 1992, initial monotone sequence): it ends at the first negative pair, and each pair counts at most as much as
+    those before it. The result is at most M N log10(M N). Source: Vehtari et al. 2021, "Rank-normalization, folding,
+    and localization".
     """
     chains = halves(traces.double())
     count, length = chains.shape
@@ -110,7 +111,7 @@ def effective_size(traces: Tensor) -> float:
 def autocovariance(chains: Tensor) -> Tensor:
     """Return Σ_i (x_i - mean)(x_i+t - mean) / N of chains [M, N] for t = 0 … N - 1, [M, N]."""
     length = chains.shape[1]
-    # Padded to twice the length, since the transform takes a chain for a ring.
+    # Padded to twice the length, since the Fourier transform is periodic.
     transformed = torch.fft.rfft(chains - chains.mean(1, keepdim=True), 2 * length)
     return torch.fft.irfft(transformed.abs().square(), 2 * length)[:, :length] / length
 

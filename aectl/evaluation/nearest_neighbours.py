@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in Euclidean distance: of images in pixels, and of codes."""
+"""Exact nearest neighbours in Euclidean distance, for images and for codes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import torch
 from torch import Tensor
 
 CHUNK = 500
-"""Vectors at a time: one row of distances for each."""
+"""Vectors whose distances are computed at a time."""
 DIRECTIONS = 64
-"""Principal directions that the lower bounds of distances are computed in."""
+"""Number of principal directions that lower bounds of distances are computed from."""
 SIMPLE = 2 * DIRECTIONS, 5000
-"""Dimensions and reference vectors up to which all distances are computed directly."""
+"""Up to these numbers of dimensions and reference vectors, all distances are computed directly."""
 FITTED = 5000
-"""Reference vectors that the principal directions are found from; any directions give valid bounds."""
+"""Number of reference vectors that the directions are fitted to; any directions give valid bounds."""
 CANDIDATES = 2000
-"""Mean number of candidates above which bounds are given up and a chunk's distances are all computed."""
+"""With a higher mean number of candidates, all distances of a chunk are computed."""
 SLACK = 1e-4
-"""Relative rounding error that a bound may have in single precision."""
+"""Relative rounding error of a bound in single precision."""
 
 
 class Neighbours:
-    """Search for the vectors of `reference` [M, D] that are nearest to others.
+    """Finds the vectors of `reference` [M, D] that are nearest to other vectors.
 
-    A distance is at least that of the projections on some orthonormal directions, with the distance of the two
-    remainders' lengths: ‖a - b‖² ≥ ‖Pa - Pb‖² + (‖a - Pa‖ - ‖b - Pb‖)². Only vectors whose bound is below the k-th
-    smallest distance found so far are compared in full, some tens of 55,000 for images. The result is exact.
+    With a projection P on orthonormal directions, ‖a - b‖² ≥ ‖Pa - Pb‖² + (‖a - Pa‖ - ‖b - Pb‖)². Only vectors whose
+    bound is below the k-th smallest distance found so far are compared in full; for images these are some tens of
+    55,000. The result is exact.
     """
 
     def __init__(self, reference: Tensor) -> None:
@@ -37,14 +37,14 @@ class Neighbours:
             _, vectors = torch.linalg.eigh((centred.T @ centred).double())
             self.directions = vectors[:, -DIRECTIONS:].to(reference.dtype)
             self.bounds = self.project(reference)
-            # In bounded searches ‖b‖² of the projections, else of the vectors.
+            # ‖b‖² of the projections if the search uses bounds, otherwise of the vectors.
             self.squares = self.bounds.square().sum(1)
             self.rounding = SLACK * float(self.squares.max())
         else:
             self.squares = reference.square().sum(1)
 
     def project(self, x: Tensor) -> Tensor:
-        """Return the projections of vectors [N, D] with the length of what they leave, [N, directions + 1]."""
+        """Return the projections of vectors [N, D] and the lengths of the remainders, [N, directions + 1]."""
         centred = x - self.mean
         inside = centred @ self.directions
         left = (centred.square().sum(1) - inside.square().sum(1)).clamp_min(0).sqrt()
@@ -61,7 +61,7 @@ class Neighbours:
             return self.compare_all(x, k)
         projected = self.project(x)
         bounds = torch.addmm(self.squares, projected, self.bounds.T, alpha=-2)
-        # Without ‖a‖², which is the same for all b, until it is added to the limits instead.
+        # ‖a‖² is the same for all b: it is subtracted from the limits instead.
         first = bounds.topk(k, dim=1, largest=False).indices if k > 1 else bounds.argmin(1, keepdim=True)
         limit = self.exact(x, first).amax(1).square()
         own = projected.square().sum(1)
@@ -70,7 +70,7 @@ class Neighbours:
         if len(rows) > CANDIDATES * len(x):
             return self.compare_all(x, k)
         counts = within.sum(1)
-        # Candidates of each vector in a row of their own, in order of position; infinity fills the rows.
+        # One row of candidates for each vector, in order of position, padded with infinity.
         slots = torch.arange(len(rows), device=x.device) - (counts.cumsum(0) - counts)[rows]
         distances = x.new_full((len(x), int(counts.max())), torch.inf)
         positions = rows.new_zeros(distances.shape)
@@ -91,7 +91,7 @@ class Neighbours:
     def exact(self, x: Tensor, positions: Tensor) -> Tensor:
         """Return the distances [N, k] to the reference vectors at `positions` [N, k].
 
-        Differences of large numbers, as ‖a‖² - 2ab + ‖b‖² is, would not be 0 for a copy.
+        They are computed from differences: ‖a‖² - 2ab + ‖b‖² would not be exactly 0 for a copy.
         """
         return torch.stack([(x - self.reference[column]).norm(dim=1) for column in positions.unbind(1)], 1)
 

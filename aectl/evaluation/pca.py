@@ -1,4 +1,4 @@
-"""Principal components, the best linear code: the baseline of whatever encodes."""
+"""Principal components: the best linear code, the baseline of models that encode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aectl.rng import Rng
 class PCA:
     """Principal components of a source's images, the best linear code (Baldi & Hornik 1989).
 
-    All numbers are of double precision: small errors in the components would hide how near a linear model comes.
+    It is computed in double precision, since small errors in the components would hide how close a linear model is.
     """
 
     def __init__(self, source: Source, cache: Cache | None = None) -> None:
@@ -28,10 +28,10 @@ class PCA:
 
     @cached_property
     def rank(self) -> int:
-        """How many components have a variance: the others are arbitrary directions in which the images do not differ.
+        """The number of components with a variance above rounding errors.
 
-        With fewer images than pixels it is at most their number less one. Variances below rounding errors are none:
-        ε² of pixels in float32, and ε · pixels · E‖x‖² of the covariance in float64.
+        With fewer images than pixels it is at most the number of images - 1. The rounding error is ε² of pixels in
+        float32, or ε · pixels · E‖x‖² of the covariance in float64, whichever is larger.
         """
         power = float(self.variances.sum() + self.mean.square().sum())
         error = max(torch.finfo(torch.float64).eps * len(self.mean) * power, torch.finfo(torch.float32).eps ** 2)
@@ -48,7 +48,7 @@ class PCA:
         return (centred @ basis @ basis.T + self.mean).to(x.dtype).view_as(x)
 
     def sample(self, n: int, code: int, rng: Rng, shape: tuple[int, int, int]) -> Tensor:
-        """Return n images [n, C, H, W] of a normal distribution over the first `code` coordinates, cut to [0, 1]."""
+        """Return n samples [n, C, H, W] of a normal distribution of the first `code` coordinates, clamped to [0, 1]."""
         z = rng.normal(n, code).double() * self.variances[:code].sqrt()
         return (z @ self.components[:, :code].T + self.mean).float().clamp(0, 1).view(n, *shape)
 
@@ -61,7 +61,7 @@ class PCA:
 
 
 def fitted(source: Source) -> dict[str, Tensor]:
-    """Return the mean, and the components in the columns of a matrix with their variances, largest first."""
+    """Return the mean, the components as columns of a matrix, and their variances, largest first."""
     moment, total = torch.zeros(()), torch.zeros(())
     for part in torch.arange(len(source), device=source.images.device).split(5000):
         x = source.batch(part).x.flatten(1).double()
@@ -73,11 +73,11 @@ def fitted(source: Source) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def affine_basis(model: Decodes, code: int, device: torch.device) -> Tensor | None:
-    """Return the decoder's matrix [pixels, code] if it is affine, g(z) = W z + b, else None; found by trying it."""
+    """Return W [pixels, code] of a decoder that is affine, g(z) = W z + b, otherwise None; tested at random codes."""
     a, b = Rng(0, device).normal(2, 8, code)
     zero = model.decode(torch.zeros(1, code, device=device))
     gap = model.decode(a + b) - model.decode(a) - model.decode(b) + zero
-    # Of a decoder that gives no numbers the gap is none either, and none is at most anything.
+    # `not … <=` is true also for NaN.
     if not float(gap.abs().max()) <= 1e-4:
         return None
     return (model.decode(torch.eye(code, device=device)) - zero).flatten(1).T

@@ -1,4 +1,4 @@
-"""Which part of one set of vectors lies on the manifold of another: quality and variety of samples, told apart."""
+"""Precision and recall, density and coverage of samples: their quality and their variety as separate numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METRICS = (
 )
 """What `manifolds` returns."""
 NEIGHBOURS = 3
-"""k: a set's manifold is the union of balls around its vectors, each out to the k-th nearest neighbour in the set."""
+"""k: the manifold of a set is the union of balls around its vectors, each up to the k-th nearest neighbour."""
 
 
 class Balls(NamedTuple):
@@ -35,7 +35,7 @@ class Balls(NamedTuple):
 
 
 class Meeting(NamedTuple):
-    """Which of n samples and m real vectors lie in each other's balls."""
+    """Which of n samples and m real vectors are in each other's balls."""
 
     on_real: Tensor  # samples in a real vector's ball [n]
     on_samples: Tensor  # real vectors in a sample's ball [m]
@@ -44,12 +44,12 @@ class Meeting(NamedTuple):
 
 
 def manifolds(x: Tensor, y: Tensor) -> Row:
-    """Return how samples `x` [N, D] and real vectors `y` [M, D] lie on each other's manifolds; shares in percent.
+    """Return precision, recall, density and coverage of samples `x` [N, D] and real vectors `y` [M, D].
 
-    `precision` is the share of samples on the real manifold, `recall` that of real vectors on the samples'
-    (Kynkäänniemi et al. 2019). `density` is the number of real balls around a sample, divided by k, and `coverage` the
-    share of real balls with a sample inside (Naeem et al. 2020): 1 and 100 (1 - 2⁻ᵏ) for sets of one law and size.
-    The intervals are those for fixed radii.
+    `precision` is the percentage of samples on the manifold of real vectors, `recall` the percentage of real vectors on
+    the manifold of samples (Kynkäänniemi et al. 2019). `density` is the mean number of real balls around a sample,
+    divided by k, and `coverage` the percentage of real balls with a sample inside (Naeem et al. 2020). For sets of the
+    same distribution and size they are 1 and 100 (1 - 2⁻ᵏ). Intervals hold for fixed radii.
     """
     centre = y.double().mean(0)
     samples, real = balls(x.double() - centre), balls(y.double() - centre)
@@ -70,13 +70,13 @@ def balls(x: Tensor) -> list[Balls]:
     """Return `x` [N, D] in groups, with the squared distance of each vector to its k-th nearest other one."""
     parts = groups(x)
     whole = torch.cat(parts)
-    # The nearest of all is the vector itself.
+    # The nearest vector is the vector itself.
     nearest = [squared_distances(part, whole).topk(NEIGHBOURS + 1, largest=False).values for part in parts]
     return [Balls(part, found[:, -1]) for part, found in zip(parts, nearest, strict=True)]
 
 
 def meet(samples: Balls, real: Balls) -> Meeting:
-    """Return which vectors of two groups lie in each other's balls."""
+    """Return which vectors of two groups are in each other's balls."""
     squares = squared_distances(real.centres, samples.centres)
     inside, around = squares <= real.radii[:, None], squares <= samples.radii
     return Meeting(inside.any(0), around.any(1), inside.any(1), inside.sum())
@@ -85,7 +85,7 @@ def meet(samples: Balls, real: Balls) -> Meeting:
 def share(hits: list[list[Tensor]]) -> Tensor:
     """Return the percentage of vectors that any group of the other set hits, then without group g of both, [1 + G].
 
-    `hits[g][h]` tells of each vector of group g whether group h of the other set hits it.
+    `hits[g][h]` states for each vector of group g whether group h of the other set hits it.
     """
 
     def without(g: int | None) -> Tensor:

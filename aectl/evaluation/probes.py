@@ -1,4 +1,4 @@
-"""How well the classes of images can be read off their codes, by simple classifiers that see the codes alone."""
+"""Probes: accuracy of simple classifiers that are trained on codes."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from aectl.metric import Metric
 from aectl.models.base import Encodes
 
 FEW = (10, 100, 1000)
-"""Numbers of labelled images that a linear probe is trained from, beside all of them."""
+"""Numbers of labelled images that a linear probe is trained on, in addition to all of them."""
 DRAWS = 5
-"""Sets of so many labelled images, from which the spread is."""
+"""Random sets of so many labelled images; the spread is their standard deviation."""
 NEIGHBOURS = 5
-"""Nearest training images that vote."""
+"""Number of nearest training images that vote."""
 ITERATIONS = 100
-"""At most, of L-BFGS."""
+"""Maximum number of iterations of L-BFGS."""
 SVC_WIDEST = 32
-"""Units of a code that a support vector machine still reads in seconds: of 128 it would take 17 times as long as
-logistic regression does."""
+"""Maximum size of a code for a support vector machine: for 128 units it takes 17 times as long as logistic
+regression."""
 CONSTANT = 1e-5
-"""A unit is constant whose standard deviation is below this share of the largest magnitude in the code."""
+"""A unit is constant if its standard deviation is below this share of the largest magnitude in the code."""
 
 LINEAR = Metric("linear", "accuracy of a linear classifier on codes", "higher", "%")
 METRICS = (
@@ -46,7 +46,7 @@ HEADLINE = Headline("linear probe", LINEAR, (("PCA-*", RAW),), rank=7)
 
 @dataclass(frozen=True)
 class Task:
-    """Codes with their classes [N]: those to learn from, and those whose classes are to be found."""
+    """Codes [N, code] and classes [N] for training and test."""
 
     train: Tensor
     train_labels: Tensor
@@ -55,19 +55,18 @@ class Task:
 
 
 def measure(subject: Subject) -> Rows:
-    """Return the table of accuracies on held-out codes, in percent: the model's, PCA's of that size, raw pixels'.
+    """Return the accuracies in percent on held-out codes of the model, codes of PCA of that size, and raw pixels.
 
-    `linear` is logistic regression on the codes of all labelled training images, `svc` a linear support vector machine
-    on them, for codes of at most 32 units, `knn` a vote of the 5 nearest of them, `linear_10`, `linear_100` and
-    `linear_1000` are logistic regression on so few of them, equally many of each class: mean and standard deviation
-    over 5 draws, the same draws in all rows. Columns of more images than there are are left out, and so are held-out
-    images of classes that no training image has.
+    `linear` is logistic regression on the codes of all labelled training images. `svc` is a linear support vector
+    machine, for codes of at most 32 units. `knn` is a vote of the 5 nearest codes. `linear_10`, `linear_100` and
+    `linear_1000` are logistic regression on so many codes, equally many of each class: mean and standard deviation over
+    5 random sets, the same sets in all rows. Columns with more images than there are are left out. Held-out images of
+    classes that do not occur in the training images do not count.
 
-    Units are standardised for `linear` and `svc`. In the other columns all have one scale, so that distances are the
-    code's own, and so that units which hardly vary are not blown up where there are too few labels to find them
-    useless.
+    Units are standardised for `linear` and `svc`. In the other columns all units are divided by the same number:
+    distances are those of the code, and with few labels, units that hardly vary are not amplified.
 
-    Raises Unmeasured unless there are labels of two classes, and if some codes are not numbers.
+    Raises Unmeasured unless there are labels of two classes and all codes are finite.
     """
     bench = subject.bench
     check(bench)
@@ -79,14 +78,14 @@ def measure(subject: Subject) -> Rows:
 
 
 def linear_accuracy(bench: Benchmark) -> Row:
-    """Return the `accuracy`, in percent, of logistic regression on the raw pixels; raises Unmeasured as above."""
+    """Return the `accuracy`, in percent, of logistic regression on raw pixels; raises Unmeasured as `measure` does."""
     check(bench)
     row = linear_baseline(bench, RAW, lambda: task_of(bench, pixels(bench.train), pixels(bench.held_out)))
     return {key.replace("linear", "accuracy"): value for key, value in row.items()}
 
 
 def baseline(bench: Benchmark, name: str, encode: Callable[[Source], Tensor]) -> Row:
-    """Return the row of codes that depend on no model."""
+    """Return the row of codes that do not depend on the model."""
 
     @cache
     def task() -> Task:
@@ -101,12 +100,12 @@ def baseline(bench: Benchmark, name: str, encode: Callable[[Source], Tensor]) ->
 
 
 def linear_baseline(bench: Benchmark, name: str, task: Callable[[], Task]) -> Row:
-    """Return the part of a baseline's row that depends on no seed."""
+    """Return the part of a baseline's row that does not depend on the seed."""
     return bench.cache.numbers(f"probe-linear-{slug(name)}", lambda: linear(task()))
 
 
 def labelled(source: Source) -> Tensor:
-    """Return the positions of the images with a label; raises Unmeasured unless they are of two classes at least."""
+    """Return the positions of the labelled images; raises Unmeasured unless they have at least two classes."""
     known = (source.labels >= 0).nonzero().squeeze(1)
     if not len(known):
         raise Unmeasured("the images have no labels")
@@ -116,7 +115,7 @@ def labelled(source: Source) -> Tensor:
 
 
 def nameable(bench: Benchmark) -> Tensor:
-    """Return the positions of the held-out images whose class some training image has; Unmeasured if there is none."""
+    """Return the positions of held-out images of classes in the training images; raises Unmeasured if none."""
     known = bench.train.labels[labelled(bench.train)].unique()
     found = torch.isin(bench.held_out.labels, known).nonzero().squeeze(1)
     if not len(found):
@@ -125,7 +124,7 @@ def nameable(bench: Benchmark) -> Tensor:
 
 
 def check(bench: Benchmark) -> None:
-    """Raise Unmeasured unless there is something to learn and something to test."""
+    """Raise Unmeasured unless there are labelled images for training and test."""
     nameable(bench)
 
 
@@ -136,7 +135,7 @@ def task_of(bench: Benchmark, train: Tensor, held_out: Tensor) -> Task:
 
 
 def standardised(task: Task) -> Task:
-    """Return the task with each unit's mean 0 and standard deviation 1 over training images; constant units are 0."""
+    """Return the task with mean 0 and standard deviation 1 of each unit over training images; constant units are 0."""
     deviation, mean = torch.std_mean(task.train, 0, correction=0)
     varies = deviation > CONSTANT * task.train.abs().max()
     scale = torch.where(varies, 1 / deviation, 0)
@@ -144,7 +143,7 @@ def standardised(task: Task) -> Task:
 
 
 def in_one_scale(task: Task) -> Task:
-    """Return the task with each unit's mean 0 over training images and 1 as the mean of all units' variances."""
+    """Return the task with mean 0 of each unit over training images, scaled to a mean variance of 1."""
     variance, mean = torch.var_mean(task.train, 0, correction=0)
     deviation = variance.mean().sqrt()
     scale = 1 / deviation if deviation > 0 else 1.0
@@ -159,7 +158,7 @@ def linear(task: Task) -> Row:
 def support_vectors(task: Task) -> Row:
     """Return the accuracy `svc`, in percent, of a linear support vector machine on all training codes, standardised.
 
-    One class against the others, squared hinge loss, C = 1; nothing for codes wider than `SVC_WIDEST`.
+    One class against the others, squared hinge loss, C = 1. Empty for codes wider than `SVC_WIDEST`.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
@@ -189,11 +188,11 @@ def few_labels(task: Task, bench: Benchmark) -> Row:
 
 
 def right(task: Task) -> Tensor:
-    """Return whether logistic regression finds the class of each test code, [N].
+    """Return whether logistic regression classifies each test code correctly, [N].
 
-    Multinomial, with the penalty ½‖W‖² on the summed cross-entropy (C = 1), by at most 100 iterations of L-BFGS. Wide
-    codes are not at the optimum by then, which is part of the protocol (stopping early regularises, and more
-    iterations on raw pixels cost accuracy), so that scikit-learn's warning of it is not passed on.
+    It is multinomial, with the penalty ½‖W‖² on the summed cross-entropy (C = 1) and at most 100 iterations of L-BFGS.
+    For wide codes this stops before the optimum, which is part of the protocol: stopping early regularises, and more
+    iterations on raw pixels cost accuracy. scikit-learn's warning about it is suppressed.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

@@ -1,4 +1,4 @@
-"""How well images come back: squared error, PSNR, SSIM and a distance in the judge's features, beside PCA's."""
+"""Reconstruction: squared error, PSNR, SSIM and a distance in the judge's features, compared with PCA."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ ANGLE = Metric(
 )
 
 NARROWEST = 5
-"""Pixels: images with a shorter side have no structure for SSIM's window to see."""
+"""Pixels of the shorter side below which SSIM, which needs a window, is left out."""
 
 
 def psnr_ci95(row: AnyRow, metric: str) -> float:
-    """Return the half width of the PSNR's 95 % interval, 10 / ln 10 · ci / MSE by that of the squared error."""
+    """Return half the width of the PSNR's 95 % interval: 10 / ln 10 · ci / MSE, with the interval of the MSE."""
     mse, ci95 = row.get("mse"), row.get("mse_ci95")
     return 10 / math.log(10) * ci95 / mse if is_number(mse) and is_number(ci95) and mse > 0 else 0.0
 
@@ -48,9 +48,9 @@ HEADLINE = Headline("reconstruction", PSNR, (("PCA-*",), (MEAN_IMAGE,)), rank=4,
 
 
 def measure(subject: Subject) -> Rows:
-    """Return the table of clean images: the model, PCA of as many numbers, the mean image.
+    """Return the fidelity of reconstructions by the model, by PCA of the code's size, and of the mean image.
 
-    Where only part of the units is active, PCA of as many as are active on the average image has a row too.
+    If only some units are active, PCA of as many as are active on the average image has a row too.
     """
     bench, model = subject.bench, subject.model
     x = bench.held_out.pixels()
@@ -77,9 +77,9 @@ def measure(subject: Subject) -> Rows:
 
 
 def pca_sizes(subject: Subject) -> list[int]:
-    """Return how many components to compare with: as many as the code has, and as are active if those are fewer.
+    """Return the numbers of components to compare with: the code's size, and the mean number of active units.
 
-    There are at most as many as the training images have rank.
+    Both are at most the rank of the training images. The second is left out if nearly all units are active.
     """
     if not isinstance(subject.model, Encodes) or not subject.bench.pca.rank:
         return []
@@ -89,20 +89,20 @@ def pca_sizes(subject: Subject) -> list[int]:
 
 
 def psnr(mse: float) -> float:
-    """Return the peak signal-to-noise ratio 10 log10(1 / MSE) in dB, for pixels in [0, 1]; of no number, none."""
+    """Return the peak signal-to-noise ratio 10 log10(1 / MSE) in dB, for pixels in [0, 1]; NaN stays NaN."""
     return math.inf if mse == 0 else -10 * math.log10(mse)
 
 
 def fidelity(clean: Tensor, restored: Tensor, judge: Judge | None = None, seen: Tensor | None = None) -> Row:
-    """Return how near `restored` is to `clean`, both [N, C, H, W].
+    """Return metrics of the difference between `clean` and `restored`, both [N, C, H, W].
 
-    `mse` is per pixel; `psnr` is that of the mean MSE and `psnr_image` the mean of each image's own, in dB; `ssim` is
-    the mean structural similarity (Wang et al. 2004), left out for images of fewer than 5 pixels a side; `perceptual`
-    is the mean of ‖φ(x) - φ(x̂)‖² / ‖φ(x)‖², φ the judge's features, if there is a judge; those
-    of the clean images may be known already, `seen`.
+    `mse` is per pixel. `psnr` is computed from the mean MSE, `psnr_image` is the mean of the PSNR of each image, in dB.
+    `ssim` is the mean structural similarity (Wang et al. 2004), left out for images with a side of fewer than 5
+    pixels. With a judge, `perceptual` is the mean of ‖φ(x) - φ(x̂)‖² / ‖φ(x)‖², where φ are its features; `seen` are
+    the features of the clean images, if known.
     """
     errors = (clean - restored).square().flatten(1).mean(1).double()
-    # A perfect image would make the mean infinite: 1e-10 is 100 dB.
+    # A perfect image would make the mean infinite; 1e-10 is 100 dB.
     image = (10 * torch.log10(1 / errors.clamp_min(1e-10))).mean()
     row: Row = {**mean_ci95(errors, "mse"), "psnr": psnr(float(errors.mean())), "psnr_image": float(image)}
     if min(clean.shape[2:]) >= NARROWEST:
@@ -115,8 +115,9 @@ def fidelity(clean: Tensor, restored: Tensor, judge: Judge | None = None, seen: 
 def ssim(clean: Tensor, restored: Tensor) -> float:
     """Return the mean structural similarity (Wang et al. 2004) of images [N, C, H, W] in [0, 1].
 
-    (2 μ_a μ_b + c₁)(2 σ_ab + c₂) / ((μ_a² + μ_b² + c₁)(σ_a² + σ_b² + c₂)), c₁ = .01² and c₂ = .03², with moments in a
-    Gaussian window around each pixel, σ = 1.5 pixels, or 0.5 below 16 pixels a side. Images are mirrored at the edge.
+    (2 μ_a μ_b + c₁)(2 σ_ab + c₂) / ((μ_a² + μ_b² + c₁)(σ_a² + σ_b² + c₂)) with c₁ = 0.01², c₂ = 0.03² and moments in a
+    Gaussian window around each pixel. σ is 1.5 pixels, or 0.5 for images with a side of fewer than 16 pixels. Images
+    are mirrored at the edges.
     """
     sigma = 1.5 if min(clean.shape[2:]) >= 16 else 0.5
     rows, columns = (smoothing(size, sigma, clean.device) for size in clean.shape[2:])
@@ -132,9 +133,9 @@ def ssim(clean: Tensor, restored: Tensor) -> float:
 
 
 def smoothing(size: int, sigma: float, device: torch.device) -> Tensor:
-    """Return the matrix [size, size] that smooths a line of pixels by a Gaussian window, mirrored at the ends.
+    """Return the matrix [size, size] that smooths a line of pixels with a Gaussian window, mirrored at the ends.
 
-    For windows of some pixels, products with it are much faster than convolutions of single channels.
+    For small windows, products with this matrix are much faster than convolutions of single channels.
     """
     reach = int(3.5 * sigma + 0.5)
     window = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=device) / sigma).square())

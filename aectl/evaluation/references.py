@@ -1,4 +1,4 @@
-"""Measured numbers beside published ones: the difference, and whether it is within what was agreed beforehand."""
+"""Compare measured numbers with published ones, and check the bounds that an experiment states."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ METRICS = (
 )
 """Columns of the table that `compare` returns."""
 KEYS = ("table", "row", "measure", "value", "within", "at_most", "at_least", "source")
-"""Of a reference: the measured number's place, the published one, the bound that is to hold, and who published it.
+"""Keys of a reference: where the measured number is, the published value, a bound, and the source.
 
-In place of a number, a value or a bound may be the name of a row of the same table: a baseline to be held against.
+A value or a bound may also be the name of a row of the same table, such as a baseline.
 """
 BOUNDS = ("within", "at_most", "at_least")
 
 
 def check(references: Mapping[str, Any]) -> None:
-    """Raise ValueError unless each reference names a table and a measure, has known keys alone, and one bound at most.
+    """Raise ValueError unless each reference has a table, a measure, no unknown key, and at most one bound.
 
-    Without a published `value` (none that could be checked) there is none to be `within`; bounds of our own still hold.
+    The bound `within` needs a published `value`; `at_most` and `at_least` do not.
     """
     for name, one in references.items():
         if not isinstance(one, Mapping) or not {"table", "measure"} <= set(one):
@@ -47,8 +47,8 @@ def check(references: Mapping[str, Any]) -> None:
 def compare(tables: Mapping[str, Rows], references: Mapping[str, Any]) -> Rows:
     """Return a row for each reference: `ours` with its interval, `reference`, `difference`, `bound`, `verdict`.
 
-    The verdict is PASS or FAIL by the bound, "no reference" where neither a number nor a bound is given, and "not
-    measured" where the evaluation has no such number.
+    The verdict is PASS or FAIL, "no bound" or "no reference" if the reference has none, and "not measured" if the
+    evaluation does not have the number.
     """
     return {name: row(tables, one) for name, one in references.items()}
 
@@ -74,12 +74,12 @@ def row(tables: Mapping[str, Rows], one: Mapping[str, Any]) -> Row:
 
 
 def number(rows: Rows, measure: str, told: float | str | None) -> float | str | None:
-    """Return the number that a row's name stands for; a number, or the name of what was not measured, as it is."""
+    """Return a row's number in place of its name; numbers, and names of rows that are missing, stay."""
     return rows.get(told, {}).get(measure, told) if isinstance(told, str) else told
 
 
 def bound(one: Mapping[str, Any]) -> str:
-    """Return in words what was agreed on."""
+    """Return the bound as text, e.g. `≤ 90`."""
     signs = {"within": "± ", "at_most": "≤ ", "at_least": "≥ "}
     key = next((key for key in BOUNDS if one.get(key) is not None), None)
     if key is None:
@@ -88,7 +88,7 @@ def bound(one: Mapping[str, Any]) -> str:
 
 
 def verdict(ours: float | None, one: Mapping[str, Any]) -> str:
-    """Return PASS or FAIL, or why there is no verdict."""
+    """Return PASS or FAIL, or the reason why there is neither."""
     if ours is None or any(isinstance(one.get(key), str) for key in (*BOUNDS, "value")):
         return "not measured"
     tests: Iterable[tuple[str, bool]] = (

@@ -1,4 +1,4 @@
-"""Samples that need no network: what those of a model must beat, and the floor that none can go below."""
+"""Baselines of samples: simple densities, and training images, which no model can be expected to beat."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from aectl.evaluation.context import Benchmark
 
 MIXTURE, MIXTURE_CODE, MIXTURE_IMAGES = 50, 32, 20_000
-"""Components of the mixture, principal components that it is over, training images that it is fitted to; at most."""
+"""Maximum numbers of components of the mixture, of its dimensions, and of training images that it is fitted to."""
 
 
 def baselines(bench: Benchmark) -> dict[str, Callable[[], Tensor]]:
-    """Return, by name, how to draw as many images [N, C, H, W] as are held out.
+    """Return functions that draw as many images [N, C, H, W] as are held out, by the name of their row.
 
-    Training images drawn at random are as near as samples of the true distribution come; "PCA-Gaussian" is the normal
-    distribution with the training images' mean and covariance, "GMM-k" a mixture of k of them, see `mixture`.
+    Random training images are samples of the true distribution. "PCA-Gaussian" is the normal distribution with the
+    training images' mean and covariance, "GMM-k" a mixture of k normal distributions, see `mixture`.
     """
     n, pixels, shape = len(bench.held_out), math.prod(bench.train.shape), bench.train.shape
     chosen = bench.rng("real training images").permutation(len(bench.train))[:n]
@@ -31,12 +31,12 @@ def baselines(bench: Benchmark) -> dict[str, Callable[[], Tensor]]:
 
 
 def mixture_size(bench: Benchmark) -> int:
-    """Return how many components the mixture has: with fewer than 200 images each they would fit single images."""
+    """Return the number of components of the mixture, such that each has at least 200 images."""
     return max(1, min(MIXTURE, len(bench.train) // 200))
 
 
 def mixture(bench: Benchmark) -> Tensor:
-    """Return as many images [N, C, H, W] as are held out, of a mixture of normal distributions over PCA codes."""
+    """Return as many samples [N, C, H, W] as images are held out, of a mixture of normals in PCA space."""
 
     def compute() -> dict[str, Tensor]:
         from sklearn.exceptions import ConvergenceWarning
@@ -46,9 +46,9 @@ def mixture(bench: Benchmark) -> Tensor:
         chosen = bench.rng("mixture").permutation(len(bench.train))[:MIXTURE_IMAGES]
         images = bench.train.batch(chosen).x
         codes = bench.pca.encode(images, min(MIXTURE_CODE, max(bench.pca.rank, 1))).double().cpu().numpy()
-        # The default tolerance gains less than 0.1 nats and takes three times as long.
+        # The default tolerance takes three times as long for less than 0.1 nats.
         model = GaussianMixture(mixture_size(bench), tol=1e-2, reg_covar=1e-4, random_state=bench.seed)
-        # Matrices this small are slower with more threads, and a mixture that could be a little better is no news.
+        # Matrices this small are slower with more threads. The fit need not converge.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             drawn_codes, _ = model.fit(codes).sample(len(bench.held_out))

@@ -1,4 +1,4 @@
-"""How samples of a model compare with held-out images: in pixels, in the judge's features, and class by class."""
+"""Samples of a model compared with held-out images: in pixels, in the judge's features, and by class."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from aectl.metric import Metric
 from aectl.models.base import Samples
 
 FEWEST = 5 * GROUPS
-"""Images below which spreads over groups of them mean nothing."""
+"""Minimum number of held-out images for spreads over groups of them."""
 COVERED = 0.1
-"""A class is covered if its share among samples is at least this part of its share among held-out images."""
+"""A class is reached if its share among samples is at least this part of its share among held-out images."""
 
 BASELINES = (("PCA-Gaussian", "GMM-*"),)
 GOAL, WORDS = "real training images", {"real training images": "training images"}
@@ -76,7 +76,7 @@ HEADLINE_IN_FEATURES = Headline(
 
 
 def measure(subject: Subject) -> Rows:
-    """Return the table in pixels: the energy distance, diversity, and how near the training images samples are."""
+    """Return metrics of samples in pixels: energy distance, diversity, and distance to the training images."""
     bench, samples = subject.bench, drawn(subject, FEWEST)
 
     def row(images: Tensor) -> Row:
@@ -86,7 +86,7 @@ def measure(subject: Subject) -> Rows:
 
 
 def distances(subject: Subject) -> Rows:
-    """Return the table in the judge's features; raises Unmeasured where the data set has no judge."""
+    """Return metrics of samples in the judge's features; raises Unmeasured if the data set has no judge."""
     bench, judge = subject.bench, subject.bench.judged()
     drawn(subject, FEWEST)
 
@@ -98,7 +98,7 @@ def distances(subject: Subject) -> Rows:
 
 
 def classes(subject: Subject) -> Rows:
-    """Return the share of each class, in percent, by the nearest training image and, if there is one, by the judge."""
+    """Return the percentage of each class, by the nearest training image and, if there is one, by the judge."""
     bench, train = subject.bench, subject.bench.train
     if not (train.labels >= 0).any():
         raise Unmeasured("the images have no labels")
@@ -121,28 +121,28 @@ def classes(subject: Subject) -> Rows:
 
 
 def drawn(subject: Subject, fewest: int = 1) -> Tensor:
-    """Return the model's samples [N, C, H, W]; raises Unmeasured if they are no images, or fewer than `fewest`."""
+    """Return the model's samples [N, C, H, W]; raises Unmeasured for NaN, or fewer than `fewest` held-out images."""
     if len(subject.bench.held_out) < fewest:
         raise Unmeasured(f"there are fewer than {fewest} held-out images to compare samples with")
     if not torch.isfinite(subject.samples).all():
-        raise Unmeasured("the model's samples are not numbers")
+        raise Unmeasured("the model's samples are NaN or infinite")
     return subject.samples
 
 
 def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position: Tensor) -> Row:
-    """Return how images [N, C, H, W], `distance` [N] from the training images at `position` [N], compare with data.
+    """Return metrics of images x [N, C, H, W] compared with held-out images y.
 
-    `energy` is 2 E‖x - y‖ - E‖x - x′‖ - E‖y - y′‖ (Székely & Rizzo 2013); `diversity` is E‖x - x′‖ / E‖y - y′‖, 1 for
-    samples as diverse as data. `nearest_train` is the median distance to the nearest training image, divided by that
-    of held-out images: far below 1 for copies, but blurred images are near to others too. `copies` is the percentage
-    of images nearer to a training image than all but 1 % of the held-out ones, `strays` that of images farther from all
-    of them than all but 1 % of the held-out ones.
+    `distance` [N] and `position` [N] are those of the nearest training images. `energy` is 2 E‖x - y‖ - E‖x - x′‖ -
+    E‖y - y′‖ (Székely & Rizzo 2013). `diversity` is E‖x - x′‖ / E‖y - y′‖. `nearest_train` is the median distance to
+    the nearest training image, divided by that of held-out images: it is far below 1 for copies, but low for blurred
+    images too. `copies` is the percentage of images closer to a training image than all but 1 % of the held-out images,
+    `strays` the percentage farther from all training images than all but 1 % of the held-out images.
     """
     pairs = with_held_out(bench, images.flatten(1), bench.held_out.pixels().flatten(1), torch.cdist, "pixels")
     usual = held_out_nearest(bench)[0]
-    # Held-out images that are all copies themselves leave nothing to divide by.
+    # The median is 0 if most held-out images are copies of training images.
     typical = usual.median().clamp_min(1e-6)
-    # Between these order statistics lies the median of the law that the distances are of, in 95 % of all cases.
+    # The median of the distribution is between these order statistics in 95 % of all cases.
     reach = 0.98 / len(distance) ** 0.5
     low, middle, high = (float(distance.quantile(0.5 + side * reach) / typical) for side in (-1, 0, 1))
     return {
@@ -158,7 +158,7 @@ def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position: Tens
 def reached(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
     """Return `modes`, see `balance`, of images [N, C, H, W] by the class of the nearest training image, at `position`.
 
-    Nothing where the training images have no labels.
+    Empty if the training images have no labels.
     """
     train, held_out = bench.train, bench.held_out.pixels()
     if not (train.labels >= 0).any():
@@ -168,10 +168,10 @@ def reached(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
 
 
 def in_features(bench: Benchmark, judge: Judge, found: Tensor) -> Row:
-    """Return how features [N, D] compare with those of held-out images [M, D].
+    """Return metrics of features x [N, D] compared with those of held-out images y [M, D].
 
-    `frechet`, and precision, recall, density and coverage: see those functions. `kernel` is the squared maximum mean
-    discrepancy with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018); `diversity` is E‖x - x′‖ / E‖y - y′‖.
+    See the functions for `frechet`, precision, recall, density and coverage. `kernel` is the squared maximum mean
+    discrepancy with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018). `diversity` is E‖x - x′‖ / E‖y - y′‖.
     """
     reference = bench.features
     pairs = with_held_out(bench, found, reference, torch.cdist, f"{judge.name}-distance")
@@ -186,11 +186,11 @@ def in_features(bench: Benchmark, judge: Judge, found: Tensor) -> Row:
 
 
 def balance(found: Tensor, reference: Tensor, train: Source) -> Row:
-    """Return how evenly the classes `found` [N] are met, beside the held-out images' `reference` [M].
+    """Compare the classes `found` [N] with those of held-out images, `reference` [M].
 
-    `modes` counts the classes whose share is at least a tenth of that among held-out images, out of `classes`;
-    `class_kl` is Σ_c p_c log(p_c / q_c) in nats, p the shares found, q those of the training images' labels, counted
-    from 1 so that a class without training images is unlikely, not impossible.
+    `modes` is the number of classes whose share is at least a tenth of that among held-out images, out of `classes`.
+    `class_kl` is Σ_c p_c log(p_c / q_c) in nats, with the shares p found and the shares q of the training images'
+    labels. Each label is counted once more than it occurs, so that it is finite.
     """
     size = 1 + max(int(labels.max()) for labels in (found, reference, train.labels))
     shares = found.bincount(minlength=size) / len(found)
@@ -204,7 +204,7 @@ def balance(found: Tensor, reference: Tensor, train: Source) -> Row:
 
 
 def class_shares(found: Tensor, train: Source) -> Row:
-    """Return the share of each class among `found` [N], in percent, and the smallest of those of training images."""
+    """Return the percentage of each class among `found` [N], and the lowest of any class in the training images."""
     shares = (100 * found.bincount(minlength=train.classes) / len(found)).tolist()
     present = [label for label in train.labels.unique().tolist() if label >= 0]
     return {
@@ -214,7 +214,7 @@ def class_shares(found: Tensor, train: Source) -> Row:
 
 
 def nearest_classes(images: Tensor, train: Source, nearest_of_all: Tensor) -> Tensor:
-    """Return the class [N] of the labelled training image nearest to each image; of all of them it is given."""
+    """Return the class [N] of the nearest labelled training image; `nearest_of_all` are positions among all of them."""
     labelled = train.labels >= 0
     if labelled.all():
         return train.labels[nearest_of_all]
@@ -223,22 +223,22 @@ def nearest_classes(images: Tensor, train: Source, nearest_of_all: Tensor) -> Te
 
 
 def judged_classes(judge: Judge, features: Tensor) -> Tensor:
-    """Return the likeliest class [N] of images with these features [N, D]."""
+    """Return the most likely class [N] of images with these features [N, D]."""
     with torch.no_grad():
         return judge.model.head(features).argmax(1)
 
 
 def with_held_out(bench: Benchmark, x: Tensor, y: Tensor, kernel: Kernel, name: str) -> PairMeans:
-    """Return the means of a kernel over pairs of vectors x [N, D] and of those of the held-out images, y [M, D].
+    """Return the means of a kernel over pairs of vectors x [N, D] and vectors y [M, D] of the held-out images.
 
-    The pairs of held-out images are the same for all samples; the cache keeps them by the name of vectors and kernel.
+    The mean over pairs of held-out images is cached under `name`, which must identify the vectors and the kernel.
     """
     known = bench.cache.arrays(f"pairs-{name}", lambda: {"within": within(groups(y), kernel)})["within"]
     return pair_means(x, y, kernel, known.to(y.device))
 
 
 def held_out_nearest(bench: Benchmark) -> tuple[Tensor, Tensor]:
-    """Return the distance [N] of each held-out image to the nearest training image, and that one's position [N]."""
+    """Return the distance [N] of each held-out image to the nearest training image, and that image's position [N]."""
 
     def compute() -> dict[str, Tensor]:
         distance, position = nearest(bench.held_out.pixels(), bench.train.pixels())
@@ -250,7 +250,7 @@ def held_out_nearest(bench: Benchmark) -> tuple[Tensor, Tensor]:
 
 
 def table(bench: Benchmark, name: str, model: Row, row: Callable[[Tensor], Row]) -> Rows:
-    """Return the model's row and the `row` of each baseline's images, which the cache keeps under `name`."""
+    """Return the model's row and, for each baseline, `row` of its images, which is cached under `name`."""
     rows = {"model": model}
     for label, draw in baselines(bench).items():
         key = f"{name}-{label}-seed-{bench.seed}".replace(" ", "-")

@@ -1,4 +1,4 @@
-"""One thread for scikit-learn's small problems, in which several mostly wait for one another."""
+"""Limit scikit-learn to one thread for small problems, which are slower with several."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 SMALL = 5_000_000
-"""Numbers in a matrix below which one thread is used."""
+"""One thread is used for matrices with fewer numbers."""
 
 
 def threads_for(size: int) -> AbstractContextManager[Any]:
-    """Return a context that allows one thread for a matrix of `size` numbers if it is small, else as many as before.
+    """Return a context with one thread if a matrix of `size` numbers is small, otherwise without a limit.
 
-    Libraries that are loaded within the block are not limited: import scikit-learn before it.
+    Libraries that are loaded inside the block are not limited: import scikit-learn before.
     """
     return threadpool_limits(1) if size < SMALL else nullcontext()

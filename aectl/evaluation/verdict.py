@@ -1,4 +1,4 @@
-"""Verdicts: whether a model is better than its baselines, one sentence for each of its abilities."""
+"""Verdicts: whether a model is better than its baselines, in one sentence for each ability."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from aectl.metric import Metric
 from aectl.runs.metrics_json import COPY, MODEL, Row, Rows, column_names, competes, is_model_row, is_number
 
 MOST = 4
-"""Verdicts of one evaluation, at most."""
+"""Maximum number of verdicts of an evaluation."""
 
 
 def read_ci95(row: Row, metric: str) -> float:
-    """Return the half width of a metric's 95 % confidence interval, 0 if the row has none."""
+    """Return half the width of a metric's 95 % confidence interval, 0 if the row has none."""
     found = row.get(f"{metric}_ci95")
     return found if is_number(found) else 0.0
 
 
 def no_note(row: Row) -> str:
-    """Return the empty text: nothing to say about how a number was measured."""
+    """Return the empty text; the default of `Headline.note`."""
     return ""
 
 
@@ -39,39 +39,37 @@ class Verdict:
     difference: float
     """ours - theirs"""
     ci95: float
-    """Half the width of the difference's 95 % confidence interval, as if the two numbers were independent. They are of
-    the same images, so that the true interval is narrower if anything."""
+    """Half the width of the difference's 95 % confidence interval, as if the two numbers were independent.
+
+    They are measured on the same images, so that the true interval is usually narrower."""
     unit: str
     outcome: str
     """`better` or `worse`, `unclear` if the interval covers zero."""
     text: str
-    """All of this in a sentence."""
+    """The verdict as a sentence."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The metric of a table that decides whether a model is better than its baselines.
-
-    Every evaluation module declares its own.
-    """
+    """The metric of a table that decides whether a model is better than its baselines."""
 
     ability: str
     """What is compared. Of several headlines with the same ability only the first is used."""
     metric: Metric
     """Of a metric whose name is a pattern (`auroc_*`), the last column counts."""
     baselines: tuple[tuple[str, ...], ...]
-    """Patterns of row names, in groups: the best row of the first group that has any is the competitor."""
+    """Patterns of row names, in groups. The model is compared with the best row of the first group that has rows."""
     rank: int
-    """Verdicts are sorted by rank, and the first `MOST` are kept."""
+    """Verdicts are sorted by rank, and the first `MOST` are reported."""
     about: str = ""
-    """How the sentence begins, if not with the ability; `{}` stands for what the metric's pattern leaves open."""
+    """Start of the sentence, by default the ability; `{}` stands for what `*` matches in the metric's name."""
     goal: str = ""
-    """A row that shows what can be reached, such as training images in a table of samples."""
+    """A row that shows the best possible value, such as training images in a table of samples."""
     words: Mapping[str, str] = field(default_factory=dict)
-    """How the sentence calls a row, if not by its name."""
+    """What rows are called in the sentence, if not by their name."""
     ci95: Callable[[Row, str], float] = read_ci95
     note: Callable[[Row], str] = no_note
-    """How the model's number was measured, put in brackets after it."""
+    """Returns how the model's number was measured, shown in brackets after it."""
 
     @property
     def unit_of_difference(self) -> str:
@@ -80,7 +78,7 @@ class Headline:
 
 
 def verdicts(tables: Mapping[str, Rows], headlines: Mapping[str, Headline]) -> list[dict[str, Any]]:
-    """Return the verdicts of an evaluation, the most telling first; tables and headlines go by the table's name."""
+    """Return the verdicts of an evaluation in order of rank; tables and headlines are given by table name."""
     found: dict[str, Verdict] = {}
     for name, headline in sorted(headlines.items(), key=lambda item: item[1].rank):
         verdict = judge(name, tables.get(name, {}), headline)
@@ -104,7 +102,7 @@ def judge(table: str, rows: Rows, headline: Headline) -> Verdict | None:
     begin = (headline.about or headline.ability).format(metric.removeprefix(headline.metric.name.rstrip("*")))
     how = ", ".join(filter(None, (name.removeprefix(MODEL).removeprefix(", "), headline.note(rows[name]))))
     decimals = decimals_of(ours, theirs, ci95)
-    # The difference of the printed numbers, so that a reader's subtraction agrees.
+    # The difference of the printed numbers, so that it agrees with them.
     shown = round(ours, decimals) - round(theirs, decimals) if math.isfinite(difference) else difference
     text = (
         f"{begin} {with_unit(rounded(ours, decimals), unit)}{f' ({how})' if how else ''}, "
@@ -119,7 +117,7 @@ def judge(table: str, rows: Rows, headline: Headline) -> Verdict | None:
 
 
 def competitor(headline: Headline, rows: Rows, metric: str) -> tuple[str, str]:
-    """Return the baseline that counts, and the one left out before it, if any, because it copies and cannot lose."""
+    """Return the baseline to compare with, and the one that was skipped because it nearly copies the image, if any."""
     copy = ""
     for patterns in headline.baselines:
         fits = {n: row for n, row in rows.items() if not is_model_row(n) and any(fnmatchcase(n, p) for p in patterns)}
@@ -138,7 +136,7 @@ def best_row(metric: Metric, rows: Rows, column: str) -> str:
 
 
 def outcome(difference: float, ci95: float, way: str) -> str:
-    """Return `better` or `worse`, or `unclear` if the interval covers zero; a model whose number is NaN is worse."""
+    """Return `better` or `worse`, or `unclear` if the interval covers zero; NaN is worse."""
     if math.isnan(difference):
         return "worse"
     if abs(difference) <= ci95 or difference == 0:
@@ -147,16 +145,16 @@ def outcome(difference: float, ci95: float, way: str) -> str:
 
 
 def decimals_of(ours: float, theirs: float, ci95: float) -> int:
-    """Return how many decimals a sentence shows: two digits of the difference and one of each number.
+    """Return the number of decimals in a sentence: two digits of the difference and one of each number.
 
-    Digits smaller than the interval are left out; there is always one decimal.
+    Digits smaller than the interval are left out. There is at least one decimal.
     """
     wanted = max(place_of(ours - theirs) + 1, place_of(ours), place_of(theirs))
     return min(max(min(wanted, place_of(ci95)) if ci95 > 0 else wanted, 1), 6)
 
 
 def place_of(value: float) -> int:
-    """Return the decimal of a number's first digit: 2 for 0.05, -1 for 50, 0 for zero and what is not finite."""
+    """Return the decimal of a number's first digit: 2 for 0.05, -1 for 50, 0 for zero, NaN and infinity."""
     return -math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
 
 
@@ -170,7 +168,7 @@ def in_words(found: str, difference: float, ci95: float, decimals: int, unit: st
 
 
 def rounded(value: float, decimals: int) -> str:
-    """Return a number with so many decimals, and no minus before a zero."""
+    """Return a number with this number of decimals, without a minus sign before zero."""
     return f"{round(value, decimals) + 0.0 if math.isfinite(value) else value:.{decimals}f}"
 
 

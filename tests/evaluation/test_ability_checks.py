@@ -172,7 +172,7 @@ def test_logits_and_scores_that_are_not_numbers_later_are_not_measured():
     )()
     check_abilities(wrong, x, 10)
     for measure, what in ((classification.measure, "logits"), (anomaly.energies, "scores")):
-        with pytest.raises(Unmeasured, match=f"its {what} are not numbers"):
+        with pytest.raises(Unmeasured, match=f"its {what} are NaN"):
             measure(Subject(wrong, bench))
     with pytest.raises(AbilityError, match=r"returned \[8, 1, 4, 4\] for 20 images"):
         apply(lambda x: x[:8], x)

@@ -81,7 +81,7 @@ def test_the_interval_covers_the_true_area_as_often_as_it_says():
 
 
 def test_scores_that_are_not_numbers_have_no_table():
-    with pytest.raises(Unmeasured, match="not numbers"):
+    with pytest.raises(Unmeasured, match="scores are NaN"):
         detection(torch.tensor([0.0, math.nan]), torch.tensor([1.0]))
 
 

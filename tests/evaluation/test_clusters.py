@@ -155,7 +155,7 @@ def test_codes_that_are_all_alike_are_one_cluster():
 
 def test_what_has_no_clusters_says_why():
     around = bench()
-    with pytest.raises(Unmeasured, match="codes are not numbers"):
+    with pytest.raises(Unmeasured, match="codes are NaN"):
         clustering.measure(Subject(Times(math.nan), around))
     for labels, why in ((torch.full((300,), -1), "no labels"), (torch.ones(300).long(), "of one class")):
         unlike = replace(around, held_out=replace(around.held_out, labels=labels))

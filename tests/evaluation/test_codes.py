@@ -105,5 +105,5 @@ def test_there_are_no_more_components_than_pixels():
 def test_codes_that_are_not_numbers_have_no_table():
     model = autoencoder(3).requires_grad_(False)
     model.encoder.head[0].bias[1] = math.inf
-    with pytest.raises(Unmeasured, match="not numbers"):
+    with pytest.raises(Unmeasured, match="codes are NaN"):
         codes.measure(subject(model))

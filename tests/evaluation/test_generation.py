@@ -319,7 +319,7 @@ def test_training_images_without_a_label_give_none():
 @pytest.mark.parametrize("measure", [samples.measure, samples.distances, samples.classes])
 def test_samples_that_are_no_numbers_are_said_to_be(measure):
     subject = Subject(Draws(torch.full((400, *SHAPE), math.nan)), bench(judge=judge()))
-    with pytest.raises(Unmeasured, match="not numbers"):
+    with pytest.raises(Unmeasured, match="samples are NaN"):
         measure(subject)
 
 

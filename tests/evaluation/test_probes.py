@@ -259,7 +259,7 @@ def test_what_cannot_be_read_says_why():
     for unknown in (none[:20], two[:20] + 5):
         with pytest.raises(Unmeasured, match="no held-out image has a label that a training image has"):
             measured(two, unknown)
-    with pytest.raises(Unmeasured, match="codes are not numbers"):
+    with pytest.raises(Unmeasured, match="codes are NaN"):
         measured(two, two[:20], Pixels(factor=math.nan))
 
 
