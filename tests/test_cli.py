@@ -39,8 +39,8 @@ from aectl.models import nade
 from aectl.models.gan import LOSSES, LossName
 from aectl.models.networks import ACTIVATIONS, Activation
 from aectl.runs.export import FORMATS
-from aectl.runs.listing import find_all
-from aectl.runs.run import Run, find
+from aectl.runs.listing import find_runs
+from aectl.runs.run import Run, find_run
 from aectl.sampling import KINDS
 from aectl.sweep.plan import plan
 from aectl.training.precision import PRECISIONS
@@ -464,15 +464,15 @@ def test_name_is_that_of_the_runs_folder_and_is_accepted_for_a_run(aectl, calls)
     for _ in range(2):
         assert aectl("train", "model=vae", "dataset=digits", "name=baseline")[0] == 0
     assert runs() == [Path("outputs/digits/vae/baseline"), Path("outputs/digits/vae/baseline-2")]
-    assert find("baseline") == runs()[0]
-    assert find_all("baseline-2") == [runs()[1]]
+    assert find_run("baseline") == runs()[0]
+    assert find_runs("baseline-2") == [runs()[1]]
     assert aectl("train", "resume=baseline", "epochs=9")[0] == 0
     assert calls.configs[-1].resume == str(runs()[0].absolute())
     assert aectl("train", "model=dae", "dataset=digits", "name=baseline")[0] == 0
     assert (
         "'baseline' names 2 runs\n  type one of outputs/digits/dae/baseline, " in aectl("train", "resume=baseline")[2]
     )
-    assert find("baseline-2") == runs()[2]
+    assert find_run("baseline-2") == runs()[2]
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_a_sweep_has_its_name_and_its_jobs_the_name_with_their_numbers(tmp_path,
     for job in jobs:
         job.folder.mkdir(parents=True)
         (job.folder / "run.json").write_text("{}")
-    assert find_all("grid") == [job.folder for job in jobs]
+    assert find_runs("grid") == [job.folder for job in jobs]
 
 
 def test_flags_are_put_first():

@@ -21,7 +21,7 @@ from aectl.config import conf_dir
 from aectl.figures import style
 from aectl.html_report.render import CAPTIONS, find_caption_index
 from aectl.runs.metrics_json import column_names, tables_of
-from aectl.runs.run import Run, find
+from aectl.runs.run import Run, find_run
 from tests.small import QUICK, SMALL, SOME, training_words
 
 
@@ -40,7 +40,7 @@ def record(folder):
 
 
 def only_run():
-    return find("latest").absolute()
+    return find_run("latest").absolute()
 
 
 def own_noise(model):

@@ -213,7 +213,7 @@ def test_a_stored_config_may_name_our_parts(target):
         "torch.nn.modules.module.torch.os.system",
         "torch.nn.modules.module.torch.multiprocessing.Process",
         "aectl.data.downloads.run",
-        "aectl.runs.run.git",
+        "aectl.runs.run.run_git",
         "builtins.eval",
     ],
 )

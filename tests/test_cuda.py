@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from aectl.runs.run import Run, find
+from aectl.runs.run import Run, find_run
 from tests.test_commands import MODELS, SMALL
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that CUDA can use")
@@ -24,7 +24,7 @@ def rows(run):
 def trained(aectl, name, *words):
     code, out, err = aectl("train", *QUICK, *words, f"hydra.run.dir={name}")
     assert code == 0, out + err
-    return find(name), out
+    return find_run(name), out
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -49,7 +49,7 @@ def test_a_resumed_run_equals_one_go(aectl, model, graph):
     first, _ = trained(aectl, "parts", *words, "epochs=2", "max_time=0.001")
     code, out, err = aectl("train", "resume=parts", "max_time=1h")
     assert code == 0, out + err
-    one, other = (torch.load(Run(run).checkpoint("last"), weights_only=True) for run in (whole, first))
+    one, other = (torch.load(Run(run).checkpoint_path("last"), weights_only=True) for run in (whole, first))
     for name, tensor in one["model"].items():
         assert torch.equal(tensor, other["model"][name]), name
 

@@ -73,7 +73,7 @@ def expected(model, part, xs):
 def test_all_weights_come_back_with_their_history(tmp_path, name):
     model = make(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    (path,) = export.write(model.train(), SHAPE, tmp_path / "new", "safetensors", METADATA)
+    (path,) = export.export_model(model.train(), SHAPE, tmp_path / "new", "safetensors", METADATA)
     assert path == tmp_path / "new" / "model.safetensors"
     assert model.training
     other = MODELS[name][0]()
@@ -96,14 +96,14 @@ def test_equal_weights_are_equal_files():
 def test_onnx_computes_the_same(tmp_path, name):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = make(name)
-    paths = export.write(model, shape_of(name), tmp_path, "onnx", METADATA)
+    paths = export.export_model(model, shape_of(name), tmp_path, "onnx", METADATA)
     assert {path.name for path in paths} == {f"{part}.onnx" for part in MODELS[name][1]}
     for path in paths:
         assert b"aectl/" not in path.read_bytes()
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         assert json.loads(session.get_modelmeta().custom_metadata_map["config"]) == METADATA["config"]
         given, (made,) = session.get_inputs(), session.get_outputs()
-        assert [one.name for one in given] == export.inputs(model, path.stem)
+        assert [one.name for one in given] == export.input_names(model, path.stem)
         assert (given[0].name, made.name) == export.PARTS[path.stem][2:]
         assert {one.shape[0] for one in (*given, made)} == {"batch"}
         for n in (1, 7):
@@ -117,7 +117,7 @@ def test_programs_of_torch_run_where_there_is_no_aectl(tmp_path):
     cases = []
     for name in MODELS:
         model = make(name)
-        paths = export.write(model, shape_of(name), tmp_path / name, "torch", METADATA)
+        paths = export.export_model(model, shape_of(name), tmp_path / name, "torch", METADATA)
         assert {path.name for path in paths} == {f"{part}.pt2" for part in MODELS[name][1]}
         for path in paths:
             batches = [examples(model, path.stem, n, shape_of(name)) for n in (1, 7)]
@@ -140,7 +140,7 @@ def test_programs_of_torch_run_where_there_is_no_aectl(tmp_path):
 
 @pytest.mark.slow
 def test_a_part_carries_only_the_weights_that_it_uses(tmp_path):
-    export.write(make("gan"), SHAPE, tmp_path, "torch", {})
+    export.export_model(make("gan"), SHAPE, tmp_path, "torch", {})
     weights = torch.export.load(tmp_path / "decoder.pt2").state_dict
     assert any("average" in key for key in weights)
     assert not [key for key in weights if "discriminator" in key or "generator" in key]
@@ -175,7 +175,7 @@ class Unsized(Model):
 )
 def test_what_cannot_be_exported_is_said_in_a_line(tmp_path, capfd, model, format, message):
     with pytest.raises(ExportError, match=message) as caught:
-        export.write(model, SHAPE, tmp_path / "out", format, {})
+        export.export_model(model, SHAPE, tmp_path / "out", format, {})
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "out").exists()
@@ -184,7 +184,7 @@ def test_what_cannot_be_exported_is_said_in_a_line(tmp_path, capfd, model, forma
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ExportError, match=r"onnxscript: pip install 'aectl\[onnx\]'"):
-        export.write(make("vae"), SHAPE, tmp_path, "onnx", {})
+        export.export_model(make("vae"), SHAPE, tmp_path, "onnx", {})
 
 
 UNABLE = ("fvsbn", "made", "nade")
@@ -205,12 +205,14 @@ def test_every_shipped_model_computes_the_same_as_onnx(tmp_path, words, tally):
     model = build_model(composed(f"model={words[0]}", "dataset=digits", *words[1:]), facts).eval().requires_grad_(False)
     if words[0] in UNABLE:
         with pytest.raises(ExportError, match="no part to export"):
-            export.write(model, facts["shape"], tmp_path, "onnx", {})
+            export.export_model(model, facts["shape"], tmp_path, "onnx", {})
         return
-    for path in export.write(model, facts["shape"], tmp_path, "onnx", {}):
+    for path in export.export_model(model, facts["shape"], tmp_path, "onnx", {}):
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         code = session.get_inputs()[0].shape[-1]
         xs = examples(SimpleNamespace(code=code, conditional=model.conditional), path.stem, 3, facts["shape"])
-        (found,) = session.run(None, dict(zip(export.inputs(model, path.stem), [x.numpy() for x in xs], strict=True)))
+        (found,) = session.run(
+            None, dict(zip(export.input_names(model, path.stem), [x.numpy() for x in xs], strict=True))
+        )
         assert np.allclose(found, expected(model, path.stem, xs), atol=1e-4)
         tally("parts of models that ONNX computes as torch does")

@@ -27,7 +27,7 @@ def write_run(folder, ago=timedelta(hours=3), **record):
 
 
 def listed(capsys):
-    listing.show()
+    listing.print_runs()
     return capsys.readouterr().out.splitlines()
 
 
@@ -129,13 +129,13 @@ def sweep(tmp_path):
 
 
 def found(text):
-    return [str(folder) for folder in listing.find_all(text)]
+    return [str(folder) for folder in listing.find_runs(text)]
 
 
 def test_runs_are_found_by_folder_latest_sweep_and_glob(tmp_path):
     jobs = [str(job.relative_to(tmp_path)) for job in sweep(tmp_path)]
     assert found(jobs[1]) == [jobs[1]]
-    assert [p.resolve() for p in listing.find_all("latest")] == [tmp_path / jobs[0]]
+    assert [p.resolve() for p in listing.find_runs("latest")] == [tmp_path / jobs[0]]
     assert found("outputs/multirun/s") == jobs
     assert found("outputs/*/s/[12]*") == jobs[1:]
     assert found(str(tmp_path / "outputs/**/0-job")) == [str(tmp_path / jobs[0])]
@@ -159,7 +159,7 @@ def test_a_name_of_no_run_is_named(tmp_path, item):
     (tmp_path / "empty").mkdir()
     (tmp_path / "run.txt").touch()
     with pytest.raises(ConfigError) as error:
-        listing.find_all(f"{job},{item}")
+        listing.find_runs(f"{job},{item}")
     assert f"'{item}'" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -190,9 +190,9 @@ def test_a_folder_that_is_no_sweep_is_searched_four_levels_deep(tmp_path, name, 
 def test_where_nothing_is_found_the_depth_is_stated(tmp_path):
     write_run(tmp_path / "a/b/c/d/e/f")
     with pytest.raises(ConfigError, match=r"'a' names no run: .* nor in folders 4 levels deep"):
-        listing.find_all("a")
+        listing.find_runs("a")
 
 
 def test_no_name_at_all_is_refused():
     with pytest.raises(ConfigError, match="run is empty"):
-        listing.find_all(" , ")
+        listing.find_runs(" , ")

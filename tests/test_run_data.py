@@ -343,7 +343,7 @@ def test_a_run_that_begins_anew_starts_from_the_weights_that_it_started_from(aec
 
     never_saved(run)
     before = (run.folder / "run.json").read_text()
-    best = first.checkpoint("best")
+    best = first.checkpoint_path("best")
     aside = best.rename(best.with_name("aside"))
     assert refused(aectl("train", "resume=outputs/second"), f"init_from: no checkpoint {best.absolute()}")
     shutil.copy("outputs/third/checkpoints/best.pt", best)

@@ -14,7 +14,7 @@ from aectl.commands.sample import describe_left_out
 from aectl.data.datasets import Source
 from aectl.models.base import Model
 from aectl.rng import Rng
-from aectl.runs.run import find
+from aectl.runs.run import find_run
 from aectl.sampling import KINDS, Impossible, Request, history, paths
 from aectl.sampling import draws as draw
 from aectl.sampling import reconstruction as again
@@ -273,7 +273,7 @@ def test_help_names_every_kind():
 
 
 def contents():
-    return {path.name: path.read_bytes() for path in (find("latest") / "samples").iterdir()}
+    return {path.name: path.read_bytes() for path in (find_run("latest") / "samples").iterdir()}
 
 
 def test_every_file_is_the_same_the_second_time_and_another_with_another_seed(aectl, trained):
@@ -285,11 +285,11 @@ def test_every_file_is_the_same_the_second_time_and_another_with_another_seed(ae
         assert code == 0, out + err
         made.append(contents())
     assert set(made[0]) == {f"{kind}.{ending}" for kind in KINDS for ending in ("png", "npz")} | {"training.gif"}
-    assert np.load(find("latest") / "samples/manifold.npz")["images"].shape == (20, 20, 1, 8, 8)
+    assert np.load(find_run("latest") / "samples/manifold.npz")["images"].shape == (20, 20, 1, 8, 8)
     assert made[0] == made[1]
     fixed = {"manifold.png", "manifold.npz", "training.png", "training.npz", "training.gif"}
     assert {name for name in made[0] if made[0][name] == made[2][name]} == fixed
-    with Image.open(find("latest") / "samples/training.gif") as gif:
+    with Image.open(find_run("latest") / "samples/training.gif") as gif:
         assert gif.n_frames == 3
         assert gif.info["loop"] == 0
 
@@ -299,7 +299,7 @@ def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl, traine
     code, out, err = aectl(*SAMPLE, "kind=density", "density=gaussian", "n=9", "temperature=0.5")
     assert code == 0, out + err
     assert "no effect" not in out + err
-    assert np.load(find("latest") / "samples/density.npz")["images"].shape == (9, 1, 8, 8)
+    assert np.load(find_run("latest") / "samples/density.npz")["images"].shape == (9, 1, 8, 8)
     model = KINDS["density"].title(None, request(train=source(), density="gaussian"))
     assert model == "Drawn from a Gaussian fitted afterwards to the codes of 40 training images, not from a prior"
     assert set(contents()) == {"density.png", "density.npz"}
@@ -352,7 +352,7 @@ def test_a_restricted_boltzmann_machine_walks_from_its_start(aectl, trained):
     assert code == 0, out + err
     assert {Path(line).name for line in (out + err).splitlines()} >= {"chain.png", "chain.npz"}
     assert "no effect" not in out + err
-    made = np.load(find("latest") / "samples/chain.npz")
+    made = np.load(find_run("latest") / "samples/chain.npz")
     assert made["images"].shape == (3, 11, 1, 8, 8)
     assert set(np.unique(made["images"])) == {0, 1}
     assert made["steps"].tolist() == list(range(5, 26, 2))
@@ -386,7 +386,7 @@ def test_a_class_is_asked_of_ones_own_model(aectl, tmp_path):
     aectl("train", "model=custom", "model._target_=my_classes.Mine", *QUICK)
     code, out, err = aectl(*SAMPLE, "trust=my_classes", "kind=prior", "label=3")
     assert code == 0, out + err
-    assert np.allclose(np.load(find("latest") / "samples/prior.npz")["images"], 0.3)
+    assert np.allclose(np.load(find_run("latest") / "samples/prior.npz")["images"], 0.3)
     code, out, err = aectl(*SAMPLE, "trust=my_classes", "label=10")
     assert code != 0
     assert "label must be one of the 10 classes, counted from 0, not 10" in err
@@ -398,12 +398,12 @@ def test_a_model_that_makes_no_pictures_says_so(aectl, tmp_path):
     code, out, err = aectl(*SAMPLE, "trust=my_mute")
     assert code != 0
     assert "model 'custom' makes no pictures: it neither samples, reconstructs nor decodes codes" in err
-    assert not Path(find("latest"), "samples").exists()
+    assert not Path(find_run("latest"), "samples").exists()
 
 
 def test_a_run_whose_event_files_are_gone_makes_its_other_pictures(aectl, trained):
     trained("undercomplete")
-    for path in find("latest").glob("events.*"):
+    for path in find_run("latest").glob("events.*"):
         path.unlink()
     code, out, err = aectl(*SAMPLE, "n=4")
     assert code == 0, out + err

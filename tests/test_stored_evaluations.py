@@ -39,7 +39,7 @@ def trained(copied):
 
 def train_further(run):
     """Write other weights of a later epoch into a checkpoint, as a resumed training does."""
-    path = run.checkpoint("best")
+    path = run.checkpoint_path("best")
     state = torch.load(path, weights_only=True)
     state["epoch"] += 1
     state["model"] = {name: 0.9 * weights for name, weights in state["model"].items()}

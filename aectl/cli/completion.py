@@ -14,7 +14,7 @@ from aectl.config import ConfigError, conf_dir, options
 from aectl.config.completion_values import choices_of
 from aectl.config.overrides import LAUNCHERS, MULTIRUN, OPTIONAL, SWITCHES, VALUED, split_flags
 from aectl.config.schema import CHOICES, SCHEMAS
-from aectl.runs.run import every
+from aectl.runs.run import iterate_runs
 
 SAFE = re.compile(r"[\w./@%+,:=-]+")
 """Words without characters that are special to a shell."""
@@ -50,7 +50,7 @@ def suggest(line: str, query: str) -> None:
     elif word.partition("=")[0] in RUN_KEYS and "=" in word:
         key = word.partition("=")[0]
         # A shell inserts them unquoted: `$(…)` in the name of a folder would be run as a command.
-        found = filter_prefix([f"{key}={run}" for run in ("latest", *every()) if SAFE.fullmatch(str(run))], word)
+        found = filter_prefix([f"{key}={run}" for run in ("latest", *iterate_runs()) if SAFE.fullmatch(str(run))], word)
     elif "=" in word and (values := complete_value(words[0], words[1:], word)):
         found = filter_prefix(values, word)
     else:

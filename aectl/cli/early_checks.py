@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aectl.config.schema import check_ranges
-from aectl.runs.run import find
+from aectl.runs.run import find_run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,7 +18,7 @@ def check_early(config: DictConfig, command: str) -> None:
         check_ranges(config)
         key = "init_from" if command == "train" else "run"
         if config.get(key) == "latest" and not config.get("resume"):
-            find("latest")
+            find_run("latest")
     except Exception:
         if command == "train":
             remove_refused_run()

@@ -18,7 +18,7 @@ from aectl.config.literal import keep_folders_literal, quoted
 from aectl.config.overrides import LAUNCHERS, MULTIRUN, OPTIONAL
 from aectl.config.schema import SCHEMAS
 from aectl.config.user_yaml import guard
-from aectl.runs.run import find
+from aectl.runs.run import find_run
 
 SWEEP_PREFIXES = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
 """Prefixes of keys that only a sweep has."""
@@ -84,7 +84,7 @@ def resolve_init_from(overrides: Sequence[str]) -> list[str]:
 
 def quote_run_folder(name: str) -> str:
     """Return the absolute folder of a run, quoted for Hydra's grammar."""
-    return quoted(str(find(name).absolute()))
+    return quoted(str(find_run(name).absolute()))
 
 
 def admit_new_keys(overrides: Sequence[str]) -> list[str]:

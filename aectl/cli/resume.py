@@ -30,7 +30,7 @@ from aectl.config.overrides import (
 from aectl.config.schema import SCHEMAS
 from aectl.config.signature import sign
 from aectl.config.untrusted_files import check_links, read_plain
-from aectl.runs.run import OUTPUTS, Run, find
+from aectl.runs.run import OUTPUTS, Run, find_run
 from aectl.system.machine import usable_cores
 
 TRAIN_KEYS = {one.name for one in fields(SCHEMAS["train"])}
@@ -115,7 +115,7 @@ def restore_run(overrides: Sequence[str]) -> list[str]:
                 f"{', '.join(RESUME_KEYS[:-1])} and device.* can\n"
                 f"  a new run from its weights: aectl train … {shlex.join([f'init_from={name}', other])}"
             )
-    run = Run(find(name).absolute())
+    run = Run(find_run(name).absolute())
     check_links(run.folder)
     config = stored_config(run, trusted_names(others))
     check_count(config, others)

@@ -12,7 +12,7 @@ def run(config: DictConfig) -> None:
     """Evaluate the run that the config names, or several; without one, list the runs there are."""
     check_ranges(config)
     if config.run is None:
-        return listing.show()
+        return listing.print_runs()
     # Imported here: a list of runs need not wait for torch.
     from aectl.commands import eval_data, eval_export, eval_run
 
@@ -24,5 +24,5 @@ def run(config: DictConfig) -> None:
         return eval_export.evaluate_images(config)
     if config.export:
         return eval_export.export_parts(config)
-    folders = listing.find_all(config.run)
+    folders = listing.find_runs(config.run)
     return eval_run.single(config, folders[0]) if len(folders) == 1 else eval_run.compare(config, folders)

@@ -15,7 +15,7 @@ from aectl.evaluation.baseline_cache import Cache, folder_for
 from aectl.evaluation.context import Benchmark, digest
 from aectl.evaluation.judge import judge_of
 from aectl.rng import Rng
-from aectl.runs.loading import Opened, settled
+from aectl.runs.loading import LoadedRun, drop_incomplete_root
 
 log = logging.getLogger("aectl")
 
@@ -24,7 +24,7 @@ QUICK = {"images": 1000, "train": 3000, "nll_images": 100, "nll_samples": 100}
 """What a quick evaluation takes at most: images and training images, and of the likelihood images and draws."""
 
 
-def benchmark(opened: Opened, config: DictConfig, with_outliers: bool = True) -> Benchmark:
+def benchmark(opened: LoadedRun, config: DictConfig, with_outliers: bool = True) -> Benchmark:
     """Return what the run is measured on; raises ConfigError if the split is empty.
 
     Images of other kinds are read, and if need be fetched, only `with_outliers`.
@@ -60,7 +60,7 @@ def check_outliers(name: str | None) -> None:
         raise ConfigError(f"outliers must be auto, none, {' or '.join(downloads.COLLECTIONS)}, not '{name}'")
 
 
-def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
+def other_images(opened: LoadedRun, config: DictConfig) -> dict[str, Source]:
     """Return the test images of the data set that `outliers` names, `auto` being the run's counterpart, if any.
 
     Says so before it fetches them. With `auto`, images that are out of reach are left out with a warning, soon. Raises
@@ -72,7 +72,7 @@ def other_images(opened: Opened, config: DictConfig) -> dict[str, Source]:
         name = own and own.counterpart
     if name in (None, "none"):
         return {}
-    node = settled({"_target_": f"aectl.data.datasets.{name}", "root": opened.config.dataset.get("root")})
+    node = drop_incomplete_root({"_target_": f"aectl.data.datasets.{name}", "root": opened.config.dataset.get("root")})
     other = build(node, "outliers")
     if tuple(other.shape) != tuple(opened.dataset.shape):
         raise ConfigError(f"outliers={name}: its images are {other.shape}, the run's {tuple(opened.dataset.shape)}")

@@ -13,7 +13,7 @@ from aectl.data.digests import mean_intensity
 from aectl.evaluation.ability_checks import IMAGES, check_abilities
 from aectl.rng import Rng
 from aectl.runs import export
-from aectl.runs.loading import Opened, open_run, why_missing
+from aectl.runs.loading import LoadedRun, explain_missing_data, open_run
 
 log = logging.getLogger("aectl")
 
@@ -39,7 +39,7 @@ def evaluate_images(config: DictConfig) -> None:
         log.info("%s", path)
 
 
-def training_intensity(opened: Opened) -> float | None:
+def training_intensity(opened: LoadedRun) -> float | None:
     """Return the mean intensity of the run's training images, None if nothing tells; raises ChangedData.
 
     A run's record has it, so that the images themselves are not needed; but data that can be read must be the run's.
@@ -51,7 +51,7 @@ def training_intensity(opened: Opened) -> float | None:
     try:
         return mean_intensity(opened.dataset.split("train"))
     except (ValueError, OSError) as error:
-        log.debug("%s", why_missing(error))
+        log.debug("%s", explain_missing_data(error))
         return known.get("mean")
 
 
@@ -64,12 +64,12 @@ def check_format(format: str | None) -> None:
 def export_parts(config: DictConfig) -> None:
     """Write the run's encoder and decoder, or all its weights, into its export/, in the format asked for."""
     opened = open_run(config)
-    paths = export.write(opened.model, opened.shape, opened.run.folder / "export", config.export, notes(opened))
+    paths = export.export_model(opened.model, opened.shape, opened.run.folder / "export", config.export, notes(opened))
     for path in paths:
         log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
 
 
-def notes(opened: Opened) -> dict[str, Any]:
+def notes(opened: LoadedRun) -> dict[str, Any]:
     """Return what an exported file tells of its origin: command, config, data set, epoch, versions and test numbers."""
     record, evaluated = opened.run.record, opened.run.metrics.get("test", {})
     stored = to_plain(opened.config)

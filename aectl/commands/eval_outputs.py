@@ -16,7 +16,7 @@ from aectl.figures.anomaly import anomaly_figure
 from aectl.figures.model_figures import draw
 from aectl.figures.style import default_style, save
 from aectl.html_report import render
-from aectl.runs.loading import Opened
+from aectl.runs.loading import LoadedRun
 from aectl.runs.metrics_json import is_number, metrics_of_table, origin_note
 from aectl.system import atomic_write
 from aectl.system.terminal import shown
@@ -31,7 +31,7 @@ def page_name(config: DictConfig) -> str:
 
 @default_style()
 def draw_all(
-    opened: Opened, subject: Subject, section: dict[str, Any], config: DictConfig, made: Sequence[str]
+    opened: LoadedRun, subject: Subject, section: dict[str, Any], config: DictConfig, made: Sequence[str]
 ) -> None:
     """Draw what the model can do, hand pictures and numbers to TensorBoard, and write the page that shows both.
 

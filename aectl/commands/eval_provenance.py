@@ -21,7 +21,7 @@ from aectl.config.untrusted_files import HolesError, file_digest
 from aectl.evaluation.baseline_cache import VERSION
 from aectl.evaluation.registry import SETTINGS
 from aectl.runs.metrics_json import find_damage, tables_of
-from aectl.runs.run import Run, now, versions
+from aectl.runs.run import Run, now, package_versions
 
 CHECKPOINTS = CHOICES["checkpoint"]
 
@@ -48,7 +48,7 @@ def first_origins(section: Mapping[str, Any]) -> dict[str, Any]:
 
 def weights_digest(run: Run, checkpoint: str) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a checkpoint's file; empty if there is no such file."""
-    path = run.checkpoint(checkpoint)
+    path = run.checkpoint_path(checkpoint)
     try:
         # A pipe in somebody else's folder would never end.
         return file_digest(path) if path.is_file() else ""
@@ -64,7 +64,7 @@ def table_settings(table: str, config: DictConfig) -> str:
 
 def fingerprint(table: str, run: Run, config: DictConfig, weights: str) -> str:
     """Return a digest of everything that decides a table's numbers: weights, data, settings and versions."""
-    content = [table, weights, table_settings(table, config), data_of(run, config), versions(), VERSION]
+    content = [table, weights, table_settings(table, config), data_of(run, config), package_versions(), VERSION]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -37,7 +37,7 @@ from aectl.evaluation.registry import EVALUATIONS, HEADLINES, Report, lacking, r
 from aectl.metric import Metric, find_metric
 from aectl.models.base import Model
 from aectl.rng import Rng
-from aectl.runs.loading import Opened, check_run_data, open_run, trusted
+from aectl.runs.loading import LoadedRun, check_run_data, open_run, trusted_modules
 from aectl.runs.metrics_json import (
     COLUMNS,
     column_names,
@@ -78,7 +78,7 @@ def single(config: DictConfig, folder: Path) -> None:
 def compare(config: DictConfig, folders: list[Path]) -> None:
     """Show several runs in one leaderboard, a row for each; evaluate those that have not been evaluated so."""
     chosen = chosen_tables(config)
-    trained = [folder for folder in folders if Run(folder).checkpoint(config.checkpoint).is_file()]
+    trained = [folder for folder in folders if Run(folder).checkpoint_path(config.checkpoint).is_file()]
     for folder in folders:
         if folder not in trained:
             log.warning("%s is left out: it has no checkpoint '%s'", shown(folder), config.checkpoint)
@@ -121,7 +121,7 @@ def stored_answer(run: Run, config: DictConfig, chosen: Sequence[str]) -> dict[s
     asked = chosen or ([*section["made"]] if section.get("complete") else [])
     if not asked or outdated_tables(section, run, config, asked):
         return {}
-    check_run_data(run, trusted(config))
+    check_run_data(run, trusted_modules(config))
     return section
 
 
@@ -172,7 +172,7 @@ def applicable_tables(model: Model, chosen: Sequence[str]) -> list[str]:
 
 
 def measured(
-    opened: Opened, subject: Subject, config: DictConfig, wanted: Sequence[str], progress: Callable[[str], None]
+    opened: LoadedRun, subject: Subject, config: DictConfig, wanted: Sequence[str], progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Return the tables of `wanted` with their titles and origins, and which of them are missing and why."""
     tables: dict[str, Rows] = {}
@@ -203,7 +203,7 @@ def measured(
 
 
 def merged(
-    stored: Mapping[str, Any], new: Mapping[str, Any], opened: Opened, config: DictConfig, complete: bool
+    stored: Mapping[str, Any], new: Mapping[str, Any], opened: LoadedRun, config: DictConfig, complete: bool
 ) -> dict[str, Any]:
     """Return the section of metrics.json: the new tables, and of the stored ones those that were not made now."""
     made = {**stored.get("made", {}), **new["made"]}
@@ -244,7 +244,7 @@ def merged(
     return section
 
 
-def quick_scale(opened: Opened, config: DictConfig, images: int, tables: Collection[str]) -> str:
+def quick_scale(opened: LoadedRun, config: DictConfig, images: int, tables: Collection[str]) -> str:
     """Return in words what a quick evaluation takes of the images and draws of a full one, as far as tables need it."""
     whole, train = (len(opened.dataset.split(name)) for name in (config.split, "train"))
     parts = [f"{images:,} of {whole:,} {config.split} images"]

@@ -24,7 +24,7 @@ from aectl.figures.sample_figures import figure
 from aectl.figures.style import default_style, save
 from aectl.models.base import Model
 from aectl.rng import Rng
-from aectl.runs.loading import Opened, open_run, why_missing
+from aectl.runs.loading import LoadedRun, explain_missing_data, open_run
 from aectl.sampling import KINDS, Impossible, Kind, Request
 from aectl.sampling.draws import is_conditional
 from aectl.system.atomic_write import clear, written
@@ -92,7 +92,7 @@ def describe_left_out(kinds: Sequence[str]) -> str:
     return reasons and f"left out: {reasons}"
 
 
-def check_label(label: int | None, opened: Opened, name: str) -> None:
+def check_label(label: int | None, opened: LoadedRun, name: str) -> None:
     """Raise ConfigError if a class is asked for that there is not, or that the model cannot be told."""
     if label is None:
         return
@@ -114,7 +114,7 @@ def warn_of_idle_keys(config: DictConfig, kinds: Sequence[str], model: Model) ->
             log.warning("%s=%s has no effect on these pictures: %s", key, config[key], ", ".join(kinds))
 
 
-def ask(config: DictConfig, opened: Opened, kinds: Sequence[str]) -> Request:
+def ask(config: DictConfig, opened: LoadedRun, kinds: Sequence[str]) -> Request:
     """Return what the config asks of the model, with the images that the kinds need as far as they can be read."""
     device = opened.device.torch
     needed = {which for kind in kinds for which in KINDS[kind].needs(opened.model)}
@@ -141,17 +141,17 @@ def ask(config: DictConfig, opened: Opened, kinds: Sequence[str]) -> Request:
     )
 
 
-def images_of(opened: Opened, needed: Iterable[str]) -> tuple[dict[str, Source], str]:
+def images_of(opened: LoadedRun, needed: Iterable[str]) -> tuple[dict[str, Source], str]:
     """Return the splits that are needed by name, or why the run's data cannot be read; raises ChangedData."""
     try:
         return {which: opened.dataset.split(which, opened.device.torch) for which in needed}, ""
     except (ValueError, OSError) as error:
-        return {}, f"the run's data cannot be read: {why_missing(error)}"
+        return {}, f"the run's data cannot be read: {explain_missing_data(error)}"
 
 
 @torch.no_grad()
 @default_style()
-def make(kind: Kind, opened: Opened, request: Request, folder: Path, name: str) -> None:
+def make(kind: Kind, opened: LoadedRun, request: Request, folder: Path, name: str) -> None:
     """Make the pictures of one kind and write them as <kind>.png and <kind>.npz, and as a GIF if they move."""
     arrays = {key: value.cpu() for key, value in kind.make(opened.model, request).items()}
     # Not compressed: grey pixels hardly shrink, and it takes longer than to make them.

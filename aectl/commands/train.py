@@ -151,7 +151,7 @@ def record_start(
     if hydra.output_subdir:
         store_paths(config, run.folder / hydra.output_subdir / "config.yaml")
     adopt(run, hydra.output_subdir)
-    run.begin(
+    run.record_start(
         config=config,
         choices={group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)},
         overrides=list(hydra.overrides.task),
@@ -177,7 +177,7 @@ def record_error(run: Run, lock: FileLock) -> Iterator[None]:
     except BaseException as error:
         # On a full disk, or in a folder that is gone, this fails too, and the first error is the one to tell.
         with contextlib.suppress(OSError, ConfigError):
-            run.end("failed", error=str(error) or type(error).__name__)
+            run.record_end("failed", error=str(error) or type(error).__name__)
         raise
     finally:
         lock.release()
@@ -207,7 +207,7 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     objective = {"name": trainer.objective, "value": None if math.isnan(value) else value, "epoch": trainer.best_epoch}
     # The record last: what it says is done will not be done again after a kill.
     run.add_metrics(train={"epoch": trainer.epoch, **trainer.metrics}, objective=objective)
-    run.end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
+    run.record_end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
     # Not Path.cwd(), which `hydra.job.chdir=true` has changed.
     here = Path(HydraConfig.get().runtime.cwd)
     path = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder

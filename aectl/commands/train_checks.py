@@ -17,8 +17,8 @@ from aectl.config.schema import check_ranges
 from aectl.data.digests import differences
 from aectl.evaluation import references
 from aectl.runs.jobs import PLAN
-from aectl.runs.loading import PARTS, settled, trusted
-from aectl.runs.run import RECORD, Run, find
+from aectl.runs.loading import PARTS, drop_incomplete_root, trusted_modules
+from aectl.runs.run import RECORD, Run, find_run
 
 
 def check_config(config: DictConfig) -> None:
@@ -26,12 +26,12 @@ def check_config(config: DictConfig) -> None:
     check_ranges(config)
     references.check(to_plain(config.get("reference") or {}))
     if config.resume:
-        trust = trusted(config)
+        trust = trusted_modules(config)
         check_trusted(config, trust)
         check_stored_paths(config, Run(Path(config.resume)), trust)
-        config.dataset = settled(config.dataset)
+        config.dataset = drop_incomplete_root(config.dataset)
     elif config.init_from:
-        set_text(config, "init_from", str(find(config.init_from).absolute()))
+        set_text(config, "init_from", str(find_run(config.init_from).absolute()))
     make_data_paths_absolute(config)
     check_named(config, ("device", "dataset", "model", "optimizer"))
     filled = recipe.filled_in(config)
@@ -47,7 +47,7 @@ def check_stored_paths(config: DictConfig, run: Run, trust: list[str]) -> None:
         named = (record.get("init_from") or {}).get("run") or config.init_from
         # A run that is missing is reported where its weights are loaded.
         with contextlib.suppress(ConfigError):
-            paths["init_from"] = str(find(named).absolute())
+            paths["init_from"] = str(find_run(named).absolute())
     check_paths(paths, run.folder, record.get("own_paths"), trust)
 
 
@@ -58,7 +58,7 @@ def check_sweep_data(config: DictConfig, run: Run, data: Mapping[str, Any]) -> N
     for other in map(Run, sorted(path.parent for path in run.folder.parent.glob(f"*/{RECORD}"))):
         if other.folder.name == run.folder.name or not (what := differences(other.record.get("data") or {}, data)):
             continue
-        if to_plain(other.config(trusted(config)).get("dataset")) == to_plain(config.dataset):
+        if to_plain(other.config(trusted_modules(config)).get("dataset")) == to_plain(config.dataset):
             raise ConfigError(
                 f"the data have changed since {other.folder.name} of this sweep was trained: {what}\n"
                 "  its jobs would not be comparable: start a new sweep"

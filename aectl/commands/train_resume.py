@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from aectl.config import ConfigError
 from aectl.models.base import Model
 from aectl.runs.loading import read_checkpoint, set_weights
-from aectl.runs.run import Run, find
+from aectl.runs.run import Run, find_run
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
@@ -44,7 +44,7 @@ def resume_trainer(trainer: Trainer, run: Run, config: DictConfig) -> None:
     except StageChanged as error:
         raise ConfigError(f"epochs: {error}") from error
     except (KeyError, RuntimeError, ValueError) as error:
-        path = run.checkpoint("last")
+        path = run.checkpoint_path("last")
         raise CheckpointError(
             f"{path} does not fit this run, its data or this device ({type(error).__name__})"
         ) from error
@@ -75,7 +75,7 @@ def load_initial_weights(model: Model, config: DictConfig, run: Run) -> dict[str
     if config.resume and not recorded and config.init_from == "latest":
         raise ConfigError(f"{run.folder} does not say which run init_from=latest was: type its command again")
     try:
-        source = Run(find(recorded.get("run") or config.init_from).absolute())
+        source = Run(find_run(recorded.get("run") or config.init_from).absolute())
         weights = read_checkpoint(source, "best", "cpu")["model"]
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(f"init_from: {error}") from error
@@ -85,5 +85,5 @@ def load_initial_weights(model: Model, config: DictConfig, run: Run) -> dict[str
             f"init_from: the weights of {source.folder} have changed since this run started from them\n"
             "  type the run's command again to start from the new ones"
         )
-    set_weights(model, weights, source.checkpoint("best"))
+    set_weights(model, weights, source.checkpoint_path("best"))
     return {"run": str(source.folder), "weights": digest}

@@ -20,7 +20,7 @@ from aectl.config.schema import leaves
 from aectl.data.datasets import Dataset, Source
 from aectl.data.digests import describe
 from aectl.models.base import Model
-from aectl.runs.loading import PARTS, build_model, check_same
+from aectl.runs.loading import PARTS, build_model, check_data_description
 from aectl.runs.run import Run
 from aectl.system.memory_check import Room, check_training
 from aectl.tensorboard.images import draw_pictures
@@ -86,7 +86,7 @@ def build_data_and_model(
     init_from = load_initial_weights(model, config, run) if config.init_from and not is_resumed else None
     data = read_data(dataset, facts, device)
     if config.resume and config.data == "same":
-        check_same(run, data.description)
+        check_data_description(run, data.description)
     if recipe.fill_in(config, len(data.train), facts["shape"]):
         weights = model.state_dict()
         model = build_model(config, facts, config.seed).to(device.torch)

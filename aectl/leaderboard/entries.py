@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError
 from aectl.metric import Metric
-from aectl.runs.jobs import job_number, overrides_by_key, sweep_of
+from aectl.runs.jobs import find_sweep, job_number, overrides_by_key
 from aectl.runs.metrics_json import Rows, find_damage, is_number, metrics_of_table, tables_of
 from aectl.runs.run import Run
 from aectl.runs.settings import find_differing_keys
@@ -34,7 +34,7 @@ class Entry:
     @cached_property
     def noun(self) -> str:
         """`job` for a run of a sweep, else `run`."""
-        return "run" if sweep_of(self.folder) is None else "job"
+        return "run" if find_sweep(self.folder) is None else "job"
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def make_labels(folders: Sequence[Path]) -> list[str]:
     Jobs of one sweep have the numbers of their folders, as in the sweep's table. Other runs are numbered from 1. If
     there are several sweeps, or jobs and other runs, each sweep and each other run has a letter: `A0 A1 B0 C`.
     """
-    sweeps = [sweep_of(folder) for folder in folders]
+    sweeps = [find_sweep(folder) for folder in folders]
     numbers = ["" if sweep is None else str(job_number(folder)) for sweep, folder in zip(sweeps, folders, strict=True)]
     places = list(dict.fromkeys(sweep or folder for sweep, folder in zip(sweeps, folders, strict=True)))
     if len(places) > 1 and any(sweeps):

@@ -43,7 +43,9 @@ class ExportError(ValueError):
     """A model that cannot be exported so, or packages that are missing for it; the message says why."""
 
 
-def write(model: Model, shape: Shape, folder: Path | str, format: str, metadata: Mapping[str, Any]) -> list[Path]:
+def export_model(
+    model: Model, shape: Shape, folder: Path | str, format: str, metadata: Mapping[str, Any]
+) -> list[Path]:
     """Write a trained model, made for images of `shape`, into `folder`; returns the paths of the files.
 
     `safetensors`: model.safetensors, all weights and buffers by the names that they have in the model. `onnx` and
@@ -66,10 +68,10 @@ def write(model: Model, shape: Shape, folder: Path | str, format: str, metadata:
     }
     contents = FORMATS[format](alone, shape, notes)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return [put(Path(folder, name), content) for name, content in contents.items()]
+    return [write_file(Path(folder, name), content) for name, content in contents.items()]
 
 
-def put(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes) -> Path:
     """Write a file aside and rename it, so that it is whole or absent; returns its path."""
     with written(path, sync=False) as file:
         file.write(content)
@@ -98,9 +100,9 @@ def to_torch(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, 
     archive's extra files: `torch.export.load(path, extra_files=notes)` fills in a dict that names them.
     """
     files = {}
-    for name, program in programs(model, shape):
+    for name, program in export_programs(model, shape):
         stream = io.BytesIO()
-        with exporter(name):
+        with quiet_exporter(name):
             torch.export.save(program, stream, extra_files=dict(notes))
         files[f"{name}.pt2"] = stream.getvalue()
     return files
@@ -111,14 +113,14 @@ def to_onnx(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, b
     if missing := [package for package in ("onnx", "onnxscript") if find_spec(package) is None]:
         raise ExportError(f"ONNX needs the package {' and '.join(missing)}: pip install 'aectl[onnx]'")
     files = {}
-    for name, program in programs(model, shape):
-        given = inputs(model, name)
+    for name, program in export_programs(model, shape):
+        given = input_names(model, name)
         names: dict[str, Any] = {
             "input_names": given,
             "output_names": [PARTS[name][3]],
             "dynamic_shapes": ({0: "batch"},) * len(given),
         }
-        with exporter(name):
+        with quiet_exporter(name):
             onnx = cast("torch.onnx.ONNXProgram", torch.onnx.export(program, dynamo=True, verbose=False, **names))
         # What the exporter notes of each node are lines of this machine's source files.
         for node in onnx.model.graph:
@@ -128,7 +130,7 @@ def to_onnx(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, b
     return files
 
 
-def programs(model: Model, shape: Shape) -> Iterator[tuple[str, ExportedProgram]]:
+def export_programs(model: Model, shape: Shape) -> Iterator[tuple[str, ExportedProgram]]:
     """Yield each part of a model by name, as a program for batches of any size; raises ExportError if it has none."""
     parts = {name: method for name, (ability, method, _, _) in PARTS.items() if isinstance(model, ability)}
     if len(parts) > 1:
@@ -142,14 +144,14 @@ def programs(model: Model, shape: Shape) -> Iterator[tuple[str, ExportedProgram]
     images = torch.zeros(EXAMPLES, *shape)
     labels = torch.zeros(EXAMPLES, dtype=torch.int64)
     for name, method in parts.items():
-        examples = [codes_for(model, images) if name == "decoder" else images]
-        examples += [labels] * (len(inputs(model, name)) - 1)
-        with exporter(name):
-            program = trace(Part(model, method), examples)
+        examples = [make_example_codes(model, images) if name == "decoder" else images]
+        examples += [labels] * (len(input_names(model, name)) - 1)
+        with quiet_exporter(name):
+            program = trace_part(Part(model, method), examples)
         yield name, program
 
 
-def inputs(model: Model, name: str) -> list[str]:
+def input_names(model: Model, name: str) -> list[str]:
     """Return the names of a part's inputs."""
     return [PARTS[name][2], *([LABELS] if name == "decoder" and model.conditional else [])]
 
@@ -167,7 +169,7 @@ class Part(nn.Module):
         return method(x) if labels is None else method(x, labels)
 
 
-def codes_for(model: Model, images: Tensor) -> Tensor:
+def make_example_codes(model: Model, images: Tensor) -> Tensor:
     """Return codes of the size that a model decodes, one an image; raises ExportError if nothing tells the size."""
     if isinstance(model, Encodes):
         return torch.zeros_like(model.encode(images))
@@ -176,7 +178,7 @@ def codes_for(model: Model, images: Tensor) -> Tensor:
     raise ExportError("the decoder cannot be exported: the model has neither encode nor a width `code`")
 
 
-def trace(part: Part, examples: Sequence[Tensor]) -> ExportedProgram:
+def trace_part(part: Part, examples: Sequence[Tensor]) -> ExportedProgram:
     """Return a part as a program with the weights that it uses, no others, and with no trace of this machine."""
     batch = ({0: Dim("batch")},) * len(examples)
     graph = torch.export.export(part, tuple(examples), dynamic_shapes=batch).module()
@@ -190,7 +192,7 @@ def trace(part: Part, examples: Sequence[Tensor]) -> ExportedProgram:
 
 
 @contextmanager
-def exporter(name: str) -> Iterator[None]:
+def quiet_exporter(name: str) -> Iterator[None]:
     """Keep torch's exporters from talking, and turn their errors about the part called `name` into an ExportError."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

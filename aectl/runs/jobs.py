@@ -15,7 +15,7 @@ def job_number(folder: Path) -> int | None:
     return int(number) if number.isdecimal() else None
 
 
-def sweep_of(folder: Path) -> Path | None:
+def find_sweep(folder: Path) -> Path | None:
     """Return the folder of the sweep that a run is a job of; None of a run by itself."""
     parent = folder.absolute().parent
     is_sweep = any((parent / name).is_file() for name in (PLAN, "multirun.yaml"))

@@ -14,38 +14,38 @@ from typing import Any
 
 from aectl.config import ConfigError
 from aectl.config.untrusted_files import read_json
-from aectl.runs.run import OUTPUTS, RECORD, Run, every, find, last_start, runs_called
+from aectl.runs.run import OUTPUTS, RECORD, Run, find_run, find_runs_by_name, iterate_runs, last_start
 from aectl.runs.run_json import FORMAT, NewerFormat, check_format
 from aectl.system.file_lock import FileLock, Timeout
 from aectl.system.terminal import console, shown, significant
 from aectl.system.terminal_table import GAP, cell_width, rows_with_paths
 
-MOST = 30
+MAX_LISTED = 30
 """Runs that are listed."""
 HEADINGS = ("model", "data", "status", "objective", "age", "MB", "eval")
 SHORT_NAMES = {"energy_distance": "energy", "negative_elbo": "-ELBO"}
 """Metrics whose names would take too much of a line."""
-LEVELS = 4
+SEARCH_DEPTH = 4
 """How deep a folder is searched for runs that is neither a sweep nor outputs/: deep enough for the folder above it."""
-OF_SWEEPS = ("sweep.json", "multirun.yaml")
-SYSTEM = ("/proc", "/sys", "/dev")
+SWEEP_FILES = ("sweep.json", "multirun.yaml")
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-def show(root: Path = OUTPUTS) -> None:
+def print_runs(root: Path = OUTPUTS) -> None:
     """Print the latest runs under `root`, the newest first, and what to type next."""
     out = console()
-    runs = sorted(every(root), key=last_start, reverse=True)
+    runs = sorted(iterate_runs(root), key=last_start, reverse=True)
     if not runs:
         out.print(f"no run in {shown(root)} yet; make one: aectl train model=dae dataset=digits", soft_wrap=True)
         return
-    latest = runs[:MOST]
-    headings, rows = drop_size(HEADINGS, [facts(folder) for folder in latest], out.width)
+    latest = runs[:MAX_LISTED]
+    headings, rows = drop_size(HEADINGS, [describe_run(folder) for folder in latest], out.width)
     lines = rows_with_paths(headings, rows, [shown(folder) for folder in latest], out.width)
     for number, line in enumerate(lines):
         out.print(line, style=None if number else "bold", soft_wrap=True)
-    if len(runs) > MOST:
-        out.print(f"and {len(runs) - MOST} more in {shown(root)}", soft_wrap=True)
+    if len(runs) > MAX_LISTED:
+        out.print(f"and {len(runs) - MAX_LISTED} more in {shown(root)}", soft_wrap=True)
     # 'latest' is of those in outputs/ alone.
     name = "latest" if root == OUTPUTS else shlex.quote(shown(latest[0]))
     out.print(f"\nnext: aectl eval run={name}", soft_wrap=True)
@@ -63,7 +63,7 @@ def drop_size(
     return headings, rows
 
 
-def facts(folder: Path) -> list[str]:
+def describe_run(folder: Path) -> list[str]:
     """Return what is told of a run, in the order of `HEADINGS`; dashes for what a damaged record does not tell."""
     run = Run(folder)
     try:
@@ -71,16 +71,23 @@ def facts(folder: Path) -> list[str]:
         record = read_json(folder / RECORD)
         check_format(record, FORMAT, folder / RECORD)
     except NewerFormat:
-        return ["–", "–", "of a newer aectl", "–", age(folder), megabytes(folder), evaluated(run)]
+        return ["–", "–", "of a newer aectl", "–", format_age(folder), folder_megabytes(folder), evaluated_splits(run)]
     except ConfigError:
-        return ["–", "–", "damaged", "–", "–", megabytes(folder), evaluated(run)]
+        return ["–", "–", "damaged", "–", "–", folder_megabytes(folder), evaluated_splits(run)]
     told = record.get("choices")
     choices = told if isinstance(told, dict) else {}
     names = [str(choices.get(key) or "–") for key in ("model", "dataset")]
-    return [*names, status(folder, record), objective(record), age(folder), megabytes(folder), evaluated(run, record)]
+    return [
+        *names,
+        get_status(folder, record),
+        format_objective(record),
+        format_age(folder),
+        folder_megabytes(folder),
+        evaluated_splits(run, record),
+    ]
 
 
-def status(folder: Path, record: dict[str, Any]) -> str:
+def get_status(folder: Path, record: dict[str, Any]) -> str:
     """Return how a run stands: one that says it runs while nobody holds its lock was killed."""
     told = str(record.get("status") or "–")
     return "killed" if told == "running" and not is_locked(folder) else told
@@ -102,7 +109,7 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def objective(record: dict[str, Any]) -> str:
+def format_objective(record: dict[str, Any]) -> str:
     """Return what the run minimised and how far it came."""
     found = record.get("objective")
     if not isinstance(found, dict) or not isinstance(found.get("value"), (int, float)):
@@ -114,7 +121,7 @@ def objective(record: dict[str, Any]) -> str:
         return "–"
 
 
-def age(folder: Path) -> str:
+def format_age(folder: Path) -> str:
     """Return how long ago a run was started, or last resumed: `3 h`."""
     try:
         start = datetime.fromisoformat(last_start(folder))
@@ -125,7 +132,7 @@ def age(folder: Path) -> str:
     return f"{max(int(seconds // unit), 0)} {name}"
 
 
-def megabytes(folder: Path) -> str:
+def folder_megabytes(folder: Path) -> str:
     """Return the size of a folder on disk in MB."""
     total = 0
     for path in folder.rglob("*"):
@@ -137,7 +144,7 @@ def megabytes(folder: Path) -> str:
     return f"{total / 1e6:.1f}"
 
 
-def evaluated(run: Run, record: Mapping[str, Any] = MappingProxyType({})) -> str:
+def evaluated_splits(run: Run, record: Mapping[str, Any] = MappingProxyType({})) -> str:
     """Return the splits that a run was evaluated on, `test (stale)` if its checkpoint is of another epoch now."""
     sections = {n: found for n, found in run.metrics.items() if isinstance(found, dict) and "checkpoint" in found}
     epochs = checkpoint_epochs(record)
@@ -159,14 +166,14 @@ def is_stale(section: Mapping[str, Any], epochs: Mapping[str, int]) -> bool:
     return any(isinstance(epoch, int) and epoch != epochs.get(name, epoch) for name, epoch in known)
 
 
-def find_all(text: str) -> list[Path]:
+def find_runs(text: str) -> list[Path]:
     """Return the folders of the runs that `text` names, each once.
 
     It is one name or several behind commas: a run's folder, `latest`, a sweep, outputs/, another folder, which is
     searched `LEVELS` deep, or a glob. Raises ConfigError for a name that no run has.
     """
     items = [text] if Path(text).expanduser().exists() else [item.strip() for item in text.split(",")]
-    found = [folder for item in items if item for folder in named(item)]
+    found = [folder for item in items if item for folder in find_named_runs(item)]
     if not found:
         raise ConfigError("run is empty: type run=latest, or run=<folder of the run>")
     once: dict[Path, Path] = {}
@@ -175,30 +182,30 @@ def find_all(text: str) -> list[Path]:
     return list(once.values())
 
 
-def named(item: str) -> Iterable[Path]:
+def find_named_runs(item: str) -> Iterable[Path]:
     """Return the folders of the runs that one name stands for, a sweep's in the order of its jobs."""
     folder = Path(item).expanduser()
     if item == "latest" or (folder / RECORD).is_file():
-        return [find(item)]
+        return [find_run(item)]
     if not folder.exists() and Path(item).name == item:
         # The name= of a sweep, or of a run.
         if (sweep := OUTPUTS / "multirun" / item).is_dir():
             folder = sweep
-        elif runs_called(item):
-            return [find(item)]
-    places, levels = ([folder], LEVELS) if folder.is_dir() else (matching(folder), levels_left(folder))
-    found = {run for place in places for run in below(place, levels)}
+        elif find_runs_by_name(item):
+            return [find_run(item)]
+    places, levels = ([folder], SEARCH_DEPTH) if folder.is_dir() else (expand_glob(folder), remaining_depth(folder))
+    found = {run for place in places for run in find_runs_in(place, levels)}
     # What lies in a run's folder is its own.
-    runs = sorted((run for run in found if found.isdisjoint(run.parents)), key=in_order)
+    runs = sorted((run for run in found if found.isdisjoint(run.parents)), key=natural_sort_key)
     if not runs:
-        what = "it does not exist" if not places else f"no run.json in it, nor in folders {LEVELS} levels deep"
+        what = "it does not exist" if not places else f"no run.json in it, nor in folders {SEARCH_DEPTH} levels deep"
         raise ConfigError(f"'{item}' names no run: {what}")
     return runs
 
 
-def matching(pattern: Path) -> list[Path]:
+def expand_glob(pattern: Path) -> list[Path]:
     """Return the paths that fit a glob; where `**` stands in it, for up to `LEVELS` folders, the runs among them."""
-    depths = [range(LEVELS + 1) if part == "**" else (1,) for part in pattern.parts]
+    depths = [range(SEARCH_DEPTH + 1) if part == "**" else (1,) for part in pattern.parts]
     try:
         found: list[Path] = []
         for depth in product(*depths):
@@ -214,19 +221,19 @@ def matching(pattern: Path) -> list[Path]:
     return [path for path in set(found) - set(hidden) if is_file(path / RECORD)]
 
 
-def levels_left(pattern: Path) -> int:
+def remaining_depth(pattern: Path) -> int:
     """Return how deep to search what fits a glob, whose own wildcards count."""
-    return max(LEVELS - sum("*" in part for part in pattern.parts), 0)
+    return max(SEARCH_DEPTH - sum("*" in part for part in pattern.parts), 0)
 
 
-def below(place: Path, levels: int) -> Iterator[Path]:
+def find_runs_in(place: Path, levels: int) -> Iterator[Path]:
     """Yield the run that a place is, or those in it: all of a sweep or of outputs/, else those so many levels deep."""
     if is_file(place / RECORD):
         yield place
-    elif place.name == OUTPUTS.name or any(is_file(place / name) for name in OF_SWEEPS):
-        yield from every(place)
+    elif place.name == OUTPUTS.name or any(is_file(place / name) for name in SWEEP_FILES):
+        yield from iterate_runs(place)
     else:
-        yield from search(place, levels)
+        yield from search_folders(place, levels)
 
 
 def is_file(path: Path) -> bool:
@@ -237,16 +244,16 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def search(place: Path, levels: int) -> Iterator[Path]:
+def search_folders(place: Path, levels: int) -> Iterator[Path]:
     """Yield the runs at most so many levels below a folder; neither in runs nor in hidden or system folders."""
     for folder, names, files in os.walk(place):
         if RECORD in files:
             yield Path(folder)
         depth = len(Path(folder).relative_to(place).parts)
-        is_end = RECORD in files or depth == levels or folder in SYSTEM
+        is_end = RECORD in files or depth == levels or folder in SYSTEM_FOLDERS
         names[:] = [] if is_end else [name for name in names if not name.startswith(".")]
 
 
-def in_order(path: Path) -> list[tuple[str, int]]:
+def natural_sort_key(path: Path) -> list[tuple[str, int]]:
     """Return what to sort paths by so that job 10 comes behind job 9."""
     return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", str(path))]

@@ -20,7 +20,7 @@ from aectl.data import digests, downloads
 from aectl.data.datasets import Dataset
 from aectl.data.downloads import DataError
 from aectl.models.base import Model
-from aectl.runs.run import Run, find
+from aectl.runs.run import Run, find_run
 from aectl.system.machine import NotEnoughMemory
 from aectl.system.memory_check import Room
 from aectl.system.terminal import shown
@@ -63,7 +63,7 @@ def load(run: str | Path, checkpoint: str = "best", device: str = "cpu", trust: 
     [N, C, H, W], pixels in [0, 1]. A run whose config names modules outside aectl and torch is refused unless
     `trust` names them. Raises ConfigError or CheckpointError, both ValueErrors.
     """
-    folder = find(str(run))
+    folder = find_run(str(run))
     model, _ = load_run(Run(folder), checkpoint, device, [trust] if isinstance(trust, str) else list(trust))
     return model
 
@@ -75,7 +75,7 @@ def dataset(run: str | Path, trust: str | Iterable[str] = (), changed: bool = Fa
     [0, 1], and their classes as `labels` [N], -1 for none. Raises ConfigError, also for data that have changed since
     the run was trained, unless `changed` is true, and DataError for missing files; both are ValueErrors.
     """
-    found = Run(find(str(run)))
+    found = Run(find_run(str(run)))
     built = build_dataset(found, [trust] if isinstance(trust, str) else list(trust))
     if not changed:
         check_data(found, built, "changed=True")
@@ -97,7 +97,7 @@ def build_stored_dataset(run: Run, config: DictConfig, trust: list[str]) -> Data
     except ConfigError as error:
         # Like data that are missing: what needs none of them works.
         raise DataError(str(error)) from None
-    dataset: Dataset = build(settled(config.dataset), "dataset")
+    dataset: Dataset = build(drop_incomplete_root(config.dataset), "dataset")
     return dataset
 
 
@@ -108,7 +108,7 @@ def check_run_data(run: Run, trust: list[str]) -> None:
     try:
         check_data(run, build_dataset(run, trust))
     except (ValueError, OSError) as error:
-        log.debug("%s", why_missing(error))
+        log.debug("%s", explain_missing_data(error))
 
 
 class ChangedData(ConfigError):
@@ -122,10 +122,10 @@ def check_data(run: Run, dataset: Dataset, how: str = "data=changed") -> None:
     """
     then = run.record.get("data") or {}
     if "train_digest" in then:
-        check_same(run, digests.describe_splits(dataset), how)
+        check_data_description(run, digests.describe_splits(dataset), how)
 
 
-def check_same(run: Run, now: Mapping[str, Any], how: str = "data=changed") -> None:
+def check_data_description(run: Run, now: Mapping[str, Any], how: str = "data=changed") -> None:
     """Raise ChangedData if a description of data differs from the one in the run's record."""
     if what := digests.differences(run.record.get("data") or {}, now):
         raise ChangedData(
@@ -140,26 +140,26 @@ def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) 
     check_trusted(config, trust)
     check_named(config, ["model", "dataset"])
     state = read_checkpoint(run, name, device)
-    check_size(config, state, run.checkpoint(name))
+    check_size(config, state, run.checkpoint_path(name))
     model = build_model(config, state)
-    set_weights(model, state["model"], run.checkpoint(name))
+    set_weights(model, state["model"], run.checkpoint_path(name))
     return model.to(device).eval().requires_grad_(False), state
 
 
 def read_checkpoint(run: Run, name: str, device: torch.device | str) -> dict[str, Any]:
     """Return a checkpoint of a run; where it cannot be used and the other can be tried, the error says so."""
     try:
-        state = checkpoint.load(run.checkpoint(name), device)
-        checkpoint.check_contents(state, run.checkpoint(name))
+        state = checkpoint.load(run.checkpoint_path(name), device)
+        checkpoint.check_contents(state, run.checkpoint_path(name))
         return state
     except CheckpointError as error:
         other = "last" if name == "best" else "best"
-        hint = f"\n  there is another: checkpoint={other}" if run.checkpoint(other).is_file() else ""
+        hint = f"\n  there is another: checkpoint={other}" if run.checkpoint_path(other).is_file() else ""
         raise CheckpointError(f"{error}{hint}") from error
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedRun:
     """A run ready for use: its folder and config, the trained model and its checkpoint, and where it computes.
 
     Its data are read when they are first asked for, so that what needs none works without them.
@@ -202,7 +202,7 @@ class Opened:
         return (record.get("data") or {}).get("name") or str((record.get("choices") or {}).get("dataset"))
 
 
-def why_missing(error: Exception) -> str:
+def explain_missing_data(error: Exception) -> str:
     """Return why a run's data cannot be read, in a line; raises other errors, and ChangedData, anew."""
     cause = error if isinstance(error, (DataError, OSError)) else error.__cause__
     if isinstance(error, ChangedData) or not isinstance(cause, (DataError, OSError)):
@@ -210,28 +210,28 @@ def why_missing(error: Exception) -> str:
     return str(error).splitlines()[0].removeprefix("dataset: ")
 
 
-def open_run(config: DictConfig) -> Opened:
+def open_run(config: DictConfig) -> LoadedRun:
     """Open the run that a command's config names, on the command's device; warns if the run is unfinished."""
-    run = Run(find(config.run))
+    run = Run(find_run(config.run))
     check_links(run.folder)
     check_signature(config.device, "device")
     if (config.device.get("count") or 1) > 1:
         raise ConfigError(f"device.count={config.device.count} is for aectl train")
     device = build(config.device, "device")
     device.apply()
-    model, state = load_run(run, config.checkpoint, device.torch, trusted(config))
+    model, state = load_run(run, config.checkpoint, device.torch, trusted_modules(config))
     if (status := run.record.get("status")) != "done":
         log.warning("this run is not finished (%s): these are the weights after epoch %d", status, state["epoch"])
-    trust = trusted(config)
-    return Opened(run, run.config(trust), model, state, device, config.data == "changed", tuple(trust))
+    trust = trusted_modules(config)
+    return LoadedRun(run, run.config(trust), model, state, device, config.data == "changed", tuple(trust))
 
 
-def trusted(config: DictConfig) -> list[str]:
+def trusted_modules(config: DictConfig) -> list[str]:
     """Return the modules that the user trusts in a stored config."""
     return [config.trust] if isinstance(config.trust, str) else list(config.trust or [])
 
 
-def settled(node: Any) -> Any:
+def drop_incomplete_root(node: Any) -> Any:
     """Return the config of a stored run's data set, without a `root` that would have to be filled first.
 
     A stored config may say where to read, but not where to write: what is missing there is looked for in the user's own

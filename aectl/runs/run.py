@@ -71,7 +71,7 @@ class Run:
         resumes = [int(path.suffix[1:]) for path in found if path.suffix[1:].isdecimal()]
         return self.folder / (f".hydra.{max(resumes)}" if resumes else ".hydra")
 
-    def checkpoint(self, name: str) -> Path:
+    def checkpoint_path(self, name: str) -> Path:
         """Return the path of the checkpoint 'best' or 'last'."""
         return self.folder / "checkpoints" / f"{name}.pt"
 
@@ -88,7 +88,7 @@ class Run:
         """Write sections into metrics.json, leaving the others."""
         write_json(self.folder / "metrics.json", {**self.metrics, **sections})
 
-    def begin(
+    def record_start(
         self,
         config: DictConfig,
         choices: dict[str, str],
@@ -128,11 +128,11 @@ class Run:
             data=data,
             chosen={**(self.record.get("chosen") or {} if resumed else {}), **chosen},
             own_paths=own_paths or {},
-            versions=versions(),
-            git=git_state(),
+            versions=package_versions(),
+            git=read_git_state(),
         )
 
-    def end(self, status: str, error: str | None = None, **entries: Any) -> None:
+    def record_end(self, status: str, error: str | None = None, **entries: Any) -> None:
         """Write how the run ended: status is done, interrupted or failed."""
         self.update(status=status, error=error, ended=now(), **entries)
 
@@ -152,14 +152,14 @@ def set_chosen(config: DictConfig, chosen: Mapping[str, int | list[int]]) -> Non
                 config.model[name] = value
 
 
-def find(text: str) -> Path:
+def find_run(text: str) -> Path:
     """Return the folder of the run that `text` names: a path, a run's name=, or 'latest' of those in outputs/.
 
     Raises ConfigError if there is no such run, if its record is damaged, or if it comes from a newer aectl.
     """
     if text != "latest":
         folder = Path(text).expanduser()
-        if not folder.exists() and (called := runs_called(text)):
+        if not folder.exists() and (called := find_runs_by_name(text)):
             folder = called[0]
             if len(called) > 1:
                 raise ConfigError(f"'{text}' names {len(called)} runs\n  type one of {', '.join(map(str, called))}")
@@ -168,7 +168,7 @@ def find(text: str) -> Path:
             if (folder / ".hydra").is_dir():
                 what += ", it was stopped before it began: type its command again"
             raise ConfigError(f"'{text}' is no run: the folder {what}")
-    elif not (runs := list(every())):
+    elif not (runs := list(iterate_runs())):
         raise ConfigError(f"no run in {OUTPUTS.absolute()} yet; aectl train makes one")
     else:
         folder = max(runs, key=last_start)
@@ -177,9 +177,9 @@ def find(text: str) -> Path:
     return folder
 
 
-def runs_called(name: str) -> list[Path]:
+def find_runs_by_name(name: str) -> list[Path]:
     """Return the folders in outputs/ of the runs with this `name=`; none for a text that is no name."""
-    return [folder for folder in every() if folder.name == name] if Path(name).name == name else []
+    return [folder for folder in iterate_runs() if folder.name == name] if Path(name).name == name else []
 
 
 def last_start(folder: Path) -> str:
@@ -191,7 +191,7 @@ def last_start(folder: Path) -> str:
         return ""
 
 
-def every(root: Path = OUTPUTS) -> Iterable[Path]:
+def iterate_runs(root: Path = OUTPUTS) -> Iterable[Path]:
     """Yield the folders of all runs under `root`, those of sweeps too."""
     yield from sorted(path.parent for path in root.glob(f"**/{RECORD}"))
 
@@ -214,7 +214,7 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat()
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a result."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:
@@ -225,7 +225,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_state() -> dict[str, Any] | None:
+def read_git_state() -> dict[str, Any] | None:
     """Return the commit and dirty flag of aectl's checkout, else the commit of the working folder's; None outside both.
 
     Git itself is asked about aectl's own checkout alone: in a folder from elsewhere its config could name programs
@@ -233,8 +233,8 @@ def git_state() -> dict[str, Any] | None:
     """
     try:
         folder = Path(__file__).parent
-        commit = git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(git(folder, "status", "--porcelain"))}
+        commit = run_git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(run_git(folder, "status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         found = read_commit(Path.cwd())
         return {"commit": found} if found else None
@@ -262,7 +262,7 @@ def read_commit(folder: Path) -> str | None:
     return found if COMMIT.fullmatch(found) else None
 
 
-def git(folder: Path, *arguments: str) -> str:
+def run_git(folder: Path, *arguments: str) -> str:
     """Return what a git command prints."""
     command = ["git", "-C", str(folder), *arguments]
     output = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout

@@ -11,10 +11,10 @@ from aectl.config import ConfigError
 FORMAT = 1
 """Of run.json, as this version writes it."""
 
-LARGEST = 2**63
+MAX_INTEGER = 2**63
 """Of whole numbers; with more digits than a float has room for, Python could not divide them."""
 
-KINDS: dict[str, tuple[type, ...]] = {
+ENTRY_TYPES: dict[str, tuple[type, ...]] = {
     "format": (int,),
     "status": (str,),
     "error": (str,),
@@ -66,20 +66,20 @@ class NewerFormat(ConfigError):
 def check_record(record: Mapping[str, Any], path: Path) -> None:
     """Raise ConfigError, naming the file and the entry, unless all is of its kind; NewerFormat for a later format."""
     check_format(record, FORMAT, path)
-    for key, kinds in KINDS.items():
+    for key, kinds in ENTRY_TYPES.items():
         outer, _, inner = key.partition(".")
-        if not all(fits(value, kinds) for value in values(record.get(outer), outer, inner)):
+        if not all(is_valid(value, kinds) for value in iterate_values(record.get(outer), outer, inner)):
             raise ConfigError(f"{path} is damaged: its '{outer}' is not what aectl writes there")
 
 
 def check_format(content: Mapping[str, Any], known: int, path: Path) -> None:
     """Raise NewerFormat if a file's content says that it is of a later format than the one known."""
     found = content.get("format")
-    if type(found) is int and known < found < LARGEST:
+    if type(found) is int and known < found < MAX_INTEGER:
         raise NewerFormat(f"{path} comes from a newer aectl: its format is {found}, this aectl reads {known}")
 
 
-def values(found: Any, outer: str, inner: str) -> Iterator[Any]:
+def iterate_values(found: Any, outer: str, inner: str) -> Iterator[Any]:
     """Yield what stands at an entry, which fits nothing where a list or mapping is wanted and it is none."""
     if found is None or not inner:
         yield found
@@ -91,6 +91,6 @@ def values(found: Any, outer: str, inner: str) -> Iterator[Any]:
         yield from found.values() if inner == "*" else [found.get(inner)]
 
 
-def fits(value: Any, kinds: tuple[type, ...]) -> bool:
+def is_valid(value: Any, kinds: tuple[type, ...]) -> bool:
     """Return whether a value is null or of one of the kinds, and if a number, one that can be computed with."""
-    return value is None or (type(value) in kinds and not (type(value) is int and abs(value) >= LARGEST))
+    return value is None or (type(value) in kinds and not (type(value) is int and abs(value) >= MAX_INTEGER))

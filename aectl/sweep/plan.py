@@ -42,13 +42,13 @@ class Planned:
     def can_go_on(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         run = Run(self.folder)
-        return bool(self.status) and any(run.checkpoint(name).is_file() for name in ("last", "before"))
+        return bool(self.status) and any(run.checkpoint_path(name).is_file() for name in ("last", "before"))
 
     def fail(self, error: str) -> None:
         """Leave a record of why the job failed, if it did not come so far as to leave one itself."""
         if not self.status:
             self.folder.mkdir(parents=True, exist_ok=True)
-            Run(self.folder).end("failed", error=error, overrides=list(self.overrides))
+            Run(self.folder).record_end("failed", error=error, overrides=list(self.overrides))
 
 
 def plan(folder: Path, jobs: Iterable[Sequence[str]], first: int = 0) -> list[Planned]:
@@ -106,7 +106,7 @@ def first_weights(jobs: Iterable[Planned]) -> dict[str, str]:
     found = {}
     for word in {word for job in jobs for word in job.overrides}:
         key, _, value = word.lstrip("+").partition("=")
-        path = Run(Path(value.strip("'\""))).checkpoint("best")
+        path = Run(Path(value.strip("'\""))).checkpoint_path("best")
         if key == "init_from" and path.is_file():
             found[value.strip("'\"")] = file_digest(path)
     return found

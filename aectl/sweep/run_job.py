@@ -65,7 +65,7 @@ def end_as_failed(job: Planned, error: str, extra: Sequence[str]) -> None:
     """Record why a job failed."""
     job.folder.mkdir(parents=True, exist_ok=True)
     overrides = [*job.overrides, *(word for word in extra if override_key(word) != "trust")]
-    Run(job.folder).end("failed", error=error, overrides=overrides)
+    Run(job.folder).record_end("failed", error=error, overrides=overrides)
 
 
 @contextlib.contextmanager

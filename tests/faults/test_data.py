@@ -27,7 +27,7 @@ import aectl as package
 from aectl.data import array_files, downloads, image_files
 from aectl.data.datasets import idx
 from aectl.data.downloads import DataError
-from aectl.runs.loading import settled
+from aectl.runs.loading import drop_incomplete_root
 from aectl.sampling import history
 from aectl.sampling.request import Impossible
 from tests.faults.payload import Payload
@@ -330,18 +330,18 @@ def test_an_archive_writes_nothing_and_is_believed_in_no_link_and_no_size(tmp_pa
 def test_a_stored_config_says_where_to_read_and_not_where_to_write(tmp_path, monkeypatch, caplog, tally):
     monkeypatch.setenv("AECTL_DATA", str(tmp_path / "own"))
     node = {"_target_": "aectl.data.datasets.mnist", "root": str(tmp_path / "elsewhere")}
-    assert settled(node)["root"] is None
+    assert drop_incomplete_root(node)["root"] is None
     patches = {"_target_": "aectl.data.patches.patches", "of": "mnist", "root": str(tmp_path / "elsewhere")}
-    assert settled(patches)["root"] is None
+    assert drop_incomplete_root(patches)["root"] is None
     raw = put(tmp_path / "elsewhere")
-    assert settled(node) is node
+    assert drop_incomplete_root(node) is node
     (raw / NAMES[0]).write_bytes(b"damaged")
-    assert settled(node)["root"] is None
+    assert drop_incomplete_root(node)["root"] is None
     (raw / NAMES[0]).unlink()
     (raw / NAMES[0]).symlink_to("/dev/zero")
-    assert settled(node)["root"] is None
-    assert settled({**node, "root": str(tmp_path / "own")})["root"] == str(tmp_path / "own")
-    assert settled({"_target_": "aectl.data.folder.folder", "root": "x"})["root"] == "x"
+    assert drop_incomplete_root(node)["root"] is None
+    assert drop_incomplete_root({**node, "root": str(tmp_path / "own")})["root"] == str(tmp_path / "own")
+    assert drop_incomplete_root({"_target_": "aectl.data.folder.folder", "root": "x"})["root"] == "x"
     tally("attacks refused", 4)
 
 

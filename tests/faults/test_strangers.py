@@ -57,11 +57,11 @@ def pickled(kind, canary):
 def test_a_pickle_is_not_run(kept, tmp_path, tally, kind):
     run, canary = kept(), tmp_path / "canary"
     for name in ("best", "last"):
-        Run(run).checkpoint(name).write_bytes(pickled(kind, canary))
+        Run(run).checkpoint_path(name).write_bytes(pickled(kind, canary))
         with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
             package.load(run, name)
         with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
-            checkpoint.load(Run(run).checkpoint(name))
+            checkpoint.load(Run(run).checkpoint_path(name))
     assert not canary.exists()
     tally("attacks refused", 2)
 
@@ -230,7 +230,7 @@ FORBIDDEN = [
     "aectl.sweep.cluster.Ray",
     "aectl.sweep.SweepTable",
     "aectl.runs.run.Run",
-    "aectl.runs.run.git",
+    "aectl.runs.run.run_git",
     "aectl.data.downloads.run",
     "aectl.data.datasets.Dataset",
     "aectl.data.datasets.load",
@@ -245,7 +245,7 @@ FORBIDDEN = [
     "aectl.models.base.Batch",
     "aectl.models.base.Encodes",
     "aectl.models.nade.Conditionals",
-    "aectl.runs.export.put",
+    "aectl.runs.export.write_file",
     "aectl.__main__.main",
     "torch.nn.Module.load_state_dict",
     "torch.nn.Embedding.from_pretrained",

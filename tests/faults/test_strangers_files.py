@@ -16,7 +16,7 @@ from aectl.config.untrusted_files import check_links
 from aectl.html_report import render
 from aectl.leaderboard.files import format_code
 from aectl.runs import listing
-from aectl.runs.run import Run, find
+from aectl.runs.run import Run, find_run
 from aectl.system.terminal import console
 
 LINKS = {
@@ -109,7 +109,7 @@ def test_a_list_of_runs_takes_no_lock_by_way_of_a_link_and_waits_for_no_pipe(
     for name in ("run.json", "metrics.json", ".lock"):
         (pipes / name).unlink(missing_ok=True)
         os.mkfifo(pipes / name)
-    listing.show()
+    listing.print_runs()
     assert not [path for path in taken if "run2" in path]
     assert len(capsys.readouterr().out.splitlines()) == 7
 
@@ -169,7 +169,7 @@ def test_a_terminal_obeys_no_text_of_a_run(kept, aectl, tmp_path, monkeypatch, c
     for run in (first, second):
         hostile(run, EVIL)
     monkeypatch.chdir(tmp_path)
-    listing.show()
+    listing.print_runs()
     leaderboard.show(leaderboard.build_boards([first, second]))
     out = capsys.readouterr().out
     assert not controls(out)
@@ -178,7 +178,7 @@ def test_a_terminal_obeys_no_text_of_a_run(kept, aectl, tmp_path, monkeypatch, c
     lines = []
     for gap in ("--", "\n"):
         with_record(first, choices={"model": f"a{gap}b", "dataset": f"c{gap}d"})
-        listing.show()
+        listing.print_runs()
         lines.append(len(capsys.readouterr().out.splitlines()))
     assert lines[0] == lines[1]
     for words in (
@@ -323,7 +323,7 @@ def test_numbers_that_are_none_are_told_in_a_line(kept, tmp_path, capsys, tortur
                 assert "is damaged: test." in str(error), (name, value)
                 assert len(str(error).splitlines()) == 1
             assert not controls(capsys.readouterr().out)
-            listing.facts(runs[0])
+            listing.describe_run(runs[0])
             tally("damaged numbers told")
 
 
@@ -333,7 +333,7 @@ def test_a_record_of_other_kinds_is_told_in_a_line(kept, value, tally):
     whole = json.loads((run / "run.json").read_text())
     for key in whole:
         (run / "run.json").write_text(json.dumps({**whole, key: value}))
-        listing.facts(run)
+        listing.describe_run(run)
         try:
             _ = Run(run).record
         except ConfigError as error:
@@ -347,9 +347,9 @@ def test_json_that_is_none_is_told_in_a_line(kept, content):
     (run / "metrics.json").write_text(content)
     assert Run(run).metrics == {}
     (run / "run.json").write_text(content)
-    assert listing.facts(run)[2] == "damaged"
+    assert listing.describe_run(run)[2] == "damaged"
     with pytest.raises(ConfigError, match=r"cannot be read|is damaged") as caught:
-        find(str(run))
+        find_run(str(run))
     assert len(str(caught.value).splitlines()) == 1
 
 

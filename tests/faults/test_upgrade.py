@@ -8,7 +8,7 @@ import torch
 import aectl as package
 from aectl.config import ConfigError
 from aectl.runs import listing
-from aectl.runs.run import Run, find
+from aectl.runs.run import Run, find_run
 from aectl.runs.run_json import FORMAT
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
@@ -80,7 +80,7 @@ def test_a_kept_run_that_was_stopped_ends_where_the_whole_one_did(kept, aectl):
     stopped, whole = Run(kept("halfway")), Run(kept("undercomplete", to="whole"))
     assert aectl("train", f"resume={stopped.folder}")[0] == 0
     assert stopped.record["objective"]["value"] == pytest.approx(whole.record["objective"]["value"], rel=1e-4)
-    states = [checkpoint.load(run.checkpoint("last"))["model"] for run in (stopped, whole)]
+    states = [checkpoint.load(run.checkpoint_path("last"))["model"] for run in (stopped, whole)]
     for one, other in zip(*(state.values() for state in states), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
@@ -138,7 +138,7 @@ def test_a_list_shows_a_run_of_a_newer_aectl(kept, aectl):
 def test_python_is_told_of_a_newer_aectl_too(kept):
     run = kept()
     newer(run)
-    for use in (package.load, package.dataset, find):
+    for use in (package.load, package.dataset, find_run):
         with pytest.raises(ConfigError, match="comes from a newer aectl"):
             use(run)
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_of_a_newer_aectl_is_said_to_be_one(kept, aectl):
     with pytest.raises(CheckpointError, match=r"comes from a newer aectl: its format is 2, this aectl reads 1"):
         package.load(run)
     assert "newer aectl" in aectl("eval", f"run={run}")[2]
-    assert listing.facts(run)[2] == "done"
+    assert listing.describe_run(run)[2] == "done"
 
 
 def test_a_sweep_of_a_newer_aectl_is_said_to_be_one(aectl, tmp_path):

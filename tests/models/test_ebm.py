@@ -16,7 +16,7 @@ from aectl.models.base import Batch, Encodes, Energy, Normalises, Samples, Score
 from aectl.models.ebm import EBM
 from aectl.models.networks import DenseEncoder
 from aectl.rng import Rng
-from aectl.runs.run import find
+from aectl.runs.run import find_run
 
 PLANE = (1, 1, 2)
 QUICK = ("dataset=digits", "device=cpu", "device.threads=1", "batch_size=256")
@@ -329,10 +329,10 @@ def test_numbers_out_of_range_are_refused(settings, message):
 def test_a_resumed_run_is_the_one_that_was_not_interrupted(aectl):
     settings = ("model=ebm", "schedule=constant", "model.network.widths=[16]", *QUICK)
     aectl("train", *settings, "epochs=2")
-    whole = find("latest").absolute()
+    whole = find_run("latest").absolute()
     aectl("train", *settings, "epochs=1")
     code, out, err = aectl("train", "resume=latest", "epochs=2")
     assert code == 0, out + err
-    assert find("latest").absolute() != whole
+    assert find_run("latest").absolute() != whole
     resumed, straight = (package.load(run, "last").state_dict() for run in ("latest", whole))
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)

@@ -11,7 +11,7 @@ from aectl.models.base import Batch, Stage
 from aectl.models.gan import GAN, LOSSES, energy_distance
 from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.rng import Rng
-from aectl.runs.run import find
+from aectl.runs.run import find_run
 
 SHAPE = (1, 8, 8)
 nets = (partial(DenseDecoder, widths=[16]), partial(DenseEncoder, widths=[16]))
@@ -204,7 +204,7 @@ def test_a_class_is_drawn_on_the_command_line_and_a_resumed_run_is_the_whole_one
     settings = ("model=gan", "model.conditional=true", "model.gradient_norms=true", "dataset.labels=700", *quick)
     code, out, err = aectl("train", *settings, "epochs=2")
     assert code == 0, out + err
-    whole = find("latest").absolute()
+    whole = find_run("latest").absolute()
     assert "train/gradient_minimax" in (whole / "metrics.csv").read_text()
     draws = []
     for label in (7, 2):

@@ -10,7 +10,7 @@ from aectl.models.base import Batch, Decodes, Encodes, Normalises, Reconstructs,
 from aectl.models.partition import states
 from aectl.models.rbm import RBM
 from aectl.rng import Rng
-from aectl.runs.run import find
+from aectl.runs.run import find_run
 
 SHAPE = (1, 3, 3)
 QUICK = ("dataset=digits", "device=cpu", "device.threads=1", "batch_size=256")
@@ -331,9 +331,9 @@ def test_what_cannot_work_is_refused(arguments, message):
 def test_resumed_chains_are_those_of_one_go(aectl):
     long = ("model=rbm", "model.hidden=12", "model.sample_steps=2", "schedule=constant", *QUICK)
     aectl("train", *long, "epochs=4")
-    whole = find("latest").absolute()
+    whole = find_run("latest").absolute()
     aectl("train", *long, "epochs=2")
-    part = find("latest").absolute()
+    part = find_run("latest").absolute()
     assert part != whole
     code, out, err = aectl("train", f"resume={part}", "epochs=4")
     assert code == 0, out + err
