@@ -23,7 +23,7 @@ from aectl.cli import main as cli
 from aectl.cli.error_messages import suggest_settings
 from aectl.cli.hydra_main import admit_new_keys
 from aectl.commands.eval_run import chosen_tables
-from aectl.commands.train_lock import adopt
+from aectl.commands.train_lock import adopt_hydra_folder
 from aectl.config import ConfigError, conf_dir, options
 from aectl.config.completion_values import parameter_choices
 from aectl.config.did_you_mean import MEANINGS, all_keys
@@ -70,7 +70,7 @@ def calls(monkeypatch):
         device = {"threads": 3, "precision": "bf16"}
         record = {"status": "done", "overrides": list(HydraConfig.get().overrides.task), "device": device}
         if (folder / "train.log").is_file():
-            adopt(Run(folder), HydraConfig.get().output_subdir)
+            adopt_hydra_folder(Run(folder), HydraConfig.get().output_subdir)
             value = float(config.seed)
             record["objective"] = {"name": "val/loss", "value": value, "epoch": 1}
             (folder / "run.json").write_text(json.dumps(record))

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from aectl.commands import eval_confirmation, eval_run
-from aectl.commands.eval_confirmation import confirm_evaluations, in_words
+from aectl.commands.eval_confirmation import confirm_evaluations, format_estimate
 from aectl.config import ConfigError
 from aectl.config.schema import EvalConfig
 
@@ -71,11 +71,13 @@ def test_on_a_terminal_it_is_asked(folders, monkeypatch, capsys, text, begins):
 
 
 def test_the_likely_time_is_that_of_evaluations_there_are_or_a_usual_one(folders):
-    assert eval_confirmation.likely_seconds(folders, quick=False) == 40
-    assert eval_confirmation.likely_seconds(folders, quick=False, tables=["codes"]) == 10
-    assert eval_confirmation.likely_seconds(folders, quick=False, tables=["chains"]) == eval_confirmation.USUAL_SECONDS
-    assert eval_confirmation.likely_seconds(folders, quick=True) == eval_confirmation.QUICK_SECONDS
-    assert eval_confirmation.likely_seconds(folders[1:], quick=False) == eval_confirmation.USUAL_SECONDS
+    assert eval_confirmation.estimate_seconds(folders, quick=False) == 40
+    assert eval_confirmation.estimate_seconds(folders, quick=False, tables=["codes"]) == 10
+    assert (
+        eval_confirmation.estimate_seconds(folders, quick=False, tables=["chains"]) == eval_confirmation.USUAL_SECONDS
+    )
+    assert eval_confirmation.estimate_seconds(folders, quick=True) == eval_confirmation.QUICK_SECONDS
+    assert eval_confirmation.estimate_seconds(folders[1:], quick=False) == eval_confirmation.USUAL_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,7 @@ def test_the_likely_time_is_that_of_evaluations_there_are_or_a_usual_one(folders
     [(0, "about 1 seconds"), (80, "about 80 seconds"), (600, "about 10 minutes"), (9e3, "about 2.5 hours")],
 )
 def test_times_in_words(seconds, words):
-    assert in_words(seconds) == words
+    assert format_estimate(seconds) == words
 
 
 def test_a_comparison_counts_what_is_left_to_evaluate_and_refuses_before_the_first(folders, monkeypatch):
@@ -91,10 +93,10 @@ def test_a_comparison_counts_what_is_left_to_evaluate_and_refuses_before_the_fir
     monkeypatch.setattr(eval_run, "evaluate", lambda config, folder: evaluated.append(folder))
     config = OmegaConf.structured(EvalConfig(run="run*"))
     with pytest.raises(ConfigError, match="30 runs to evaluate"):
-        eval_run.compare(config, folders)
+        eval_run.compare_runs(config, folders)
     assert not evaluated
-    monkeypatch.setattr(eval_run, "stored_answer", lambda run, *_: run.folder in folders[5:])
+    monkeypatch.setattr(eval_run, "find_stored_section", lambda run, *_: run.folder in folders[5:])
     monkeypatch.setattr(eval_run.leaderboard, "boards", lambda *_: pytest.skip("five were evaluated unasked"))
     with pytest.raises(pytest.skip.Exception):
-        eval_run.compare(config, folders)
+        eval_run.compare_runs(config, folders)
     assert evaluated == folders[:5]

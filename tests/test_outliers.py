@@ -29,7 +29,7 @@ def asked(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "aectl")
 
     def ask(outliers="auto"):
-        found = eval_data.other_images(opened(str(tmp_path)), OmegaConf.create({"outliers": outliers, "quick": False}))
+        found = eval_data.load_outliers(opened(str(tmp_path)), OmegaConf.create({"outliers": outliers, "quick": False}))
         return found, [record.getMessage() for record in caplog.records]
 
     return ask

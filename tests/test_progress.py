@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from aectl.commands.eval_progress import describe, table_progress
+from aectl.commands.eval_progress import describe_step, table_progress
 
 
 class Terminal(io.StringIO):
@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
     ],
 )
 def test_a_step_is_named_with_what_is_left(left, text):
-    assert describe("probes", left) == text
+    assert describe_step("probes", left) == text
 
 
 def test_a_terminal_shows_the_table_being_made_and_a_file_nothing(monkeypatch):

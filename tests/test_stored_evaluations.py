@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aectl.commands import eval_run
-from aectl.commands.eval_data import QUICK
+from aectl.commands.eval_data import QUICK_LIMITS
 from aectl.evaluation.registry import EVALUATIONS, lacking
 from aectl.models.base import Model
 from aectl.runs.metrics_json import find_damage, origin_note
@@ -155,8 +155,8 @@ def test_only_says_which_ability_a_model_lacks(aectl, trained):
 
 @pytest.mark.slow
 def test_a_quick_evaluation_says_so_and_stays_apart(aectl, trained, monkeypatch):
-    monkeypatch.setitem(QUICK, "images", 100)
-    monkeypatch.setitem(QUICK, "train", 200)
+    monkeypatch.setitem(QUICK_LIMITS, "images", 100)
+    monkeypatch.setitem(QUICK_LIMITS, "train", 200)
     evaluate(aectl, trained, "only=codes", "figures=false")
     full = trained.metrics["test"]
     out = evaluate(aectl, trained, "only=codes", "quick=true")
@@ -178,7 +178,7 @@ def test_the_draws_of_a_likelihood_are_told_with_its_table_alone(chosen, is_told
     quick = "quick look: 100 of 360 test images" + eval_run.LIKELIHOOD_PART + "100 images and 100 draws"
     section = {"images": 100, "split": "test", "epoch": 1, "quick": quick, "missing": {}}
     tables = {"codes": {"model": {"units": 4}}, "likelihood": {"model": {"nll": 3.0}}}
-    eval_run.show({**section, **tables, "titles": dict.fromkeys(tables, "x")}, trained, chosen)
+    eval_run.print_section({**section, **tables, "titles": dict.fromkeys(tables, "x")}, trained, chosen)
     out = capsys.readouterr().out
     assert "quick look: 100 of 360 test images" in out
     assert ("draws" in out) == is_told

@@ -29,11 +29,11 @@ def remove_refused_run() -> None:
     """Remove the files that Hydra has written for a run that will not start."""
     from hydra.core.hydra_config import HydraConfig
 
-    from aectl.commands.train_lock import discard
+    from aectl.commands.train_lock import discard_start
     from aectl.config.folder_names import aside
     from aectl.runs.run import Run
 
     hydra = HydraConfig.get()
     # Any other folder was set by the user and may hold other files.
     if hydra.output_subdir == aside():
-        discard(Run(Path(hydra.runtime.output_dir)), hydra.output_subdir)
+        discard_start(Run(Path(hydra.runtime.output_dir)), hydra.output_subdir)

@@ -19,10 +19,10 @@ def run(config: DictConfig) -> None:
     # Before anything is read or fetched.
     eval_run.chosen_tables(config)
     eval_data.check_outliers(config.outliers)
-    eval_export.check_format(config.export)
+    eval_export.check_export_format(config.export)
     if config.images:
         return eval_export.evaluate_images(config)
     if config.export:
         return eval_export.export_parts(config)
     folders = listing.find_runs(config.run)
-    return eval_run.single(config, folders[0]) if len(folders) == 1 else eval_run.compare(config, folders)
+    return eval_run.evaluate_one(config, folders[0]) if len(folders) == 1 else eval_run.compare_runs(config, folders)

@@ -12,7 +12,7 @@ from aectl.config import ConfigError
 from aectl.runs.run import Run
 from aectl.system.terminal import console, shown
 
-MOST_UNASKED = 20
+MAX_WITHOUT_QUESTION = 20
 """Evaluations that begin without a question."""
 USUAL_SECONDS, QUICK_SECONDS = 30.0, 8.0
 """What an evaluation takes where none of the runs has been evaluated; a default model on MNIST, on two cores."""
@@ -31,10 +31,12 @@ def confirm_evaluations(
     `known` are all runs of the command: evaluations that some of them have say how long one takes, or its `tables`
     alone. With `yes` nothing is asked. Raises ConfigError without a terminal to ask on, and if the answer is no.
     """
-    if len(folders) <= MOST_UNASKED:
+    if len(folders) <= MAX_WITHOUT_QUESTION:
         return
-    seconds = likely_seconds(known, quick, tables) * len(folders)
-    what = f"{len(folders)} runs to evaluate, from {shown(folders[0])} to {shown(folders[-1])}: {in_words(seconds)}"
+    seconds = estimate_seconds(known, quick, tables) * len(folders)
+    what = (
+        f"{len(folders)} runs to evaluate, from {shown(folders[0])} to {shown(folders[-1])}: {format_estimate(seconds)}"
+    )
     if yes:
         console().print(what, soft_wrap=True)
     elif not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
@@ -45,13 +47,13 @@ def confirm_evaluations(
             raise ConfigError("nothing was evaluated")
 
 
-def likely_seconds(folders: Iterable[Path], quick: bool, tables: Sequence[str] = ()) -> float:
+def estimate_seconds(folders: Iterable[Path], quick: bool, tables: Sequence[str] = ()) -> float:
     """Return the median seconds of the evaluations that the runs have, or what one usually takes."""
-    took = [seconds for folder in folders for seconds in past_seconds(Run(folder).metrics, quick, tables)]
+    took = [seconds for folder in folders for seconds in recorded_seconds(Run(folder).metrics, quick, tables)]
     return statistics.median(took) if took else QUICK_SECONDS if quick else USUAL_SECONDS
 
 
-def past_seconds(metrics: Mapping[str, Any], quick: bool, tables: Sequence[str]) -> list[float]:
+def recorded_seconds(metrics: Mapping[str, Any], quick: bool, tables: Sequence[str]) -> list[float]:
     """Return how long each evaluation in metrics.json took, quick ones or the others, that has all of the tables."""
     found = []
     for name, section in metrics.items():
@@ -66,7 +68,7 @@ def past_seconds(metrics: Mapping[str, Any], quick: bool, tables: Sequence[str])
     return found
 
 
-def in_words(seconds: float) -> str:
+def format_estimate(seconds: float) -> str:
     """Return a likely time as one says it: about 12 minutes."""
     if seconds < 90:
         return f"about {max(round(seconds), 1)} seconds"

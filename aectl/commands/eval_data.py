@@ -20,11 +20,11 @@ from aectl.runs.loading import LoadedRun, drop_incomplete_root
 log = logging.getLogger("aectl")
 
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-QUICK = {"images": 1000, "train": 3000, "nll_images": 100, "nll_samples": 100}
+QUICK_LIMITS = {"images": 1000, "train": 3000, "nll_images": 100, "nll_samples": 100}
 """What a quick evaluation takes at most: images and training images, and of the likelihood images and draws."""
 
 
-def benchmark(opened: LoadedRun, config: DictConfig, with_outliers: bool = True) -> Benchmark:
+def build_benchmark(opened: LoadedRun, config: DictConfig, with_outliers: bool = True) -> Benchmark:
     """Return what the run is measured on; raises ConfigError if the split is empty.
 
     Images of other kinds are read, and if need be fetched, only `with_outliers`.
@@ -36,11 +36,11 @@ def benchmark(opened: LoadedRun, config: DictConfig, with_outliers: bool = True)
         raise ConfigError(f"split={config.split} of this run's dataset is empty; take {others}")
     train = dataset.split("train", device)
     if config.quick:
-        train, held_out = some(train, QUICK["train"]), some(held_out, QUICK["images"])
+        train, held_out = take_subset(train, QUICK_LIMITS["train"]), take_subset(held_out, QUICK_LIMITS["images"])
     return Benchmark(
         train,
         held_out,
-        other_images(opened, config) if with_outliers else {},
+        load_outliers(opened, config) if with_outliers else {},
         judge_of(dataset.name, device),
         Cache(folder_for(digest(train, held_out))),
         config.seed,
@@ -48,7 +48,7 @@ def benchmark(opened: LoadedRun, config: DictConfig, with_outliers: bool = True)
     )
 
 
-def some(source: Source, count: int) -> Source:
+def take_subset(source: Source, count: int) -> Source:
     """Return `count` images of a source, always the same ones, or all if they are fewer."""
     order = Rng(0, source.images.device).fork("quick").permutation(len(source))
     return source if len(source) <= count else source.take(order[:count].sort().values)
@@ -60,7 +60,7 @@ def check_outliers(name: str | None) -> None:
         raise ConfigError(f"outliers must be auto, none, {' or '.join(downloads.COLLECTIONS)}, not '{name}'")
 
 
-def other_images(opened: LoadedRun, config: DictConfig) -> dict[str, Source]:
+def load_outliers(opened: LoadedRun, config: DictConfig) -> dict[str, Source]:
     """Return the test images of the data set that `outliers` names, `auto` being the run's counterpart, if any.
 
     Says so before it fetches them. With `auto`, images that are out of reach are left out with a warning, soon. Raises
@@ -79,7 +79,7 @@ def other_images(opened: LoadedRun, config: DictConfig) -> dict[str, Source]:
     try:
         fetch_outliers(name, node.get("root"), unasked=config.outliers == "auto")
         test = other.split("test", opened.device.torch)
-        return {name: some(test, QUICK["images"]) if config.quick else test}
+        return {name: take_subset(test, QUICK_LIMITS["images"]) if config.quick else test}
     except DataError as error:
         if config.outliers != "auto":
             raise

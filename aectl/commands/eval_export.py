@@ -17,14 +17,14 @@ from aectl.runs.loading import LoadedRun, explain_missing_data, open_run
 
 log = logging.getLogger("aectl")
 
-TOLD = ("model", "noise", "penalty", "optimizer", "schedule", "epochs", "batch_size", "seed")
+EXPORTED_KEYS = ("model", "noise", "penalty", "optimizer", "schedule", "epochs", "batch_size", "seed")
 """Parts of a run's config that go with an exported file."""
 
 
 def evaluate_images(config: DictConfig) -> None:
     """Write the codes, reconstructions and errors of the images that the config names into the run's images/."""
     opened = open_run(config)
-    images, names = eval_user_images.read(
+    images, names = eval_user_images.read_images(
         config.images, opened.shape, config.invert, opened.config.dataset.get("scale")
     )
     mean = training_intensity(opened)
@@ -34,7 +34,9 @@ def evaluate_images(config: DictConfig) -> None:
     device = opened.device.torch
     check_abilities(opened.model, images[:IMAGES].to(device), opened.state["classes"])
     rng = Rng(config.seed, device).fork("own images")
-    files = eval_user_images.evaluate(opened.model, images.to(device), names, opened.run.folder / "images", rng)
+    files = eval_user_images.write_image_results(
+        opened.model, images.to(device), names, opened.run.folder / "images", rng
+    )
     for path in files.values():
         log.info("%s", path)
 
@@ -55,7 +57,7 @@ def training_intensity(opened: LoadedRun) -> float | None:
         return known.get("mean")
 
 
-def check_format(format: str | None) -> None:
+def check_export_format(format: str | None) -> None:
     """Raise ConfigError if `export` names no format."""
     if format and format not in export.FORMATS:
         raise ConfigError(f"export must be one of {', '.join(export.FORMATS)}, not '{format}'")
@@ -64,12 +66,14 @@ def check_format(format: str | None) -> None:
 def export_parts(config: DictConfig) -> None:
     """Write the run's encoder and decoder, or all its weights, into its export/, in the format asked for."""
     opened = open_run(config)
-    paths = export.export_model(opened.model, opened.shape, opened.run.folder / "export", config.export, notes(opened))
+    paths = export.export_model(
+        opened.model, opened.shape, opened.run.folder / "export", config.export, build_metadata(opened)
+    )
     for path in paths:
         log.info("%s  %.2f MB", path, path.stat().st_size / 1e6)
 
 
-def notes(opened: LoadedRun) -> dict[str, Any]:
+def build_metadata(opened: LoadedRun) -> dict[str, Any]:
     """Return what an exported file tells of its origin: command, config, data set, epoch, versions and test numbers."""
     record, evaluated = opened.run.record, opened.run.metrics.get("test", {})
     stored = to_plain(opened.config)
@@ -78,7 +82,7 @@ def notes(opened: LoadedRun) -> dict[str, Any]:
         "command": record.get("command"),
         "dataset": opened.dataset_name,
         "epoch": opened.state["epoch"],
-        "config": {key: stored.get(key) for key in TOLD},
+        "config": {key: stored.get(key) for key in EXPORTED_KEYS},
         "versions": record.get("versions"),
         "test": {name: table["model"] for name, table in tables.items()},
     }

@@ -30,7 +30,7 @@ def page_name(config: DictConfig) -> str:
 
 
 @default_style()
-def draw_all(
+def write_outputs(
     opened: LoadedRun, subject: Subject, section: dict[str, Any], config: DictConfig, made: Sequence[str]
 ) -> None:
     """Draw what the model can do, hand pictures and numbers to TensorBoard, and write the page that shows both.
@@ -45,7 +45,7 @@ def draw_all(
     curves = run.folder / METRICS_CSV if opened.state["epoch"] else None
     paths = draw(opened.model, subject.bench.held_out, folder, seed=config.seed, metrics_csv=curves)
     current = {name for name in section["titles"] if not origin_note(section, name)}
-    found = strangeness(subject) if "anomalies" in section and "anomalies" in made else {}
+    found = anomaly_scores(subject) if "anomalies" in section and "anomalies" in made else {}
     for name, (inliers, outliers) in found.items():
         paths.append(save(anomaly_figure(inliers, outliers, name), folder / f"anomalies_{name.replace(' ', '_')}.png"))
     if not found and "anomalies" in current:
@@ -74,7 +74,7 @@ def draw_all(
         run.folder / page_name(config),
         title=f"{choices.get('model')} on {choices.get('dataset')}",
         name=run.folder.absolute().name,
-        commands=[typed_command(run.record.get("command") or ""), eval_command(run.folder, config)],
+        commands=[quote_command(run.record.get("command") or ""), eval_command(run.folder, config)],
         config_yaml=OmegaConf.to_yaml(opened.config, resolve=True),
         record=run.record,
         section=section,
@@ -82,7 +82,7 @@ def draw_all(
     )
 
 
-def typed_command(stored: str) -> str:
+def quote_command(stored: str) -> str:
     """Return the command in a run's record, each word quoted for a shell; empty for that of another program."""
     try:
         words = shlex.split(stored)
@@ -98,7 +98,7 @@ def eval_command(folder: Path, config: DictConfig) -> str:
     return shlex.join(["aectl", "eval", f"run={shown(folder)}", *kept])
 
 
-def strangeness(subject: Subject) -> dict[str, Any]:
+def anomaly_scores(subject: Subject) -> dict[str, Any]:
     """Return the scores of inliers and outliers by the outliers' name; none for a model that scores no image."""
     try:
         return anomaly.scores(subject)

@@ -31,10 +31,10 @@ class TableProgress:
     def __call__(self, step: str) -> None:
         """Show that a step starts: the ones before it are done."""
         done = self.steps.index(step)
-        self.bar.update(self.task, completed=done, description=describe(step, self.steps[done + 1 :]))
+        self.bar.update(self.task, completed=done, description=describe_step(step, self.steps[done + 1 :]))
 
 
-def describe(step: str, left: Sequence[str]) -> str:
+def describe_step(step: str, left: Sequence[str]) -> str:
     """Return what is being made and what is left: `probes, then clusters, likelihood and 3 more`."""
     if not left:
         return step

@@ -64,19 +64,19 @@ def table_settings(table: str, config: DictConfig) -> str:
 
 def fingerprint(table: str, run: Run, config: DictConfig, weights: str) -> str:
     """Return a digest of everything that decides a table's numbers: weights, data, settings and versions."""
-    content = [table, weights, table_settings(table, config), data_of(run, config), package_versions(), VERSION]
+    content = [table, weights, table_settings(table, config), identify_data(run, config), package_versions(), VERSION]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def data_of(run: Run, config: DictConfig) -> Any:
+def identify_data(run: Run, config: DictConfig) -> Any:
     """Return what tells the run's own data from others: the digests in its record, else the state of its files."""
     if config.data == "changed":
         return config.data
     known = run.record.get("data") or {}
-    return {key: value for key, value in known.items() if key.endswith(("digest", "labels"))} or data_files(run)
+    return {key: value for key, value in known.items() if key.endswith(("digest", "labels"))} or list_data_files(run)
 
 
-def data_files(run: Run) -> list[Any]:
+def list_data_files(run: Run) -> list[Any]:
     """Return size and time of the user's own files that the run's data come from."""
     try:
         dataset = to_plain(run.config()["dataset"])
@@ -93,7 +93,7 @@ def data_files(run: Run) -> list[Any]:
     return found
 
 
-def origin(table: str, run: Run, config: DictConfig, weights: str, epoch: int, seconds: float) -> dict[str, Any]:
+def build_origin(table: str, run: Run, config: DictConfig, weights: str, epoch: int, seconds: float) -> dict[str, Any]:
     """Return what `made` keeps of a table that was just made."""
     return {
         "checkpoint": config.checkpoint,

@@ -15,12 +15,12 @@ from rich.console import Console
 from aectl import leaderboard
 from aectl.commands.eval_columns import OBJECTIVE, PUBLISHED, add_descriptions, describe_tables
 from aectl.commands.eval_confirmation import confirm_evaluations
-from aectl.commands.eval_data import QUICK, benchmark
-from aectl.commands.eval_outputs import draw_all, page_name
+from aectl.commands.eval_data import QUICK_LIMITS, build_benchmark
+from aectl.commands.eval_outputs import page_name, write_outputs
 from aectl.commands.eval_progress import table_progress
 from aectl.commands.eval_provenance import (
+    build_origin,
     mark_stale,
-    origin,
     outdated_tables,
     section_name,
     stored_section,
@@ -64,18 +64,18 @@ class NotApplicable(ConfigError):
     """None of the chosen tables can be made of a model."""
 
 
-def single(config: DictConfig, folder: Path) -> None:
+def evaluate_one(config: DictConfig, folder: Path) -> None:
     """Print one run's tables; evaluate it first, unless metrics.json has the tables that are asked for."""
     chosen, run = chosen_tables(config), Run(folder)
-    section = stored_answer(run, config, chosen)
+    section = find_stored_section(run, config, chosen)
     if section:
         log.info("evaluated %s; again=true computes it anew\n", section["when"][:16].replace("T", " ") + " UTC")
     else:
         section = evaluate(config, folder)
-    show(section, run, chosen)
+    print_section(section, run, chosen)
 
 
-def compare(config: DictConfig, folders: list[Path]) -> None:
+def compare_runs(config: DictConfig, folders: list[Path]) -> None:
     """Show several runs in one leaderboard, a row for each; evaluate those that have not been evaluated so."""
     chosen = chosen_tables(config)
     trained = [folder for folder in folders if Run(folder).checkpoint_path(config.checkpoint).is_file()]
@@ -83,7 +83,7 @@ def compare(config: DictConfig, folders: list[Path]) -> None:
         if folder not in trained:
             log.warning("%s is left out: it has no checkpoint '%s'", shown(folder), config.checkpoint)
     folders = trained
-    pending = [folder for folder in folders if not stored_answer(Run(folder), config, chosen)]
+    pending = [folder for folder in folders if not find_stored_section(Run(folder), config, chosen)]
     confirm_evaluations(pending, folders, tables=chosen, yes=config.yes, quick=config.quick)
     for number, folder in enumerate(pending, 1):
         log.info("evaluating %s (%d of %d)", shown(folder), number, len(pending))
@@ -110,7 +110,7 @@ def common_folder(folders: list[Path]) -> Path | None:
     return parent if not parents and (parent / "multirun.yaml").is_file() else None
 
 
-def stored_answer(run: Run, config: DictConfig, chosen: Sequence[str]) -> dict[str, Any]:
+def find_stored_section(run: Run, config: DictConfig, chosen: Sequence[str]) -> dict[str, Any]:
     """Return the stored section if it has the tables of this command as they would be made now; empty if it has not.
 
     Raises ChangedData if there are other data now; without any, stored tables are as good as before.
@@ -138,21 +138,21 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     stored = {} if is_anew and not chosen else stored_section(run, one)
     asked = applicable_tables(opened.model, chosen)
     wanted = asked if is_anew else outdated_tables(stored, run, one, asked)
-    bench = benchmark(opened, one, with_outliers="anomalies" in wanted)
+    bench = build_benchmark(opened, one, with_outliers="anomalies" in wanted)
     check_abilities(opened.model, first_images(bench.held_out), opened.state["classes"])
     if stored.get("images") != len(bench.held_out):
         stored, wanted = {}, asked
-    draws = [min(one[key], QUICK[key]) if one.quick else one[key] for key in ("nll_images", "nll_samples")]
+    draws = [min(one[key], QUICK_LIMITS[key]) if one.quick else one[key] for key in ("nll_images", "nll_samples")]
     subject = Subject(opened.model, bench, *draws)
     with table_progress([*wanted, *(["figures"] if one.figures else [])]) as progress:
-        new = measured(opened, subject, one, wanted, progress)
+        new = compute_tables(opened, subject, one, wanted, progress)
         # Read again: another process may have added a table meanwhile.
         stored = stored_section(run, one) if stored else {}
-        section = merged(stored, new, opened, one, complete=not chosen)
+        section = merge_section(stored, new, opened, one, complete=not chosen)
         run.add_metrics(**{section_name(one): section})
         if one.figures:
             progress("figures")
-            draw_all(opened, subject, section, one, wanted)
+            write_outputs(opened, subject, section, one, wanted)
     return section
 
 
@@ -171,7 +171,7 @@ def applicable_tables(model: Model, chosen: Sequence[str]) -> list[str]:
     return [OBJECTIVE, *[name for name, lack in lacks.items() if not lack and (not chosen or name in chosen)]]
 
 
-def measured(
+def compute_tables(
     opened: LoadedRun, subject: Subject, config: DictConfig, wanted: Sequence[str], progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Return the tables of `wanted` with their titles and origins, and which of them are missing and why."""
@@ -196,13 +196,13 @@ def measured(
         "titles": {name: titles[name] + (" (quick look)" if config.quick else "") for name in tables},
         "missing": found.missing,
         "made": {
-            name: origin(name, opened.run, config, weights, opened.state["epoch"], took)
+            name: build_origin(name, opened.run, config, weights, opened.state["epoch"], took)
             for name, took in {**seconds, **found.seconds}.items()
         },
     }
 
 
-def merged(
+def merge_section(
     stored: Mapping[str, Any], new: Mapping[str, Any], opened: LoadedRun, config: DictConfig, complete: bool
 ) -> dict[str, Any]:
     """Return the section of metrics.json: the new tables, and of the stored ones those that were not made now."""
@@ -220,7 +220,7 @@ def merged(
         "threads": opened.device.threads,
         "when": now(),
         **({"data": "changed"} if opened.may_change else {}),
-        **({"quick": quick_scale(opened, config, new["images"], tables)} if config.quick else {}),
+        **({"quick": describe_quick_scale(opened, config, new["images"], tables)} if config.quick else {}),
         # Whether all tables that the model is able to were made, now or before.
         "complete": complete or bool(stored.get("complete")),
     }
@@ -244,15 +244,15 @@ def merged(
     return section
 
 
-def quick_scale(opened: LoadedRun, config: DictConfig, images: int, tables: Collection[str]) -> str:
+def describe_quick_scale(opened: LoadedRun, config: DictConfig, images: int, tables: Collection[str]) -> str:
     """Return in words what a quick evaluation takes of the images and draws of a full one, as far as tables need it."""
     whole, train = (len(opened.dataset.split(name)) for name in (config.split, "train"))
     parts = [f"{images:,} of {whole:,} {config.split} images"]
     if {*tables} - {OBJECTIVE}:
-        parts.append(f"baselines from {min(train, QUICK['train']):,} of {train:,} training images")
+        parts.append(f"baselines from {min(train, QUICK_LIMITS['train']):,} of {train:,} training images")
     text = f"quick look: {', '.join(parts)}"
     if "likelihood" in tables:
-        text += f"{LIKELIHOOD_PART}{QUICK['nll_images']} images and {QUICK['nll_samples']} draws"
+        text += f"{LIKELIHOOD_PART}{QUICK_LIMITS['nll_images']} images and {QUICK_LIMITS['nll_samples']} draws"
     return text
 
 
@@ -266,7 +266,7 @@ def chosen_tables(config: DictConfig) -> list[str]:
     return chosen
 
 
-def show(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
+def print_section(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
     """Print the tables, or the chosen ones, why others are missing, and where all of it is."""
     choices = run.record.get("choices", {})
     out = console()

@@ -34,7 +34,7 @@ BRIGHT, DARK = 0.6, 0.4
 """Mean intensities that only a light and only a dark background reach."""
 
 
-def read(
+def read_images(
     path: str, shape: tuple[int, int, int], invert: bool = False, white: float | None = None
 ) -> tuple[Tensor, list[str]]:
     """Return images [N, C, H, W] of a model's shape, pixels in [0, 1], and their names.
@@ -76,7 +76,7 @@ def looks_inverted(images: Tensor, mean: float) -> bool:
 
 
 @default_style()
-def evaluate(
+def write_image_results(
     model: Model, images: Tensor, names: Sequence[str], folder: Path | str, rng: Rng | None = None
 ) -> dict[str, Path]:
     """Write what a model makes of images [N, C, H, W] into `folder`; returns the paths of the files by their names.
@@ -96,22 +96,22 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, Encodes):
         codes = apply(model.encode, images).flatten(1).float().cpu()
-        written |= write_arrays(folder / "codes.npz", names=np.array(names), codes=codes)
+        written |= write_npz(folder / "codes.npz", names=np.array(names), codes=codes)
         units = {f"unit_{i}": codes[:, i].tolist() for i in range(codes.shape[1])}
-        written |= write_table(folder / "codes.csv", {"name": names, **units})
+        written |= write_csv(folder / "codes.csv", {"name": names, **units})
     restored = apply(model.reconstruct, images) if isinstance(model, Reconstructs) else None
     if restored is not None:
         arrays: dict[str, Any] = {"names": np.array(names), "x": images.cpu(), "x_hat": restored.cpu()}
-        written |= write_arrays(folder / "reconstructions.npz", **arrays)
+        written |= write_npz(folder / "reconstructions.npz", **arrays)
         title = f"Reconstructions of {min(SHOWN, len(images))} of {len(images):,} images"
         figure = reconstructions(images[:SHOWN].cpu(), None, restored[:SHOWN].cpu(), title)
         written["reconstructions.png"] = save(figure, folder / "reconstructions.png")
-    if found := judgements(model, images, restored, rng or Rng(0, images.device)):
-        written |= write_table(folder / "errors.csv", {"name": names, **found})
+    if found := score_images(model, images, restored, rng or Rng(0, images.device)):
+        written |= write_csv(folder / "errors.csv", {"name": names, **found})
     return written
 
 
-def judgements(model: Model, images: Tensor, restored: Tensor | None, rng: Rng) -> dict[str, list[Any]]:
+def score_images(model: Model, images: Tensor, restored: Tensor | None, rng: Rng) -> dict[str, list[Any]]:
     """Return the columns of errors.csv: what the model says of each image, as far as it can."""
     columns: dict[str, list[Any]] = {}
     if restored is not None:
@@ -127,14 +127,14 @@ def judgements(model: Model, images: Tensor, restored: Tensor | None, rng: Rng) 
     return columns
 
 
-def write_arrays(path: Path, **arrays: Tensor | np.ndarray) -> dict[str, Path]:
+def write_npz(path: Path, **arrays: Tensor | np.ndarray) -> dict[str, Path]:
     """Write arrays as .npz; returns the path by its name."""
     plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     np.savez_compressed(path, **plain)
     return {path.name: path}
 
 
-def write_table(path: Path, columns: dict[str, Iterable[Any]]) -> dict[str, Path]:
+def write_csv(path: Path, columns: dict[str, Iterable[Any]]) -> dict[str, Path]:
     """Write columns of equal length as .csv, floats to nine digits, which tell any two of 32 bits apart."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

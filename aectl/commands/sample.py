@@ -39,13 +39,13 @@ def run(config: DictConfig) -> None:
     check_kind(config.kind)
     opened = open_run(config)
     name = opened.run.record.get("choices", {}).get("model", "custom")
-    kinds = choose(config.kind, opened.model, name)
+    kinds = choose_kinds(config.kind, opened.model, name)
     check_label(config.label, opened, name)
     if config.kind == "all" and (line := describe_left_out(kinds)):
         log.info("%s", line)
     warn_of_idle_keys(config, kinds, opened.model)
     check_images("n", config.n, opened.shape, opened.device.torch)
-    request = ask(config, opened, kinds)
+    request = build_request(config, opened, kinds)
     # Without images to start from, grey ones are enough to see what the methods return.
     grey = torch.full((2, *opened.shape), 0.5, device=opened.device.torch)
     check_abilities(opened.model, first_images(request.source) if len(request.source) else grey, opened.classes)
@@ -55,7 +55,7 @@ def run(config: DictConfig) -> None:
     clear(folder)
     for kind in kinds:
         try:
-            make(KINDS[kind], opened, request, folder, name)
+            write_pictures(KINDS[kind], opened, request, folder, name)
             made += 1
         except Impossible as reason:
             if config.kind != "all":
@@ -73,7 +73,7 @@ def check_kind(kind: str) -> None:
         )
 
 
-def choose(kind: str, model: Model, name: str) -> list[str]:
+def choose_kinds(kind: str, model: Model, name: str) -> list[str]:
     """Return the kinds to make; raises ConfigError if the model cannot make the asked one, or none at all."""
     if kind == "all":
         found = [kind for kind, how in KINDS.items() if how.can(model)]
@@ -82,7 +82,7 @@ def choose(kind: str, model: Model, name: str) -> list[str]:
         return found
     if not KINDS[kind].can(model):
         verb = KINDS[kind].verb or f"make pictures of kind {kind}"
-        raise ConfigError(refusal(name, model, verb, KINDS[kind].lacks, KINDS[kind].can))
+        raise ConfigError(explain_refusal(name, model, verb, KINDS[kind].lacks, KINDS[kind].can))
     return [kind]
 
 
@@ -98,7 +98,7 @@ def check_label(label: int | None, opened: LoadedRun, name: str) -> None:
         return
     if not is_conditional(opened.model):
         lacks = "it was not trained with classes, as model=gan model.conditional=true is"
-        raise ConfigError(refusal(name, opened.model, "sample a class", lacks, is_conditional))
+        raise ConfigError(explain_refusal(name, opened.model, "sample a class", lacks, is_conditional))
     classes = opened.classes
     if label >= classes:
         raise ConfigError(f"label must be one of the {classes} classes, counted from 0, not {label}")
@@ -114,7 +114,7 @@ def warn_of_idle_keys(config: DictConfig, kinds: Sequence[str], model: Model) ->
             log.warning("%s=%s has no effect on these pictures: %s", key, config[key], ", ".join(kinds))
 
 
-def ask(config: DictConfig, opened: LoadedRun, kinds: Sequence[str]) -> Request:
+def build_request(config: DictConfig, opened: LoadedRun, kinds: Sequence[str]) -> Request:
     """Return what the config asks of the model, with the images that the kinds need as far as they can be read."""
     device = opened.device.torch
     needed = {which for kind in kinds for which in KINDS[kind].needs(opened.model)}
@@ -151,7 +151,7 @@ def images_of(opened: LoadedRun, needed: Iterable[str]) -> tuple[dict[str, Sourc
 
 @torch.no_grad()
 @default_style()
-def make(kind: Kind, opened: LoadedRun, request: Request, folder: Path, name: str) -> None:
+def write_pictures(kind: Kind, opened: LoadedRun, request: Request, folder: Path, name: str) -> None:
     """Make the pictures of one kind and write them as <kind>.png and <kind>.npz, and as a GIF if they move."""
     arrays = {key: value.cpu() for key, value in kind.make(opened.model, request).items()}
     # Not compressed: grey pixels hardly shrink, and it takes longer than to make them.
@@ -167,7 +167,7 @@ def make(kind: Kind, opened: LoadedRun, request: Request, folder: Path, name: st
         log.info("%s", animation(arrays, name, folder / f"{kind.name}.gif"))
 
 
-def refusal(name: str, model: Model, verb: str, lacks: str, can: Callable[[type], bool]) -> str:
+def explain_refusal(name: str, model: Model, verb: str, lacks: str, can: Callable[[type], bool]) -> str:
     """Return why the model cannot, with the models of conf/ that can unless only a setting of this one is missing."""
     able = [] if can(type(model)) else [option for option, target in shipped_models().items() if can(target)]
     others = f". Models that can: {', '.join(able)}" if able else ""
@@ -176,15 +176,15 @@ def refusal(name: str, model: Model, verb: str, lacks: str, can: Callable[[type]
 
 def shipped_models() -> dict[str, type]:
     """Return the class behind each option of the group `model` that names one."""
-    names = {path.stem: class_name(path) for path in sorted(Path(conf_dir(), "model").glob("*.yaml"))}
+    names = {path.stem: find_class_name(path) for path in sorted(Path(conf_dir(), "model").glob("*.yaml"))}
     return {option: get_class(name) for option, name in names.items() if name is not None}
 
 
-def class_name(path: Path) -> str | None:
+def find_class_name(path: Path) -> str | None:
     """Return the class that an option of a group names, or the option that it builds on; None if neither does."""
     config = cast("DictConfig", OmegaConf.load(path))
     node = config.get("model", config)
     if "_target_" in node:
         return node._target_
     bases = [one for one in config.get("defaults", []) if isinstance(one, str) and one != "_self_"]
-    return next(filter(None, (class_name(path.with_stem(base)) for base in bases)), None)
+    return next(filter(None, (find_class_name(path.with_stem(base)) for base in bases)), None)

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.commands.train_checks import check_config, check_sweep_data
-from aectl.commands.train_lock import Busy, adopt, advising, claim, discard
+from aectl.commands.train_lock import RunLockedError, adopt_hydra_folder, discard_start, explain_write_errors, lock_run
 from aectl.commands.train_resume import has_progress, resume_trainer
 from aectl.commands.train_setup import (
     Data,
@@ -88,9 +88,9 @@ def train(config: DictConfig, run: Run) -> float:
             log_start(config, trainer)
         check_sweep_data(config, run, data.description)
         limit = seconds(config.max_time) if config.max_time else None
-        with advising(run):
+        with explain_write_errors(run):
             record_start(config, run, trainer, data, init_from, open_keys)
-    with advising(run):
+    with explain_write_errors(run):
         with record_error(run, lock), Interruption(limit) as interruption:
             reason = trainer.fit(lambda: interruption.reason)
         return conclude(trainer, run, reason)
@@ -102,14 +102,14 @@ def discard_on_error(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        discard(run, HydraConfig.get().output_subdir, not isinstance(error, Busy))
+        discard_start(run, HydraConfig.get().output_subdir, not isinstance(error, RunLockedError))
         raise
 
 
 @contextlib.contextmanager
 def lock_until_error(config: DictConfig, run: Run) -> Iterator[FileLock]:
     """Lock the run's folder; the lock is released if the block raises, and stays held after it."""
-    lock = claim(config, run)
+    lock = lock_run(config, run)
     try:
         yield lock
     except BaseException:
@@ -150,7 +150,7 @@ def record_start(
     own_paths = sign_paths(config)
     if hydra.output_subdir:
         store_paths(config, run.folder / hydra.output_subdir / "config.yaml")
-    adopt(run, hydra.output_subdir)
+    adopt_hydra_folder(run, hydra.output_subdir)
     run.record_start(
         config=config,
         choices={group: str(hydra.runtime.choices.get(group)) for group in ("model", "dataset", *PARTS)},

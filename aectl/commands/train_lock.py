@@ -26,37 +26,37 @@ PID = ".pid"
 """The owner's process id: run.json has it only once all is ready, and that of the start before until then."""
 LONGEST_PID = 20
 """Digits; Python makes no number of some thousand."""
-PATIENCE_SECONDS = 0.5
+OWNER_WAIT_SECONDS = 0.5
 """For an owner of a moment to have written its process id."""
 
 
-class Busy(ConfigError):
+class RunLockedError(ConfigError):
     """A run that another process trains: nothing in its folder may be touched."""
 
 
-class Unwritable(OSError):
+class RunFolderError(OSError):
     """A run's folder that cannot be written to, or is no more, and what to do about it."""
 
 
-def claim(config: DictConfig, run: Run) -> FileLock:
+def lock_run(config: DictConfig, run: Run) -> FileLock:
     """Return the lock of the run's folder, held; raises ConfigError if it is another run's or being trained."""
     lock = FileLock(run.folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        who = lock.owner() if lock.owner_path.is_file() else f"process {owner(run)}"
-        raise Busy(f"{run.folder} is being trained by {who}") from None
+        who = lock.owner() if lock.owner_path.is_file() else f"process {find_owner(run)}"
+        raise RunLockedError(f"{run.folder} is being trained by {who}") from None
     if (run.folder / RECORD).is_file() and not config.resume:
         lock.release()
         raise ConfigError(
             f"{run.folder} holds a run already; aectl train resume={shlex.quote(str(run.folder))} goes on with it"
         )
     (run.folder / PID).write_text(str(os.getpid()), encoding="ascii")
-    clear(run)
+    remove_leftovers(run)
     return lock
 
 
-def clear(run: Run) -> None:
+def remove_leftovers(run: Run) -> None:
     """Remove what killed processes have left half done in a run's folder, which is one's own."""
     for folder in (run.folder, run.folder / "checkpoints"):
         atomic_write.clear(folder)
@@ -66,9 +66,9 @@ def clear(run: Run) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def owner(run: Run) -> int | str:
+def find_owner(run: Run) -> int | str:
     """Return the process that holds the lock of a run's folder, as far as its files tell."""
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + OWNER_WAIT_SECONDS
     while time.monotonic() < end:
         path = run.folder / PID
         text = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
@@ -79,7 +79,7 @@ def owner(run: Run) -> int | str:
     return known or "that has only begun"
 
 
-def adopt(run: Run, aside: str | None) -> None:
+def adopt_hydra_folder(run: Run, aside: str | None) -> None:
     """Put what Hydra wrote aside in its place: `.hydra` of a run that starts, `.hydra.1`, `.hydra.2`, … of a resume."""
     if not aside or not (run.folder / aside).is_dir():
         return
@@ -94,7 +94,7 @@ def adopt(run: Run, aside: str | None) -> None:
 
 
 @contextlib.contextmanager
-def advising(run: Run) -> Iterator[None]:
+def explain_write_errors(run: Run) -> Iterator[None]:
     """Add to errors of the run's folder, from within, what can be done about them."""
     try:
         yield
@@ -102,14 +102,14 @@ def advising(run: Run) -> Iterator[None]:
         if error.filename is None or not Path(str(error.filename)).is_relative_to(run.folder):
             raise
         if not run.folder.is_dir():
-            raise Unwritable(f"{run.folder} is gone: it was removed while it trained") from error
+            raise RunFolderError(f"{run.folder} is gone: it was removed while it trained") from error
         goes_on = (run.folder / RECORD).is_file()
         again = f"aectl train resume={shlex.quote(str(run.folder))}" if goes_on else "type the command again"
         first = "free some space" if atomic_write.is_full(error) else "fix that"
-        raise Unwritable(f"{atomic_write.account(error)}\n  {first}, then {again}") from error
+        raise RunFolderError(f"{atomic_write.account(error)}\n  {first}, then {again}") from error
 
 
-def discard(run: Run, aside: str | None, is_owner: bool = True) -> None:
+def discard_start(run: Run, aside: str | None, is_owner: bool = True) -> None:
     """Remove what a start that never began left in its folder, and folders that are empty then, but not the present.
 
     Of a folder that has an owner only what is one's own.
@@ -119,10 +119,10 @@ def discard(run: Run, aside: str | None, is_owner: bool = True) -> None:
     if is_owner and not (run.folder / RECORD).is_file():
         # On a disk that cannot be written to nothing can be removed either.
         with contextlib.suppress(OSError):
-            remove(run.folder)
+            remove_run_folder(run.folder)
 
 
-def remove(folder: Path) -> None:
+def remove_run_folder(folder: Path) -> None:
     """Remove the folder of a run that never began, and those above that are empty then."""
     for name in ("train.log", ".lock", ".lock.owner", PID):
         (folder / name).unlink(missing_ok=True)

@@ -28,7 +28,9 @@ def summarise_training(trainer: Trainer, run: Run) -> list[str]:
         f"device {device.torch}, {device.precision}, device.threads={device.threads}",
     ]
     objective = trainer.objective
-    lines.append(f"best {objective} {with_unit(trainer, objective, trainer.best_value)} (epoch {trainer.best_epoch})")
+    lines.append(
+        f"best {objective} {format_metric(trainer, objective, trainer.best_value)} (epoch {trainer.best_epoch})"
+    )
     best = next((row for row in rows if row["epoch"] == str(trainer.best_epoch)), {})
     try:
         return [*lines, *compare_with_baselines(trainer, best)]
@@ -44,13 +46,13 @@ def compare_with_baselines(trainer: Trainer, best: Mapping[str, str]) -> list[st
         if not (text := best.get(baseline.metric)):
             continue
         value = float(text)
-        ours = with_unit(trainer, baseline.metric, value)
-        theirs = with_unit(trainer, baseline.metric, baseline.value).removesuffix(" per pixel")
-        lines.append(f"     {baseline.metric} {ours}; {baseline.name} {theirs}{decibels(baseline, value)}")
+        ours = format_metric(trainer, baseline.metric, value)
+        theirs = format_metric(trainer, baseline.metric, baseline.value).removesuffix(" per pixel")
+        lines.append(f"     {baseline.metric} {ours}; {baseline.name} {theirs}{format_gain(baseline, value)}")
     return lines
 
 
-def decibels(baseline: Baseline, value: float) -> str:
+def format_gain(baseline: Baseline, value: float) -> str:
     """Return by how many dB a squared error is below the baseline's; nothing for other metrics."""
     # An error that is no positive number has no decibels: of a model of one's own it may be anything.
     if baseline.metric != "val/mse" or not 0 < value < math.inf or not 0 < baseline.value < math.inf:
@@ -59,7 +61,7 @@ def decibels(baseline: Baseline, value: float) -> str:
     return f" ({f'{gain:+.1f}' if gain else '0.0'} dB)"
 
 
-def with_unit(trainer: Trainer, metric: str, value: float) -> str:
+def format_metric(trainer: Trainer, metric: str, value: float) -> str:
     """Return a metric's value with its unit."""
     name = metric.partition("/")[2]
     if name in SHARES:

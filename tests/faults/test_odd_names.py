@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aectl.commands.eval_user_images import read
+from aectl.commands.eval_user_images import read_images
 from aectl.tensorboard.evaluation import utf8_path
 from tests.small import DENSE, QUICK
 
@@ -48,7 +48,7 @@ def test_images_whose_names_are_not_utf_8_are_read_with_the_others(aectl, kept, 
     folder.mkdir()
     for name in ("a.png", "b\udcff.png", "c\nd.png"):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / name)
-    images, names = read(str(folder), (1, 8, 8))
+    images, names = read_images(str(folder), (1, 8, 8))
     assert (len(images), names) == (3, ["a.png", "b\\udcff.png", "c\\nd.png"])
     run = kept()
     code, _, err = aectl("eval", f"run={run}", f"images={folder}")

@@ -17,7 +17,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from aectl.cli import main, resume
-from aectl.commands.eval_outputs import typed_command as typed_run_command
+from aectl.commands.eval_outputs import quote_command as typed_run_command
 from aectl.config import ConfigError
 from aectl.config.literal import quoted
 from aectl.config.overrides import IMPORTS_HERE, TRUST

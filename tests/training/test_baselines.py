@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aectl.commands.train_summary import compare_with_baselines, summarise_training, with_unit
+from aectl.commands.train_summary import compare_with_baselines, format_metric, summarise_training
 from aectl.data.datasets import digits
 from aectl.evaluation.likelihood import bernoulli
 from aectl.models.autoencoder import Autoencoder
@@ -169,10 +169,10 @@ def test_one_epoch_is_singular(tmp_path):
 
 
 def test_losses_have_the_unit_of_their_model():
-    units = {name: with_unit(trainer(make()), "val/loss", 1.5) for name, make in MODELS.items()}
+    units = {name: format_metric(trainer(make()), "val/loss", 1.5) for name, make in MODELS.items()}
     assert units["autoencoder"] == "1.500 squared error per image"
     assert units["vae"] == units["made"] == units["classifier"] == "1.500 nats"
     bce = Autoencoder(SHAPE, 4, encoder, decoder, loss="bce", output="sigmoid")
-    assert with_unit(trainer(bce), "val/loss", 1.5) == "1.500 nats per image"
-    assert with_unit(trainer(bce), "val/kl", 1.5) == "1.500 nats"
-    assert with_unit(trainer(bce), "val/dead", 0.5) == "0.5000"
+    assert format_metric(trainer(bce), "val/loss", 1.5) == "1.500 nats per image"
+    assert format_metric(trainer(bce), "val/kl", 1.5) == "1.500 nats"
+    assert format_metric(trainer(bce), "val/dead", 0.5) == "0.5000"
