@@ -24,13 +24,13 @@ from aectl.cli.error_messages import suggest_settings
 from aectl.cli.hydra_main import admit_new_keys
 from aectl.commands.eval_run import chosen_tables
 from aectl.commands.train_lock import adopt_hydra_folder
-from aectl.config import ConfigError, conf_dir, options
+from aectl.config import ConfigError, conf_dir, list_options
 from aectl.config.completion_values import parameter_choices
-from aectl.config.did_you_mean import MEANINGS, all_keys
+from aectl.config.did_you_mean import MEANINGS, iterate_keys
 from aectl.config.import_name import locate
 from aectl.config.overrides import LAUNCHERS, split_flags
 from aectl.config.schema import SCHEMAS, check_ranges
-from aectl.config.type_check import hints
+from aectl.config.type_check import get_hints
 from aectl.data.patches import SETS
 from aectl.data.toy import KINDS as TOY_KINDS
 from aectl.data.toy import Kind
@@ -120,7 +120,7 @@ def test_help_of_a_command_lists_every_key_with_its_meaning(aectl, command):
 @pytest.mark.parametrize("words", [(), ("train",)])
 def test_help_says_in_a_line_what_each_model_is(aectl, words):
     lines = aectl(*words, "--help")[1].splitlines()
-    for name in options()["model"]:
+    for name in list_options()["model"]:
         (said,) = [line for line in lines if line.split()[:1] == [name]]
         assert len(said.split()) > 4
         # Of the YAML, nothing else in between; what is longer would take a second line.
@@ -327,14 +327,14 @@ def test_suggestions_of_the_other_commands(aectl, calls, typed, suggested):
 
 def test_every_suggestion_is_a_name_that_aectl_has():
     """Keys of some model or command, options, tables, kinds: nothing is suggested that does not exist anywhere."""
-    known = {name for names in options().values() for name in names} | {*SCHEMAS, *LAUNCHERS, *KINDS}
+    known = {name for names in list_options().values() for name in names} | {*SCHEMAS, *LAUNCHERS, *KINDS}
     known |= {one.name for one in EVALUATIONS} | {"bce", "bernoulli", "mse", "steps", "name"}
     known |= {one.name for schema in SCHEMAS.values() for one in fields(schema)}
     for path in Path(conf_dir()).glob("*/*.yaml"):
         content = (
             {path.parent.name: plain} if "_target_" in (plain := yaml.safe_load(path.read_text()) or {}) else plain
         )
-        known |= {key for key, _ in all_keys(content)}
+        known |= {key for key, _ in iterate_keys(content)}
     for ours in MEANINGS.values():
         assert {name.partition("=")[0] for name in ours.split()} <= known
 
@@ -679,7 +679,7 @@ def test_choices_read_from_source_are_those_that_the_check_reads_from_annotation
     }
     found = {}
     for name in names:
-        for parameter, hint in hints(locate(name)).items():
+        for parameter, hint in get_hints(locate(name)).items():
             found[f"{name} {parameter}"] = allowed(hint)
             assert parameter_choices(name, parameter) == allowed(hint), (name, parameter)
     assert sum(len(values) > 2 for values in found.values()) > 10

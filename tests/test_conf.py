@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from aectl.config import accepts, build, check_signature, conf_dir
-from aectl.config.recipe import filled_in
+from aectl.config.recipe import with_recipe
 from aectl.config.schema import check_ranges
 from aectl.metric import find_metric
 from aectl.models.base import Batch, Model, metrics_of
@@ -40,7 +40,7 @@ def test_every_option_composes_fits_its_signature_and_builds(group, option):
     for key in missing:
         config[group][key] = "x"
     check_ranges(config)
-    filled = filled_in(config)
+    filled = with_recipe(config)
     for part in GROUPS:
         check_signature(filled[part], part)
     if group == "model":

@@ -5,7 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from aectl.cli.hydra_main import quote_texts
-from aectl.config.literal import literal, quoted, unquoted
+from aectl.config.literal import escape_interpolation, quote_override, unquote_override
 from aectl.config.overrides import override_value
 
 ODD = [
@@ -39,13 +39,13 @@ ODD = [
 
 @pytest.mark.parametrize("text", ODD)
 def test_odd_texts_come_through_hydra_and_omegaconf(text):
-    assert OmegaConf.create({"key": literal(text)}).key == text
-    (parsed,) = OverridesParser.create().parse_overrides([f"key={quoted(text)}"])
+    assert OmegaConf.create({"key": escape_interpolation(text)}).key == text
+    (parsed,) = OverridesParser.create().parse_overrides([f"key={quote_override(text)}"])
     config = OmegaConf.create({"key": None})
     OmegaConf.update(config, "key", parsed.value())
     assert config.key == text
-    assert unquoted(quoted(text)) == text
-    assert override_value(f"resume={quoted(text)}") == text
+    assert unquote_override(quote_override(text)) == text
+    assert override_value(f"resume={quote_override(text)}") == text
 
 
 @pytest.mark.parametrize("text", ODD)

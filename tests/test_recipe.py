@@ -74,7 +74,7 @@ def composed(*overrides):
 def filled(*overrides, images=DIGITS[0], shape=DIGITS[1]):
     config = composed(*overrides)
     check_ranges(config)
-    recipe.fill_in(config, images, shape)
+    recipe.set_recipe_values(config, images, shape)
     return config
 
 
@@ -82,7 +82,7 @@ def filled(*overrides, images=DIGITS[0], shape=DIGITS[1]):
 @pytest.mark.parametrize("model", MODELS)
 def test_on_mnist_every_model_has_the_run_that_the_published_numbers_were_made_with(model):
     config = composed(f"model={model}")
-    recipe.fill_in(config, *MNIST)
+    recipe.set_recipe_values(config, *MNIST)
     assert (config.epochs, config.batch_size) == MODELS[model]
     assert {key: config.model[key] for key in OWN.get(model, {})} == OWN.get(model, {})
 
@@ -90,7 +90,7 @@ def test_on_mnist_every_model_has_the_run_that_the_published_numbers_were_made_w
 @pytest.mark.parametrize("images", [20_000, 49_500, 54_600, 60_000])
 def test_many_images_change_no_length_and_no_batch(images):
     config = composed("recipe.steps=100000", "recipe.batch_size=500", "recipe.epochs=7")
-    recipe.fill_in(config, images, MNIST[1])
+    recipe.set_recipe_values(config, images, MNIST[1])
     assert (config.epochs, config.batch_size) == (7, 500)
 
 
@@ -106,7 +106,7 @@ def test_experiments_on_few_images_keep_their_protocol(name):
     [(5120, 128, 40), (5119, 64, 79), (1287, 32, 40), (640, 16, 40), (100, 16, 6), (20, 16, 1), (15, 8, 1), (1, 1, 1)],
 )
 def test_the_batch_leaves_forty_steps_an_epoch_or_is_sixteen(images, batch, steps_an_epoch):
-    assert recipe.batch_size(images, 128) == batch
+    assert recipe.choose_batch_size(images, 128) == batch
     assert images // batch == steps_an_epoch
 
 
@@ -146,7 +146,7 @@ def test_stages_warm_ups_and_codes_follow():
 
 @pytest.mark.parametrize("model", ["dbm", "dbn", "stacked_rbm"])
 def test_layers_have_at_most_four_times_as_many_units_as_the_images_have_pixels(model):
-    before = recipe.filled_in(composed(f"model={model}"), DIGITS[1]).model.widths
+    before = recipe.with_recipe(composed(f"model={model}"), DIGITS[1]).model.widths
     config = filled(f"model={model}")
     assert config.model.widths == before == [256] * len(OWN[model]["widths"])
     assert (config.epochs * 40, config.batch_size) == (6000 if model == "dbm" else 4000, 32)

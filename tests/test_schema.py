@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError, conf_dir
-from aectl.config.folder_names import slug
-from aectl.config.schema import SCHEMAS, TrainConfig, check_ranges, seconds
+from aectl.config.folder_names import make_slug
+from aectl.config.schema import SCHEMAS, TrainConfig, check_ranges, parse_seconds
 
 
 def composed(*overrides, name="train", hydra=False):
@@ -72,21 +72,21 @@ def test_the_top_level_is_typed(values):
     ("text", "expected"), [("90", 90), ("10m", 600), ("2h", 7200), ("1h30m", 5400), ("1.5h", 5400), (90, 90)]
 )
 def test_seconds(text, expected):
-    assert seconds(text) == expected
+    assert parse_seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "1x", "h", "1h30", "-5", "1 h"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(ConfigError, match="max_time must be a time"):
-        seconds(text)
+        parse_seconds(text)
 
 
 def test_a_slug_tells_jobs_apart_and_is_a_plain_folder_name():
-    assert slug(["model=vae", "+model.code=32", "seed=1"]) == "vae-code_32-seed_1"
-    assert slug(["++model._target_=my_module.MyModel", "model.encoder.widths=[1,2]"]) == "MyModel-widths_1_2"
-    assert slug(["dataset.path='/a/../b c=d'"]) == "path_a_.._b_c_d"
-    assert slug([]) == "default"
-    assert len(slug(["model.code=32"] * 50)) <= 80
+    assert make_slug(["model=vae", "+model.code=32", "seed=1"]) == "vae-code_32-seed_1"
+    assert make_slug(["++model._target_=my_module.MyModel", "model.encoder.widths=[1,2]"]) == "MyModel-widths_1_2"
+    assert make_slug(["dataset.path='/a/../b c=d'"]) == "path_a_.._b_c_d"
+    assert make_slug([]) == "default"
+    assert len(make_slug(["model.code=32"] * 50)) <= 80
 
 
 def test_a_models_file_chooses_among_the_groups_before_it():

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from aectl.cli.hydra_main import launch_hydra
-from aectl.config import ConfigError, conf_dir, options
-from aectl.config.completion_values import choices_of
+from aectl.config import ConfigError, conf_dir, list_options
+from aectl.config.completion_values import list_choices
 from aectl.config.overrides import LAUNCHERS, MULTIRUN, OPTIONAL, SWITCHES, VALUED, split_flags
 from aectl.config.schema import CHOICES, SCHEMAS
 from aectl.runs.run import iterate_runs
@@ -68,16 +68,16 @@ def complete_value(command: str, words: Sequence[str], word: str) -> list[str]:
 
     key, _, value = word.partition("=")
     key = key.lstrip("+")
-    if key in options():
+    if key in list_options():
         return []
     known: Sequence[str] = CHOICES.get(key, ())
     if not known:
         # Earlier words may change the keys that exist: model=gan model.loss=…
-        groups = tuple(f"{group}{sign}" for group in options() for sign in "=.")
+        groups = tuple(f"{group}{sign}" for group in list_options() for sign in "=.")
         chosen = [one for one in words if CHOICE.fullmatch(one) and one.startswith(groups)]
         with initialize_config_dir(conf_dir(), version_base="1.3"):
             config = OmegaConf.to_container(compose(command, chosen))
-        known = choices_of(key, cast("dict[str, Any]", config))
+        known = list_choices(key, cast("dict[str, Any]", config))
     # In a list, [codes,probes] or codes,probes, the last item is completed.
     head = value[: max(value.rfind(","), value.rfind("[")) + 1]
     return [f"{word.partition('=')[0]}={head}{one}" for one in known if one not in re.split(r"[\[,]", head)]

@@ -30,10 +30,10 @@ def remove_refused_run() -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from aectl.commands.train_lock import discard_start
-    from aectl.config.folder_names import aside
+    from aectl.config.folder_names import own_hydra_folder
     from aectl.runs.run import Run
 
     hydra = HydraConfig.get()
     # Any other folder was set by the user and may hold other files.
-    if hydra.output_subdir == aside():
+    if hydra.output_subdir == own_hydra_folder():
         discard_start(Run(Path(hydra.runtime.output_dir)), hydra.output_subdir)

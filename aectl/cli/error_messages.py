@@ -15,16 +15,15 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from aectl.config import conf_dir, options
+from aectl.config import conf_dir, list_options
 from aectl.config.did_you_mean import (
-    all_keys,
     did_you_mean,
-    hint,
-    nearest_names,
-    same_meaning,
-    same_settings,
-    similar_settings,
-    to_type,
+    find_nearest,
+    find_same_keys,
+    find_similar_keys,
+    find_synonyms,
+    format_override,
+    iterate_keys,
 )
 from aectl.config.overrides import LAUNCHERS, UnknownFlag
 from aectl.config.schema import UnknownKey
@@ -88,7 +87,7 @@ def explain_failed_merge(first: str, overrides: Sequence[str]) -> str:
     """Return the message for an error of Hydra that does not name the override, most likely an unknown option."""
     for word in overrides:
         key, _, value = word.lstrip("+~").partition("=")
-        if (known := options().get(key)) and value not in known:
+        if (known := list_options().get(key)) and value not in known:
             return f"no {key} called '{value}'\n  there are: {', '.join(known)}"
     return f"cannot read the settings: {first}"
 
@@ -146,8 +145,10 @@ def explain_missing_option(text: str) -> str:
     if match is None:
         return text.splitlines()[0]
     group, option = match.groups()
-    known = re.findall(r"^\t(\S+)$", text.partition("Config search path")[0], re.MULTILINE) or options().get(group, [])
-    first = f"no {group} called '{option}'{hint(option, known)}"
+    known = re.findall(r"^\t(\S+)$", text.partition("Config search path")[0], re.MULTILINE) or list_options().get(
+        group, []
+    )
+    first = f"no {group} called '{option}'{did_you_mean(option, known)}"
     if group in ("hydra/launcher", "hydra/sweeper"):
         first += f"; it may need the package hydra-{option.replace('_', '-')}-{group.partition('/')[2]}"
     return f"{first}\n  there are: {', '.join(known)}" if known else first
@@ -159,16 +160,16 @@ def explain_several_values(word: str, name: str, overrides: Sequence[str]) -> st
     key, _, value = word.partition("=")
     again = shlex.join(["aectl", command, "-m", *overrides])
     config, _ = load_reference(name, overrides)
-    if isinstance(dict(all_keys(config)).get(key), list):
-        return f"{word} gives several values: {to_type(key, value, config, {})} is a list\n  one run for each: {again}"
+    if isinstance(dict(iterate_keys(config)).get(key), list):
+        return f"{word} gives several values: {format_override(key, value, config, {})} is a list\n  one run for each: {again}"
     return f"{word} gives several values: add -m to {command} once for each\n  {again}"
 
 
 def explain_unknown_flag(error: UnknownFlag, name: str, overrides: Sequence[str]) -> str:
     """Return the message for an unknown flag, with the override to type instead."""
     config, _ = load_reference(name, overrides)
-    if error.key in dict(all_keys(config)):
-        return f"{error}: settings are typed without dashes: {to_type(error.key, error.value, config, options())}"
+    if error.key in dict(iterate_keys(config)):
+        return f"{error}: settings are typed without dashes: {format_override(error.key, error.value, config, list_options())}"
     near = suggest_settings(error.key, error.value, config)
     return f"{error}{did_you_mean(near[:1], 'aectl --help shows how')}"
 
@@ -177,15 +178,15 @@ def suggest_for_word(word: str, name: str, overrides: Sequence[str]) -> str:
     """Return a suggestion for a word without `=`: an option, a run, or a key followed by its value."""
     config, _ = load_reference(name, overrides)
     after = next((other for before, other in pairwise(overrides) if before == word and "=" not in other), "")
-    groups = [group for group, names in options().items() if group in config and word in names]
+    groups = [group for group, names in list_options().items() if group in config and word in names]
     if word == "latest" or Path(word).is_dir():
         near = [f"{'resume' if name == 'train' else 'run'}={word}"]
     elif groups:
         near = [f"{groups[0]}={word}"]
-    elif word in dict(all_keys(config)):
-        near = [to_type(word, after, config, options())]
+    elif word in dict(iterate_keys(config)):
+        near = [format_override(word, after, config, list_options())]
     else:
-        meant = [(group, nearest_names(word, names)) for group, names in options().items() if group in config]
+        meant = [(group, find_nearest(word, names)) for group, names in list_options().items() if group in config]
         near = [f"{group}={found[0]}" for group, found in meant if found] or suggest_settings(word, after, config)
     return did_you_mean(near[:1])
 
@@ -195,7 +196,7 @@ def explain_unknown_key(key: str, name: str, overrides: Sequence[str], value: st
     config, choices = load_reference(name, overrides)
     if not config or key.startswith("hydra."):
         return f"no key '{key}'\n  aectl {name} --cfg hydra shows Hydra's own"
-    keys = dict(all_keys(config))
+    keys = dict(iterate_keys(config))
     if key in keys:
         return f"no key '{key}': another override has removed it"
     if value is None:
@@ -209,7 +210,7 @@ def explain_unknown_key(key: str, name: str, overrides: Sequence[str], value: st
     if siblings := [one for one in keys if one.rpartition(".")[0] == parent]:
         return f"no key '{key}'\n  there are: {', '.join(siblings)}"
     if parent in choices:
-        others = [one for one in options().get(parent, []) if one != choices[parent]]
+        others = [one for one in list_options().get(parent, []) if one != choices[parent]]
         return f"no key '{key}': {parent}={choices[parent]} has none\n  other options: {', '.join(others)}"
     return f"no key '{key}'\n  aectl {name} --help lists the keys"
 
@@ -224,20 +225,20 @@ def format_array_roles(overrides: Iterable[str]) -> str:
 def explain_removal(key: str, name: str, overrides: Sequence[str]) -> str:
     """Return the message for a failed `~key`: the key is null already, or does not exist."""
     config, _ = load_reference(name, overrides)
-    if key in dict(all_keys(config)):
+    if key in dict(iterate_keys(config)):
         return f"~{key}: it is null already\n  leave it out, or set {key}=…"
     return explain_unknown_key(key, name, overrides, "")
 
 
 def suggest_settings(key: str, value: str, config: Mapping[str, Any]) -> list[str]:
     """Return what to type instead of `key=value`: a key of the same meaning, of any option, or a similar one."""
-    if near := same_settings(key, config):
-        return [to_type(one, value, config, options()) for one in near]
-    for meant in same_meaning(key) if "." not in key else ():
+    if near := find_same_keys(key, config):
+        return [format_override(one, value, config, list_options()) for one in near]
+    for meant in find_synonyms(key) if "." not in key else ():
         group, _, leaf = meant.partition(".")
         if group in config and (option := find_option(group, leaf)):
-            return [f"{group}={option} {to_type(meant, value, config, {})}"]
-    return [to_type(one, value, config, options()) for one in similar_settings(key, config)]
+            return [f"{group}={option} {format_override(meant, value, config, {})}"]
+    return [format_override(one, value, config, list_options()) for one in find_similar_keys(key, config)]
 
 
 def find_option(group: str, key: str) -> str | None:
@@ -245,7 +246,7 @@ def find_option(group: str, key: str) -> str | None:
     if not key or group == "model":
         return None
     found = {}
-    for option in options().get(group, []):
+    for option in list_options().get(group, []):
         keys = re.findall(
             r"^(\w+):", Path(conf_dir(), group, f"{option}.yaml").read_text(encoding="utf-8"), re.MULTILINE
         )
@@ -276,7 +277,7 @@ def compose_reference(name: str, overrides: Sequence[str]) -> DictConfig | None:
     # Inside a command Hydra is initialised already, and refuses a second time.
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    groups = [o for o in overrides if re.fullmatch(r"\w+=\w+", o) and o.partition("=")[0] in options()]
+    groups = [o for o in overrides if re.fullmatch(r"\w+=\w+", o) and o.partition("=")[0] in list_options()]
     try:
         with initialize_config_dir(conf_dir(), version_base="1.3"):
             for chosen in (groups, []):

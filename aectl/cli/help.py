@@ -11,7 +11,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from aectl.config import conf_dir, options
+from aectl.config import conf_dir, list_options
 from aectl.config.completion_values import registry_calls
 from aectl.config.defaults_list import chosen_options, defaults_list
 from aectl.config.schema import SCHEMAS
@@ -192,7 +192,7 @@ def default(one: Field[Any], config: Mapping[str, Any]) -> str:
 def model_lines() -> list[tuple[str, str]]:
     """Return each model with the line that describes it in its YAML, the default first."""
     chosen = defaults("train")["model"]
-    names = sorted(options()["model"], key=lambda name: (name != chosen, name))
+    names = sorted(list_options()["model"], key=lambda name: (name != chosen, name))
     return [(name, description(Path(conf_dir(), "model", f"{name}.yaml"))) for name in names]
 
 
@@ -209,7 +209,7 @@ def description(path: Path) -> str:
 
 def group_lines(groups: Sequence[str], chosen: Mapping[str, str]) -> list[tuple[str, str]]:
     """Return each group with its options, the chosen one first; only the first few of a large group."""
-    found = options()
+    found = list_options()
     lines = []
     for group in groups:
         names = sorted(found.get(group, []), key=lambda name: (name != chosen.get(group), name))

@@ -13,11 +13,11 @@ import hydra
 from omegaconf import DictConfig
 
 from aectl.config import ConfigError, conf_dir
-from aectl.config.folder_names import claiming, removing_abandoned_sweep, run_name
-from aectl.config.literal import keep_folders_literal, quoted
+from aectl.config.folder_names import allow_new_folders, check_run_name, remove_abandoned_sweep
+from aectl.config.literal import escape_hydra_folders, quote_override
 from aectl.config.overrides import LAUNCHERS, MULTIRUN, OPTIONAL
 from aectl.config.schema import SCHEMAS
-from aectl.config.user_yaml import guard
+from aectl.config.user_yaml import install_config_checks
 from aectl.runs.run import find_run
 
 SWEEP_PREFIXES = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
@@ -38,11 +38,11 @@ LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(nan|i
 
 def launch_hydra(name: str, arguments: Sequence[str], function: Callable[[DictConfig], float | None]) -> None:
     """Compose the config `name` of conf/ from the arguments and call `function` with it."""
-    guard()
-    keep_folders_literal()
+    install_config_checks()
+    escape_hydra_folders()
     sys.argv = ["aectl", *arguments]
     is_printed = any(word.partition("=")[0] in OPTIONAL for word in arguments)
-    with claiming(not is_printed), removing_abandoned_sweep():
+    with allow_new_folders(not is_printed), remove_abandoned_sweep():
         hydra.main(version_base="1.3", config_path=conf_dir(), config_name=name)(function)()
 
 
@@ -84,7 +84,7 @@ def resolve_init_from(overrides: Sequence[str]) -> list[str]:
 
 def quote_run_folder(name: str) -> str:
     """Return the absolute folder of a run, quoted for Hydra's grammar."""
-    return quoted(str(find_run(name).absolute()))
+    return quote_override(str(find_run(name).absolute()))
 
 
 def admit_new_keys(overrides: Sequence[str]) -> list[str]:
@@ -114,7 +114,7 @@ def quote_texts(overrides: Sequence[str]) -> list[str]:
         # A list of tables, `only=codes,probes`, is not a sweep either.
         is_list = is_bare and key == "only" and "," in value and value[0] not in "[$"
         special = is_cut or is_list or (is_text and LIKE_A_NUMBER.fullmatch(value) is not None)
-        words.append(f"{key}{equals}{quoted(value)}" if special else override)
+        words.append(f"{key}{equals}{quote_override(value)}" if special else override)
     return words
 
 
@@ -140,7 +140,7 @@ def check_name(overrides: Sequence[str]) -> None:
         key, _, value = override.lstrip("+").partition("=")
         # A sweep, name=a,b: each job checks its own value.
         if key == "name" and value != "null" and not set(value) & set(",("):
-            run_name(value.strip("'\""), "")
+            check_run_name(value.strip("'\""), "")
 
 
 def check_booleans(command: str, overrides: Sequence[str]) -> None:

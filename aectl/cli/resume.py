@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from aectl.config import ConfigError
 from aectl.config.allowlist import is_path
-from aectl.config.did_you_mean import did_you_mean, nearest_names
-from aectl.config.literal import literal, quoted
+from aectl.config.did_you_mean import did_you_mean, find_nearest
+from aectl.config.literal import escape_interpolation, quote_override
 from aectl.config.overrides import (
     IMPORTS_HERE,
     LAUNCHERS,
@@ -29,7 +29,7 @@ from aectl.config.overrides import (
 )
 from aectl.config.schema import SCHEMAS
 from aectl.config.signature import sign
-from aectl.config.untrusted_files import check_links, read_plain
+from aectl.config.untrusted_files import check_links, read_plain_config
 from aectl.runs.run import OUTPUTS, Run, find_run
 from aectl.system.machine import usable_cores
 
@@ -56,7 +56,7 @@ def restore_sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     # Imported here because every command imports this module, and few resume a sweep.
     from aectl.config.removed import replace_removed
-    from aectl.config.stored_overrides import check_words, paths_in
+    from aectl.config.stored_overrides import check_words, iterate_paths
     from aectl.sweep.plan import check_working_folder, command, content, is_own, read
 
     name = [override_value(o) for o in overrides if override_key(o) == "resume"][-1]
@@ -80,12 +80,12 @@ def restore_sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     owned = is_own(folder)
     is_typed_here = owned and content(folder)["cwd"] == str(Path.cwd())
     if not is_typed_here:
-        signatures = {path: sign("path", path) or "" for path in paths_in(stored)} if owned else {}
+        signatures = {path: sign("path", path) or "" for path in iterate_paths(stored)} if owned else {}
         for line in ([*flags, *stored], *(job.overrides for job in read(folder))):
             check_words(replace_removed(line), folder, trust, signatures)
     TRUST.set(tuple(trust))
     IMPORTS_HERE.set(is_typed_here or any(not is_path(word) for word in trust))
-    return flags, [*stored, *others, f"hydra.sweep.dir={quoted(str(folder))}"]
+    return flags, [*stored, *others, f"hydra.sweep.dir={quote_override(str(folder))}"]
 
 
 def latest_sweep() -> Path:
@@ -108,7 +108,7 @@ def restore_run(overrides: Sequence[str]) -> list[str]:
     for other in others:
         if not may_change_on_resume(other):
             key, value = override_key(other), override_value(other)
-            if key not in TRAIN_KEYS and (near := nearest_names(key, RESUME_KEYS)):
+            if key not in TRAIN_KEYS and (near := find_nearest(key, RESUME_KEYS)):
                 raise ConfigError(f"no key '{key}'{did_you_mean([f'{one}={value}' for one in near])}")
             raise ConfigError(
                 f"{override_key(other)} cannot change in a resumed run; "
@@ -140,12 +140,12 @@ def stored_config(run: Run, trust: Sequence[str] = ()) -> DictConfig:
         # Only the user decides on Hydra's settings, on other configs to compose, on trust and on changed data.
         for name in ("hydra", "defaults", "trust", "data"):
             config.pop(name, None)
-        config.resume = literal(str(run.folder))
+        config.resume = escape_interpolation(str(run.folder))
         for name in KEPT if isinstance(config.get("device"), DictConfig) else ():
             if (value := (run.record.get("device") or {}).get(name)) is not None:
                 OmegaConf.update(config, f"device.{name}", value, force_add=True)
         config.hydra = {
-            "run": {"dir": literal(str(run.folder))},
+            "run": {"dir": escape_interpolation(str(run.folder))},
             "runtime": {"choices": stored_choices(run)},
         }
     return config
@@ -155,7 +155,7 @@ def stored_choices(run: Run) -> dict[str, Any]:
     """Return the option of each group that the run was composed from; empty if they were not stored."""
     path = run.folder / ".hydra" / "hydra.yaml"
     try:
-        found = read_plain(path)
+        found = read_plain_config(path)
         choices = found["hydra"]["runtime"]["choices"]
         pairs = [(str(group), option) for group, option in choices.items()]
     except (ConfigError, KeyError, TypeError, AttributeError):

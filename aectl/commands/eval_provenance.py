@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from aectl.commands.eval_columns import add_descriptions
 from aectl.config import ConfigError, to_plain
 from aectl.config.schema import CHOICES
-from aectl.config.untrusted_files import HolesError, file_digest
+from aectl.config.untrusted_files import SparseFileError, file_digest
 from aectl.evaluation.baseline_cache import VERSION
 from aectl.evaluation.registry import SETTINGS
 from aectl.runs.metrics_json import find_damage, tables_of
@@ -52,7 +52,7 @@ def weights_digest(run: Run, checkpoint: str) -> str:
     try:
         # A pipe in somebody else's folder would never end.
         return file_digest(path) if path.is_file() else ""
-    except (OSError, HolesError):
+    except (OSError, SparseFileError):
         return ""
 
 

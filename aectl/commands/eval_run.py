@@ -27,8 +27,8 @@ from aectl.commands.eval_provenance import (
     weights_digest,
 )
 from aectl.config import ConfigError, to_plain
-from aectl.config.did_you_mean import hint
-from aectl.config.literal import literal
+from aectl.config.did_you_mean import did_you_mean
+from aectl.config.literal import escape_interpolation
 from aectl.evaluation import references as published
 from aectl.evaluation import verdict
 from aectl.evaluation.ability_checks import check_abilities, first_images
@@ -131,7 +131,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     Tables that were not asked for stay as they are, marked stale if they describe other weights. Figures and page are
     drawn anew. Raises ConfigError if no table of `only` applies to the model.
     """
-    one = cast("DictConfig", OmegaConf.merge(config, {"run": literal(str(folder))}))
+    one = cast("DictConfig", OmegaConf.merge(config, {"run": escape_interpolation(str(folder))}))
     opened = open_run(one)
     run, chosen = opened.run, chosen_tables(one)
     is_anew = one.again or one.data == "changed"
@@ -262,7 +262,9 @@ def chosen_tables(config: DictConfig) -> list[str]:
     chosen = str(config.only).split(",") if isinstance(config.only, str) else list(config.only or [])
     for name in chosen:
         if name not in names:
-            raise ConfigError(f"only: no table called '{name}'" + hint(name, names, f"choose from {', '.join(names)}"))
+            raise ConfigError(
+                f"only: no table called '{name}'" + did_you_mean(name, names, f"choose from {', '.join(names)}")
+            )
     return chosen
 
 

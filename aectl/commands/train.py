@@ -29,8 +29,8 @@ from aectl.commands.train_summary import summarise_training
 from aectl.config import ConfigError, build, recipe, to_plain
 from aectl.config.absolute_paths import store_paths
 from aectl.config.data_paths import sign_paths
-from aectl.config.folder_names import aside
-from aectl.config.schema import seconds
+from aectl.config.folder_names import own_hydra_folder
+from aectl.config.schema import parse_seconds
 from aectl.metric import find_metric
 from aectl.parallel import Lost
 from aectl.parallel.process_group import lead
@@ -52,7 +52,7 @@ class Interrupted(SystemExit):
 def run(config: DictConfig) -> float:
     """Train by `config` in Hydra's output folder, and return the objective; what cannot begin leaves nothing behind."""
     run = Run(Path(HydraConfig.get().runtime.output_dir))
-    if HydraConfig.get().output_subdir != aside():
+    if HydraConfig.get().output_subdir != own_hydra_folder():
         raise ConfigError("hydra.output_subdir: a run's config is in its .hydra folder, remove the key")
     with discard_on_error(run):
         check_config(config)
@@ -74,7 +74,7 @@ def run(config: DictConfig) -> float:
 def train(config: DictConfig, run: Run) -> float:
     """Train in the run's folder and return the objective; a run that cannot start leaves nothing behind."""
     with discard_on_error(run), lock_until_error(config, run) as lock:
-        open_keys = recipe.open_keys(config)
+        open_keys = recipe.list_open_keys(config)
         is_resumed = has_progress(config, run)
         device = build_device(config)
         optimizer, schedule = build_optimizer(config), build(config.schedule, "schedule")
@@ -87,7 +87,7 @@ def train(config: DictConfig, run: Run) -> float:
         else:
             log_start(config, trainer)
         check_sweep_data(config, run, data.description)
-        limit = seconds(config.max_time) if config.max_time else None
+        limit = parse_seconds(config.max_time) if config.max_time else None
         with explain_write_errors(run):
             record_start(config, run, trainer, data, init_from, open_keys)
     with explain_write_errors(run):
@@ -190,7 +190,7 @@ def processes_of(config: DictConfig) -> int:
         raise ConfigError(f"device.count={told}, but torchrun has started {started} processes")
     if started > 1 or not told:
         return max(started, 1)
-    batch_size = recipe.filled_in(config).batch_size
+    batch_size = recipe.with_recipe(config).batch_size
     if told > batch_size:
         raise ConfigError(f"device.count: {told:,} processes cannot share a batch of {batch_size:,} images")
     if told * PROCESS_BYTES > memory_bytes():

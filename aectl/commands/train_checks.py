@@ -10,9 +10,17 @@ from typing import Any
 from omegaconf import DictConfig
 
 from aectl.commands.train_resume import is_unsaved
-from aectl.config import ConfigError, check_empty, check_named, check_signature, check_trusted, recipe, to_plain
-from aectl.config.absolute_paths import make_data_paths_absolute, set_text
-from aectl.config.data_paths import check_paths, data_paths
+from aectl.config import (
+    ConfigError,
+    check_has_target,
+    check_no_settings,
+    check_signature,
+    check_trusted,
+    recipe,
+    to_plain,
+)
+from aectl.config.absolute_paths import make_data_paths_absolute, set_literal
+from aectl.config.data_paths import check_paths, find_data_paths
 from aectl.config.schema import check_ranges
 from aectl.data.digests import differences
 from aectl.evaluation import references
@@ -31,18 +39,18 @@ def check_config(config: DictConfig) -> None:
         check_stored_paths(config, Run(Path(config.resume)), trust)
         config.dataset = drop_incomplete_root(config.dataset)
     elif config.init_from:
-        set_text(config, "init_from", str(find_run(config.init_from).absolute()))
+        set_literal(config, "init_from", str(find_run(config.init_from).absolute()))
     make_data_paths_absolute(config)
-    check_named(config, ("device", "dataset", "model", "optimizer"))
-    filled = recipe.filled_in(config)
+    check_has_target(config, ("device", "dataset", "model", "optimizer"))
+    filled = recipe.with_recipe(config)
     for group in ("device", "dataset", "model", *PARTS, "optimizer", "schedule"):
         check_signature(filled.get(group), group)
-        check_empty(filled.get(group), group)
+        check_no_settings(filled.get(group), group)
 
 
 def check_stored_paths(config: DictConfig, run: Run, trust: list[str]) -> None:
     """Raise ConfigError if a resumed run would read own data, or another run, that this user has not typed."""
-    paths, record = data_paths(config.dataset, trust), run.record
+    paths, record = find_data_paths(config.dataset, trust), run.record
     if config.init_from and config.init_from != "latest" and is_unsaved(run):
         named = (record.get("init_from") or {}).get("run") or config.init_from
         # A run that is missing is reported where its weights are loaded.

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from aectl.commands.train_resume import has_progress, resume_trainer
 from aectl.commands.train_setup import build_data_and_model, build_device, build_optimizer, build_trainer
 from aectl.config import build
-from aectl.config.schema import seconds
+from aectl.config.schema import parse_seconds
 from aectl.parallel.process_group import follow
 from aectl.runs.run import Run
 from aectl.training.stop_signals import Interruption
@@ -32,5 +32,5 @@ def run() -> None:
         trainer = build_trainer(config, data, model, optimizer, schedule, device, led.folder / "checkpoints")
         if is_resumed:
             resume_trainer(trainer, led, config)
-        with Interruption(seconds(config.max_time) if config.max_time else None) as interruption:
+        with Interruption(parse_seconds(config.max_time) if config.max_time else None) as interruption:
             trainer.fit(lambda: interruption.reason)

@@ -17,7 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from aectl.config import ConfigError
-from aectl.config.folder_names import remove_empty
+from aectl.config.folder_names import remove_empty_folders
 from aectl.runs.run import RECORD, Run, is_alive
 from aectl.system import atomic_write
 from aectl.system.file_lock import FileLock, Timeout
@@ -126,4 +126,4 @@ def remove_run_folder(folder: Path) -> None:
     """Remove the folder of a run that never began, and those above that are empty then."""
     for name in ("train.log", ".lock", ".lock.owner", PID):
         (folder / name).unlink(missing_ok=True)
-    remove_empty(folder, 3)
+    remove_empty_folders(folder, 3)

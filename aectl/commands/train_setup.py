@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from aectl import parallel
 from aectl.commands.train_resume import load_initial_weights
 from aectl.config import ConfigError, build, recipe, to_plain
-from aectl.config.schema import leaves
+from aectl.config.schema import iterate_leaves
 from aectl.data.datasets import Dataset, Source
 from aectl.data.digests import describe
 from aectl.models.base import Model
@@ -87,7 +87,7 @@ def build_data_and_model(
     data = read_data(dataset, facts, device)
     if config.resume and config.data == "same":
         check_data_description(run, data.description)
-    if recipe.fill_in(config, len(data.train), facts["shape"]):
+    if recipe.set_recipe_values(config, len(data.train), facts["shape"]):
         weights = model.state_dict()
         model = build_model(config, facts, config.seed).to(device.torch)
         model.load_state_dict(weights)
@@ -156,5 +156,5 @@ def hyperparameters(config: DictConfig) -> dict[str, Any]:
     plain = {key: value for key, value in to_plain(config).items() if key != "recipe"}
     choices = HydraConfig.get().runtime.choices
     options = {group: str(choices.get(group)) for group in ("model", "dataset", *PARTS)}
-    settings = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in leaves(plain)}
+    settings = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in iterate_leaves(plain)}
     return {**options, **settings}

@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config.instantiate import mappings, to_plain
+from aectl.config.instantiate import iterate_mappings, to_plain
 
-KEYS = ("path", "test_path", "root", "test_root")
+PATH_KEYS = ("path", "test_path", "root", "test_root")
 """Of data sets."""
 
 
@@ -19,10 +19,10 @@ def make_data_paths_absolute(config: DictConfig) -> None:
 
     Of one's own data sets, whose keys may mean something else, only those of files that are there.
     """
-    for where, node in mappings(to_plain(config.dataset), "dataset"):
-        for key in KEYS:
+    for where, node in iterate_mappings(to_plain(config.dataset), "dataset"):
+        for key in PATH_KEYS:
             if is_relative_path(node, key):
-                set_text(config, f"{where}.{key}", str(absolute(node[key])))
+                set_literal(config, f"{where}.{key}", str(to_absolute(node[key])))
 
 
 def is_relative_path(node: Mapping[str, Any], key: str) -> bool:
@@ -30,15 +30,15 @@ def is_relative_path(node: Mapping[str, Any], key: str) -> bool:
     value = node.get(key)
     if not isinstance(value, str) or value in ("", "???") or Path(value).is_absolute():
         return False
-    return str(node.get("_target_")).startswith("aectl.") or absolute(value).exists()
+    return str(node.get("_target_")).startswith("aectl.") or to_absolute(value).exists()
 
 
-def absolute(path: str) -> Path:
+def to_absolute(path: str) -> Path:
     """Return a path from the root on."""
     return Path(path).expanduser().absolute()
 
 
-def set_text(config: DictConfig, key: str, text: str) -> None:
+def set_literal(config: DictConfig, key: str, text: str) -> None:
     """Set a key to a text as it stands: `${` in it is no interpolation."""
     OmegaConf.update(config, key, text.replace("${", "\\${"))
 
@@ -46,18 +46,22 @@ def set_text(config: DictConfig, key: str, text: str) -> None:
 def store_paths(config: DictConfig, file: Path) -> None:
     """Write the paths of a run's data and of its first weights, as they are in `config`, into its stored config."""
     plain, stored = to_plain(config), OmegaConf.load(file)
-    paths = {f"{where}.{key}": node.get(key) for where, node in mappings(plain["dataset"], "dataset") for key in KEYS}
+    paths = {
+        f"{where}.{key}": node.get(key)
+        for where, node in iterate_mappings(plain["dataset"], "dataset")
+        for key in PATH_KEYS
+    }
     paths["init_from"] = plain.get("init_from")
     changed = False
     for key, value in paths.items():
-        if isinstance(value, str) and is_other(stored, key, value):
-            set_text(stored, key, value)  # type: ignore[arg-type]
+        if isinstance(value, str) and is_changed(stored, key, value):
+            set_literal(stored, key, value)  # type: ignore[arg-type]
             changed = True
     if changed:
         OmegaConf.save(stored, file)
 
 
-def is_other(stored: Any, key: str, value: str) -> bool:
+def is_changed(stored: Any, key: str, value: str) -> bool:
     """Return whether a stored config gives a key another value, as a relative path does in another folder."""
     raw = OmegaConf.select(stored, key)
     return isinstance(raw, str) and raw != value

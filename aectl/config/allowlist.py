@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-OURS = ("aectl", "torch.nn", "torch.optim")
+KNOWN_PACKAGES = ("aectl", "torch.nn", "torch.optim")
 """Where a name must begin, so that judging it imports no other package."""
 
 
@@ -38,7 +38,7 @@ BASES = (
     Base("aectl.rng", "aectl.rng", "Rng"),
 )
 
-PLAIN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z]\w*)+", re.ASCII)
+PLAIN_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z]\w*)+", re.ASCII)
 """A name with no part that Python keeps to itself, such as `__builtins__`."""
 
 
@@ -46,7 +46,9 @@ def may_be_looked_up(name: Any, trust: Iterable[str]) -> bool:
     """Return whether a name is one of ours or of a module in `trust`, by its words alone."""
     if not isinstance(name, str):
         return False
-    return within(name, trust) or (within(name, OURS) and PLAIN.fullmatch(name) is not None)
+    return is_in_modules(name, trust) or (
+        is_in_modules(name, KNOWN_PACKAGES) and PLAIN_NAME.fullmatch(name) is not None
+    )
 
 
 def may_be_called(found: Any, trust: Iterable[str]) -> bool:
@@ -58,7 +60,7 @@ def may_be_called(found: Any, trust: Iterable[str]) -> bool:
     module, name = (getattr(found, key, None) for key in ("__module__", "__qualname__"))
     if not isinstance(module, str) or not isinstance(name, str):
         return False
-    if within(module, trust):
+    if is_in_modules(module, trust):
         return inspect.isclass(found) or inspect.isroutine(found)
     if getattr(sys.modules.get(module), name, None) is not found:
         return False
@@ -68,13 +70,15 @@ def may_be_called(found: Any, trust: Iterable[str]) -> bool:
 def has_allowed_base(found: type, module: str) -> bool:
     """Return whether a class defined in `module` derives from one of `BASES`."""
     # A class has imported the modules of its bases. The others need not be imported.
-    bases = [getattr(sys.modules.get(one.module), one.name, None) for one in BASES if within(module, (one.package,))]
+    bases = [
+        getattr(sys.modules.get(one.module), one.name, None) for one in BASES if is_in_modules(module, (one.package,))
+    ]
     return any(inspect.isclass(base) and issubclass(found, base) for base in bases)
 
 
 def makes_dataset(found: Any) -> bool:
     """Return whether a function of aectl is marked as one that returns a data set."""
-    is_ours = inspect.isfunction(found) and within(found.__module__, ("aectl",))
+    is_ours = inspect.isfunction(found) and is_in_modules(found.__module__, ("aectl",))
     return is_ours and getattr(found, "makes_dataset", False) is True
 
 
@@ -93,7 +97,7 @@ def is_misplaced(found: Any, path: str, node: Mapping[str, Any]) -> bool:
 
     That is outside of `dataset`, or with arguments by position.
     """
-    return makes_dataset(found) and (not within(path, ("dataset",)) or "_args_" in node)
+    return makes_dataset(found) and (not is_in_modules(path, ("dataset",)) or "_args_" in node)
 
 
 def is_path(text: str) -> bool:
@@ -101,6 +105,6 @@ def is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text.startswith(("~", "."))
 
 
-def within(name: str, modules: Iterable[str]) -> bool:
+def is_in_modules(name: str, modules: Iterable[str]) -> bool:
     """Return whether a dotted name is one of the modules or lies in one."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)

@@ -23,7 +23,7 @@ REGISTRIES = {
 }
 
 
-def choices_of(key: str, config: Mapping[str, Any]) -> list[str]:
+def list_choices(key: str, config: Mapping[str, Any]) -> list[str]:
     """Return the values that a dotted key of a plain config may take; none where they cannot be listed."""
     parent, _, name = key.rpartition(".")
     node: Any = config
@@ -40,7 +40,7 @@ def choices_of(key: str, config: Mapping[str, Any]) -> list[str]:
 
 def registry_names(module: str, name: str) -> list[str]:
     """Return the keys of a module's dict, or the first arguments of the calls in its tuple; see `registry_calls`."""
-    value = assigned(module, name)
+    value = find_assigned(module, name)
     if isinstance(value, ast.Dict):
         return [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
     return [words[0] for words in registry_calls(module, name)]
@@ -51,7 +51,10 @@ def registry_calls(module: str, name: str) -> list[list[str]]:
 
     The modules of a package may each have such a tuple: these calls are sorted by their argument `order`.
     """
-    tuples = [assigned(module, name), *[assigned(f"{module}.{part}", name) for part in submodules_with(module, name)]]
+    tuples = [
+        find_assigned(module, name),
+        *[find_assigned(f"{module}.{part}", name) for part in submodules_with(module, name)],
+    ]
     calls = [one for found in tuples for one in getattr(found, "elts", []) if isinstance(one, ast.Call) and one.args]
     texts = [
         [one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
@@ -75,17 +78,17 @@ def order_of(call: ast.Call) -> int:
 def parameter_choices(target: str, parameter: str) -> list[str]:
     """Return the choices that a parameter of a class or function, `module.Name`, is annotated with, if any."""
     module, _, name = target.rpartition(".")
-    for owner, definition in definitions(module, name):
+    for owner, definition in find_definitions(module, name):
         arguments = definition.args
         for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
             if argument.arg == parameter:
-                return literals(owner, argument.annotation)
+                return list_literals(owner, argument.annotation)
     return []
 
 
-def definitions(module: str, name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+def find_definitions(module: str, name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
     """Yield the function `module.name`, or the constructor of that class, with the module that it stands in."""
-    for node in syntax(module).body:
+    for node in parse_module(module).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             yield module, node
         elif isinstance(node, ast.ClassDef) and node.name == name:
@@ -93,27 +96,27 @@ def definitions(module: str, name: str) -> Iterator[tuple[str, ast.FunctionDef]]
             yield from [(module, one) for one in own]
             for base in [] if own else node.bases:
                 if isinstance(base, ast.Name):
-                    yield from definitions(*origin(module, base.id))
+                    yield from find_definitions(*resolve_import(module, base.id))
 
 
-def literals(module: str, annotation: ast.expr | None) -> list[str]:
+def list_literals(module: str, annotation: ast.expr | None) -> list[str]:
     """Return the values that an annotation allows, as one types them; none if it allows others."""
     if isinstance(annotation, ast.BinOp):
-        return [*literals(module, annotation.left), *literals(module, annotation.right)]
+        return [*list_literals(module, annotation.left), *list_literals(module, annotation.right)]
     if isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", "") == "Literal":
         values = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         return [str(one.value) for one in values if isinstance(one, ast.Constant)]
     if isinstance(annotation, ast.Name) and annotation.id == "bool":
         return list(BOOLEAN)
     if isinstance(annotation, ast.Name):
-        home, name = origin(module, annotation.id)
-        return literals(home, assigned(home, name))
+        home, name = resolve_import(module, annotation.id)
+        return list_literals(home, find_assigned(home, name))
     return []
 
 
-def origin(module: str, name: str) -> tuple[str, str]:
+def resolve_import(module: str, name: str) -> tuple[str, str]:
     """Return the module that a name in another one is imported from, and its name there; itself if it is not."""
-    for node in syntax(module).body:
+    for node in parse_module(module).body:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 if name == (alias.asname or alias.name):
@@ -121,9 +124,9 @@ def origin(module: str, name: str) -> tuple[str, str]:
     return module, name
 
 
-def assigned(module: str, name: str) -> ast.expr | None:
+def find_assigned(module: str, name: str) -> ast.expr | None:
     """Return what a module assigns to a name; None if it does not."""
-    for node in syntax(module).body:
+    for node in parse_module(module).body:
         names = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
@@ -133,7 +136,7 @@ def assigned(module: str, name: str) -> ast.expr | None:
 
 
 @cache
-def syntax(module: str) -> ast.Module:
+def parse_module(module: str) -> ast.Module:
     """Return the syntax tree of a module of aectl or of the working folder; an empty one for others, or on errors."""
     root = Path(__file__).parents[2] if module.partition(".")[0] == "aectl" else Path.cwd()
     path = root.joinpath(*module.split("."))

@@ -10,31 +10,31 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from aectl.config.absolute_paths import KEYS, absolute
-from aectl.config.allowlist import is_path, reads_published_files, within
-from aectl.config.instantiate import ConfigError, mappings, to_plain
-from aectl.config.literal import quoted
+from aectl.config.absolute_paths import PATH_KEYS, to_absolute
+from aectl.config.allowlist import is_in_modules, is_path, reads_published_files
+from aectl.config.instantiate import ConfigError, iterate_mappings, to_plain
+from aectl.config.literal import quote_override
 from aectl.config.signature import is_signed, sign
 from aectl.config.untrusted_files import check_links
 
 
-def data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:
+def find_data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:
     """Return the absolute paths of own data in the config of a data set, by key; not those of trusted classes.
 
     Call it after the data set was built or `check_trusted` has imported what it names.
     """
     found = {}
-    for where, node in mappings(to_plain(dataset), "dataset"):
+    for where, node in iterate_mappings(to_plain(dataset), "dataset"):
         target = str(node.get("_target_"))
-        if within(target, trust):
+        if is_in_modules(target, trust):
             continue
-        for key in KEYS:
+        for key in PATH_KEYS:
             # A root within another data set's config is not replaced by the user's folder of data.
             is_fetched = key == "root" and reads_published_files(target)
             if not isinstance(node.get(key), str) or not node[key] or (is_fetched and where == "dataset"):
                 continue
-            if is_fetched or may_exist(absolute(node[key])):
-                found[f"{where}.{key}"] = str(absolute(node[key]))
+            if is_fetched or may_exist(to_absolute(node[key])):
+                found[f"{where}.{key}"] = str(to_absolute(node[key]))
     return found
 
 
@@ -48,7 +48,10 @@ def may_exist(path: Path) -> bool:
 
 def sign_paths(config: DictConfig) -> dict[str, str]:
     """Return the paths that a run reads, of its data and its first weights, with signatures; none without a key."""
-    paths = [*data_paths(config.dataset).values(), *([str(absolute(config.init_from))] if config.init_from else [])]
+    paths = [
+        *find_data_paths(config.dataset).values(),
+        *([str(to_absolute(config.init_from))] if config.init_from else []),
+    ]
     signatures = {path: sign("path", path) for path in paths}
     return {path: signature for path, signature in signatures.items() if signature}
 
@@ -57,7 +60,7 @@ def check_paths(
     paths: Mapping[str, str], folder: Path, signatures: Mapping[str, str] | None, trust: Iterable[str]
 ) -> None:
     """Raise ConfigError for a path outside a run's folder that this user has neither signed nor named in `trust`."""
-    trusted = [absolute(word) for word in trust if is_path(word)]
+    trusted = [to_absolute(word) for word in trust if is_path(word)]
     for key, text in paths.items():
         if is_signed((signatures or {}).get(text), "path", text) or any(is_within(Path(text), one) for one in trusted):
             continue
@@ -81,4 +84,4 @@ def quote_value(text: str) -> str:
     """Return a text as a value in Hydra's grammar and for a shell."""
     if re.fullmatch(r"[\w./@+:-]+", text):
         return text
-    return shlex.quote(quoted(text))
+    return shlex.quote(quote_override(text))

@@ -141,44 +141,44 @@ MEANINGS: dict[str, str] = {
 COUNTS = re.compile(r"^(n|num|nb|number_of|max|total)_")
 
 
-def plain_name(name: str) -> str:
+def normalise_name(name: str) -> str:
     """Return a name without case, underscores and hyphens."""
     return re.sub(r"[\W_]", "", name).lower()
 
 
-TABLE: dict[str, list[str]] = {}
+SYNONYMS: dict[str, list[str]] = {}
 for words, ours in MEANINGS.items():
     for word in words.split():
-        TABLE.setdefault(plain_name(word), []).extend(ours.split())
+        SYNONYMS.setdefault(normalise_name(word), []).extend(ours.split())
 
 
-def same_meaning(name: str) -> list[str]:
+def find_synonyms(name: str) -> list[str]:
     """Return what aectl calls a thing that others call `name`, as keys, options and other names."""
     short = COUNTS.sub("", name.lower())
     for word in (name, short, name.removesuffix("s"), short.removesuffix("s")):
-        if found := TABLE.get(plain_name(word)):
+        if found := SYNONYMS.get(normalise_name(word)):
             return found
     return []
 
 
-def nearest_names(name: str, known: Iterable[str]) -> list[str]:
+def find_nearest(name: str, known: Iterable[str]) -> list[str]:
     """Return the one known name that is spelt or means the same but for case and signs, else one spelt alike."""
     known = list(known)
-    same = [one for one in known if plain_name(one) == plain_name(name)]
+    same = [one for one in known if normalise_name(one) == normalise_name(name)]
     # `device=cuda` means the option cuda, `model.code` the key code.
-    meant = [leaf for leaf in (re.split("[.=]", one)[-1] for one in same_meaning(name)) if leaf in known]
-    return (same or meant or difflib.get_close_matches(name, known, 1) or near_meaning(name, known))[:1]
+    meant = [leaf for leaf in (re.split("[.=]", one)[-1] for one in find_synonyms(name)) if leaf in known]
+    return (same or meant or difflib.get_close_matches(name, known, 1) or find_near_synonyms(name, known))[:1]
 
 
-def near_meaning(name: str, known: Sequence[str]) -> list[str]:
+def find_near_synonyms(name: str, known: Sequence[str]) -> list[str]:
     """Return the names of `known` that mean the same as a name of other programs that is spelt like `name`."""
-    words = difflib.get_close_matches(plain_name(name), TABLE, n=1, cutoff=0.85)
-    return [one for word in words for one in TABLE[word] if one in known]
+    words = difflib.get_close_matches(normalise_name(name), SYNONYMS, n=1, cutoff=0.85)
+    return [one for word in words for one in SYNONYMS[word] if one in known]
 
 
-def hint(name: str, known: Iterable[str], otherwise: str = "") -> str:
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return `; did you mean 'X'?` with the nearest of the known names, or `; otherwise` if none is near."""
-    return did_you_mean([f"'{near}'" for near in nearest_names(name, known)], otherwise)
+    return did_you_mean([f"'{near}'" for near in find_nearest(name, known)], otherwise)
 
 
 def did_you_mean(suggestions: Sequence[str], otherwise: str = "") -> str:
@@ -188,43 +188,43 @@ def did_you_mean(suggestions: Sequence[str], otherwise: str = "") -> str:
     return otherwise and f"; {otherwise}"
 
 
-def same_settings(key: str, config: Mapping[str, Any]) -> list[str]:
+def find_same_keys(key: str, config: Mapping[str, Any]) -> list[str]:
     """Return the keys of a config that end like `key`, else the one that means the same."""
-    known = dict(all_keys(config))
+    known = dict(iterate_keys(config))
     parent, _, leaf = key.rpartition(".")
     if same := [one for one in known if one.rpartition(".")[2] == leaf and one != key]:
         # A recipe repeats keys, for what is null there.
         return [one for one in same if not one.startswith("recipe.")] or same
-    meant = [one for one in same_meaning(leaf) if one.partition("=")[0] in known]
+    meant = [one for one in find_synonyms(leaf) if one.partition("=")[0] in known]
     # Next to where it was typed: model.decoder.hidden is model.decoder.widths.
-    siblings = [f"{parent}.{one.rpartition('.')[2]}" for one in same_meaning(leaf)] if parent else []
+    siblings = [f"{parent}.{one.rpartition('.')[2]}" for one in find_synonyms(leaf)] if parent else []
     return [*[one for one in siblings if one in known], *meant][:1]
 
 
-def similar_settings(key: str, config: Mapping[str, Any]) -> list[str]:
+def find_similar_keys(key: str, config: Mapping[str, Any]) -> list[str]:
     """Return the key of a config that is spelt most like `key`, one of the same part if there is one."""
-    known = dict(all_keys(config))
+    known = dict(iterate_keys(config))
     siblings = [one for one in known if one.rpartition(".")[0] == key.rpartition(".")[0]]
-    near = nearest_names(key, siblings) or nearest_names(key, known)
+    near = find_nearest(key, siblings) or find_nearest(key, known)
     return [one for one in near if not key.startswith(f"{one}.")]
 
 
-def to_type(key: str, value: str, config: Mapping[str, Any], options: Mapping[str, Sequence[str]]) -> str:
+def format_override(key: str, value: str, config: Mapping[str, Any], options: Mapping[str, Sequence[str]]) -> str:
     """Return `key=value` as one types it: the value of a list gets its brackets, that of a group is an option."""
     if "=" in key:
         return key
     if value and key in options and value not in options[key]:
-        value = (nearest_names(value, options[key]) or [""])[0]
-    elif value and isinstance(dict(all_keys(config)).get(key), (list, tuple)) and value[0] not in "[$":
+        value = (find_nearest(value, options[key]) or [""])[0]
+    elif value and isinstance(dict(iterate_keys(config)).get(key), (list, tuple)) and value[0] not in "[$":
         value = f"[{value}]"
     return shlex.quote(f"{key}={value}") if value else f"{key}=…"
 
 
-def all_keys(config: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+def iterate_keys(config: Any, path: str = "") -> Iterable[tuple[str, Any]]:
     """Yield the dotted keys of a plain config with their values, without those that only Hydra reads (`_target_`)."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if not str(key).startswith("_"):
                 full = f"{path}.{key}" if path else str(key)
                 yield full, value
-                yield from all_keys(value, full)
+                yield from iterate_keys(value, full)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aectl.config.did_you_mean import hint
+from aectl.config.did_you_mean import did_you_mean
 
 
 def locate(name: str) -> Any:
@@ -19,15 +19,15 @@ def locate(name: str) -> Any:
     failed when it was imported.
     """
     first, *rest = name.split(".")
-    found, path = import_module(first, name, nearby_modules()), first
+    found, path = import_module(first, name, list_nearby_modules()), first
     for part in rest:
         path = f"{path}.{part}"
         if hasattr(found, part):
             found = getattr(found, part)
         elif isinstance(found, ModuleType):
-            found = import_module(path, name, members(found))
+            found = import_module(path, name, list_members(found))
         else:
-            raise ImportError(missing(name, path, dir(found)))
+            raise ImportError(missing_message(name, path, dir(found)))
     return found
 
 
@@ -38,29 +38,29 @@ def import_module(path: str, name: str, neighbours: Iterable[str]) -> ModuleType
     except ModuleNotFoundError as error:
         # The module itself, or the package that would hold it, and not something that it imports in turn.
         if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
-            raise ImportError(missing(name, path, neighbours)) from None
-        raise ImportError(failed(name, path, error)) from error
+            raise ImportError(missing_message(name, path, neighbours)) from None
+        raise ImportError(failed_message(name, path, error)) from error
     except Exception as error:
-        raise ImportError(failed(name, path, error)) from error
+        raise ImportError(failed_message(name, path, error)) from error
 
 
-def missing(name: str, path: str, neighbours: Iterable[str]) -> str:
+def missing_message(name: str, path: str, neighbours: Iterable[str]) -> str:
     """Return the message for a part of a dotted name that is not there."""
     parent, _, part = path.rpartition(".")
     where = f"'{parent}' has no '{part}'" if parent else f"there is no module '{part}' here or among the packages"
-    return f"cannot find '{name}': {where}" + hint(part, [n for n in neighbours if not n.startswith("_")])
+    return f"cannot find '{name}': {where}" + did_you_mean(part, [n for n in neighbours if not n.startswith("_")])
 
 
-def failed(name: str, path: str, error: Exception) -> str:
+def failed_message(name: str, path: str, error: Exception) -> str:
     """Return the message for a module that is there but cannot be imported."""
     return f"cannot find '{name}': importing '{path}' failed with {type(error).__name__}: {error}"
 
 
-def nearby_modules() -> list[str]:
+def list_nearby_modules() -> list[str]:
     """Return the modules in the working folder, which are those that a user may have misspelt."""
     return ["aectl", "torch", *(module.name for module in pkgutil.iter_modules([str(Path.cwd())]))]
 
 
-def members(module: ModuleType) -> list[str]:
+def list_members(module: ModuleType) -> list[str]:
     """Return the names in a module, submodules that were not imported yet included."""
     return [*dir(module), *(one.name for one in pkgutil.iter_modules(getattr(module, "__path__", [])))]

@@ -13,10 +13,17 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from aectl.config.allowlist import OURS, is_misplaced, is_path, may_be_called, may_be_looked_up, within
-from aectl.config.did_you_mean import hint
+from aectl.config.allowlist import (
+    KNOWN_PACKAGES,
+    is_in_modules,
+    is_misplaced,
+    is_path,
+    may_be_called,
+    may_be_looked_up,
+)
+from aectl.config.did_you_mean import did_you_mean
 from aectl.config.import_name import locate
-from aectl.config.type_check import fits, hints, words
+from aectl.config.type_check import describe_type, fits, get_hints
 from aectl.system.machine import NotEnoughMemory
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
@@ -35,7 +42,7 @@ def conf_dir() -> str:
     raise ConfigError(f"no conf folder in {here} or beside it: the installation is incomplete")
 
 
-def options() -> dict[str, list[str]]:
+def list_options() -> dict[str, list[str]]:
     """Return the options of each group in conf/."""
     folders = sorted(path for path in Path(conf_dir()).iterdir() if path.is_dir() and path.name != "hydra")
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
@@ -51,56 +58,56 @@ def build(node: Any, path: str = "", **supplied: Any) -> Any:
     plain = to_plain(node)
     if not has_target(plain):
         return None
-    found = {where: find_target(name, where) for where, name in targets(plain, path)}
+    found = {where: find_target(name, where) for where, name in iterate_targets(plain, path)}
     target, partial = found[path], plain.get("_partial_")
-    given = {name: value for name, value in supplied.items() if takes(target, name)}
+    given = {name: value for name, value in supplied.items() if takes_argument(target, name)}
     if not partial:
         check_complete(target, {**plain, **given}, path)
     try:
         # Supplied values enter at the call and not through OmegaConf, which copies objects and turns tuples into lists.
-        make = instantiate(node, _convert_="all", _partial_=True, **allowlist(plain))
+        make = instantiate(node, _convert_="all", _partial_=True, **build_allowlist(plain))
         return functools.partial(make, **given) if partial else make(**given)
     except InstantiationException as error:
-        raise translate(error, path) from error
+        raise translate_error(error, path) from error
     except (ConfigError, NotEnoughMemory):
         raise
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{place(error, path)}: {error}") from error
+        raise ConfigError(f"{locate_error(error, path)}: {error}") from error
 
 
-def translate(error: InstantiationException, path: str) -> Exception:
+def translate_error(error: InstantiationException, path: str) -> Exception:
     """Return what a component inside the node raised: as ConfigError if it refused its arguments, else as it is."""
     cause: BaseException | None = error
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, Exception) and not isinstance(cause, (TypeError, ValueError, InstantiationException)):
         return cause
-    return ConfigError(f"{place(error, path)}: {str(cause).splitlines()[0]}")
+    return ConfigError(f"{locate_error(error, path)}: {str(cause).splitlines()[0]}")
 
 
-def place(error: Exception, path: str) -> str:
+def locate_error(error: Exception, path: str) -> str:
     """Return the path of the node, within the one at `path`, that an error is of, if Hydra has told."""
     # Hydra 1.3 tells it in the text, 1.4 in a note. It is the full one where the node hangs in a config.
     match = re.search(r"full_key: (\S+)", "\n".join([str(error), *getattr(error, "__notes__", ())]))
     if not match or match[1] == path:
         return path
-    return match[1] if within(match[1], (path,)) else join(path, match[1])
+    return match[1] if is_in_modules(match[1], (path,)) else join_path(path, match[1])
 
 
-def allowlist(plain: Mapping[str, Any]) -> dict[str, Any]:
+def build_allowlist(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the argument by which Hydra 1.4 is told that the targets in a node are meant; 1.3 has none."""
     known = inspect.signature(instantiate).parameters
     keys = [key for key in ("_execution_whitelist_", "_target_whitelist_") if key in known]
-    return {keys[0]: [name for _, name in targets(plain, "")]} if keys else {}
+    return {keys[0]: [name for _, name in iterate_targets(plain, "")]} if keys else {}
 
 
 def accepts(node: Any, name: str) -> bool:
     """Return whether the target of `node` has a parameter called `name`; False if it names no target."""
     plain = to_plain(node)
-    return has_target(plain) and takes(find_target(plain["_target_"], ""), name)
+    return has_target(plain) and takes_argument(find_target(plain["_target_"], ""), name)
 
 
-def check_named(config: Any, groups: Iterable[str]) -> None:
+def check_has_target(config: Any, groups: Iterable[str]) -> None:
     """Raise ConfigError if one of the groups that a run needs names nothing that could be built."""
     for group in groups:
         if not has_target(to_plain(config.get(group))):
@@ -112,51 +119,51 @@ def check_signature(node: Any, path: str = "") -> None:
 
     Names that are left out are not its business: the program may supply them, and `build` sees whether it does.
     """
-    for where, mapping in mappings(to_plain(node), path):
+    for where, mapping in iterate_mappings(to_plain(node), path):
         if has_target(mapping):
             check_arguments(find_target(mapping["_target_"], where), mapping, where)
 
 
-def check_empty(node: Any, path: str) -> None:
+def check_no_settings(node: Any, path: str) -> None:
     """Raise ConfigError if a node that names nothing to build, such as noise=none, is given settings."""
     plain = to_plain(node)
     if isinstance(plain, Mapping) and not has_target(plain) and (keys := [k for k in plain if k not in RESERVED]):
         raise ConfigError(
-            f"{join(path, str(keys[0]))}: {path} names nothing to build (_target_), so it takes no settings"
+            f"{join_path(path, str(keys[0]))}: {path} names nothing to build (_target_), so it takes no settings"
         )
 
 
 def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], path: str) -> None:
     """Raise ConfigError if `target` has no parameter of a name in `given`, or one of another type."""
-    types = hints(target)
+    types = get_hints(target)
     for key, value in given.items():
-        full = join(path, key)
+        full = join_path(path, key)
         if key in RESERVED:
             continue
-        if not takes(target, key):
-            known = list(parameters(target) or {})
+        if not takes_argument(target, key):
+            known = list(list_parameters(target) or {})
             raise ConfigError(
                 f"{full}: {target.__name__} takes no '{key}'"
-                + hint(key, known, "it takes " + (", ".join(known) or "nothing"))
+                + did_you_mean(key, known, "it takes " + (", ".join(known) or "nothing"))
             )
         if value == "???":
             raise ConfigError(f"{full} is missing: type {full}=…")
         left_out = value is None and known_default(target, key) is None
         if key in types and not left_out and not fits(value, types[key]):
-            raise ConfigError(f"{full}={value!r}: it must be {words(types[key])}")
+            raise ConfigError(f"{full}={value!r}: it must be {describe_type(types[key])}")
 
 
 def known_default(target: Callable[..., Any], name: str) -> Any:
     """Return the default of a parameter, which stands in for what its hint leaves unsaid; `...` if it has none."""
-    parameter = (parameters(target) or {}).get(name)
+    parameter = (list_parameters(target) or {}).get(name)
     return ... if parameter is None else parameter.default
 
 
 def check_complete(target: Callable[..., Any], given: Mapping[str, Any], path: str) -> None:
     """Raise ConfigError if a parameter of `target` that has no default is not given."""
-    for name, parameter in (parameters(target) or {}).items():
+    for name, parameter in (list_parameters(target) or {}).items():
         if parameter.default is parameter.empty and name not in given and "_args_" not in given:
-            raise ConfigError(f"{join(path, name)} is missing: {target.__name__} needs it")
+            raise ConfigError(f"{join_path(path, name)} is missing: {target.__name__} needs it")
 
 
 def check_trusted(node: Any, trust: str | Iterable[str] = ()) -> None:
@@ -167,21 +174,21 @@ def check_trusted(node: Any, trust: str | Iterable[str] = ()) -> None:
     """
     # What names a path says nothing of code: a module may be called like a part of it.
     trust = tuple(word for word in ([trust] if isinstance(trust, str) else trust) if not is_path(word))
-    named = [(path, part) for path, part in mappings(to_plain(node), "") if has_target(part)]
+    named = [(path, part) for path, part in iterate_mappings(to_plain(node), "") if has_target(part)]
     for path, part in named:
         if not may_be_looked_up(part["_target_"], trust):
-            raise distrust(path, part["_target_"], str(part["_target_"]))
+            raise untrusted_error(path, part["_target_"], str(part["_target_"]))
     for path, part in named:
         found = find_target(part["_target_"], path)
         if not may_be_called(found, trust):
-            raise distrust(path, part["_target_"], getattr(found, "__module__", None) or part["_target_"])
+            raise untrusted_error(path, part["_target_"], getattr(found, "__module__", None) or part["_target_"])
         if is_misplaced(found, path, part):
             raise ConfigError(
                 f"{path}: the stored config names {part['_target_']}, which is for dataset alone, without _args_"
             )
 
 
-def distrust(path: str, name: Any, module: str) -> ConfigError:
+def untrusted_error(path: str, name: Any, module: str) -> ConfigError:
     """Return the error for a target of a stored config that is refused."""
     root = module.partition(".")[0]
     return ConfigError(
@@ -192,7 +199,7 @@ def distrust(path: str, name: Any, module: str) -> ConfigError:
 
 def find_target(name: Any, path: str) -> Callable[..., Any]:
     """Return the class or function that a `_target_` names; raises ConfigError if there is none."""
-    key = join(path, "_target_")
+    key = join_path(path, "_target_")
     if name == "???":
         raise ConfigError(f"{key} is missing: type {key}=my_module.MyClass")
     try:
@@ -204,7 +211,7 @@ def find_target(name: Any, path: str) -> Callable[..., Any]:
     return found
 
 
-def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+def list_parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
     """Return the parameters that can be given by name; None if any name can, or if Python cannot tell."""
     try:
         found = inspect.signature(target).parameters
@@ -215,9 +222,9 @@ def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | 
     return {name: p for name, p in found.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def takes(target: Callable[..., Any], name: str) -> bool:
+def takes_argument(target: Callable[..., Any], name: str) -> bool:
     """Return whether `target` can be given an argument called `name`."""
-    known = parameters(target)
+    known = list_parameters(target)
     return known is None or name in known
 
 
@@ -233,29 +240,29 @@ def to_plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def mappings(plain: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def iterate_mappings(plain: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield every mapping in a plain node with its dotted path, outer ones first."""
     if isinstance(plain, Mapping):
         yield path, plain
         for key, value in plain.items():
-            yield from mappings(value, join(path, str(key)))
+            yield from iterate_mappings(value, join_path(path, str(key)))
     elif isinstance(plain, (list, tuple)):
         for index, value in enumerate(plain):
-            yield from mappings(value, f"{path}[{index}]")
+            yield from iterate_mappings(value, f"{path}[{index}]")
 
 
-def targets(plain: Any, path: str) -> Iterator[tuple[str, Any]]:
+def iterate_targets(plain: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield every `_target_` in a plain node with the path of the node that names it."""
-    for where, mapping in mappings(plain, path):
+    for where, mapping in iterate_mappings(plain, path):
         if has_target(mapping):
             yield where, mapping["_target_"]
 
 
-def other_modules(config: Any) -> list[str]:
+def find_other_modules(config: Any) -> list[str]:
     """Return the modules, outside of aectl and torch, whose classes a config names."""
     plain = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
-    named = [str(name) for _, name in targets(plain, "")]
-    return list(dict.fromkeys(name.partition(".")[0] for name in named if not within(name, OURS)))
+    named = [str(name) for _, name in iterate_targets(plain, "")]
+    return list(dict.fromkeys(name.partition(".")[0] for name in named if not is_in_modules(name, KNOWN_PACKAGES)))
 
 
 def uses_own_modules(config: Any, is_typed: bool) -> bool:
@@ -267,9 +274,9 @@ def uses_own_modules(config: Any, is_typed: bool) -> bool:
     # What is neither a name nor a list is refused by check_early.
     words = [trust] if isinstance(trust, str) else trust if isinstance(trust, Sequence) else []
     trusted = [word for word in words if not is_path(str(word))]
-    return bool(trusted) or (is_typed and bool(other_modules(config)))
+    return bool(trusted) or (is_typed and bool(find_other_modules(config)))
 
 
-def join(path: str, key: str) -> str:
+def join_path(path: str, key: str) -> str:
     """Return the dotted path of a key."""
     return f"{path}.{key}" if path else key

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 
-def literal(text: str) -> str:
+def escape_interpolation(text: str) -> str:
     r"""Return a text with `${` escaped for OmegaConf: `dol${x}lar` becomes `dol\${x}lar`."""
     return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + "\\${", text)
 
 
-def quoted(text: str) -> str:
+def quote_override(text: str) -> str:
     """Return a text as the value of a Hydra override, in quotes, whatever its characters."""
-    inner = re.sub(r"(\\*)'", lambda match: 2 * match[1] + "\\'", literal(text))
+    inner = re.sub(r"(\\*)'", lambda match: 2 * match[1] + "\\'", escape_interpolation(text))
     inner = re.sub(r"\\+$", lambda match: 2 * match[0], inner)
     return f"'{inner}'"
 
 
-def unquoted(value: str) -> str:
+def unquote_override(value: str) -> str:
     """Return the text that `quoted` was given; of a value in plain quotes what is between them, else the value."""
     quote = value[:1]
     if len(value) < 2 or quote not in ("'", '"') or value[-1] != quote:
@@ -30,7 +30,7 @@ def unquoted(value: str) -> str:
     return re.sub(r"(\\*)\\\$\{", lambda match: match[1][: len(match[1]) // 2] + "${", inner)
 
 
-class Replaced:
+class PatchedModule:
     """A module of which some names are replaced."""
 
     def __init__(self, module: Any, **names: Any) -> None:
@@ -40,11 +40,11 @@ class Replaced:
         return self.names[name] if name in self.names else getattr(self.module, name)
 
 
-def keep_folders_literal() -> None:
+def escape_hydra_folders() -> None:
     """Let Hydra store the working folder and the output folder with `${` escaped; it stores them as they are."""
     from hydra._internal import config_loader_impl
     from hydra.core import utils
 
-    path = Replaced(os.path, abspath=lambda path: literal(os.path.abspath(path)))  # noqa: PTH100
-    setattr(utils, "os", Replaced(os, path=path))  # noqa: B010
-    setattr(config_loader_impl, "os", Replaced(os, getcwd=lambda: literal(str(Path.cwd()))))  # noqa: B010
+    path = PatchedModule(os.path, abspath=lambda path: escape_interpolation(os.path.abspath(path)))  # noqa: PTH100
+    setattr(utils, "os", PatchedModule(os, path=path))  # noqa: B010
+    setattr(config_loader_impl, "os", PatchedModule(os, getcwd=lambda: escape_interpolation(str(Path.cwd()))))  # noqa: B010

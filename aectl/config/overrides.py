@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from itertools import zip_longest
 
 from aectl.config.instantiate import ConfigError
-from aectl.config.literal import unquoted
+from aectl.config.literal import unquote_override
 
 MULTIRUN = ("-m", "--multirun")
 
@@ -22,7 +22,7 @@ LAUNCHERS = {
 # Hydra's flags: those that stand alone, those that take a word, and those whose word may be left out.
 SWITCHES = (*MULTIRUN, "-r", "--run", "--resolve", "--hydra-help")
 VALUED = ("-p", "--package", "-cd", "--config-dir")
-SHOWN = {
+FLAG_CHOICES = {
     **dict.fromkeys(("-c", "--cfg"), ("job", "hydra", "all")),
     **dict.fromkeys(("-i", "--info"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")),
 }
@@ -72,8 +72,8 @@ def check_flags(flags: Sequence[str]) -> None:
     """Raise ConfigError for a flag's word that Hydra would refuse with a page of help."""
     for flag, following in zip_longest(flags, flags[1:], fillvalue=""):
         name, equals, value = flag.partition("=")
-        if name in SHOWN and (word := value if equals else following) not in SHOWN[name]:
-            raise ConfigError(f"{name} shows {', '.join(SHOWN[name])}, not '{word}'")
+        if name in FLAG_CHOICES and (word := value if equals else following) not in FLAG_CHOICES[name]:
+            raise ConfigError(f"{name} shows {', '.join(FLAG_CHOICES[name])}, not '{word}'")
         if equals and name in SWITCHES:
             raise ConfigError(f"{name} takes no '{value}'")
 
@@ -95,7 +95,7 @@ def override_key(override: str) -> str:
 
 def override_value(override: str) -> str:
     """Return the value of an override, without quotes around it."""
-    return unquoted(override.partition("=")[2])
+    return unquote_override(override.partition("=")[2])
 
 
 class UnknownFlag(ConfigError):

@@ -30,7 +30,7 @@ KINDS = ("model_epochs", "model_steps", "model_codes", "model_widths")
 """Keys of a recipe that hold keys of the model."""
 
 
-def fill_in(config: DictConfig, images: int, shape: Sequence[int]) -> bool:
+def set_recipe_values(config: DictConfig, images: int, shape: Sequence[int]) -> bool:
     """Set what the config leaves to the recipe, for `images` training images of `shape` (C, H, W).
 
     Returns whether the model was given other numbers than `filled_in` gives it, so that it must be built again.
@@ -40,25 +40,25 @@ def fill_in(config: DictConfig, images: int, shape: Sequence[int]) -> bool:
     is_typed = config.epochs is not None or config.steps is not None
     fewest = 0 if is_typed or images >= MANY_IMAGES else recipe["steps"]
     if config.batch_size is None:
-        config.batch_size = batch_size(images, recipe["batch_size"])
+        config.batch_size = choose_batch_size(images, recipe["batch_size"])
     steps_per_epoch = max(images // config.batch_size, 1)
     if config.steps is not None:
         config.epochs = math.ceil(config.steps / steps_per_epoch)
     elif config.epochs is None:
-        config.epochs = epochs(recipe["epochs"], fewest, steps_per_epoch)
+        config.epochs = choose_epochs(recipe["epochs"], fewest, steps_per_epoch)
     limits = {
-        "model_epochs": lambda usual: epochs(usual, fewest, steps_per_epoch),
+        "model_epochs": lambda usual: choose_epochs(usual, fewest, steps_per_epoch),
         "model_steps": lambda usual: min(usual, int(LONGEST_WARM_UP * config.epochs * steps_per_epoch)),
-        "model_codes": lambda usual: min(usual, widest_code(shape)),
-        "model_widths": lambda usual: narrowed(usual, shape),
+        "model_codes": lambda usual: min(usual, max_code_width(shape)),
+        "model_widths": lambda usual: limit_widths(usual, shape),
     }
-    before = filled_in(config, shape)
-    for kind, name in open_in_model(config):
+    before = with_recipe(config, shape)
+    for kind, name in list_open_model_keys(config):
         config.model[name] = limits[kind](recipe[kind][name])
     return bool(config.model != before.model)
 
 
-def filled_in(config: DictConfig, shape: Sequence[int] | None = None) -> DictConfig:
+def with_recipe(config: DictConfig, shape: Sequence[int] | None = None) -> DictConfig:
     """Return a copy of the config where the recipe fills in what is null, as for MNIST.
 
     With a `shape` of the images (C, H, W), codes and layers are no wider than it allows.
@@ -71,33 +71,33 @@ def filled_in(config: DictConfig, shape: Sequence[int] | None = None) -> DictCon
     for key in ("epochs", "batch_size"):
         if filled[key] is None:
             filled[key] = recipe[key]
-    for kind, name in open_in_model(config):
+    for kind, name in list_open_model_keys(config):
         usual = recipe[kind][name]
         if shape and kind == "model_codes":
-            usual = min(usual, widest_code(shape))
+            usual = min(usual, max_code_width(shape))
         elif shape and kind == "model_widths":
-            usual = narrowed(usual, shape)
+            usual = limit_widths(usual, shape)
         filled.model[name] = usual
     return filled
 
 
-def widest_code(shape: Sequence[int]) -> int:
+def max_code_width(shape: Sequence[int]) -> int:
     """Return how wide the code of a bottleneck may be for images of a shape (C, H, W)."""
     return max(int(WIDEST_CODE * math.prod(shape)), 1)
 
 
-def narrowed(widths: Sequence[int], shape: Sequence[int]) -> list[int]:
+def limit_widths(widths: Sequence[int], shape: Sequence[int]) -> list[int]:
     """Return the widths of hidden layers, each at most four times the pixels of images of a shape (C, H, W)."""
     return [min(width, WIDEST_LAYER * math.prod(shape)) for width in widths]
 
 
-def open_keys(config: DictConfig) -> list[str]:
+def list_open_keys(config: DictConfig) -> list[str]:
     """Return the dotted keys that the config leaves to the recipe."""
     top = [key for key in ("epochs", "batch_size") if config[key] is None]
-    return [*top, *(f"model.{name}" for _, name in open_in_model(config))]
+    return [*top, *(f"model.{name}" for _, name in list_open_model_keys(config))]
 
 
-def open_in_model(config: DictConfig) -> list[tuple[str, str]]:
+def list_open_model_keys(config: DictConfig) -> list[tuple[str, str]]:
     """Return the kind and the name of the model's keys that are in the recipe and null in the config."""
     if not isinstance(config.model, DictConfig):
         return []
@@ -105,7 +105,7 @@ def open_in_model(config: DictConfig) -> list[tuple[str, str]]:
     return [(kind, name) for kind, name in listed if name in config.model and config.model[name] is None]
 
 
-def batch_size(images: int, largest: int) -> int:
+def choose_batch_size(images: int, largest: int) -> int:
     """Return `largest`, or if that leaves fewer than 40 steps an epoch, the power of two from 16 on that leaves 40."""
     if images >= largest * STEPS_PER_EPOCH:
         return largest
@@ -113,6 +113,6 @@ def batch_size(images: int, largest: int) -> int:
     return 2 ** int(math.log2(min(wanted, largest, images)))
 
 
-def epochs(usual: int, fewest_steps: int, steps_per_epoch: int) -> int:
+def choose_epochs(usual: int, fewest_steps: int, steps_per_epoch: int) -> int:
     """Return the recipe's epochs, or as many as `fewest_steps` take, up to 400."""
     return max(usual, min(math.ceil(fewest_steps / steps_per_epoch), MOST_EPOCHS))

@@ -12,7 +12,7 @@ TOGETHER = ("together", "hydra.launcher.together")
 def check_removed(words: Iterable[str]) -> None:
     """Raise ConfigError for an override that chooses `sweep=fused`, or its setting `together`."""
     for word in words:
-        key, _, value = split(word)
+        key, _, value = split_override(word)
         if key in TOGETHER:
             raise ConfigError(f"{word} was a setting of sweep=fused, which was removed: use sweep=local without it")
         if key in ("sweep", "hydra/launcher") and "fused" in value.strip("[]").replace(" ", "").split(","):
@@ -23,7 +23,7 @@ def replace_removed(words: Iterable[str]) -> list[str]:
     """Return the words of a stored sweep with `sweep=local` instead of `sweep=fused`."""
     replaced = []
     for word in words:
-        key, equals, value = split(word)
+        key, equals, value = split_override(word)
         if key in TOGETHER:
             continue
         is_fused = key in ("sweep", "hydra/launcher") and value == "fused"
@@ -31,6 +31,6 @@ def replace_removed(words: Iterable[str]) -> list[str]:
     return replaced
 
 
-def split(word: str) -> tuple[str, str, str]:
+def split_override(word: str) -> tuple[str, str, str]:
     """Return the key of an override without the signs before it, the `=`, and the value."""
     return word.lstrip("+~").partition("=")

@@ -11,9 +11,9 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config.did_you_mean import did_you_mean, hint, nearest_names
-from aectl.config.folder_names import aside, fresh, run_name, scratch, slug
-from aectl.config.instantiate import ConfigError, options, to_plain
+from aectl.config.did_you_mean import did_you_mean, find_nearest
+from aectl.config.folder_names import check_run_name, make_new_folder, make_slug, own_hydra_folder, scratch_folder
+from aectl.config.instantiate import ConfigError, list_options, to_plain
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -121,7 +121,7 @@ class SampleConfig:
 
 
 SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "sample": SampleConfig}
-LEAST = {
+MINIMUM = {
     "epochs": 1,
     "batch_size": 1,
     "n": 1,
@@ -136,7 +136,7 @@ LEAST = {
     "burn_in": 0,
     "thinning": 1,
 }
-MOST = {"nll_samples": 1_000_000, "components": 10_000, **dict.fromkeys(("steps", "burn_in", "thinning"), 1_000_000)}
+MAXIMUM = {"nll_samples": 1_000_000, "components": 10_000, **dict.fromkeys(("steps", "burn_in", "thinning"), 1_000_000)}
 """What takes hours at that size already, and cannot be resumed; a mixture has no more Gaussians than codes."""
 CHOICES = {
     "checkpoint": ("best", "last"),
@@ -145,24 +145,24 @@ CHOICES = {
     "path": ("auto", "linear", "spherical"),
     "density": ("gaussian", "gmm"),
 }
-NODES = {
+NODE_KEYS = {
     **dict.fromkeys(
         ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device"), "an option of its group"
     ),
     "reference": "a mapping",
 }
-NAMES = {"trust": "a module's name, a path, or a list of them", "only": "a table's name or a list of them"}
+NAME_KEYS = {"trust": "a module's name, a path, or a list of them", "only": "a table's name or a list of them"}
 """What is neither of one type nor checked by a constructor."""
-LARGEST = 2**63
+MAX_INTEGER = 2**63
 """What whole numbers stay below, in PyTorch and in files."""
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class UnknownKey(ConfigError):
     """A key at the top level that the command does not have, typed with a `+`."""
 
     def __init__(self, key: str, value: Any, known: Sequence[str]) -> None:
-        super().__init__(f"no key '{key}'" + hint(key, known, f"the keys are {', '.join(known)}"))
+        super().__init__(f"no key '{key}'" + did_you_mean(key, known, f"the keys are {', '.join(known)}"))
         self.key, self.value = key, "" if value is None else str(value)
 
 
@@ -170,13 +170,13 @@ def check_ranges(config: DictConfig) -> None:
     """Raise ConfigError, for the first problem, if a key is unknown or missing or a value lies out of its range."""
     check_keys(config)
     plain = to_plain(config)
-    for path, value in numbers(plain):
+    for path, value in iterate_numbers(plain):
         if not math.isfinite(value):
             raise ConfigError(f"{path} must be a finite number, not {value}")
-        if abs(value) >= LARGEST and isinstance(value, int):
+        if abs(value) >= MAX_INTEGER and isinstance(value, int):
             raise ConfigError(f"{path} must be less than 2**63, not {value}")
     check_nodes(plain)
-    for key, least in LEAST.items():
+    for key, least in MINIMUM.items():
         if (value := config.get(key)) is not None and value < least:
             raise ConfigError(f"{key} must be at least {least}, not {value}")
     if "recipe" in config:
@@ -185,7 +185,9 @@ def check_ranges(config: DictConfig) -> None:
         if epochs is not None and steps is not None:
             raise ConfigError(f"epochs={epochs} and steps={steps} both set the length: make one of them null")
     # In training, steps are many and can be resumed.
-    most_of = {key: most for key, most in MOST.items() if key in config and not (key == "steps" and "epochs" in config)}
+    most_of = {
+        key: most for key, most in MAXIMUM.items() if key in config and not (key == "steps" and "epochs" in config)
+    }
     for key, most in most_of.items():
         if (value := config.get(key)) is not None and value > most:
             raise ConfigError(f"{key} must be at most {most:,}, not {value:,}")
@@ -196,12 +198,12 @@ def check_ranges(config: DictConfig) -> None:
     for key, choices in CHOICES.items():
         if key in config and config[key] not in choices:
             # Other programs call so what is called dataset here.
-            near = nearest_names(config[key], options()["dataset"]) if key == "data" else []
+            near = find_nearest(config[key], list_options()["dataset"]) if key == "data" else []
             meant = did_you_mean([f"dataset={name}" for name in near])
             raise ConfigError(f"{key} must be one of {', '.join(choices)}, not '{config[key]}'{meant}")
-    run_name(config.get("name"), "")
+    check_run_name(config.get("name"), "")
     if config.get("max_time") is not None:
-        seconds(config.max_time)
+        parse_seconds(config.max_time)
     if config.get("init_from") == "":
         raise ConfigError("init_from is empty: type a run's folder, or latest")
     # Without a run, eval lists them.
@@ -241,7 +243,7 @@ def check_recipe(config: DictConfig) -> dict[str, Any]:
     for key in ("model_epochs", "model_steps", "model_codes", "model_widths"):
         if not isinstance(recipe[key], dict):
             raise ConfigError(f"recipe.{key} must be a mapping, not {recipe[key]!r}")
-    for path, value in leaves(recipe, "recipe"):
+    for path, value in iterate_leaves(recipe, "recipe"):
         if path.startswith("recipe.model_widths."):
             if not isinstance(value, list) or any(type(width) is not int or width < 1 for width in value):
                 raise ConfigError(f"{path} must be a list of whole numbers of at least 1, not {value!r}")
@@ -250,22 +252,22 @@ def check_recipe(config: DictConfig) -> dict[str, Any]:
     return recipe
 
 
-def leaves(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def iterate_leaves(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values of nested mappings with their dotted paths."""
     for key, value in plain.items():
         full = f"{path}.{key}" if path else str(key)
         if isinstance(value, dict):
-            yield from leaves(value, full)
+            yield from iterate_leaves(value, full)
         else:
             yield full, value
 
 
 def check_nodes(plain: Mapping[str, Any]) -> None:
     """Raise ConfigError if a key that is not of one type holds nothing that it may."""
-    for key, what in NODES.items():
+    for key, what in NODE_KEYS.items():
         if not (plain.get(key) is None or isinstance(plain[key], dict)):
             raise ConfigError(f"{key} must be {what}, not {plain[key]!r}")
-    for key, what in NAMES.items():
+    for key, what in NAME_KEYS.items():
         value = plain.get(key)
         listed = value if isinstance(value, list) else [value or ""]
         if not all(isinstance(one, str) for one in listed):
@@ -286,23 +288,23 @@ def check_keys(config: DictConfig) -> None:
             raise ConfigError(f"{key} is missing from the config")
 
 
-def numbers(plain: Any, path: str = "") -> Iterator[tuple[str, float]]:
+def iterate_numbers(plain: Any, path: str = "") -> Iterator[tuple[str, float]]:
     """Yield the numbers anywhere in a plain config with their dotted paths."""
     if isinstance(plain, dict):
         for key, value in plain.items():
-            yield from numbers(value, f"{path}.{key}" if path else str(key))
+            yield from iterate_numbers(value, f"{path}.{key}" if path else str(key))
     elif isinstance(plain, list):
         for index, value in enumerate(plain):
-            yield from numbers(value, f"{path}[{index}]")
+            yield from iterate_numbers(value, f"{path}[{index}]")
     elif isinstance(plain, (int, float)):
         yield path, plain
 
 
-def seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """Return the seconds in a time such as 90, 10m, 2h or 1h30m; raises ConfigError if it is no time above zero."""
     text = str(text).strip().lower()
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    total = sum(float(number) * UNITS[unit or "s"] for number, unit in parts)
+    total = sum(float(number) * TIME_UNITS[unit or "s"] for number, unit in parts)
     # A number without a unit is seconds where it stands alone; in 1h30 it could be minutes too.
     bare = any(not unit for _, unit in parts) and len(parts) > 1
     if "".join(number + unit for number, unit in parts) != text or bare or not total:
@@ -310,16 +312,16 @@ def seconds(text: str) -> float:
     return total
 
 
-def register() -> None:
+def register_schemas() -> None:
     """Make the schemas known to Hydra, and the resolvers to OmegaConf."""
     for command, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{command}_schema", node=schema)
-    OmegaConf.register_new_resolver("aectl.slug", slug, replace=True)
-    OmegaConf.register_new_resolver("aectl.name", run_name, replace=True)
-    OmegaConf.register_new_resolver("aectl.scratch", scratch, replace=True)
-    OmegaConf.register_new_resolver("aectl.aside", aside, replace=True)
-    OmegaConf.register_new_resolver("aectl.fresh", fresh, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("aectl.slug", make_slug, replace=True)
+    OmegaConf.register_new_resolver("aectl.name", check_run_name, replace=True)
+    OmegaConf.register_new_resolver("aectl.scratch", scratch_folder, replace=True)
+    OmegaConf.register_new_resolver("aectl.aside", own_hydra_folder, replace=True)
+    OmegaConf.register_new_resolver("aectl.fresh", make_new_folder, use_cache=True, replace=True)
 
 
 # On import, so that a launcher's worker process has them as soon as it unpickles the config.
-register()
+register_schemas()

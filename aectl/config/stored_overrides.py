@@ -18,14 +18,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from aectl.config.absolute_paths import KEYS, absolute
-from aectl.config.allowlist import within
+from aectl.config.absolute_paths import PATH_KEYS, to_absolute
+from aectl.config.allowlist import is_in_modules
 from aectl.config.data_paths import check_paths, is_within, quote_value
 from aectl.config.defaults_list import chosen_options, defaults_list
-from aectl.config.instantiate import ConfigError, check_trusted, conf_dir, mappings, options, other_modules
+from aectl.config.instantiate import (
+    ConfigError,
+    check_trusted,
+    conf_dir,
+    find_other_modules,
+    iterate_mappings,
+    list_options,
+)
 from aectl.config.overrides import LAUNCHERS, MULTIRUN
 from aectl.config.schema import SCHEMAS
-from aectl.config.untrusted_files import texts
+from aectl.config.untrusted_files import iterate_texts
 from aectl.system.machine import usable_cores
 
 NOT_STORED = ("resume", "trust", "data")
@@ -39,13 +46,13 @@ LAUNCHER_KEYS = {**{name: name for name in LAUNCHERS}, **{key: name for name, ke
 """The short name of each setting of a launcher or sweeper, under which it is typed and stored."""
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 
-MOST_PROCESSES = 16
+MAX_PROCESSES = 16
 """That a stored command may start unless this machine has more cores."""
-MOST_JOBS = 10_000
-MOST_WORDS = 1000
+MAX_JOBS = 10_000
+MAX_WORDS = 1000
 
 
-class Refused(Exception):
+class RefusedWord(Exception):
     """A word that a sweep's folder may not hold; the text is a hint at what would allow it, or empty."""
 
 
@@ -56,51 +63,51 @@ def check_words(
 
     `trust` names modules and paths that the words may use besides. Paths with a signature of the user's are allowed.
     """
-    if len(words) > MOST_WORDS:
-        raise ConfigError(f"{folder} has a sweep of {len(words):,} words, of at most {MOST_WORDS:,}")
+    if len(words) > MAX_WORDS:
+        raise ConfigError(f"{folder} has a sweep of {len(words):,} words, of at most {MAX_WORDS:,}")
     jobs = 1.0
     for word in words:
         try:
             jobs *= check_word(word, folder, tuple(trust), signatures)
-        except Refused as refused:
+        except RefusedWord as refused:
             again = shlex.join(["aectl", "train", *words, f"hydra.sweep.dir={folder}"])
             hint = str(refused) or f"if you trust it, type it: {again}"
             raise ConfigError(f"{word}: a sweep's folder may not ask for that\n  {hint}") from None
-    if jobs > MOST_JOBS:
-        raise ConfigError(f"{folder} has a sweep of {jobs:,.0f} jobs, of at most {MOST_JOBS:,}")
+    if jobs > MAX_JOBS:
+        raise ConfigError(f"{folder} has a sweep of {jobs:,.0f} jobs, of at most {MAX_JOBS:,}")
 
 
 def check_word(word: str, folder: Path, trust: tuple[str, ...], signatures: Mapping[str, str] | None) -> float:
     """Check one word and return how many values it gives; raises Refused."""
     if word in MULTIRUN:
         return 1
-    override = parse(word)
+    override = parse_word(word)
     key, root = override.key_or_group, override.key_or_group.partition(".")[0]
     if override.package is not None or word.startswith("-"):
-        raise Refused
+        raise RefusedWord
     if key == "hydra.sweep.dir":
         # The folder itself takes its place.
         return 1
-    if key not in (*PLUGINS, *LAUNCHER_KEYS, *options()) and not (root in SETTINGS and KEY.fullmatch(key)):
-        raise Refused
-    count, values = values_of(override)
+    if key not in (*PLUGINS, *LAUNCHER_KEYS, *list_options()) and not (root in SETTINGS and KEY.fullmatch(key)):
+        raise RefusedWord
+    count, values = list_values(override)
     for value in values:
-        if any("${" in text for text in texts(value)):
-            raise Refused
+        if any("${" in text for text in iterate_texts(value)):
+            raise RefusedWord
         check_value(key, value, folder, trust, signatures)
     return count
 
 
-def parse(word: str) -> Override:
+def parse_word(word: str) -> Override:
     """Return a word as Hydra reads it; raises Refused if it does not."""
     try:
         (override,) = OverridesParser.create().parse_overrides([word])
     except (HydraException, RecursionError, ValueError):
-        raise Refused from None
+        raise RefusedWord from None
     return override
 
 
-def values_of(override: Override) -> tuple[float, list[Any]]:
+def list_values(override: Override) -> tuple[float, list[Any]]:
     """Return how many values an override gives, and those that are listed; raises Refused for a glob."""
     value: Any = override.value()
     if isinstance(value, ChoiceSweep):
@@ -111,7 +118,7 @@ def values_of(override: Override) -> tuple[float, list[Any]]:
     if isinstance(value, IntervalSweep):
         return 1, []
     if isinstance(value, Glob):
-        raise Refused
+        raise RefusedWord
     return 1, [to_plain_value(value)]
 
 
@@ -128,26 +135,26 @@ def check_value(
     key: str, value: Any, folder: Path, trust: tuple[str, ...], signatures: Mapping[str, str] | None
 ) -> None:
     """Check one value of a key; raises Refused."""
-    if key in PLUGINS or (key in options() and not isinstance(value, Mapping)):
+    if key in PLUGINS or (key in list_options() and not isinstance(value, Mapping)):
         names = [name for name in (value if isinstance(value, list) else [value]) if name is not None]
-        known = PLUGINS.get(key) or options()[key]
+        known = PLUGINS.get(key) or list_options()[key]
         if not all(name in known for name in names):
-            raise Refused("" if key in PLUGINS else f"an option of {key} is one of {', '.join(known)}")
+            raise RefusedWord("" if key in PLUGINS else f"an option of {key} is one of {', '.join(known)}")
         if key == "sweep" and not all(runs_here(name) for name in names):
-            raise Refused
+            raise RefusedWord
         return None
     if key in LAUNCHER_KEYS:
         return check_launcher_value(LAUNCHER_KEYS[key], value, folder)
-    node = nested(key, value)
-    if any("_args_" in part for _, part in mappings(node.get("dataset"), "dataset")):
-        raise Refused
-    if key == "device.count" and type(value) is int and value > most_processes():
-        raise Refused(f"this machine has {usable_cores()} cores")
+    node = nest_value(key, value)
+    if any("_args_" in part for _, part in iterate_mappings(node.get("dataset"), "dataset")):
+        raise RefusedWord
+    if key == "device.count" and type(value) is int and value > max_processes():
+        raise RefusedWord(f"this machine has {usable_cores()} cores")
     try:
         check_trusted(node, trust)
-        check_paths(read_paths(node, trust), folder, signatures, trust)
+        check_paths(find_paths(node, trust), folder, signatures, trust)
     except ConfigError as error:
-        raise Refused(str(error)) from None
+        raise RefusedWord(str(error)) from None
 
 
 def runs_here(option: str) -> bool:
@@ -166,59 +173,59 @@ def check_launcher_value(key: str, value: Any, folder: Path) -> None:
     """Check a setting of the sweep itself; raises Refused."""
     if key == "storage":
         # The path that a URL such as sqlite:////… has may lie in the folder, if that is the working folder.
-        is_file = isinstance(value, str) and "://" not in value and is_within(absolute(value), folder)
+        is_file = isinstance(value, str) and "://" not in value and is_within(to_absolute(value), folder)
         if not (value is None or is_file):
-            raise Refused(f"to use that study, type it: aectl train -m resume=… storage={quote_value(str(value))}")
+            raise RefusedWord(f"to use that study, type it: aectl train -m resume=… storage={quote_value(str(value))}")
         return
-    most = most_processes() if key == "jobs" else MOST_JOBS
+    most = max_processes() if key == "jobs" else MAX_JOBS
     if isinstance(value, (int, float)) and not isinstance(value, bool) and not value <= most:
-        raise Refused(f"it is at most {most:,} unless it is typed: aectl train -m resume=… {key}={value}")
+        raise RefusedWord(f"it is at most {most:,} unless it is typed: aectl train -m resume=… {key}={value}")
 
 
-def most_processes() -> int:
+def max_processes() -> int:
     """Return how many processes a stored command may start."""
-    return max(MOST_PROCESSES, usable_cores())
+    return max(MAX_PROCESSES, usable_cores())
 
 
-def nested(key: str, value: Any) -> dict[str, Any]:
+def nest_value(key: str, value: Any) -> dict[str, Any]:
     """Return the config that sets a dotted key to a value."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
 
 
-def read_paths(node: Mapping[str, Any], trust: tuple[str, ...]) -> dict[str, str]:
+def find_paths(node: Mapping[str, Any], trust: tuple[str, ...]) -> dict[str, str]:
     """Return the absolute paths that a config names: of data, of where they are fetched to, and of first weights."""
     found = {}
-    for where, part in mappings(node.get("dataset"), "dataset"):
-        for key in KEYS:
-            if isinstance(part.get(key), str) and not within(str(part.get("_target_")), trust):
-                found[f"{where}.{key}"] = str(absolute(part[key]))
+    for where, part in iterate_mappings(node.get("dataset"), "dataset"):
+        for key in PATH_KEYS:
+            if isinstance(part.get(key), str) and not is_in_modules(str(part.get("_target_")), trust):
+                found[f"{where}.{key}"] = str(to_absolute(part[key]))
     if node.get("init_from") is not None:
-        found["init_from"] = str(absolute(str(node["init_from"])))
+        found["init_from"] = str(to_absolute(str(node["init_from"])))
     return found
 
 
-def nodes_in(words: Iterable[str]) -> Iterator[Any]:
+def iterate_nodes(words: Iterable[str]) -> Iterator[Any]:
     """Yield what each word that can be read sets, as a config of its own."""
     for word in words:
         try:
-            override = parse(word)
-            _, values = values_of(override)
-        except Refused:
+            override = parse_word(word)
+            _, values = list_values(override)
+        except RefusedWord:
             continue
-        yield from (nested(override.key_or_group, value) for value in values)
+        yield from (nest_value(override.key_or_group, value) for value in values)
 
 
-def paths_in(words: Iterable[str]) -> Iterator[str]:
+def iterate_paths(words: Iterable[str]) -> Iterator[str]:
     """Yield the absolute paths that words name."""
-    for node in nodes_in(words):
-        yield from read_paths(node, ()).values()
+    for node in iterate_nodes(words):
+        yield from find_paths(node, ()).values()
 
 
-def own_modules(words: Iterable[str]) -> list[str]:
+def find_own_modules(words: Iterable[str]) -> list[str]:
     """Return the modules, outside of aectl and torch, of the classes that typed words name."""
     found: dict[str, None] = {}
-    for node in nodes_in(words):
-        found |= dict.fromkeys(other_modules(node))
+    for node in iterate_nodes(words):
+        found |= dict.fromkeys(find_other_modules(node))
     return list(found)

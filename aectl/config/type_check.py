@@ -14,10 +14,10 @@ LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.
 MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 COLLECTIONS = (list, tuple, set, frozenset, dict, collections.abc.Sequence, collections.abc.Mapping)
 SCALARS = (bool, int, float, str)
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 
 
-def hints(target: Callable[..., Any]) -> dict[str, Any]:
+def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
     """Return the type hints of a class's constructor or of a function; none where they cannot be evaluated."""
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
@@ -38,7 +38,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is float:
         # A whole number is a number, but `true` is neither, although Python counts it as 1.
         return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if origin in WORDS:
+    if origin in TYPE_NAMES:
         return type(value) is origin
     if isinstance(value, dict) and "_target_" in value:
         # What it makes is for the constructor to judge.
@@ -65,23 +65,23 @@ def is_opaque(origin: Any) -> bool:
     return not any(issubclass(scalar, origin) for scalar in SCALARS) and not issubclass(origin, (os.PathLike, *SCALARS))
 
 
-def words(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """Return what fits `hint`, as one would say it: 'a whole number or null'."""
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (Union, types.UnionType):
         # Of a number or a Tensor, only the number can be typed.
-        typed = [one for one in arguments if not isinstance(one, type) or one in WORDS or not is_opaque(one)]
+        typed = [one for one in arguments if not isinstance(one, type) or one in TYPE_NAMES or not is_opaque(one)]
         is_scalar = any(one in SCALARS for one in arguments)
-        return " or ".join(words(one) for one in (typed if is_scalar else arguments))
+        return " or ".join(describe_type(one) for one in (typed if is_scalar else arguments))
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in LISTS:
         items = [one for one in arguments if one is not Ellipsis]
         if len(items) > 1:
-            return "a list of " + " and ".join(words(one) for one in items)
-        return f"a list, each {words(items[0])}" if items else "a list"
+            return "a list of " + " and ".join(describe_type(one) for one in items)
+        return f"a list, each {describe_type(items[0])}" if items else "a list"
     if origin in MAPPINGS:
         return "a mapping"
     if origin is collections.abc.Callable:
         return "something to build, with a _target_"
-    return WORDS.get(origin) or f"a {getattr(origin, '__name__', origin)}"
+    return TYPE_NAMES.get(origin) or f"a {getattr(origin, '__name__', origin)}"

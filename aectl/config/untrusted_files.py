@@ -16,19 +16,19 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from aectl.config.allowlist import within
+from aectl.config.allowlist import is_in_modules
 from aectl.config.instantiate import ConfigError
 
-LARGEST_CONFIG, LARGEST_JSON = 2**17, 2**26
+MAX_CONFIG_BYTES, MAX_JSON_BYTES = 2**17, 2**26
 """Bytes. A config has some three thousand, and an evaluation's numbers some ten thousand."""
-LARGE, HOLES = 2**26, 64
+SPARSE_FROM_BYTES, MAX_SPARSE_RATIO = 2**26, 64
 """Bytes of a file from which on its holes count, and how many times larger than what it takes of the disk it may be."""
-DEEPEST, MOST = 50, 16
+MAX_DEPTH, MAX_INTERPOLATIONS = 50, 16
 """Levels of a config, and interpolations: `b: ${a}${a}`, `c: ${b}${b}` and so on double what is to be written."""
 
 # ${model.code}, and the one variable that conf/ itself asks for. Others could tell a report what the reader's
 # environment holds: ${oc.env:API_KEY}.
-HARMLESS = re.compile(r"\$\{(\.*[A-Za-z_][\w.\[\]]*|oc\.env:AECTL_DATA(,\s*\w*)?)\}", re.ASCII)
+ALLOWED_INTERPOLATION = re.compile(r"\$\{(\.*[A-Za-z_][\w.\[\]]*|oc\.env:AECTL_DATA(,\s*\w*)?)\}", re.ASCII)
 RESOLVER = re.compile(r"\$\{([A-Za-z_][\w.]*):[^${}]*\}", re.ASCII)
 
 
@@ -37,15 +37,15 @@ def read_config(path: Path, trust: Iterable[str] = ()) -> DictConfig:
 
     Resolvers, such as `${oc.env:HOME}`, are refused unless `trust` names them.
     """
-    plain = read_plain(path)
+    plain = read_plain_config(path)
     check_interpolations(plain, path, tuple(trust))
     return OmegaConf.create(plain)
 
 
-def read_plain(path: Path) -> dict[Any, Any]:
+def read_plain_config(path: Path) -> dict[Any, Any]:
     """Return what a YAML file holds, interpolations as they stand; raises ConfigError if it is no mapping of YAML."""
     try:
-        text = read_text(path, LARGEST_CONFIG)
+        text = read_text(path, MAX_CONFIG_BYTES)
         check_yaml(text)
         config = OmegaConf.create(text)
     except (OSError, ValueError, TypeError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
@@ -55,10 +55,10 @@ def read_plain(path: Path) -> dict[Any, Any]:
     return cast("dict[Any, Any]", OmegaConf.to_container(config, resolve=False))
 
 
-def read_words(path: Path) -> list[str]:
+def read_yaml_list(path: Path) -> list[str]:
     """Return the texts that a YAML file lists; none if it cannot be read."""
     try:
-        text = read_text(path, LARGEST_CONFIG)
+        text = read_text(path, MAX_CONFIG_BYTES)
         check_yaml(text)
         found = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
@@ -78,18 +78,18 @@ def check_yaml(text: str) -> None:
             raise ValueError(f"it repeats a part of itself (*{event.anchor}), which no config of aectl does")
         if getattr(event, "tag", None):
             raise ValueError(f"it has a value of kind {event.tag}, which no config of aectl has")
-        if depth > DEEPEST:
-            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
 def check_interpolations(plain: Any, path: Path, trust: tuple[str, ...]) -> None:
     """Raise ConfigError for an interpolation in a plain config that is not one of the harmless ones or trusted."""
-    asking = [text for text in texts(plain) if "${" in text]
-    if sum(text.count("${") for text in asking) > MOST:
-        raise ConfigError(f"{path} has more than {MOST} interpolations")
+    asking = [text for text in iterate_texts(plain) if "${" in text]
+    if sum(text.count("${") for text in asking) > MAX_INTERPOLATIONS:
+        raise ConfigError(f"{path} has more than {MAX_INTERPOLATIONS} interpolations")
     for text in asking:
-        left = HARMLESS.sub("", text)
-        known = [match for match in RESOLVER.finditer(left) if within(match[1], trust)]
+        left = ALLOWED_INTERPOLATION.sub("", text)
+        known = [match for match in RESOLVER.finditer(left) if is_in_modules(match[1], trust)]
         for match in known:
             left = left.replace(match[0], "")
         if "${" in left:
@@ -98,15 +98,15 @@ def check_interpolations(plain: Any, path: Path, trust: tuple[str, ...]) -> None
             raise ConfigError(f"{path} asks for {left[left.index('${') :][:60]}, which a stored config may not{hint}")
 
 
-def texts(plain: Any) -> Iterator[str]:
+def iterate_texts(plain: Any) -> Iterator[str]:
     """Yield every text in a plain config."""
     if isinstance(plain, Mapping):
         for key, value in plain.items():
-            yield from texts(key)
-            yield from texts(value)
+            yield from iterate_texts(key)
+            yield from iterate_texts(value)
     elif isinstance(plain, (list, tuple)):
         for value in plain:
-            yield from texts(value)
+            yield from iterate_texts(value)
     elif isinstance(plain, str):
         yield plain
 
@@ -114,7 +114,7 @@ def texts(plain: Any) -> Iterator[str]:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the mapping in a JSON file; raises ConfigError if it cannot be read or is none."""
     try:
-        found = restore_numbers(json.loads(read_text(path, LARGEST_JSON)))
+        found = restore_numbers(json.loads(read_text(path, MAX_JSON_BYTES)))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, dict):
@@ -160,13 +160,13 @@ def check_links(folder: Path, part: Path | None = None) -> None:
     for place, folders, files in os.walk((part or folder).resolve()):
         for path in (Path(place, name) for name in (*folders, *files)):
             mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode) and not leads_within(path, home):
+            if stat.S_ISLNK(mode) and not is_link_within(path, home):
                 raise ConfigError(f"{path} is a link to {path.readlink()}: put there what is outside the run's folder")
             if not (stat.S_ISLNK(mode) or stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                 raise ConfigError(f"{path} is neither a file nor a folder: remove it")
 
 
-def leads_within(link: Path, folder: Path) -> bool:
+def is_link_within(link: Path, folder: Path) -> bool:
     """Return whether a link ends in a folder."""
     try:
         return link.resolve().is_relative_to(folder)
@@ -186,21 +186,21 @@ def read_text(path: Path, largest: int, errors: str = "strict") -> str:
     return content.decode("utf-8", errors)
 
 
-class HolesError(ValueError):
+class SparseFileError(ValueError):
     """A large file that takes hardly any disk: reading it would fill its holes with memory."""
 
 
-def check_holes(path: Path) -> None:
+def check_sparse(path: Path) -> None:
     """Raise HolesError for a file that has many times the bytes that it takes of the disk."""
     found = path.stat()
     taken = getattr(found, "st_blocks", math.inf) * 512
-    if found.st_size > LARGE and HOLES * taken < found.st_size:
-        raise HolesError(f"of its {found.st_size:,} bytes the disk has {taken:,}")
+    if found.st_size > SPARSE_FROM_BYTES and MAX_SPARSE_RATIO * taken < found.st_size:
+        raise SparseFileError(f"of its {found.st_size:,} bytes the disk has {taken:,}")
 
 
 def file_digest(path: Path) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of a file; raises OSError or HolesError."""
-    check_holes(path)
+    check_sparse(path)
     found = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(2**20):

@@ -17,14 +17,14 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from aectl.config.instantiate import ConfigError, conf_dir
 
-LARGEST_BYTES = 200_000
-LARGEST_NODES = 20_000
+MAX_BYTES = 200_000
+MAX_NODES = 20_000
 """Keys, values and lists of one file, aliases counted as often as they stand for something."""
-DEEPEST = 40
+MAX_DEPTH = 40
 """Lists and mappings within one another."""
 
 
-class Files(FileConfigSource):
+class CheckedConfigSource(FileConfigSource):
     """Hydra's way to config files, with a look at those that are not ours."""
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -34,7 +34,7 @@ class Files(FileConfigSource):
         path = Path(self.path, self._normalize_file_name(config_path))
         try:
             if path.is_file():
-                check(path)
+                check_config_file(path)
             return super().load_config(config_path)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -48,38 +48,38 @@ class Files(FileConfigSource):
             raise ConfigError(f"{path} is nested too deeply") from error
 
 
-def check(path: Path) -> None:
+def check_config_file(path: Path) -> None:
     """Raise ConfigError unless a file is a mapping of a size that can be worked with."""
-    if (size := path.stat().st_size) > LARGEST_BYTES:
-        raise ConfigError(f"{path} is no config: it has {size:,} bytes, of at most {LARGEST_BYTES:,}")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ConfigError(f"{path} is no config: it has {size:,} bytes, of at most {MAX_BYTES:,}")
     root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     # An empty file, or one of comments alone, says nothing, and may.
     if root is None or (isinstance(root, ScalarNode) and root.value in ("", "null", "~")):
         return
     if not isinstance(root, MappingNode):
         raise ConfigError(f"{path} is no config: it must be a mapping, key: value")
-    count = nodes(root, {}, (), path)
-    if count > LARGEST_NODES:
-        raise ConfigError(f"{path} stands for {count:.3g} values, of at most {LARGEST_NODES:,}")
+    count = count_nodes(root, {}, (), path)
+    if count > MAX_NODES:
+        raise ConfigError(f"{path} stands for {count:.3g} values, of at most {MAX_NODES:,}")
 
 
-def nodes(node: Node, known: dict[int, int], above: tuple[int, ...], path: Path) -> int:
+def count_nodes(node: Node, known: dict[int, int], above: tuple[int, ...], path: Path) -> int:
     """Return how many values a node stands for, those of aliases counted anew; raises ConfigError if it has no end."""
     if id(node) in above:
         raise ConfigError(f"{path} has a value that is a part of itself")
-    if len(above) > DEEPEST:
+    if len(above) > MAX_DEPTH:
         raise ConfigError(f"{path} is nested too deeply")
     if isinstance(node, ScalarNode):
         return 1
     if id(node) not in known:
         pairs = isinstance(node, MappingNode)
         inner = [one for pair in node.value for one in pair] if pairs else node.value
-        known[id(node)] = 1 + sum(nodes(one, known, (*above, id(node)), path) for one in inner)
+        known[id(node)] = 1 + sum(count_nodes(one, known, (*above, id(node)), path) for one in inner)
     return known[id(node)]
 
 
-def guard() -> None:
+def install_config_checks() -> None:
     """Let Hydra read config files by `Files`."""
     # Its own plugins first: of two ways to files it refuses the second.
     Plugins.instance()
-    SourcesRegistry.instance().types[Files.scheme()] = Files
+    SourcesRegistry.instance().types[CheckedConfigSource.scheme()] = CheckedConfigSource

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config import ConfigError, accepts, build, check_named, check_signature, check_trusted
-from aectl.config.data_paths import check_paths, data_paths
-from aectl.config.recipe import filled_in
+from aectl.config import ConfigError, accepts, build, check_has_target, check_signature, check_trusted
+from aectl.config.data_paths import check_paths, find_data_paths
+from aectl.config.recipe import with_recipe
 from aectl.config.untrusted_files import check_links
 from aectl.data import digests, downloads
 from aectl.data.datasets import Dataset
@@ -39,7 +39,7 @@ def build_model(config: DictConfig, facts: dict[str, Any], seed: int = 0) -> Mod
 
     Raises ConfigError if a part of the config does not fit, or is one that the model has no use for.
     """
-    config = filled_in(config, facts["shape"])
+    config = with_recipe(config, facts["shape"])
     supplied = {"shape": tuple(facts["shape"]), "classes": facts["classes"]}
     for part in PARTS:
         component = build(config.get(part), part)
@@ -86,14 +86,14 @@ def build_dataset(run: Run, trust: list[str]) -> Dataset:
     """Return the data set of a run as it is now."""
     config = run.config(trust)
     check_trusted(config, trust)
-    check_named(config, ["dataset"])
+    check_has_target(config, ["dataset"])
     return build_stored_dataset(run, config, trust)
 
 
 def build_stored_dataset(run: Run, config: DictConfig, trust: list[str]) -> Dataset:
     """Build the data set of a stored config; raises DataError for own data that this user has not typed."""
     try:
-        check_paths(data_paths(config.dataset, trust), run.folder, run.record.get("own_paths"), trust)
+        check_paths(find_data_paths(config.dataset, trust), run.folder, run.record.get("own_paths"), trust)
     except ConfigError as error:
         # Like data that are missing: what needs none of them works.
         raise DataError(str(error)) from None
@@ -138,7 +138,7 @@ def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) 
     """Return a run's model as `load` does, and the checkpoint that it was read from."""
     config = run.config(trust)
     check_trusted(config, trust)
-    check_named(config, ["model", "dataset"])
+    check_has_target(config, ["model", "dataset"])
     state = read_checkpoint(run, name, device)
     check_size(config, state, run.checkpoint_path(name))
     model = build_model(config, state)

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from aectl.config import ConfigError
-from aectl.config.untrusted_files import leads_within, read_config, read_json, read_text, to_json
+from aectl.config.untrusted_files import is_link_within, read_config, read_json, read_text, to_json
 from aectl.runs.run_json import FORMAT, check_record
 from aectl.system import atomic_write
 
@@ -252,7 +252,7 @@ def read_commit(folder: Path) -> str | None:
         name = head.removeprefix("ref: ")
         # A branch has a file of its own, or a line among the packed ones.
         loose = place / name
-        if loose.is_file() and leads_within(loose, place.resolve()):
+        if loose.is_file() and is_link_within(loose, place.resolve()):
             found = read_text(loose, LARGEST_REF).strip()
         else:
             lines = read_text(place / "packed-refs", LARGEST_REFS).splitlines()

@@ -15,11 +15,11 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, to_plain
-from aectl.config.instantiate import other_modules
-from aectl.config.literal import quoted
+from aectl.config.instantiate import find_other_modules
+from aectl.config.literal import quote_override
 from aectl.config.overrides import IMPORTS_HERE, MULTIRUN, TRUST, split_flags
 from aectl.config.schema import check_ranges
-from aectl.config.stored_overrides import own_modules
+from aectl.config.stored_overrides import find_own_modules
 from aectl.runs.run import Run
 from aectl.sweep.plan import Planned, keep_folders, note, plan
 from aectl.sweep.progress import view, what_differs
@@ -148,7 +148,7 @@ def task_of(config: DictConfig, run_command: RunCommand, threads: int | None, wo
     share = [] if told else [f"device.threads={threads}"]
     flags = [flag for flag in split_flags(typed())[0] if flag not in MULTIRUN]
     modules = trusted(config, words)
-    trust = [f"trust=[{','.join(map(quoted, modules))}]"] if modules else []
+    trust = [f"trust=[{','.join(map(quote_override, modules))}]"] if modules else []
     extra = [*hydra_words(config), *share, *trust]
     return partial(carry_out_job, run_command=run_command, flags=flags, extra=extra, imports_here=IMPORTS_HERE.get())
 
@@ -158,8 +158,8 @@ def trusted(config: DictConfig, words: Iterable[str]) -> list[str]:
 
     These are the ones of the classes in the words, which were typed or checked, and in the config that all jobs share.
     """
-    shared = other_modules(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
-    return list(dict.fromkeys([*TRUST.get(), *own_modules(words), *shared]))
+    shared = find_other_modules(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    return list(dict.fromkeys([*TRUST.get(), *find_own_modules(words), *shared]))
 
 
 def typed() -> list[str]:

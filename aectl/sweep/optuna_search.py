@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, to_plain
-from aectl.config.untrusted_files import HolesError, check_holes
+from aectl.config.untrusted_files import SparseFileError, check_sparse
 from aectl.runs.run import Run, is_alive
 from aectl.sweep.comparable_metric import why_not_comparable
 from aectl.sweep.launch import carry_out, check_settings, folder_of, places_for, task_of, threads_for, typed
@@ -88,10 +88,10 @@ def check_tables(path: Path) -> None:
     if not path.is_file():
         return
     try:
-        check_holes(path)
+        check_sparse(path)
         with contextlib.closing(sqlite3.connect(path)) as database:
             found = database.execute("SELECT type, name, sql FROM sqlite_master").fetchmany(MOST_TABLES + 1)
-    except (sqlite3.Error, HolesError) as error:
+    except (sqlite3.Error, SparseFileError) as error:
         raise ConfigError(f"storage: {path} cannot be read: {error}") from None
     odd = [name for kind, name, sql in found if not is_plain_table(kind, sql)]
     if odd or len(found) > MOST_TABLES:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from aectl.config import ConfigError
-from aectl.config.absolute_paths import KEYS as DATA_PATHS
-from aectl.config.folder_names import slug
+from aectl.config.absolute_paths import PATH_KEYS as DATA_PATHS
+from aectl.config.folder_names import make_slug
 from aectl.config.removed import replace_removed
 from aectl.config.signature import is_signed, sign
 from aectl.config.untrusted_files import file_digest, read_json
@@ -54,7 +54,7 @@ class Planned:
 def plan(folder: Path, jobs: Iterable[Sequence[str]], first: int = 0) -> list[Planned]:
     """Return the jobs of a sweep in `folder`, numbered from `first`; each gets a folder of its own below."""
     numbered = enumerate(jobs, first)
-    return [Planned(i, tuple(words), folder / f"{i}-{slug(words)}") for i, words in numbered]
+    return [Planned(i, tuple(words), folder / f"{i}-{make_slug(words)}") for i, words in numbered]
 
 
 def keep_folders(jobs: Iterable[Planned], folder: Path) -> list[Planned]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aectl.config import ConfigError
-from aectl.config.untrusted_files import read_json, read_words
+from aectl.config.untrusted_files import read_json, read_yaml_list
 from aectl.runs.jobs import job_number, overrides_by_key
 from aectl.runs.run_json import check_record
 from aectl.runs.settings import find_differing_keys, group_over_seeds
@@ -76,7 +76,7 @@ def read_job(number: int, folder: Path) -> Job:
     overrides = record.get("overrides")
     if overrides is None:
         path = folder / ".hydra" / "overrides.yaml"
-        overrides = read_words(path) if path.is_file() else []
+        overrides = read_yaml_list(path) if path.is_file() else []
     error = (str(record.get("error") or "").strip().splitlines() or [""])[-1]
     objective, status = record.get("objective") or {}, record.get("status") or "failed"
     return Job(number, folder, overrides_by_key(overrides), status, error, objective, seconds_of(record), record)

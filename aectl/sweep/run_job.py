@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from aectl.config.literal import quoted
+from aectl.config.literal import quote_override
 from aectl.config.overrides import may_change_on_resume, override_key
 from aectl.runs.run import COMMAND, Run, is_alive
 from aectl.sweep.plan import Planned
@@ -81,7 +81,7 @@ def silence(said: TextIO) -> Iterator[None]:
 
 def command(job: Planned, extra: Sequence[str]) -> list[str]:
     """Return the words that train a job, in a folder that holds nothing else, or that go on with it."""
-    where = quoted(str(job.folder))
+    where = quote_override(str(job.folder))
     if job.can_go_on:
         # The run has its threads already: with others its sums would differ.
         kept = [word for word in extra if may_change_on_resume(word) and not word.startswith("device.threads=")]

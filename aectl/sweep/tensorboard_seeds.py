@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError
-from aectl.config.folder_names import slug
+from aectl.config.folder_names import make_slug
 from aectl.leaderboard.significance import t_interval
 from aectl.runs.run import Run
 from aectl.sweep.results import Job, name_of, objectives_over_seeds
@@ -35,7 +35,7 @@ def write(folder: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
     for settings, values in groups:
         low, high = t_interval(values) or (values[0], values[0])
         numbers = {"mean": statistics.fmean(values), "std": statistics.stdev(values), "low": low, "high": high}
-        name = slug(f"{key}={value}" for key, value in settings.items()) or "all"
+        name = make_slug(f"{key}={value}" for key, value in settings.items()) or "all"
         # Numbers as numbers, as the runs have them, or the page takes all for texts.
         swept = {key: number_or_text(value) for key, value in settings.items()}
         begins, ends = make_session_summaries({**common_settings(jobs, settings), **swept, "seeds": len(values)})

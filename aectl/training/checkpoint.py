@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aectl.config.untrusted_files import HolesError, check_holes
+from aectl.config.untrusted_files import SparseFileError, check_sparse
 from aectl.system.atomic_write import written
 from aectl.training.checkpoint_schema import MAX_INT, SchemaError, check_pickle, check_resumable, check_tensors
 
@@ -67,13 +67,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise UnusableCheckpoint(f"no checkpoint {path}")
     try:
-        check_holes(path)
+        check_sparse(path)
         archive = rebuild_archive(path.read_bytes())
         state = torch.load(archive, map_location=device, weights_only=True)
         check_tensors(state)
     except SchemaError as error:
         raise UnusableCheckpoint(f"{path} is damaged or not a checkpoint of aectl: {error}") from error
-    except HolesError as error:
+    except SparseFileError as error:
         raise UnusableCheckpoint(f"{path} is damaged: {error}") from error
     except Exception as error:
         # torch, zipfile and pickletools raise almost any exception on damaged bytes.

@@ -18,7 +18,7 @@ import torch
 from torch.optim import Optimizer
 
 from aectl import parallel
-from aectl.config.did_you_mean import hint
+from aectl.config.did_you_mean import did_you_mean
 from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
 from aectl.parallel import batch_norm
@@ -248,7 +248,8 @@ class Trainer:
                 f"(dataset.valid=0)\n  hold some out, or choose objective= from {choices}"
             )
         raise ValueError(
-            f"objective: no metric called '{self.objective}'" + hint(self.objective, names, f"choose from {choices}")
+            f"objective: no metric called '{self.objective}'"
+            + did_you_mean(self.objective, names, f"choose from {choices}")
         )
 
     def validation_metrics(self) -> list[str]:

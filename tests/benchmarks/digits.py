@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from aectl.config import options
+from aectl.config import list_options
 from aectl.data.datasets import digits
 from aectl.models.base import Classifies, Encodes, Model, Reconstructs, Samples
 from aectl.models.gan import energy_distance
@@ -41,7 +41,7 @@ def main(words: list[str]) -> None:
     if words[:1] == ["table"]:
         print(table([json.loads(line) for line in Path(words[1]).read_text().splitlines()]))
         return
-    for name in words or [name for name in options()["model"] if name not in OWN_DATA]:
+    for name in words or [name for name in list_options()["model"] if name not in OWN_DATA]:
         print(json.dumps(measure(name)), flush=True)
 
 

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 
 from aectl.commands.train_setup import build_device, build_optimizer, read_data
 from aectl.config import build, conf_dir
-from aectl.config.recipe import filled_in
+from aectl.config.recipe import with_recipe
 from aectl.data import downloads
 from aectl.runs.loading import build_model
 from aectl.training.trainer import Observer, Trainer
@@ -76,7 +76,7 @@ class Steps(Observer):
 def trainer(words: Sequence[str], folder: str, watch: Observer) -> Trainer:
     """Return the trainer of a config on the GPU."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = filled_in(compose("train", overrides=["device=cuda", *words]))
+        config = with_recipe(compose("train", overrides=["device=cuda", *words]))
     device, dataset = build_device(config), build(config.dataset, "dataset")
     data = read_data(dataset, {"shape": list(dataset.shape), "classes": dataset.classes}, device)
     torch.manual_seed(0)

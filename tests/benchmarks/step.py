@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from aectl.commands.train_setup import build_optimizer
 from aectl.config import build, conf_dir
-from aectl.config.recipe import filled_in
+from aectl.config.recipe import with_recipe
 from aectl.data.datasets import Source
 from aectl.rng import Rng
 from aectl.runs.loading import build_model
@@ -78,7 +78,7 @@ class Stopwatch:
 def trainer_of(network: str, folder: Path) -> Trainer:
     """Return a trainer of one of our networks, as `aectl train` makes it but for what it shows and writes."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = filled_in(compose("train", [*NETWORKS[network], *COMMON, "device=cpu"]))
+        config = with_recipe(compose("train", [*NETWORKS[network], *COMMON, "device=cpu"]))
     device = build(config.device, "device")
     device.apply()
     dataset = build(config.dataset, "dataset")

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from aectl.config import conf_dir, options
+from aectl.config import conf_dir, list_options
 from aectl.config.schema import SCHEMAS
 
 SMALL = ("epochs=1", "batch_size=50", "dataset.test=0.5", "dataset.valid=0.4", "device.threads=1", "max_time=2")
@@ -43,7 +43,7 @@ def targets():
     ]
     seen = set()
     for group in GROUPS:
-        for option in options()[group]:
+        for option in list_options()[group]:
             leaves = leaves_of(group, option)
             # What an experiment sets beside its references are keys of the options that it is composed of.
             own = [key for key in leaves if group != "experiment" or (key.startswith("reference") and key not in seen)]

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 import aectl as package
 from aectl.config import ConfigError, check_trusted
-from aectl.config.data_paths import check_paths, data_paths
+from aectl.config.data_paths import check_paths, find_data_paths
 from aectl.config.signature import is_signed, key_path, sign
 from aectl.runs.run import Run
 from tests.faults.test_strangers import with_keys
@@ -97,7 +97,7 @@ def test_a_data_set_stands_where_its_paths_are_seen(tally):
             check_trusted(OmegaConf.create(node))
         tally("own data and modules kept from stored configs")
     inner = {"_target_": "my.Data", "of": {"_target_": "aectl.data.datasets.mnist", "root": "/usr"}, "path": "/tmp"}
-    assert data_paths(OmegaConf.create(inner), ["my"]) == {"dataset.of.root": "/usr"}
+    assert find_data_paths(OmegaConf.create(inner), ["my"]) == {"dataset.of.root": "/usr"}
 
 
 def test_what_names_a_path_trusts_no_module(tally):

@@ -19,9 +19,9 @@ from omegaconf import OmegaConf
 from aectl.cli import main, resume
 from aectl.commands.eval_outputs import quote_command as typed_run_command
 from aectl.config import ConfigError
-from aectl.config.literal import quoted
+from aectl.config.literal import quote_override
 from aectl.config.overrides import IMPORTS_HERE, TRUST
-from aectl.config.stored_overrides import MOST_JOBS, check_words, own_modules
+from aectl.config.stored_overrides import MAX_JOBS, check_words, find_own_modules
 from aectl.runs.jobs import PLAN, job_number
 from aectl.runs.run import Run
 from aectl.sweep import launch, run_job
@@ -131,7 +131,7 @@ def test_a_stored_word_chooses_among_our_settings(tmp_path, monkeypatch):
 
 def test_a_stored_sweep_has_a_bounded_number_of_jobs(tmp_path, tally):
     for words in (["seed=range(0,10**9)"], ["seed=range(0,1000000000)"], ["seed=range(0,200)", "epochs=range(1,99)"]):
-        with pytest.raises(ConfigError, match=rf"may not ask|of at most {MOST_JOBS:,}"):
+        with pytest.raises(ConfigError, match=rf"may not ask|of at most {MAX_JOBS:,}"):
             check_words(words, tmp_path)
         tally("words of stored sweeps refused")
     with pytest.raises(ConfigError, match="of at most"):
@@ -336,7 +336,7 @@ def test_an_owner_of_another_kind_is_nobody(tmp_path, owner):
 
 def test_the_modules_of_typed_classes_are_known():
     words = ["model._target_=my_a.Net,my_b.Net", "noise={_target_: my_c.Noise}", "+model.x._target_=torch.nn.ReLU"]
-    assert own_modules([*words, "seed=0,1", "["]) == ["my_a", "my_b", "my_c"]
+    assert find_own_modules([*words, "seed=0,1", "["]) == ["my_a", "my_b", "my_c"]
 
 
 def test_a_table_of_a_strangers_jobs_holds_no_formula_and_is_whole_or_absent(tmp_path, monkeypatch, tally):
@@ -384,7 +384,7 @@ def test_a_sweep_of_ones_own_model_trusts_it_when_it_is_resumed_and_nowhere_else
     config = OmegaConf.create(
         {"hydra": {}, "noise": {"_target_": "my_parts.Blur"}, "model": {"_target_": "torch.nn.X"}}
     )
-    trust = f"trust=[{','.join(map(quoted, launch.trusted(config, ['model._target_=my_module.Mine'])))}]"
+    trust = f"trust=[{','.join(map(quote_override, launch.trusted(config, ['model._target_=my_module.Mine'])))}]"
     assert trust == "trust=['my_module','my_parts']"
     for folder, words in ((tmp_path, []), (tmp_path / "new", ["x"])):
         (planned,) = plan(folder, [["x"]])
