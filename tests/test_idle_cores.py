@@ -9,7 +9,7 @@ import pytest
 
 from aectl.system import idle_cores, machine
 from aectl.system.idle_cores import CpuTimes, busy_seconds, count_running, free_cores, measure_free_cores
-from aectl.system.machine import cpu_quotas, usable_cores, whole_cores
+from aectl.system.machine import count_usable_cores, read_cpu_quotas, whole_cores
 
 STAT = """\
 cpu  1000 200 300 9000 50 6 7 8 90 0
@@ -27,12 +27,12 @@ def cores(monkeypatch):
 
     def have(number):
         for place in (machine, idle_cores):
-            monkeypatch.setattr(place, "affinity", lambda: set(range(number)))
-        monkeypatch.setattr(machine, "cpu_quotas", lambda: iter(()))
+            monkeypatch.setattr(place, "allowed_cores", lambda: set(range(number)))
+        monkeypatch.setattr(machine, "read_cpu_quotas", lambda: iter(()))
 
-    idle_cores.idle_cores.cache_clear()
+    idle_cores.count_idle_cores.cache_clear()
     yield have
-    idle_cores.idle_cores.cache_clear()
+    idle_cores.count_idle_cores.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_idle_cores_are_measured_once_and_said(usable, free, running, idle, said
     monkeypatch.setattr(idle_cores, "measure_free_cores", lambda: free)
     monkeypatch.setattr(idle_cores, "count_running", lambda: running)
     caplog.set_level("INFO", "aectl")
-    assert [idle_cores.idle_cores() for _ in range(2)] == [idle] * 2
+    assert [idle_cores.count_idle_cores() for _ in range(2)] == [idle] * 2
     assert caplog.messages == said
 
 
@@ -167,14 +167,14 @@ def write(folder, files):
 )
 def test_cpu_quotas_of_control_groups_are_found(listed, files, quotas, tmp_path):
     write(tmp_path, {"listed": listed, **files})
-    assert list(cpu_quotas(tmp_path / "listed", tmp_path)) == quotas
+    assert list(read_cpu_quotas(tmp_path / "listed", tmp_path)) == quotas
 
 
 @pytest.mark.parametrize(("quota", "usable"), [(0.5, 1), (1.0, 1), (1.5, 1), (1.8, 2), (3.0, 3), (99.0, 4)])
 def test_a_quota_limits_the_usable_cores(quota, usable, cores, monkeypatch):
     cores(4)
-    monkeypatch.setattr(machine, "cpu_quotas", lambda: iter([(quota, 0.0)]))
-    assert usable_cores() == usable
+    monkeypatch.setattr(machine, "read_cpu_quotas", lambda: iter([(quota, 0.0)]))
+    assert count_usable_cores() == usable
 
 
 def test_this_machine_is_measured_where_it_has_proc_stat():

@@ -13,8 +13,8 @@ from aectl.data import array_files, resize_cache
 from aectl.data.downloads import DataError
 from aectl.system import memory_check
 from aectl.system.machine import NotEnoughMemory, group_bytes, memory_bytes
-from aectl.system.memory_check import Room, check_images, check_training, in_words
-from aectl.system.terminal import brief, printable
+from aectl.system.memory_check import MemoryLimit, check_images, check_training, format_bytes
+from aectl.system.terminal import escape_unprintable, shorten_message
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def small(monkeypatch):
     ],
 )
 def test_what_is_larger_than_memory_is_refused_before_it_is_made(make, small):
-    with pytest.raises(NotEnoughMemory, match=r"^it: .* need .*, this machine has 1 MB$"), Room("it"):
+    with pytest.raises(NotEnoughMemory, match=r"^it: .* need .*, this machine has 1 MB$"), MemoryLimit("it"):
         make()
 
 
 def test_what_fits_is_made_as_it_would_be_without(small):
     made = []
-    for within in (Room("it"), torch.no_grad()):
+    for within in (MemoryLimit("it"), torch.no_grad()):
         torch.manual_seed(0)
         with within:
             net = nn.Sequential(nn.Linear(30, 50), nn.BatchNorm1d(50))
@@ -60,12 +60,12 @@ def test_what_fits_is_made_as_it_would_be_without(small):
 
 
 def test_sizes_are_scaled_and_added_up_only_where_told(small):
-    with Room("it", total=False):
+    with MemoryLimit("it", total=False):
         for _ in range(9):
             torch.empty(200_000)
     with (
         pytest.raises(NotEnoughMemory, match="it: at least 2,000,000 numbers need 8 MB"),
-        Room("it", scale=10, total=False),
+        MemoryLimit("it", scale=10, total=False),
     ):
         torch.empty(200_000)
 
@@ -88,7 +88,7 @@ def test_images_are_counted(small):
     [(12, "12 bytes"), (999.6, "1 kB"), (24e9, "24 GB"), (12.544e12, "12.5 TB"), (4e24, "4,000,000 EB")],
 )
 def test_sizes_in_words(size, text):
-    assert in_words(size) == text
+    assert format_bytes(size) == text
 
 
 def test_the_machine_has_some_memory():
@@ -125,9 +125,9 @@ def test_archives_that_are_larger_unpacked_than_memory_are_refused(tmp_path, mon
 
 
 def test_a_message_is_a_line_or_two_of_what_can_be_shown():
-    assert printable("a\x1b[31m\n\u202eé日\udc80") == r"a\x1b[31m\n\u202eé日\udc80"
-    assert brief("no 'a\nb'\n  there are: c") == "no 'a\\nb'\n  there are: c"
-    assert brief("no 'a\n  b'\n  there are: c") == "no 'a\\n  b'\n  there are: c"
-    assert brief("one\ntwo\nthree") == r"one\ntwo\nthree"
-    long = brief("x" * 10_000 + "end")
+    assert escape_unprintable("a\x1b[31m\n\u202eé日\udc80") == r"a\x1b[31m\n\u202eé日\udc80"
+    assert shorten_message("no 'a\nb'\n  there are: c") == "no 'a\\nb'\n  there are: c"
+    assert shorten_message("no 'a\n  b'\n  there are: c") == "no 'a\\n  b'\n  there are: c"
+    assert shorten_message("one\ntwo\nthree") == r"one\ntwo\nthree"
+    long = shorten_message("x" * 10_000 + "end")
     assert len(long) == 400 and long.endswith("end") and " … " in long

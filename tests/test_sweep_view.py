@@ -43,7 +43,7 @@ def planned(folder, count):
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_what_the_terminal_showed_before_stays_and_every_job_keeps_its_line(tmp_path, monkeypatch, parallel):
     out = Console(file=io.StringIO(), force_terminal=True, width=100, height=40, _environ={"TERM": "xterm"})
-    monkeypatch.setattr("aectl.sweep.progress.console", lambda: out)
+    monkeypatch.setattr("aectl.sweep.progress.make_console", lambda: out)
     jobs = planned(tmp_path, 4)
     before = ["earlier 1", "earlier 2", "earlier 3", "$ aectl train -m"]
     out.file.write("\n".join(before) + "\n")
@@ -65,7 +65,7 @@ def test_what_the_terminal_showed_before_stays_and_every_job_keeps_its_line(tmp_
 
 def test_statuses_have_one_column(tmp_path, monkeypatch):
     out = Console(file=io.StringIO(), width=100)
-    monkeypatch.setattr("aectl.sweep.progress.console", lambda: out)
+    monkeypatch.setattr("aectl.sweep.progress.make_console", lambda: out)
     jobs = planned(tmp_path, 4)
     (tmp_path / "1-x" / "run.json").write_text(json.dumps({"status": "interrupted"}))
     (tmp_path / "2-x" / "checkpoints").mkdir()

@@ -51,17 +51,17 @@ def test_jobs_run_beside_each_other_and_a_failed_one_is_told_at_once(tmp_path, m
     ],
 )
 def test_as_many_jobs_run_as_there_are_idle_cores(idle, typed, device, count, jobs, places, threads, monkeypatch):
-    monkeypatch.setattr(launch, "usable_cores", lambda: 8)
-    monkeypatch.setattr(launch, "idle_cores", lambda: idle)
-    monkeypatch.setattr(launch, "accelerated", lambda: True)
+    monkeypatch.setattr(launch, "count_usable_cores", lambda: 8)
+    monkeypatch.setattr(launch, "count_idle_cores", lambda: idle)
+    monkeypatch.setattr(launch, "has_accelerator", lambda: True)
     config = OmegaConf.create({"device": {"count": count}, "hydra": {"runtime": {"choices": {"device": device}}}})
     assert launch.places_for(config, typed, jobs) == places
     assert launch.threads_for(places) == threads
 
 
 def test_a_pool_as_large_as_the_machine_need_not_be_measured(monkeypatch):
-    monkeypatch.setattr(launch, "usable_cores", lambda: 4)
-    monkeypatch.setattr(launch, "idle_cores", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(launch, "count_usable_cores", lambda: 4)
+    monkeypatch.setattr(launch, "count_idle_cores", lambda: pytest.fail("measured"))
     assert (launch.threads_for(4), launch.threads_for(9)) == (1, 1)
 
 

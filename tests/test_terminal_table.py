@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from aectl.commands.eval_run import print_rows
-from aectl.system.terminal import console, fill
-from aectl.system.terminal_table import Column, blocks, cell_width, print_table, rows_with_paths
+from aectl.system.terminal import make_console, wrap_text
+from aectl.system.terminal_table import Column, cell_width, format_rows_with_paths, print_table, split_into_blocks
 
 WIDTHS = (40, 60, 80, 120)
 NOISES = ("none", "gaussian_0.5", "gaussian_1", "masking_0.25", "masking_0.75", "salt_and_pepper_0.25")
@@ -48,7 +48,7 @@ def at(monkeypatch):
 
     def console_of(width):
         monkeypatch.setenv("COLUMNS", str(width))
-        out = console()
+        out = make_console()
         out.file = io.StringIO()
         assert out.width == width
         return out
@@ -104,9 +104,9 @@ def test_all_blocks_give_the_names_the_same_width(at):
 def test_blocks_are_as_few_as_fit_and_repeat_the_names():
     columns = [Column(f"metric {i}", ["1.000"]) for i in range(7)]
     names = Column("", ["model"])
-    assert [len(block) for block in blocks(names, columns, 25)] == [2, 2, 2, 1]
-    assert [len(block) for block in blocks(names, columns, 75)] == [7]
-    assert [len(block) for block in blocks(names, [], 75)] == [0]
+    assert [len(block) for block in split_into_blocks(names, columns, 25)] == [2, 2, 2, 1]
+    assert [len(block) for block in split_into_blocks(names, columns, 75)] == [7]
+    assert [len(block) for block in split_into_blocks(names, [], 75)] == [0]
 
 
 @pytest.mark.parametrize("width", [1, 5, 12, 20])
@@ -125,11 +125,11 @@ def test_control_characters_are_shown_as_escapes(at):
 
 def test_a_file_is_as_wide_as_columns_says(monkeypatch):
     monkeypatch.setenv("COLUMNS", "77")
-    assert console().width == console(100).width == 77
+    assert make_console().width == make_console(100).width == 77
     monkeypatch.setenv("COLUMNS", "wide")
-    assert (console().width, console(100).width) == (200, 100)
+    assert (make_console().width, make_console(100).width) == (200, 100)
     monkeypatch.delenv("COLUMNS")
-    assert (console().width, console(100).width) == (200, 100)
+    assert (make_console().width, make_console(100).width) == (200, 100)
 
 
 @pytest.mark.parametrize("width", [20, *WIDTHS, 200])
@@ -137,7 +137,7 @@ def test_a_row_with_its_path_takes_as_many_lines_as_it_needs(width):
     headings = ["model", "data", "status", "objective", "age", "MB", "evaluated"]
     row = ["undercomplete", "fashion_mnist", "interrupted", "val/loss 0.005432", "3 min", "12.3", "test, valid"]
     path = "outputs/fashion_mnist/undercomplete/2026-11-27_05-24-30-532730"
-    lines = rows_with_paths(headings, [row, ["dae", *row[1:]]], [path, path], width)
+    lines = format_rows_with_paths(headings, [row, ["dae", *row[1:]]], [path, path], width)
     assert sum(line.rstrip().endswith(path) for line in lines) == 2
     text = " ".join(" ".join(lines).split())
     assert text.count(" ".join([*row[1:], path])) == 2
@@ -148,6 +148,6 @@ def test_a_row_with_its_path_takes_as_many_lines_as_it_needs(width):
 def test_prose_is_wrapped_between_words_and_no_word_is_broken():
     path = "outputs/train/2026-11-27_07-18-08-255758/a-very-long-name"
     text = f"val/loss cannot be compared between these jobs, since its definition contains noise.std: see {path}"
-    lines = fill(Console(width=40), text).split("\n")
+    lines = wrap_text(Console(width=40), text).split("\n")
     assert " ".join(line.strip() for line in lines) == text
     assert lines[-1].strip() == path and max(map(len, lines[:-1])) <= 40

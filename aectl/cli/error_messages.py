@@ -27,7 +27,7 @@ from aectl.config.did_you_mean import (
 )
 from aectl.config.overrides import LAUNCHERS, UnknownFlag
 from aectl.config.schema import UnknownKey
-from aectl.system.atomic_write import account, is_full
+from aectl.system.atomic_write import describe_error, is_full
 
 BAD_INPUT, UNEXPECTED = 2, 1
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
@@ -53,7 +53,7 @@ def explain(error: Exception, name: str, overrides: Sequence[str]) -> tuple[str,
     where = system.filename or find_output_folder(system) if system is not None else None
     if system is not None and isinstance(error, (OSError, ValueError)) and (where or is_full(system)):
         hint = "\n  free some space and run the command again" if is_full(system) else ""
-        return account(system, where or "the output folder") + hint, UNEXPECTED
+        return describe_error(system, where or "the output folder") + hint, UNEXPECTED
     first = (str(error).splitlines() or [""])[0]
     if OUT_OF_MEMORY.search(str(error)) or isinstance(error, MemoryError):
         return f"out of memory: {first}\n  a smaller batch_size or model needs less", BAD_INPUT

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from aectl.system.machine import is_follower, started_together
+from aectl.system.machine import is_follower, launched_processes
 from aectl.system.standard_streams import lenient_streams
-from aectl.system.terminal import brief, wrap_prose
+from aectl.system.terminal import shorten_message, wrap_prose
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -131,7 +131,7 @@ def run_command(command: str, arguments: Sequence[str], is_job: bool = False, im
         flags, overrides = split_flags(arguments)
         typed = overrides
         sweep = any(flag in MULTIRUN for flag in flags)
-        if sweep and started_together() > 1:
+        if sweep and launched_processes() > 1:
             raise ConfigError("torchrun trains one run at a time; in a sweep, device.count= shares each run's batches")
         if command == "train" and not is_job:
             check_removed(overrides)
@@ -229,5 +229,5 @@ def exit_with_error(error: Exception, name: str = "train", overrides: Sequence[s
 
 def exit_with_message(message: str, code: int = 2) -> NoReturn:
     """Print a message to stderr and exit."""
-    print(wrap_prose(f"aectl: {brief(message)}", sys.stderr), file=sys.stderr)
+    print(wrap_prose(f"aectl: {shorten_message(message)}", sys.stderr), file=sys.stderr)
     raise SystemExit(code)

@@ -31,7 +31,7 @@ from aectl.config.schema import SCHEMAS
 from aectl.config.signature import sign
 from aectl.config.untrusted_files import check_links, read_plain_config
 from aectl.runs.run import OUTPUTS, Run, find_run
-from aectl.system.machine import usable_cores
+from aectl.system.machine import count_usable_cores
 
 TRAIN_KEYS = {one.name for one in fields(SCHEMAS["train"])}
 KEPT = ("threads", "precision")
@@ -128,7 +128,7 @@ def restore_run(overrides: Sequence[str]) -> list[str]:
 
 def check_count(config: DictConfig, typed: Sequence[str]) -> None:
     """Raise ConfigError if a stored config, rather than the user, asks for more processes than this machine can use."""
-    count, most = OmegaConf.select(config, "device.count"), max(MOST_PROCESSES, usable_cores())
+    count, most = OmegaConf.select(config, "device.count"), max(MOST_PROCESSES, count_usable_cores())
     if isinstance(count, int) and count > most and "device.count" not in map(override_key, typed):
         raise ConfigError(f"the stored config asks for {count} processes: type device.count={count}, or fewer")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aectl.config import ConfigError
 from aectl.runs.run import Run
-from aectl.system.terminal import console, shown
+from aectl.system.terminal import display_path, make_console
 
 MAX_WITHOUT_QUESTION = 20
 """Evaluations that begin without a question."""
@@ -34,15 +34,14 @@ def confirm_evaluations(
     if len(folders) <= MAX_WITHOUT_QUESTION:
         return
     seconds = estimate_seconds(known, quick, tables) * len(folders)
-    what = (
-        f"{len(folders)} runs to evaluate, from {shown(folders[0])} to {shown(folders[-1])}: {format_estimate(seconds)}"
-    )
+    first, last = display_path(folders[0]), display_path(folders[-1])
+    what = f"{len(folders)} runs to evaluate, from {first} to {last}: {format_estimate(seconds)}"
     if yes:
-        console().print(what, soft_wrap=True)
+        make_console().print(what, soft_wrap=True)
     elif not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError(f"{what}\n  add yes=true to evaluate them all, or name fewer runs")
     else:
-        console().print(what, soft_wrap=True)
+        make_console().print(what, soft_wrap=True)
         if input("Evaluate them all? [y/N] ").strip().lower() not in ("y", "yes"):
             raise ConfigError("nothing was evaluated")
 

@@ -19,7 +19,7 @@ from aectl.html_report import render
 from aectl.runs.loading import LoadedRun
 from aectl.runs.metrics_json import is_number, metrics_of_table, origin_note
 from aectl.system import atomic_write
-from aectl.system.terminal import shown
+from aectl.system.terminal import display_path
 from aectl.tensorboard import evaluation
 from aectl.training.metrics_csv import METRICS_CSV
 
@@ -40,7 +40,7 @@ def write_outputs(
     run = opened.run
     folder = run.folder / "figures"
     for place in (run.folder, folder):
-        atomic_write.clear(place)
+        atomic_write.remove_abandoned(place)
     # A run stopped within its first epoch has no curve yet.
     curves = run.folder / METRICS_CSV if opened.state["epoch"] else None
     paths = draw(opened.model, subject.bench.held_out, folder, seed=config.seed, metrics_csv=curves)
@@ -95,7 +95,7 @@ def eval_command(folder: Path, config: DictConfig) -> str:
     """Return the command that evaluates a run as it was evaluated, all tables of it, quoted for a shell."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else [f"split={config.split}"]
     kept = [word for word in typed if word.lstrip("+~").partition("=")[0] not in ("run", "only", "again")]
-    return shlex.join(["aectl", "eval", f"run={shown(folder)}", *kept])
+    return shlex.join(["aectl", "eval", f"run={display_path(folder)}", *kept])
 
 
 def anomaly_scores(subject: Subject) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from aectl.runs.metrics_json import (
     tables_of,
 )
 from aectl.runs.run import Run, now
-from aectl.system.terminal import console, fill, shown
+from aectl.system.terminal import display_path, make_console, wrap_text
 from aectl.system.terminal_table import Column, print_table
 from aectl.training.validation import validate
 
@@ -81,18 +81,18 @@ def compare_runs(config: DictConfig, folders: list[Path]) -> None:
     trained = [folder for folder in folders if Run(folder).checkpoint_path(config.checkpoint).is_file()]
     for folder in folders:
         if folder not in trained:
-            log.warning("%s is left out: it has no checkpoint '%s'", shown(folder), config.checkpoint)
+            log.warning("%s is left out: it has no checkpoint '%s'", display_path(folder), config.checkpoint)
     folders = trained
     pending = [folder for folder in folders if not find_stored_section(Run(folder), config, chosen)]
     confirm_evaluations(pending, folders, tables=chosen, yes=config.yes, quick=config.quick)
     for number, folder in enumerate(pending, 1):
-        log.info("evaluating %s (%d of %d)", shown(folder), number, len(pending))
+        log.info("evaluating %s (%d of %d)", display_path(folder), number, len(pending))
         try:
             evaluate(config, folder)
         except NotApplicable as error:
             if len(folders) == 1:
                 raise
-            log.warning("%s is left out: %s", shown(folder), error)
+            log.warning("%s is left out: %s", display_path(folder), error)
             folders = [other for other in folders if other != folder]
     if not folders:
         raise ConfigError("none of these runs has been trained")
@@ -100,7 +100,7 @@ def compare_runs(config: DictConfig, folders: list[Path]) -> None:
     leaderboard.show(boards)
     place = common_folder(folders) or LEADERBOARDS / now().replace(":", "-")
     for path in leaderboard.write(place, boards):
-        log.info("%s", shown(path))
+        log.info("%s", display_path(path))
 
 
 def common_folder(folders: list[Path]) -> Path | None:
@@ -271,40 +271,40 @@ def chosen_tables(config: DictConfig) -> list[str]:
 def print_section(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
     """Print the tables, or the chosen ones, why others are missing, and where all of it is."""
     choices = run.record.get("choices", {})
-    out = console()
+    out = make_console()
     of_others = " of data that may have changed" if section.get("data") == "changed" else ""
     images = f"{section['images']:,} {section['split']} images{of_others}"
     out.print(f"{choices.get('model')} on {choices.get('dataset')}, {images}, after epoch {section['epoch']}\n")
     if section.get("quick"):
         has_likelihood = "likelihood" in section["titles"] and (not chosen or "likelihood" in chosen)
         quick = section["quick"] if has_likelihood else section["quick"].partition(LIKELIHOOD_PART)[0]
-        out.print(f"{fill(out, quick)}\n", soft_wrap=True)
+        out.print(f"{wrap_text(out, quick)}\n", soft_wrap=True)
     for name, title in section["titles"].items():
         if chosen and name not in (*chosen, PUBLISHED):
             continue
         print_rows(out, title, section[name], metrics_of_table(section, name))
         if note := origin_note(section, name):
-            out.print(fill(out, note), soft_wrap=True)
+            out.print(wrap_text(out, note), soft_wrap=True)
         out.print()
     printed = {n: rows for n, rows in tables_of(section).items() if not chosen or n in chosen}
     if legend := pca_legend(printed | {"codes": section.get("codes") or {}}):
-        out.print(f"{fill(out, legend)}\n", soft_wrap=True)
+        out.print(f"{wrap_text(out, legend)}\n", soft_wrap=True)
     missing = [f"no table of {n}: {why}" for n, why in section["missing"].items() if not chosen or n in chosen]
     if missing:
         out.print("\n".join(missing) + "\n")
     verdicts = [one for one in section.get("verdicts") or [] if not chosen or one["table"] in chosen]
     if verdicts:
-        texts = [fill(out, one["text"]) for one in verdicts]
+        texts = [wrap_text(out, one["text"]) for one in verdicts]
         out.print("\n".join(texts), style="bold", soft_wrap=True)
     if stale := [name for name in section["titles"] if origin_note(section, name).startswith("stale")]:
         out.print(
             f"stale, of earlier weights: {', '.join(stale)}; "
-            f"aectl eval run={shlex.quote(shown(run.folder))} makes them anew"
+            f"aectl eval run={shlex.quote(display_path(run.folder))} makes them anew"
         )
     page = "report_quick.html" if section.get("quick") else "report.html"
     for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", page)):
         if (run.folder / path).exists():
-            log.info("%s %s", what, shown(run.folder / path))
+            log.info("%s %s", what, display_path(run.folder / path))
 
 
 def print_rows(out: Console, title: str, rows: Rows, metrics: Sequence[Metric]) -> None:

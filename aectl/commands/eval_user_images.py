@@ -23,7 +23,7 @@ from aectl.figures.image_grids import reconstructions
 from aectl.figures.style import default_style, save
 from aectl.models.base import Classifies, Encodes, Model, Reconstructs, Scores
 from aectl.rng import Rng
-from aectl.system.terminal import harmless, printable
+from aectl.system.terminal import escape_formula, escape_unprintable
 
 log = logging.getLogger("aectl")
 
@@ -59,7 +59,7 @@ def read_images(
         skipped: Counter[str] = Counter()
         files, survey = image_files(place, skipped), Survey()
         found = dict(read_all(files, lambda file: picture(file, shape, white, survey), survey))
-        images, names = torch.stack([*found.values()]), [printable(files[position].name) for position in found]
+        images, names = torch.stack([*found.values()]), [escape_unprintable(files[position].name) for position in found]
         for line in (skipped_line(place, skipped), *survey.notices(place.name)):
             if line:
                 log.warning("%s", line)
@@ -140,6 +140,6 @@ def write_csv(path: Path, columns: dict[str, Iterable[Any]]) -> dict[str, Path]:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row in zip(*columns.values(), strict=True):
-        writer.writerow([f"{value:.9g}" if isinstance(value, float) else harmless(value) for value in row])
+        writer.writerow([f"{value:.9g}" if isinstance(value, float) else escape_formula(value) for value in row])
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     return {path.name: path}

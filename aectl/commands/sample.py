@@ -27,7 +27,7 @@ from aectl.rng import Rng
 from aectl.runs.loading import LoadedRun, explain_missing_data, open_run
 from aectl.sampling import KINDS, Impossible, Kind, Request
 from aectl.sampling.draws import is_conditional
-from aectl.system.atomic_write import clear, written
+from aectl.system.atomic_write import remove_abandoned, write_atomically
 from aectl.system.memory_check import check_images
 
 log = logging.getLogger("aectl")
@@ -52,7 +52,7 @@ def run(config: DictConfig) -> None:
     made = 0
     folder = opened.run.folder / "samples"
     folder.mkdir(exist_ok=True)
-    clear(folder)
+    remove_abandoned(folder)
     for kind in kinds:
         try:
             write_pictures(KINDS[kind], opened, request, folder, name)
@@ -156,7 +156,7 @@ def write_pictures(kind: Kind, opened: LoadedRun, request: Request, folder: Path
     arrays = {key: value.cpu() for key, value in kind.make(opened.model, request).items()}
     # Not compressed: grey pixels hardly shrink, and it takes longer than to make them.
     plain: dict[str, Any] = {key: value.numpy() for key, value in arrays.items()}
-    with written(folder / f"{kind.name}.npz", sync=False) as file:
+    with write_atomically(folder / f"{kind.name}.npz", sync=False) as file:
         np.savez(file, **plain)
     log.info("%s", folder / f"{kind.name}.npz")
     moves = "epochs" in arrays

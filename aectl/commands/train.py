@@ -37,8 +37,8 @@ from aectl.parallel.process_group import lead
 from aectl.runs.loading import PARTS
 from aectl.runs.run import RECORD, Run
 from aectl.system.file_lock import FileLock
-from aectl.system.machine import PROCESS_BYTES, memory_bytes, started_together
-from aectl.system.memory_check import in_words
+from aectl.system.machine import PROCESS_BYTES, launched_processes, memory_bytes
+from aectl.system.memory_check import format_bytes
 from aectl.training.stop_signals import Interruption
 from aectl.training.trainer import Trainer
 
@@ -185,7 +185,7 @@ def record_error(run: Run, lock: FileLock) -> Iterator[None]:
 
 def processes_of(config: DictConfig) -> int:
     """Return how many processes share each batch; raises ConfigError if torchrun and the config disagree."""
-    told, started = config.device.get("count"), started_together()
+    told, started = config.device.get("count"), launched_processes()
     if started > 1 and told not in (None, started):
         raise ConfigError(f"device.count={told}, but torchrun has started {started} processes")
     if started > 1 or not told:
@@ -195,8 +195,8 @@ def processes_of(config: DictConfig) -> int:
         raise ConfigError(f"device.count: {told:,} processes cannot share a batch of {batch_size:,} images")
     if told * PROCESS_BYTES > memory_bytes():
         raise ConfigError(
-            f"device.count: {told:,} processes need {in_words(told * PROCESS_BYTES)}, "
-            f"this machine has {in_words(memory_bytes())}"
+            f"device.count: {told:,} processes need {format_bytes(told * PROCESS_BYTES)}, "
+            f"this machine has {format_bytes(memory_bytes())}"
         )
     return told
 

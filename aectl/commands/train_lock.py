@@ -59,7 +59,7 @@ def lock_run(config: DictConfig, run: Run) -> FileLock:
 def remove_leftovers(run: Run) -> None:
     """Remove what killed processes have left half done in a run's folder, which is one's own."""
     for folder in (run.folder, run.folder / "checkpoints"):
-        atomic_write.clear(folder)
+        atomic_write.remove_abandoned(folder)
     for aside in run.folder.glob(".hydra~*"):
         number = aside.name.partition("~")[2]
         if number != str(os.getpid()) and not (number.isdecimal() and is_alive(int(number))):
@@ -106,7 +106,7 @@ def explain_write_errors(run: Run) -> Iterator[None]:
         goes_on = (run.folder / RECORD).is_file()
         again = f"aectl train resume={shlex.quote(str(run.folder))}" if goes_on else "type the command again"
         first = "free some space" if atomic_write.is_full(error) else "fix that"
-        raise RunFolderError(f"{atomic_write.account(error)}\n  {first}, then {again}") from error
+        raise RunFolderError(f"{atomic_write.describe_error(error)}\n  {first}, then {again}") from error
 
 
 def discard_start(run: Run, aside: str | None, is_owner: bool = True) -> None:

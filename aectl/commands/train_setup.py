@@ -22,7 +22,7 @@ from aectl.data.digests import describe
 from aectl.models.base import Model
 from aectl.runs.loading import PARTS, build_model, check_data_description
 from aectl.runs.run import Run
-from aectl.system.memory_check import Room, check_training
+from aectl.system.memory_check import MemoryLimit, check_training
 from aectl.tensorboard.images import draw_pictures
 from aectl.tensorboard.training import TensorBoard
 from aectl.training.alarms import Alarms
@@ -77,7 +77,7 @@ def build_data_and_model(
     The third value names the run and the weights of `init_from`, None without it. Images are downloaded last: what
     data set, model and initial weights refuse is raised before.
     """
-    with Room("dataset"):
+    with MemoryLimit("dataset"):
         dataset: Dataset = build(config.dataset, "dataset")
     facts: dict[str, Any] = {"shape": list(dataset.shape), "classes": dataset.classes}
     model = build_model(config, facts, config.seed)
@@ -98,7 +98,7 @@ def build_data_and_model(
 
 def read_data(dataset: Dataset, facts: dict[str, Any], device: Device) -> Data:
     """Read the images to train on and to validate on, downloading them if they are missing."""
-    with Room("dataset"):
+    with MemoryLimit("dataset"):
         train, valid = dataset.split("train"), dataset.split("valid")
         # Only the first process writes the record.
         description = describe(dataset, train, valid) if parallel.rank() == 0 else {}
@@ -133,7 +133,7 @@ def build_trainer(
     """Return the trainer, after the device has chosen threads and precision for the size of a step."""
     parallel.meet()
     few = data.train.batch(torch.arange(min(FEW, len(data.train)), device=device.torch))
-    with Room("a step", device.torch, scale=min(config.batch_size, len(data.train)) / len(few.x), total=False):
+    with MemoryLimit("a step", device.torch, scale=min(config.batch_size, len(data.train)) / len(few.x), total=False):
         device.adapt_threads(count_multiplications(model, few) * config.batch_size)
     device.choose_precision(config.batch_size // parallel.count(), count_dense_weights(model), model.fp32_only)
     settings = {key: config[key] for key in ("epochs", "batch_size", "seed", "objective", "patience", "grad_clip")}

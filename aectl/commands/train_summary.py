@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from aectl.runs.run import Run
-from aectl.system.terminal import duration, reason_of, significant
+from aectl.system.terminal import first_line_of, format_duration, format_significant
 from aectl.training.baselines import Baseline, cheap_baselines
 from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
 from aectl.training.step_cost import count_parameters
@@ -21,7 +21,7 @@ SHARES = ("error",)
 def summarise_training(trainer: Trainer, run: Run) -> list[str]:
     """Return the lines on a run that has ended, of at most 80 characters each."""
     rows = read_metrics_csv(run.folder / METRICS_CSV)[1]
-    spent = duration(sum(float(row["seconds"]) for row in rows if row.get("seconds")))
+    spent = format_duration(sum(float(row["seconds"]) for row in rows if row.get("seconds")))
     parameters, device = f"{count_parameters(trainer.model.parameters()):,} parameters", trainer.device
     lines = [
         f"{parameters}, {trainer.epoch} epoch{'s' * (trainer.epoch != 1)} in {spent}",
@@ -36,7 +36,7 @@ def summarise_training(trainer: Trainer, run: Run) -> list[str]:
         return [*lines, *compare_with_baselines(trainer, best)]
     except Exception as error:
         # A model of one's own may raise anything where it is compared, and all of the run is written already.
-        return [*lines, f"     no comparison with baselines: {type(error).__name__}: {reason_of(error)}"]
+        return [*lines, f"     no comparison with baselines: {type(error).__name__}: {first_line_of(error)}"]
 
 
 def compare_with_baselines(trainer: Trainer, best: Mapping[str, str]) -> list[str]:
@@ -67,4 +67,4 @@ def format_metric(trainer: Trainer, metric: str, value: float) -> str:
     if name in SHARES:
         return f"{100 * value:.2f} %"
     unit = trainer.model.loss_unit if name == "loss" else UNITS.get(name, "")
-    return f"{significant(value)} {unit}".rstrip()
+    return f"{format_significant(value)} {unit}".rstrip()

@@ -33,7 +33,7 @@ from aectl.config.instantiate import (
 from aectl.config.overrides import LAUNCHERS, MULTIRUN
 from aectl.config.schema import SCHEMAS
 from aectl.config.untrusted_files import iterate_texts
-from aectl.system.machine import usable_cores
+from aectl.system.machine import count_usable_cores
 
 NOT_STORED = ("resume", "trust", "data")
 """Keys of a run that are the user's to type."""
@@ -149,7 +149,7 @@ def check_value(
     if any("_args_" in part for _, part in iterate_mappings(node.get("dataset"), "dataset")):
         raise RefusedWord
     if key == "device.count" and type(value) is int and value > max_processes():
-        raise RefusedWord(f"this machine has {usable_cores()} cores")
+        raise RefusedWord(f"this machine has {count_usable_cores()} cores")
     try:
         check_trusted(node, trust)
         check_paths(find_paths(node, trust), folder, signatures, trust)
@@ -184,7 +184,7 @@ def check_launcher_value(key: str, value: Any, folder: Path) -> None:
 
 def max_processes() -> int:
     """Return how many processes a stored command may start."""
-    return max(MAX_PROCESSES, usable_cores())
+    return max(MAX_PROCESSES, count_usable_cores())
 
 
 def nest_value(key: str, value: Any) -> dict[str, Any]:

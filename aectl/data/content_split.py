@@ -24,7 +24,7 @@ from torch import Tensor
 
 from aectl.data.memmap import PIECE, Mapped
 from aectl.system import atomic_write
-from aectl.system.user_cache import NoHome, baseline_folder
+from aectl.system.user_cache import NoHomeError, baseline_folder
 
 log = logging.getLogger("aectl")
 
@@ -64,7 +64,7 @@ def keep_hashes(files: Sequence[Path], compute: Callable[[], Tensor]) -> Tensor:
     """Return the hashes that an earlier call has left in the user's cache, else compute and leave them there."""
     try:
         path = baseline_folder() / "hashes" / f"{state_of_files(files)}.npy"
-    except NoHome:
+    except NoHomeError:
         return compute()
     with contextlib.suppress(OSError, ValueError):
         return torch.from_numpy(np.load(path, allow_pickle=False))
@@ -73,7 +73,7 @@ def keep_hashes(files: Sequence[Path], compute: Callable[[], Tensor]) -> Tensor:
     # Without a cache that can be written to, they are computed each time.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write.written(path, sync=False) as file:
+        with atomic_write.write_atomically(path, sync=False) as file:
             np.save(file, found.numpy())
     return found
 

@@ -32,7 +32,7 @@ from typing import IO, cast
 
 from aectl.data.torchvision_shim import torchvision
 from aectl.system.file_lock import FileLock
-from aectl.system.user_cache import NoHome, user_cache
+from aectl.system.user_cache import NoHomeError, user_cache
 
 log = logging.getLogger("aectl")
 
@@ -78,7 +78,7 @@ def data_folder() -> Path:
     """Return $AECTL_DATA, else a folder in the user's cache; raises DataError without a home folder."""
     try:
         return Path(os.environ.get("AECTL_DATA") or user_cache() / "data").expanduser().absolute()
-    except NoHome as error:
+    except NoHomeError as error:
         raise DataError(f"{error}\n  set AECTL_DATA=DIR to a folder for data, or HOME") from None
 
 

@@ -20,7 +20,7 @@ from aectl.data.content_split import state_of_files
 from aectl.data.downloads import DataError, data_folder
 from aectl.data.image_files import Survey, picture, read_all
 from aectl.data.memmap import Mapped
-from aectl.system.atomic_write import account
+from aectl.system.atomic_write import describe_error
 from aectl.system.file_lock import FileLock
 from aectl.system.machine import memory_bytes
 
@@ -61,7 +61,9 @@ def making(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise DataError(f"{account(error, folder)}\n  set AECTL_DATA=DIR to keep resized images elsewhere") from error
+        raise DataError(
+            f"{describe_error(error, folder)}\n  set AECTL_DATA=DIR to keep resized images elsewhere"
+        ) from error
 
 
 def check_room(path: Path, count: int, shape: tuple[int, int, int]) -> None:

@@ -30,7 +30,7 @@ from aectl.models.base import (
     Walks,
 )
 from aectl.rng import Rng
-from aectl.system.terminal import reason_of
+from aectl.system.terminal import first_line_of
 
 log = logging.getLogger("aectl")
 
@@ -79,7 +79,7 @@ def check_abilities(model: Model, x: Tensor, classes: int, seed: int = 0) -> Non
                 raise
             except Exception as error:
                 raise AbilityError(
-                    f"model: {type(model).__name__}.{name} raised {type(error).__name__}: {reason_of(error)}"
+                    f"model: {type(model).__name__}.{name} raised {type(error).__name__}: {first_line_of(error)}"
                 ) from error
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aectl.system.file_lock import FileLock
-from aectl.system.user_cache import NoHome, baseline_folder
+from aectl.system.user_cache import NoHomeError, baseline_folder
 
 log = logging.getLogger("aectl")
 
@@ -87,7 +87,7 @@ def folder_for(digest: str) -> Path | None:
     """Return the cache folder for data with this digest; None without a home folder if AECTL_CACHE is not set."""
     try:
         return baseline_folder() / "baselines" / f"{digest}-v{VERSION}"
-    except NoHome as error:
+    except NoHomeError as error:
         note_unwritable(Path("~"), error)
         return None
 

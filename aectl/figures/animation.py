@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from aectl.figures import image_grids, style
-from aectl.system.atomic_write import written
+from aectl.system.atomic_write import write_atomically
 
 GIVEN = ("x", "noisy")
 """What reconstructions are made of, if the pictures are such."""
@@ -50,7 +50,7 @@ def animation(made: dict[str, Tensor], name: str, path: Path) -> Path:
     durations = [PACE] * (len(frames) - 1) + [PAUSE]
     # One frame alone has one duration, and no list of them.
     timing = durations if len(frames) > 1 else PAUSE
-    with written(path, sync=False) as file:
+    with write_atomically(path, sync=False) as file:
         frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=timing, loop=0)
     return path
 

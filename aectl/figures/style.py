@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aectl.system.atomic_write import written
+from aectl.system.atomic_write import write_atomically
 
 DPI = 150
 INK, FAINT = "#222222", "#d9d9d9"
@@ -64,6 +64,6 @@ def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, making its folder if need be; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the version of matplotlib in it, so that equal figures are equal files.
-    with written(path, sync=False) as file:
+    with write_atomically(path, sync=False) as file:
         figure.savefig(file, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return path

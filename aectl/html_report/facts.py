@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from aectl.runs.metrics_json import MADE, MODEL, Rows
-from aectl.system.terminal import significant
+from aectl.system.terminal import format_significant
 
 SPLITS = {"train": ", on training images", "val": ", on validation images"}
 """Images on which a metric is computed, by the prefix of its name."""
@@ -78,7 +78,7 @@ def format_objective(record: Mapping[str, Any]) -> str:
     if value is None:
         return name
     images = SPLITS.get(name.partition("/")[0], "")
-    return f"{name} {significant(value)} in epoch {found.get('epoch')}{images}"
+    return f"{name} {format_significant(value)} in epoch {found.get('epoch')}{images}"
 
 
 def format_time(text: Any) -> str:

@@ -38,7 +38,7 @@ from aectl.runs.metrics_json import (
     pca_legend,
     tables_of,
 )
-from aectl.system.atomic_write import written
+from aectl.system.atomic_write import write_atomically
 
 __all__ = ["format_device", "format_git", "format_time", "format_versions", "write_page"]
 
@@ -192,7 +192,7 @@ def write_page(
         version=(record.get("versions") or {}).get("aectl", ""),
         today=f"{datetime.now(timezone.utc):%Y-%m-%d}",
     )
-    with written(path, sync=False) as file:
+    with write_atomically(path, sync=False) as file:
         # Commands and folder names may contain bytes that are not UTF-8.
         file.write(page.encode(errors="backslashreplace"))
     return path

@@ -13,7 +13,7 @@ from typing import Any
 from aectl.leaderboard.boards import Board, Table
 from aectl.leaderboard.show import format_cells, list_notes, make_legend
 from aectl.runs.metrics_json import MODEL, is_model_row
-from aectl.system.terminal import harmless, printable, shown
+from aectl.system.terminal import display_path, escape_formula, escape_unprintable
 
 
 def write(folder: Path, boards: Sequence[Board]) -> list[Path]:
@@ -22,7 +22,7 @@ def write(folder: Path, boards: Sequence[Board]) -> list[Path]:
     markdown, table = folder / "leaderboard.md", folder / "leaderboard.csv"
     replace_file(markdown, "\n".join(line for board in boards for line in format_markdown(board)))
     rows = [
-        {harmless(key): harmless(value) for key, value in row.items()}
+        {escape_formula(key): escape_formula(value) for key, value in row.items()}
         for board in boards
         for row in make_csv_rows(board)
     ]
@@ -54,7 +54,7 @@ def make_csv_rows(board: Board) -> list[dict[str, Any]]:
     about = {"dataset": board.dataset, "split": board.split, "images": board.images}
     for entry in board.entries:
         settings = {key: entry.setting(key) for key in board.varied}
-        own = {"folder": shown(entry.folder), "epoch": entry.section.get("epoch", ""), **settings}
+        own = {"folder": display_path(entry.folder), "epoch": entry.section.get("epoch", ""), **settings}
         model = {"row": MODEL, "runs": entry.label, **about, **own}
         rows: dict[str, dict[str, Any]] = {}
         for table, content in entry.rows.items():
@@ -72,7 +72,7 @@ def make_csv_rows(board: Board) -> list[dict[str, Any]]:
 def format_markdown(board: Board) -> list[str]:
     """Return a leaderboard as lines of Markdown."""
     headings, rows = make_legend(board)
-    folders = [format_code(shown(entry.folder)) for entry in board.entries]
+    folders = [format_code(display_path(entry.folder)) for entry in board.entries]
     lines = [f"## {escape_markdown(board.title)}", ""]
     cells = [[*map(escape_markdown, row), folder] for row, folder in zip(rows, folders, strict=True)]
     lines += format_markdown_table([*map(escape_markdown, headings), "folder"], cells, right=())
@@ -108,9 +108,9 @@ def format_code(text: str) -> str:
     """Return text as Markdown code; bars are escaped, since they end a cell even there."""
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     room = " " if "`" in text else ""
-    return f"{fence}{room}{printable(text).replace('|', chr(92) + '|')}{room}{fence}"
+    return f"{fence}{room}{escape_unprintable(text).replace('|', chr(92) + '|')}{room}{fence}"
 
 
 def escape_markdown(text: str) -> str:
     """Escape Markdown, HTML and invisible characters."""
-    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", printable(" ".join(text.split())))
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", escape_unprintable(" ".join(text.split())))

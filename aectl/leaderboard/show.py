@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from aectl.leaderboard.boards import Board, Table
 from aectl.metric import Metric
 from aectl.runs.metrics_json import format_column, is_number, is_spread
-from aectl.system.terminal import console, fill, shown, significant
-from aectl.system.terminal_table import Column, blocks, print_table, rows_with_paths
+from aectl.system.terminal import display_path, format_significant, make_console, wrap_text
+from aectl.system.terminal_table import Column, format_rows_with_paths, print_table, split_into_blocks
 
 DEFAULT_WIDTH = 100
 """Width in characters if the output is not a terminal."""
@@ -20,17 +20,19 @@ MIXED = "Some runs were measured in different ways and cannot be compared: each 
 
 def show(boards: Sequence[Board]) -> None:
     """Print all leaderboards, with the best run of each column in bold."""
-    out = console(DEFAULT_WIDTH)
+    out = make_console(DEFAULT_WIDTH)
     for board in boards:
         out.print(f"\n{board.title}\n", style="bold")
-        for line in rows_with_paths(*make_legend(board), [shown(entry.folder) for entry in board.entries], out.width):
+        for line in format_rows_with_paths(
+            *make_legend(board), [display_path(entry.folder) for entry in board.entries], out.width
+        ):
             out.print(line, soft_wrap=True)
         for table in board.tables:
             out.print()
             styles = [STYLES[line.kind] for line in table.lines]
             print_table(out, *make_columns(table, out.width), title=table.title, styles=styles)
             for note in list_notes(table):
-                out.print(fill(out, note), style="dim", soft_wrap=True)
+                out.print(wrap_text(out, note), style="dim", soft_wrap=True)
     if boards:
         out.print("\nBold: the best run, or the best mean over seeds.")
         out.print("±: half of the 95 % confidence interval; for means over seeds, the standard deviation.")
@@ -48,7 +50,7 @@ def make_legend(board: Board) -> tuple[list[str], list[list[str]]]:
     for entry in board.entries:
         objective = entry.record.get("objective") or {}
         value = objective.get("value")
-        goal = f"{objective.get('name', '')} {'' if value is None else significant(value)}".strip()
+        goal = f"{objective.get('name', '')} {'' if value is None else format_significant(value)}".strip()
         settings = [entry.setting(key) for key in board.varied]
         rows.append([entry.label, *settings, goal, str(entry.section.get("epoch", ""))])
     return headings, rows
@@ -58,7 +60,7 @@ def make_columns(table: Table, width: int) -> tuple[Column, list[Column]]:
     """Return the names and columns of a table, without spreads if it is very wide."""
     names = Column("", [line.name for line in table.lines])
     columns = [make_column(table, *column) for column in zip(table.columns, format_cells(table), strict=True)]
-    if len(list(blocks(names, columns, width))) > MAX_BLOCKS:
+    if len(list(split_into_blocks(names, columns, width))) > MAX_BLOCKS:
         short = format_cells(table, spreads=False)
         columns = [make_column(table, *column) for column in zip(table.columns, short, strict=True)]
     return names, columns

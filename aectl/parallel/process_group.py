@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 import aectl
 from aectl.parallel import Lost
-from aectl.system.machine import started_together
+from aectl.system.machine import launched_processes
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -43,7 +43,7 @@ def lead(processes: int, words: str) -> Iterator[None]:
         yield
         return
     followers: list[subprocess.Popen[bytes]] = []
-    if started_together() > 1:
+    if launched_processes() > 1:
         store: Store = next(iter(dist.rendezvous("env://")))[0]  # type: ignore[attr-defined]
     else:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK["GLOO_SOCKET_IFNAME"])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from aectl.models.base import Classifies, Decodes, Encodes, Energy, Model
-from aectl.system.atomic_write import written
+from aectl.system.atomic_write import write_atomically
 
 Shape = tuple[int, int, int]
 """Channels, height and width."""
@@ -73,7 +73,7 @@ def export_model(
 
 def write_file(path: Path, content: bytes) -> Path:
     """Write a file aside and rename it, so that it is whole or absent; returns its path."""
-    with written(path, sync=False) as file:
+    with write_atomically(path, sync=False) as file:
         file.write(content)
     return path
 

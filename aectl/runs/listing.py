@@ -17,8 +17,8 @@ from aectl.config.untrusted_files import read_json
 from aectl.runs.run import OUTPUTS, RECORD, Run, find_run, find_runs_by_name, iterate_runs, last_start
 from aectl.runs.run_json import FORMAT, NewerFormat, check_format
 from aectl.system.file_lock import FileLock, Timeout
-from aectl.system.terminal import console, shown, significant
-from aectl.system.terminal_table import GAP, cell_width, rows_with_paths
+from aectl.system.terminal import display_path, format_significant, make_console
+from aectl.system.terminal_table import GAP, cell_width, format_rows_with_paths
 
 MAX_LISTED = 30
 """Runs that are listed."""
@@ -34,20 +34,20 @@ AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 def print_runs(root: Path = OUTPUTS) -> None:
     """Print the latest runs under `root`, the newest first, and what to type next."""
-    out = console()
+    out = make_console()
     runs = sorted(iterate_runs(root), key=last_start, reverse=True)
     if not runs:
-        out.print(f"no run in {shown(root)} yet; make one: aectl train model=dae dataset=digits", soft_wrap=True)
+        out.print(f"no run in {display_path(root)} yet; make one: aectl train model=dae dataset=digits", soft_wrap=True)
         return
     latest = runs[:MAX_LISTED]
     headings, rows = drop_size(HEADINGS, [describe_run(folder) for folder in latest], out.width)
-    lines = rows_with_paths(headings, rows, [shown(folder) for folder in latest], out.width)
+    lines = format_rows_with_paths(headings, rows, [display_path(folder) for folder in latest], out.width)
     for number, line in enumerate(lines):
         out.print(line, style=None if number else "bold", soft_wrap=True)
     if len(runs) > MAX_LISTED:
-        out.print(f"and {len(runs) - MAX_LISTED} more in {shown(root)}", soft_wrap=True)
+        out.print(f"and {len(runs) - MAX_LISTED} more in {display_path(root)}", soft_wrap=True)
     # 'latest' is of those in outputs/ alone.
-    name = "latest" if root == OUTPUTS else shlex.quote(shown(latest[0]))
+    name = "latest" if root == OUTPUTS else shlex.quote(display_path(latest[0]))
     out.print(f"\nnext: aectl eval run={name}", soft_wrap=True)
 
 
@@ -116,7 +116,7 @@ def format_objective(record: dict[str, Any]) -> str:
         return "–"
     try:
         name = str(found.get("name")).removeprefix("val/")
-        return f"{SHORT_NAMES.get(name, name)} {significant(found['value'])}"
+        return f"{SHORT_NAMES.get(name, name)} {format_significant(found['value'])}"
     except OverflowError:
         return "–"
 

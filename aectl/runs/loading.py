@@ -22,8 +22,8 @@ from aectl.data.downloads import DataError
 from aectl.models.base import Model
 from aectl.runs.run import Run, find_run
 from aectl.system.machine import NotEnoughMemory
-from aectl.system.memory_check import Room
-from aectl.system.terminal import shown
+from aectl.system.memory_check import MemoryLimit
+from aectl.system.terminal import display_path
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
 from aectl.training.device import Device
@@ -49,7 +49,7 @@ def build_model(config: DictConfig, facts: dict[str, Any], seed: int = 0) -> Mod
         supplied[part] = component
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with Room("model"):
+        with MemoryLimit("model"):
             model = build(config.model, "model", **supplied)
     if not isinstance(model, Model):
         raise ConfigError(f"model: {config.model._target_} makes no aectl.models.Model")
@@ -129,7 +129,7 @@ def check_data_description(run: Run, now: Mapping[str, Any], how: str = "data=ch
     """Raise ChangedData if a description of data differs from the one in the run's record."""
     if what := digests.differences(run.record.get("data") or {}, now):
         raise ChangedData(
-            f"the data of {shown(run.folder)} have changed since it was trained: {what}\n"
+            f"the data of {display_path(run.folder)} have changed since it was trained: {what}\n"
             f"  {how} uses them as they are now"
         )
 
@@ -187,7 +187,7 @@ class LoadedRun:
     @cached_property
     def dataset(self) -> Dataset:
         """The run's data set; raises ConfigError if its images are of another shape, or ChangedData."""
-        with Room("dataset"):
+        with MemoryLimit("dataset"):
             dataset = build_stored_dataset(self.run, self.config, list(self.trust))
         if tuple(dataset.shape) != self.shape:
             raise ConfigError(f"dataset: images are {tuple(dataset.shape)} now, the run was trained on {self.shape}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 from aectl.metric import Metric, find_metric, read_metric
-from aectl.system.terminal import significant
+from aectl.system.terminal import format_significant
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Row]
@@ -222,10 +222,10 @@ def format_value(value: Any, spread: float | None, count: bool, form: str = "") 
     if form:
         return f"{value:{form}}", ("" if spread is None or not math.isfinite(spread) else f"± {spread:{form}}")
     if spread is None or not math.isfinite(spread) or spread <= 0:
-        return (f"{value:.0f}" if count else significant(value)), ("± 0" if spread == 0 else "")
+        return (f"{value:.0f}" if count else format_significant(value)), ("± 0" if spread == 0 else "")
     decimals = max(1 - math.floor(math.log10(spread)), 0)
     if decimals > 7:
-        return significant(value), f"± {spread:.1e}"
+        return format_significant(value), f"± {spread:.1e}"
     return f"{value:.{decimals}f}", f"± {spread:.{decimals}f}"
 
 

@@ -205,7 +205,7 @@ def is_alive(pid: int | None, host: str | None = None) -> bool:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that neither a reader nor a crash ever leaves half of it."""
-    with atomic_write.written(path) as file:
+    with atomic_write.write_atomically(path) as file:
         file.write(to_json(content).encode())
 
 

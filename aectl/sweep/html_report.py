@@ -19,7 +19,7 @@ from aectl.sweep.comparable_metric import Comparison
 from aectl.sweep.number_formats import P_VALUE, T_INTERVAL, intervals, number, probability
 from aectl.sweep.plan import typed_command
 from aectl.sweep.results import Job, name_of, objectives_over_seeds
-from aectl.system.terminal import shown
+from aectl.system.terminal import display_path
 
 UNRANKED_CAPTIONS = {
     "curves": "The objective of each run over its epochs. Its values cannot be compared between these runs.",
@@ -82,7 +82,7 @@ def report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison:
         folder / "report.html",
         title=title_of(jobs, varied),
         name=folder.name,
-        commands=[typed_command(folder), shlex.join(["aectl", "train", "-m", f"resume={shown(folder)}"])],
+        commands=[typed_command(folder), shlex.join(["aectl", "train", "-m", f"resume={display_path(folder)}"])],
         section=section,
         facts=facts_of(jobs, varied),
         figures=sorted((folder / "figures").glob("*.png")),

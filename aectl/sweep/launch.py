@@ -27,9 +27,9 @@ from aectl.sweep.run_job import RunCommand, carry_out_job
 from aectl.sweep.table import close
 from aectl.sweep.worker_pool import Places, Task, Watcher
 from aectl.system.file_lock import FileLock, Timeout
-from aectl.system.idle_cores import idle_cores
-from aectl.system.machine import PROCESS_BYTES, accelerated, memory_bytes, usable_cores
-from aectl.system.terminal import console, counted, shown
+from aectl.system.idle_cores import count_idle_cores
+from aectl.system.machine import PROCESS_BYTES, count_usable_cores, has_accelerator, memory_bytes
+from aectl.system.terminal import display_path, format_count, make_console
 
 
 class Where(Protocol):
@@ -76,7 +76,7 @@ def run_sweep(
         task = task_of(config, run_command, threads, [word for words in job_overrides for word in words])
         carrier = where(task, view(len(left), what_differs(jobs)))
         done = f", {len(jobs) - len(left)} of them done already" if len(left) < len(jobs) else ""
-        console().print(f"{counted(len(jobs), 'job')}{done}")
+        make_console().print(f"{format_count(len(jobs), 'job')}{done}")
         carry_out(folder, left, carrier)
     return [returned(job) for job in jobs]
 
@@ -88,7 +88,7 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"{lock.owner()} is at work on the sweep {shown(folder)}") from None
+        raise ConfigError(f"{lock.owner()} is at work on the sweep {display_path(folder)}") from None
     try:
         yield
     finally:
@@ -102,7 +102,9 @@ def carry_out(folder: Path, jobs: Iterable[Planned], where: Where) -> None:
         where.carry_out(jobs)
     except KeyboardInterrupt:
         close(folder)
-        console().print(f"stopped; resume with\n  aectl train -m resume={shlex.quote(shown(folder))}", soft_wrap=True)
+        make_console().print(
+            f"stopped; resume with\n  aectl train -m resume={shlex.quote(display_path(folder))}", soft_wrap=True
+        )
         raise SystemExit(130) from None
 
 
@@ -136,7 +138,7 @@ def threads_for(places: int) -> int | None:
     """Return each place's share of the idle cores; None where one has them all."""
     if places == 1:
         return None
-    return 1 if places >= usable_cores() else max(1, idle_cores() // places)
+    return 1 if places >= count_usable_cores() else max(1, count_idle_cores() // places)
 
 
 def task_of(config: DictConfig, run_command: RunCommand, threads: int | None, words: Sequence[str]) -> Task:
@@ -175,8 +177,8 @@ def hydra_words(config: DictConfig) -> list[str]:
 
 def default_places(config: DictConfig) -> int:
     """Return how many jobs run at a time: one for each idle core, or for as many as it has processes; one on a GPU."""
-    alone = accelerated() and config.hydra.runtime.choices.get("device") != "cpu"
-    return 1 if alone else max(1, idle_cores() // (OmegaConf.select(config, "device.count") or 1))
+    alone = has_accelerator() and config.hydra.runtime.choices.get("device") != "cpu"
+    return 1 if alone else max(1, count_idle_cores() // (OmegaConf.select(config, "device.count") or 1))
 
 
 def returned(done: Planned) -> JobReturn:

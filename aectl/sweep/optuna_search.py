@@ -27,7 +27,7 @@ from aectl.sweep.results import read_epochs, read_jobs
 from aectl.sweep.run_job import RunCommand
 from aectl.sweep.search_space import Space
 from aectl.sweep.worker_pool import Both, Places, Watcher
-from aectl.system.terminal import console, counted, fill
+from aectl.system.terminal import format_count, make_console, wrap_text
 
 if TYPE_CHECKING:
     import optuna
@@ -203,9 +203,9 @@ class Search(Watcher):
         """Print once if what the jobs minimise cannot be compared between them, so that the search is misled."""
         if not self.warned and (reason := why_not_comparable(read_jobs(self.folder))):
             self.warned = True
-            out = console()
+            out = make_console()
             text = f"{reason}: type objective=val/mse, or another metric that all jobs share"
-            out.print(fill(out, text), soft_wrap=True)
+            out.print(wrap_text(out, text), soft_wrap=True)
 
 
 def is_gone(owner: Any) -> bool:
@@ -238,7 +238,7 @@ def run_search(
     number = places_for(config, launcher.get("jobs"), trials)
     search = Search(found, space, folder, typed(), trials)
     known = f", {trials - left} of them known already" if left < trials else ""
-    console().print(f"{counted(trials, 'trial')}{known}; {number} at a time")
+    make_console().print(f"{format_count(trials, 'trial')}{known}; {number} at a time")
     watcher = Both(search, view(trials, lambda job: " ".join(job.overrides[len(space.fixed) :])))
     task = task_of(config, run_command, threads_for(number), arguments)
     carry_out(folder, search.jobs(), Places(number, task, watcher, launcher.get("fail_fast", False)))

@@ -17,7 +17,7 @@ from aectl.config.untrusted_files import file_digest, read_json
 from aectl.runs.jobs import PLAN
 from aectl.runs.run import COMMAND, RECORD, Run, write_json
 from aectl.runs.run_json import check_format
-from aectl.system.terminal import shown
+from aectl.system.terminal import display_path
 
 FORMAT = 1
 """Of sweep.json, as this version writes it."""
@@ -76,7 +76,7 @@ def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
                 [w for w in one.overrides if w not in other.overrides] for one, other in ((before, job), (job, before))
             )
             raise ConfigError(
-                f"job {job.number} of {shown(folder)} was {' '.join(was)} and would now be {' '.join(now)}\n"
+                f"job {job.number} of {display_path(folder)} was {' '.join(was)} and would now be {' '.join(now)}\n"
                 "  what the sweep was started from has changed; another sweep needs another name"
             )
     stored = content(folder) if (folder / PLAN).is_file() else {}
@@ -123,7 +123,7 @@ def command(folder: Path) -> list[str]:
     """Return the words that started the sweep in a folder; raises ConfigError if there is none."""
     if not (folder / PLAN).is_file():
         what = f"holds no {PLAN}" if folder.is_dir() else "does not exist"
-        raise ConfigError(f"'{shown(folder)}' is no sweep: the folder {what}")
+        raise ConfigError(f"'{display_path(folder)}' is no sweep: the folder {what}")
     return list(content(folder)["command"])
 
 

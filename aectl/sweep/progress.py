@@ -10,7 +10,7 @@ from aectl.runs.run import Run
 from aectl.sweep.plan import Planned
 from aectl.sweep.results import read_epochs
 from aectl.sweep.worker_pool import Watcher
-from aectl.system.terminal import console, duration, significant
+from aectl.system.terminal import format_duration, format_significant, make_console
 
 if TYPE_CHECKING:
     from rich.live import Live as RichLive
@@ -22,7 +22,7 @@ STATUS = len("interrupted")
 
 def view(total: int, name: Callable[[Planned], str]) -> Watcher:
     """Return what shows here how `total` jobs fare, each by its name."""
-    return Live(total, name) if console().is_terminal else Lines(total, name)
+    return Live(total, name) if make_console().is_terminal else Lines(total, name)
 
 
 class Lines(Watcher):
@@ -32,7 +32,7 @@ class Lines(Watcher):
         self.total, self.name = total, name
         self.began: dict[int, float] = {}
         self.count = 0
-        self.out = console()
+        self.out = make_console()
 
     def started(self, job: Planned) -> None:
         self.began[job.number] = time.monotonic()
@@ -108,7 +108,7 @@ def reached(job: Planned) -> str:
     objective = Run(job.folder).record.get("objective") or {}
     if objective.get("value") is None:
         return ""
-    return f"{objective['name']} {significant(objective['value'])} (epoch {objective['epoch']})"
+    return f"{objective['name']} {format_significant(objective['value'])} (epoch {objective['epoch']})"
 
 
 def progress(job: Planned) -> tuple[str, str, str]:
@@ -119,7 +119,11 @@ def progress(job: Planned) -> tuple[str, str, str]:
     done, total = int(rows[-1]["epoch"]), int(goal["epochs"])
     value = rows[-1].get(goal["objective"]) or ""
     seconds = sum(float(row["seconds"]) for row in rows) / len(rows) * (total - done)
-    return (f"{done}/{total}", f"{goal['objective']} {significant(float(value))}" if value else "", duration(seconds))
+    return (
+        f"{done}/{total}",
+        f"{goal['objective']} {format_significant(float(value))}" if value else "",
+        format_duration(seconds),
+    )
 
 
 def goal_of(job: Planned) -> Mapping[str, Any]:

@@ -23,9 +23,9 @@ from aectl.sweep.comparable_metric import Comparison, compare
 from aectl.sweep.html_report import report
 from aectl.sweep.number_formats import P_VALUE, T_INTERVAL, aligned, intervals, probability
 from aectl.sweep.results import Job, find_swept_keys, name_of, objectives_over_seeds, read_jobs
-from aectl.system.atomic_write import written
-from aectl.system.terminal import brief, console, counted, fill, harmless, shown
-from aectl.system.terminal_table import Column, cell_width, padded, print_table
+from aectl.system.atomic_write import write_atomically
+from aectl.system.terminal import display_path, escape_formula, format_count, make_console, shorten_message, wrap_text
+from aectl.system.terminal_table import Column, cell_width, pad_row, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ class SweepTable(Callback):
             close(folder)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            print(f"aectl: the sweep's table or pages are incomplete: {brief(reason)}", file=sys.stderr)
+            print(f"aectl: the sweep's table or pages are incomplete: {shorten_message(reason)}", file=sys.stderr)
             # Hydra turns Exceptions of a callback into warnings.
             raise SystemExit(1) from None
         if any(job.status == "failed" for job in read_jobs(folder)):
@@ -79,18 +79,18 @@ def write_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> None:
         epoch, folder = job.objective.get("epoch", ""), job.folder.name
         rows.append([job.number, *values, value, epoch, job.seconds, job.status, folder, job.error])
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([harmless(value) for value in row] for row in rows)
-    with written(path) as file:
+    csv.writer(text).writerows([escape_formula(value) for value in row] for row in rows)
+    with write_atomically(path) as file:
         file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: Comparison) -> None:
     """Print the table, the means over seeds where there are several, and all failures."""
-    out = console()
+    out = make_console()
     out.print()
     print_jobs(out, jobs, varied, comparison.is_fair)
     if comparison.notice:
-        out.print(fill(out, comparison.notice), soft_wrap=True)
+        out.print(wrap_text(out, comparison.notice), soft_wrap=True)
     is_ranked = comparison.has_comparable_means
     groups = objectives_over_seeds(jobs, varied, is_ranked=is_ranked)
     if "seed" in varied and any(len(values) > 1 for _, values in groups):
@@ -98,19 +98,19 @@ def show(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: C
         print_seeds(out, groups, name_of(jobs), is_ranked)
         out.print(f"{T_INTERVAL.name}: {T_INTERVAL.meaning}")
         if is_ranked and len(groups) > 1:
-            out.print(fill(out, f"{P_VALUE.name}: {P_VALUE.meaning}"), soft_wrap=True)
+            out.print(wrap_text(out, f"{P_VALUE.name}: {P_VALUE.meaning}"), soft_wrap=True)
     failures = [job for job in jobs if job.status == "failed"]
     if failures:
-        out.print(f"\n{len(failures)} of {counted(len(jobs), 'run')} failed:", style="bold red")
+        out.print(f"\n{len(failures)} of {format_count(len(jobs), 'run')} failed:", style="bold red")
     for job in failures:
         what = " ".join(f"{key}={job.settings[key]}" for key in varied if key in job.settings)
         out.print(f"  {job.number}  {what}  {job.error}", soft_wrap=True)
-    out.print(f"\nsweep {shlex.quote(shown(folder))}", soft_wrap=True)
+    out.print(f"\nsweep {shlex.quote(display_path(folder))}", soft_wrap=True)
 
 
 def show_next(jobs: Sequence[Job], folder: Path) -> None:
     """Print where the page is and, if a run can be evaluated, the command that does it."""
-    out, name = console(), shown(folder)
+    out, name = make_console(), display_path(folder)
     out.print(f"page  {shlex.quote(f'{name}/report.html')}", soft_wrap=True)
     if any(job.objective for job in jobs):
         out.print(f"next  {shlex.join(['aectl', 'eval', f'run={name}'])}", soft_wrap=True)
@@ -144,7 +144,7 @@ def print_seeds(
     best, values = groups[0][1], [group for _, group in groups]
     settings = [list(groups[0][0]), *[list(group.values()) for group, _ in groups]]
     sizes = [max(map(cell_width, values)) for values in zip(*settings, strict=True)]
-    heading, *names = [padded(row, sizes) for row in settings]
+    heading, *names = [pad_row(row, sizes) for row in settings]
     columns = [
         Column(f"mean {name}", aligned([statistics.fmean(group) for group in values])),
         Column("± std", aligned([statistics.stdev(group) if group[1:] else math.nan for group in values], 2)),

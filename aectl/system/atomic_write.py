@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-ASIDE = re.compile(r"\.(?P<file>.+)\.(?P<pid>\d+)@(?P<host>.*)\.aside")
-OLD_SECONDS = 3600.0
+TEMPORARY_NAME = re.compile(r"\.(?P<file>.+)\.(?P<pid>\d+)@(?P<host>.*)\.aside")
+ABANDONED_SECONDS = 3600.0
 """Age of a file that was left aside by a process of another machine, of which nothing else is known."""
 
 
 @contextlib.contextmanager
-def written(path: Path, *, keep: Path | None = None, sync: bool = True) -> Iterator[IO[bytes]]:
+def write_atomically(path: Path, *, keep: Path | None = None, sync: bool = True) -> Iterator[IO[bytes]]:
     """Open a file aside, for the caller to write, and put it in the place of `path` once it is on disk.
 
     What was there before becomes `keep`, if that is given: at every instant one of the two is whole. `sync=False` is
@@ -26,14 +26,14 @@ def written(path: Path, *, keep: Path | None = None, sync: bool = True) -> Itera
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.aside")
     try:
-        with naming(path):
+        with name_path_in_errors(path):
             with aside.open("wb") as file:
                 yield file
                 file.flush()
                 if sync:
                     os.fsync(file.fileno())
             if keep is not None and path.exists():
-                step_back(path, keep)
+                keep_as(path, keep)
             aside.replace(path)
             if sync:
                 sync_folder(path.parent)
@@ -43,7 +43,7 @@ def written(path: Path, *, keep: Path | None = None, sync: bool = True) -> Itera
             aside.unlink(missing_ok=True)
 
 
-def step_back(path: Path, keep: Path) -> None:
+def keep_as(path: Path, keep: Path) -> None:
     """Give a file its second name `keep`; where there are no second names, it loses the first."""
     link = keep.with_name(f".{keep.name}.{os.getpid()}@{socket.gethostname()}.aside")
     try:
@@ -69,7 +69,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def name_path_in_errors(path: Path) -> Iterator[None]:
     """Let OSErrors of what is within, also those that torch hides, tell the path if they tell none of the user's."""
     try:
         yield
@@ -88,7 +88,7 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
-def account(error: OSError, where: str | Path = "a file") -> str:
+def describe_error(error: OSError, where: str | Path = "a file") -> str:
     """Return what could not be written or read; `where`, if the error does not tell."""
     path = error.filename or where
     return (
@@ -96,20 +96,20 @@ def account(error: OSError, where: str | Path = "a file") -> str:
     )
 
 
-def clear(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
     """Remove what processes that are no more have left aside in a folder."""
     for path in folder.glob(".*.aside"):
-        if (match := ASIDE.fullmatch(path.name)) and is_left(path, int(match["pid"]), match["host"]):
+        if (match := TEMPORARY_NAME.fullmatch(path.name)) and is_abandoned(path, int(match["pid"]), match["host"]):
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
-def is_left(path: Path, pid: int, host: str) -> bool:
+def is_abandoned(path: Path, pid: int, host: str) -> bool:
     """Return whether nobody writes a file any more that was opened aside by a process of a machine."""
     if host == socket.gethostname():
         return not is_alive(pid)
     with contextlib.suppress(OSError):
-        return time.time() - path.stat().st_mtime > OLD_SECONDS
+        return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
     return False
 
 

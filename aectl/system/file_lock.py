@@ -29,8 +29,8 @@ log = logging.getLogger("aectl")
 HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 REFUSED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What `flock` answers if another process has the lock, and on a file system without locks."""
-POLL_SECONDS, PATIENCE_SECONDS = 0.1, 1.0
-NO_OWNER_SECONDS = 10.0
+POLL_SECONDS, LOG_AFTER_SECONDS = 0.1, 1.0
+EMPTY_FILE_SECONDS = 10.0
 """Age from which on an owner's file that is empty was left by a killed process: to write it takes a moment."""
 
 
@@ -64,7 +64,7 @@ class FileLock:
             waited = time.monotonic() - began
             if 0 <= timeout <= waited:
                 raise Timeout(str(self.path))
-            if waited > PATIENCE_SECONDS and not is_told:
+            if waited > LOG_AFTER_SECONDS and not is_told:
                 log.info("waiting for %s%s", self.owner(), f", which {purpose}" if purpose else "")
                 is_told = True
             time.sleep(POLL_SECONDS)
@@ -82,7 +82,7 @@ class FileLock:
                 return True
         except OSError as error:
             if error.errno in REFUSED:
-                note_refusal(self.path, error.strerror or "")
+                warn_of_refusal(self.path, error.strerror or "")
                 return self.take_owner_file()
             if error.errno not in HELD:
                 raise
@@ -101,7 +101,7 @@ class FileLock:
 
     def take_owner_file(self) -> bool:
         """Try once to make the owner's file."""
-        if is_left_over(self.owner_path):
+        if is_owner_gone(self.owner_path):
             self.remove_left_over()
         try:
             number = os.open(self.owner_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -117,7 +117,7 @@ class FileLock:
         aside = self.owner_path.with_name(f"{self.owner_path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
             self.owner_path.replace(aside)
-            if not is_left_over(aside):
+            if not is_owner_gone(aside):
                 os.link(aside, self.owner_path)
             aside.unlink()
 
@@ -165,7 +165,7 @@ def read_owner(path: Path) -> tuple[int | None, str]:
         return None, ""
 
 
-def is_left_over(path: Path) -> bool:
+def is_owner_gone(path: Path) -> bool:
     """Return whether an owner's file is of a process that is no more."""
     try:
         written = path.stat().st_mtime
@@ -173,7 +173,7 @@ def is_left_over(path: Path) -> bool:
         return False
     pid, host = read_owner(path)
     if pid is None:
-        return time.time() - written > NO_OWNER_SECONDS
+        return time.time() - written > EMPTY_FILE_SECONDS
     return host == socket.gethostname() and (written < boot_time() or not atomic_write.is_alive(pid))
 
 
@@ -182,11 +182,11 @@ def boot_time() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else 0.0
 
 
-NOTED: set[str] = set()
+WARNED: set[str] = set()
 
 
-def note_refusal(path: Path, reason: str) -> None:
+def warn_of_refusal(path: Path, reason: str) -> None:
     """Log, once for each reason, that a file system refuses locks."""
-    if reason not in NOTED:
-        NOTED.add(reason)
+    if reason not in WARNED:
+        WARNED.add(reason)
         log.warning("%s: no file locks here (%s), files with process ids take their place", path.parent, reason)

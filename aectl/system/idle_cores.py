@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from aectl.system.machine import affinity, cpu_quotas, usable_cores, whole_cores
+from aectl.system.machine import allowed_cores, count_usable_cores, read_cpu_quotas, whole_cores
 
 log = logging.getLogger("aectl")
 
@@ -42,10 +42,12 @@ class CpuTimes:
 def read_cpu_times() -> CpuTimes | None:
     """Return the CPU times of now; None where the system has no /proc/stat."""
     try:
-        busy = busy_seconds(STAT.read_text(encoding="ascii", errors="replace"), affinity(), os.sysconf("SC_CLK_TCK"))
+        busy = busy_seconds(
+            STAT.read_text(encoding="ascii", errors="replace"), allowed_cores(), os.sysconf("SC_CLK_TCK")
+        )
     except (OSError, ValueError, AttributeError):
         return None
-    return CpuTimes(time.monotonic(), time.process_time(), ((float(len(affinity())), busy), *cpu_quotas()))
+    return CpuTimes(time.monotonic(), time.process_time(), ((float(len(allowed_cores())), busy), *read_cpu_quotas()))
 
 
 def busy_seconds(stat: str, cores: Collection[int], ticks_per_second: float) -> float:
@@ -83,7 +85,7 @@ def measure_free_cores(
         if (after := read()) is None:
             return None
         windows.append(free_cores(before, after))
-        if whole_cores(windows[0]) >= usable_cores():
+        if whole_cores(windows[0]) >= count_usable_cores():
             return windows[0]
         before = after
     return median(windows)
@@ -111,12 +113,12 @@ def count_running(sleep: Callable[[float], None] = time.sleep) -> int:
 
 
 @functools.cache
-def idle_cores() -> int:
+def count_idle_cores() -> int:
     """Return the number of usable cores that other processes leave free, at least 1, as measured by the first call.
 
     All runs of a process get the same number, so that those of a sweep can be compared.
     """
-    if (usable := usable_cores()) == 1:
+    if (usable := count_usable_cores()) == 1:
         return 1
     free = measure_free_cores()
     if free is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Numbers of mallopt's parameters, from malloc.h."""
-KEPT_BYTES = 2**30
+MALLOC_KEEP_BYTES = 2**30
 
 PROCESS_BYTES = 250e6
 """What a process takes that has PyTorch and no model yet."""
@@ -28,12 +28,12 @@ class NotEnoughMemory(ValueError):
     """An array or a model is larger than this machine's memory."""
 
 
-def usable_cores() -> int:
+def count_usable_cores() -> int:
     """Return the number of cores this process may use by its affinity and its CPU quota, at least 1."""
-    return whole_cores(min([float(len(affinity())), *(quota for quota, _ in cpu_quotas())]))
+    return whole_cores(min([float(len(allowed_cores())), *(quota for quota, _ in read_cpu_quotas())]))
 
 
-def affinity() -> set[int]:
+def allowed_cores() -> set[int]:
     """Return the numbers of the cores this process may run on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
@@ -43,7 +43,7 @@ def whole_cores(cores: float) -> int:
     return max(1, int(cores + SPARE_CORE))
 
 
-def cpu_quotas(
+def read_cpu_quotas(
     listed: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> Iterator[tuple[float, float]]:
     """Yield each CPU quota of this process's control groups, in cores, and the CPU seconds its group has used."""
@@ -67,7 +67,7 @@ def cpu_seconds(kind: str, group: Path, root: Path) -> float:
     return 0.0
 
 
-def accelerated() -> bool:
+def has_accelerator() -> bool:
     """Return whether there is an accelerator that `device=auto` would take: CUDA or MPS."""
     return Path("/proc/driver/nvidia/version").exists() or sys.platform == "darwin"
 
@@ -134,14 +134,14 @@ def keep_memory() -> None:
     with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
         for parameter in (TRIM_THRESHOLD, MMAP_THRESHOLD):
-            library.mallopt(parameter, KEPT_BYTES)
+            library.mallopt(parameter, MALLOC_KEEP_BYTES)
 
 
-def started_together() -> int:
+def launched_processes() -> int:
     """Return how many processes torchrun, or a run of several, has started together; 0 for one that came alone."""
     return int(os.environ.get("WORLD_SIZE", 0))
 
 
 def is_follower() -> bool:
     """Return whether this process was started to train what another one leads."""
-    return started_together() > 1 and int(os.environ.get("RANK", 0)) > 0
+    return launched_processes() > 1 and int(os.environ.get("RANK", 0)) > 0

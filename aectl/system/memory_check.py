@@ -19,7 +19,7 @@ from aectl.system.machine import NotEnoughMemory, memory_bytes
 COPIES = 4
 """What training keeps of a weight: itself, its gradient, and the two means of Adam; and roughly, what sampling does
 of a pixel: itself, and units of the layers before it."""
-NEW: dict[str, Callable[..., float]] = {
+CREATING: dict[str, Callable[..., float]] = {
     **dict.fromkeys(("empty", "zeros", "ones", "rand", "randn"), lambda *shape, size=(), **_: product(shape or size)),
     "full": lambda size, *_, **__: product(size),
     "randperm": lambda n, **_: n,
@@ -28,14 +28,14 @@ NEW: dict[str, Callable[..., float]] = {
     "eye": lambda n, m=None, **_: n * (n if m is None else m),
 }
 """How many numbers a function makes of nothing."""
-MORE: dict[str, Callable[..., float]] = {
+EXPANDING: dict[str, Callable[..., float]] = {
     **dict.fromkeys(("new_empty", "new_zeros", "new_ones"), lambda x, *size, **_: product(size)),
     "new_full": lambda x, size, *_, **__: product(size),
     **dict.fromkeys(("repeat", "tile"), lambda x, *times, **_: x.numel() * product(times)),
     "repeat_interleave": lambda x, times, *_, **__: x.numel() * (times if isinstance(times, int) else 1),
-    "pad": lambda x, pads, *_, **__: padded(x.shape, pads),
-    "conv2d": lambda x, w, b=None, stride=1, *_, **__: x[:, 0].numel() * len(w) / area(stride),
-    "conv_transpose2d": lambda x, w, b=None, stride=1, *_, **__: x[:, 0].numel() * w[0].shape[0] * area(stride),
+    "pad": lambda x, pads, *_, **__: padded_size(x.shape, pads),
+    "conv2d": lambda x, w, b=None, stride=1, *_, **__: x[:, 0].numel() * len(w) / stride_area(stride),
+    "conv_transpose2d": lambda x, w, b=None, stride=1, *_, **__: x[:, 0].numel() * w[0].shape[0] * stride_area(stride),
 }
 """How many numbers, at least, a function makes of a tensor that may be much smaller."""
 COPYING = ("int", "long", "float", "double", "clone", "contiguous")
@@ -44,7 +44,7 @@ INTEGERS = ("arange", "randperm")
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
-class Room(TorchFunctionMode):
+class MemoryLimit(TorchFunctionMode):
     """Context in which a tensor that is larger than memory, or makes all within larger, raises NotEnoughMemory.
 
     It looks at each call of PyTorch; of those that make much of little it knows the size before. So it holds for
@@ -55,19 +55,19 @@ class Room(TorchFunctionMode):
     def __init__(self, what: str, device: torch.device | str = "cpu", scale: float = 1.0, total: bool = True) -> None:
         super().__init__()
         self.what, self.scale, self.total = what, scale, total
-        self.limit, self.numbers, self.bytes = memory_of(torch.device(device)), 0, 0
+        self.limit, self.numbers, self.bytes = device_memory(torch.device(device)), 0, 0
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Do a call, unless its result is too large."""
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
-        if name in NEW:
+        if name in CREATING:
             usual = torch.int64 if name in INTEGERS else torch.get_default_dtype()
-            self.take(told(NEW[name], args, kwargs), (kwargs.get("dtype") or usual).itemsize)
+            self.take(count_numbers(CREATING[name], args, kwargs), (kwargs.get("dtype") or usual).itemsize)
             return func(*args, **kwargs)
-        if name in MORE:
-            self.take(told(MORE[name], args, kwargs), args[0].element_size())
+        if name in EXPANDING:
+            self.take(count_numbers(EXPANDING[name], args, kwargs), args[0].element_size())
             return func(*args, **kwargs)
         if name in COPYING and args and isinstance(args[0], Tensor) and 0 in args[0].stride():
             self.take(args[0].numel(), args[0].element_size())
@@ -89,18 +89,20 @@ class Room(TorchFunctionMode):
 
     def refusal(self, what: str, size: float) -> NotEnoughMemory:
         """Return the error for what does not fit."""
-        return NotEnoughMemory(f"{self.what}: {what} need {in_words(size)}, this machine has {in_words(self.limit)}")
+        return NotEnoughMemory(
+            f"{self.what}: {what} need {format_bytes(size)}, this machine has {format_bytes(self.limit)}"
+        )
 
 
 def check_training(model: nn.Module, device: torch.device | str) -> None:
     """Raise NotEnoughMemory if a model's weights, their gradients and the optimizer's memory are larger than memory."""
     trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
     every = sum(one.numel() * one.element_size() for one in (*model.parameters(), *model.buffers()))
-    needed, limit = every + (COPIES - 1) * trained, memory_of(torch.device(device))
+    needed, limit = every + (COPIES - 1) * trained, device_memory(torch.device(device))
     if needed > limit:
         weights = sum(one.numel() for one in model.parameters())
         raise NotEnoughMemory(
-            f"model: {weights:,} weights need {in_words(needed)} to train, this machine has {in_words(limit)}"
+            f"model: {weights:,} weights need {format_bytes(needed)} to train, this machine has {format_bytes(limit)}"
         )
 
 
@@ -109,21 +111,22 @@ def check_images(what: str, count: int, shape: Iterable[int], device: torch.devi
     pixels = 1
     for side in shape:
         pixels *= side
-    needed, limit = COPIES * 4 * count * pixels, memory_of(torch.device(device))
+    needed, limit = COPIES * 4 * count * pixels, device_memory(torch.device(device))
     if needed > limit:
         raise NotEnoughMemory(
-            f"{what}: {count:,} images of {pixels:,} pixels need {in_words(needed)}, this machine has {in_words(limit)}"
+            f"{what}: {count:,} images of {pixels:,} pixels need {format_bytes(needed)}, "
+            f"this machine has {format_bytes(limit)}"
         )
 
 
-def memory_of(device: torch.device) -> float:
+def device_memory(device: torch.device) -> float:
     """Return how many bytes of memory a device has in all."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return memory_bytes()
 
 
-def in_words(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Return a number of bytes as one says it: 12.5 TB."""
     place = 0
     while size >= 999.5 and place < len(UNITS) - 1:
@@ -131,7 +134,7 @@ def in_words(size: float) -> str:
     return f"{size:,.3g} {UNITS[place]}" if size < 1000 else f"{size:,.0f} {UNITS[place]}"
 
 
-def told(count: Callable[..., float], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+def count_numbers(count: Callable[..., float], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Return how many numbers a call makes; none where its arguments are none that are known, or wrong."""
     try:
         return math.ceil(count(*args, **kwargs))
@@ -144,12 +147,12 @@ def product(sizes: Any) -> int:
     return math.prod(product(one) if isinstance(one, (list, tuple)) else int(one) for one in sizes)
 
 
-def area(stride: int | tuple[int, ...]) -> int:
+def stride_area(stride: int | tuple[int, ...]) -> int:
     """Return the product of a stride over rows and columns."""
     return stride**2 if isinstance(stride, int) else math.prod(stride)
 
 
-def padded(shape: Iterable[int], pads: Sequence[int]) -> int:
+def padded_size(shape: Iterable[int], pads: Sequence[int]) -> int:
     """Return how many numbers a tensor has with so many around it; pads are told from the last dimension on."""
     around = [before + after for before, after in zip(pads[::2], pads[1::2], strict=True)]
     return math.prod(size + more for size, more in zip_longest(reversed(list(shape)), around, fillvalue=0))

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 else:
     StreamHandler = logging.StreamHandler
 
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """What a cell begins with that a table calculator would compute, or hand on to another program."""
 
 FILE_WIDTH = 200
 """Columns of a file that a table is printed to."""
 
 
-def console(file_width: int = FILE_WIDTH) -> Console:
+def make_console(file_width: int = FILE_WIDTH) -> Console:
     """Return where tables are printed; a file is `file_width` columns wide unless $COLUMNS is set."""
     from rich.console import Console
     from rich.text import Text
@@ -34,7 +34,7 @@ def console(file_width: int = FILE_WIDTH) -> Console:
         """Makes text of texts as they are: nothing in them is markup, an emoji's name or the terminal's to obey."""
 
         def render_str(self, text: str, **options: Any) -> Text:
-            return super().render_str(lines_of(text), **{**options, "markup": False, "emoji": False})
+            return super().render_str(escape_lines(text), **{**options, "markup": False, "emoji": False})
 
     terminal = Plain(highlight=False, markup=False, emoji=False)
     if terminal.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
@@ -42,13 +42,13 @@ def console(file_width: int = FILE_WIDTH) -> Console:
     return Plain(highlight=False, markup=False, emoji=False, width=file_width)
 
 
-def fill(out: Console, text: str) -> str:
+def wrap_text(out: Console, text: str) -> str:
     """Return prose in lines that fit the console, all but the first indented; words stay whole."""
     width = max(out.width, 20)
     return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def significant(value: float, digits: int = 4) -> str:
+def format_significant(value: float, digits: int = 4) -> str:
     """Return a number in `digits` significant digits, without an exponent where it reads well."""
     if value == 0 or not math.isfinite(value) or not 1e-5 <= abs(value) < 1e6:
         return f"{value:.{digits - 1}g}"
@@ -56,33 +56,33 @@ def significant(value: float, digits: int = 4) -> str:
     return f"{value:.{decimals}f}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a time as 12 s, 3 min or 2.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """Return a number with its noun in the singular or plural: `1 job`, `2 jobs`."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     r"""Return a text with an escape (`\x1b`, `\n`, `\u202e`) in the place of what a terminal would obey or hide."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def lines_of(text: str) -> str:
+def escape_lines(text: str) -> str:
     """Return a text of several lines, each of them printable."""
-    return "\n".join(map(printable, text.split("\n")))
+    return "\n".join(map(escape_unprintable, text.split("\n")))
 
 
-class Lines(logging.Formatter):
+class EscapingFormatter(logging.Formatter):
     """Of log records, lines that are printable."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return lines_of(super().format(record))
+        return escape_lines(super().format(record))
 
 
 class WrappingHandler(StreamHandler):
@@ -124,9 +124,9 @@ def is_prose(line: str) -> bool:
     return not re.search(r"^ *\S*/|\baectl (train|eval|sample)\b|tensorboard --|\S {2,}", line)
 
 
-def harmless(value: Any) -> Any:
+def escape_formula(value: Any) -> Any:
     """Return what a table calculator does not take for a formula: `=cmd|…` gets a sign before it, a number does not."""
-    if not isinstance(value, str) or value[:1] not in FORMULAS or is_numeral(value):
+    if not isinstance(value, str) or value[:1] not in FORMULA_STARTS or is_numeral(value):
         return value
     return f"'{value}"
 
@@ -140,7 +140,7 @@ def is_numeral(text: str) -> bool:
     return True
 
 
-def brief(message: str, longest: int = 400) -> str:
+def shorten_message(message: str, longest: int = 400) -> str:
     """Return a message in at most two lines, printable; a line that is too long lacks its middle.
 
     The second line is what follows the last line break before an indent, as our hints have it. Other breaks came with
@@ -148,22 +148,22 @@ def brief(message: str, longest: int = 400) -> str:
     """
     first, hint, second = message.strip().rpartition("\n  ")
     lines = [(first, longest), (f"  {second.strip()}", 4 * longest)] if hint else [(second, longest)]
-    return "\n".join(cut(printable(line), size) for line, size in lines)
+    return "\n".join(shorten_line(escape_unprintable(line), size) for line, size in lines)
 
 
-def reason_of(error: BaseException) -> str:
+def first_line_of(error: BaseException) -> str:
     """Return the first line of what an error says, printable and not too long."""
     lines = str(error).strip().splitlines() or ["no reason given"]
-    return cut(printable(lines[0]), 200)
+    return shorten_line(escape_unprintable(lines[0]), 200)
 
 
-def cut(line: str, longest: int) -> str:
+def shorten_line(line: str, longest: int) -> str:
     """Return a line without its middle if it is longer than that."""
     tail = longest // 4
     return line if len(line) <= longest else f"{line[: longest - tail - 3]} … {line[-tail:]}"
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """Return a path as one would type it here: relative if it lies below the working folder."""
     full, here = path.absolute(), Path.cwd()
     return str(full.relative_to(here) if full.is_relative_to(here) else path)

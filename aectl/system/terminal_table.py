@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aectl.system.terminal import lines_of, printable
+from aectl.system.terminal import escape_lines, escape_unprintable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 GAP = 2
 """Spaces between columns."""
-NARROWEST = 8
+MIN_WIDTH = 8
 """Characters of a column at least, however narrow the terminal."""
-TEXT = 24
+WRAP_FROM = 24
 """Characters from which a column of texts may be wrapped."""
 
 
@@ -39,14 +39,14 @@ class Column:
     def least(self) -> int:
         """Characters that the column needs: a heading may be wrapped, a number may not."""
         widest = max(map(cell_width, self.cells), default=1)
-        return max(min(widest, TEXT) if self.is_text else widest, 1)
+        return max(min(widest, WRAP_FROM) if self.is_text else widest, 1)
 
 
 def cell_width(text: str) -> int:
     """Return how many characters of a terminal the widest line of a text takes."""
     from rich.cells import cell_len
 
-    return max(map(cell_len, lines_of(text).split("\n")))
+    return max(map(cell_len, escape_lines(text).split("\n")))
 
 
 def print_table(
@@ -56,20 +56,20 @@ def print_table(
 
     `styles` are rich's, one for each row.
     """
-    left = names_width(names, columns, out.width)
-    for number, block in enumerate(blocks(names, columns, out.width)):
+    left = choose_names_width(names, columns, out.width)
+    for number, block in enumerate(split_into_blocks(names, columns, out.width)):
         if title:
             out.print(f"{title}, continued" if number else title, style="italic")
-        out.print(block_table(names, block, left, out.width, styles))
+        out.print(build_block(names, block, left, out.width, styles))
 
 
-def blocks(names: Column, columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
+def split_into_blocks(names: Column, columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
     """Yield the columns in blocks that fit next to the names; there is at least one, be it empty."""
-    left = names_width(names, columns, width)
+    left = choose_names_width(names, columns, width)
     block: list[Column] = []
     used = left
     for column in columns:
-        size = GAP + min(column.width, room(left, width, column))
+        size = GAP + min(column.width, max_column_width(left, width, column))
         if block and used + size > width:
             yield block
             block, used = [], left
@@ -78,60 +78,60 @@ def blocks(names: Column, columns: Sequence[Column], width: int) -> Iterator[lis
     yield block
 
 
-def names_width(names: Column, columns: Sequence[Column], width: int) -> int:
+def choose_names_width(names: Column, columns: Sequence[Column], width: int) -> int:
     """Return how many characters the names get: all they need, unless that leaves less than half for the columns."""
     if names.width + sum(GAP + column.width for column in columns) <= width:
         return names.width
     largest = width - GAP - max((column.least for column in columns), default=0)
-    return max(min(names.width, width // 2, largest), min(names.width, NARROWEST))
+    return max(min(names.width, width // 2, largest), min(names.width, MIN_WIDTH))
 
 
-def room(left: int, width: int, column: Column) -> int:
+def max_column_width(left: int, width: int, column: Column) -> int:
     """Return how many characters a column gets at most next to names of `left` characters."""
-    return max(width - left - GAP, NARROWEST if column.is_text else column.least)
+    return max(width - left - GAP, MIN_WIDTH if column.is_text else column.least)
 
 
-def block_table(names: Column, columns: Sequence[Column], left: int, width: int, styles: Sequence[str]) -> Table:
+def build_block(names: Column, columns: Sequence[Column], left: int, width: int, styles: Sequence[str]) -> Table:
     """Return one block as rich prints it; its names have `left` characters."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    table.add_column(lines_of(names.heading), width=left, overflow="fold")
+    table.add_column(escape_lines(names.heading), width=left, overflow="fold")
     for column in columns:
-        size = min(column.width, room(left, width, column))
+        size = min(column.width, max_column_width(left, width, column))
         side = "left" if column.is_text else "right"
-        table.add_column(lines_of(column.heading), width=size, justify=side, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(escape_lines(column.heading), width=size, justify=side, overflow="fold")  # type: ignore[arg-type]
     for index, name in enumerate(names.cells):
-        cells = [Text(lines_of(c.cells[index]), style="bold" if index in c.bold else "") for c in columns]
+        cells = [Text(escape_lines(c.cells[index]), style="bold" if index in c.bold else "") for c in columns]
         name_style = "bold" if index in names.bold else ""
-        table.add_row(Text(lines_of(name), style=name_style), *cells, style=styles[index] if styles else None)
+        table.add_row(Text(escape_lines(name), style=name_style), *cells, style=styles[index] if styles else None)
     return table
 
 
-def rows_with_paths(
+def format_rows_with_paths(
     headings: Sequence[str], rows: Sequence[Sequence[str]], paths: Sequence[str], width: int
 ) -> list[str]:
     """Return lines of aligned cells, each row followed by its path, in the same line if `width` columns hold both.
 
     Rows that are too wide take several lines. Paths are never broken, so that they can be copied.
     """
-    rows = [[printable(cell) for cell in row] for row in rows]
-    paths = [printable(path) for path in paths]
+    rows = [[escape_unprintable(cell) for cell in row] for row in rows]
+    paths = [escape_unprintable(path) for path in paths]
     sizes = [max(map(cell_width, column)) for column in zip(headings, *rows, strict=True)]
-    lines = [padded(row, sizes) for row in (headings, *rows)]
+    lines = [pad_row(row, sizes) for row in (headings, *rows)]
     if max((cell_width(f"{line}  {path}") for line, path in zip(lines[1:], paths, strict=True)), default=0) <= width:
         return [f"{line}  {path}" for line, path in zip(lines, ("folder", *paths), strict=True)]
     parts = column_groups(sizes, width)
     found = []
     for row, path in zip((headings, *rows), ("", *paths), strict=True):
-        texts = [padded(row[part], sizes[part]).rstrip() for part in parts]
+        texts = [pad_row(row[part], sizes[part]).rstrip() for part in parts]
         found += [f"{'  ' if number else ''}{text}" for number, text in enumerate(texts)]
         found += [f"    {path}"] if path else []
     return found
 
 
-def padded(row: Sequence[str], sizes: Sequence[int]) -> str:
+def pad_row(row: Sequence[str], sizes: Sequence[int]) -> str:
     """Return the cells of a row in one line, each with its column's width."""
     return "  ".join(cell + " " * (size - cell_width(cell)) for cell, size in zip(row, sizes, strict=True))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 
 
-class NoHome(OSError):
+class NoHomeError(OSError):
     """No home folder is known, as where HOME is not set and the user id has no account."""
 
 
@@ -20,7 +20,7 @@ def user_cache() -> Path:
         found = Path("~")
     # Older versions of platformdirs leave the ~ of a home that is not known, and a folder of that name would be made.
     if not found.is_absolute():
-        raise NoHome("no home folder is known: HOME is not set")
+        raise NoHomeError("no home folder is known: HOME is not set")
     return found
 
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from aectl.system.atomic_write import naming
-from aectl.system.terminal import printable
+from aectl.system.atomic_write import name_path_in_errors
+from aectl.system.terminal import escape_unprintable
 from aectl.tensorboard.summaries import add_scalar
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def replace_events(folder: Path, suffix: str) -> Iterator[SummaryWriter]:
     from torch.utils.tensorboard import SummaryWriter
 
     remove_events(folder, suffix)
-    with naming(folder), SummaryWriter(utf8_path(folder), filename_suffix=suffix) as writer:
+    with name_path_in_errors(folder), SummaryWriter(utf8_path(folder), filename_suffix=suffix) as writer:
         yield writer
 
 
@@ -82,7 +82,7 @@ def utf8_path(folder: Path) -> str:
         with contextlib.suppress(UnicodeEncodeError):
             path.encode()
             return path
-    raise OSError(errno.EILSEQ, "TensorBoard needs folder names in UTF-8", printable(str(folder)))
+    raise OSError(errno.EILSEQ, "TensorBoard needs folder names in UTF-8", escape_unprintable(str(folder)))
 
 
 def rank_scores(scores: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ from aectl.data.thumbnails import shrink
 from aectl.figures.examples import at_rest
 from aectl.metric import find_metric
 from aectl.models.base import Batch, Encodes, Model
-from aectl.system.atomic_write import naming
-from aectl.system.terminal import reason_of
+from aectl.system.atomic_write import name_path_in_errors
+from aectl.system.terminal import first_line_of
 from aectl.tensorboard.evaluation import CURVES_SUFFIX, SCALARS_SUFFIX, utf8_path
 from aectl.tensorboard.summaries import add_scalar
 from aectl.training.trainer import Epoch, Observer
@@ -91,7 +91,7 @@ class TensorBoard(Observer):
         # A run that was killed before its first checkpoint starts again, and must drop what it wrote.
         purge = wait_for_next_second(self.folder) or resumed
         threading.excepthook = self.ignore_writer_errors
-        with naming(self.folder):
+        with name_path_in_errors(self.folder):
             self.writer = SummaryWriter(utf8_path(self.folder), purge_step=trainer.epoch + 1 if purge else None)
             self.written = trainer.epoch
             self.writer.add_text("config", format_yaml(self.hparams), trainer.epoch)
@@ -105,7 +105,7 @@ class TensorBoard(Observer):
             self.usual_hook(error)
 
     def epoch_ended(self, trainer: Trainer, epoch: Epoch) -> None:
-        with naming(self.folder):
+        with name_path_in_errors(self.folder):
             self.write(trainer, epoch)
 
     def write(self, trainer: Trainer, epoch: Epoch) -> None:
@@ -129,7 +129,7 @@ class TensorBoard(Observer):
 
     def finished(self, trainer: Trainer) -> None:
         try:
-            with naming(self.folder):
+            with name_path_in_errors(self.folder):
                 self.close(trainer)
         finally:
             self.writer = None
@@ -183,7 +183,7 @@ class TensorBoard(Observer):
             # A custom model may raise anything, or return something that is not an image or does not fit in memory.
             if what not in self.left_out:
                 self.left_out.add(what)
-                reason = reason_of(error)
+                reason = first_line_of(error)
                 log.warning("TensorBoard shows no %s of this model: %s: %s", what, type(error).__name__, reason)
 
     def add_projector(self, trainer: Trainer) -> None:

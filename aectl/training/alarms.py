@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from aectl.models.base import Model
-from aectl.system.terminal import reason_of, significant
+from aectl.system.terminal import first_line_of, format_significant
 from aectl.training.baselines import cheap_baselines, compute_metric
 from aectl.training.trainer import Epoch, Observer
 
@@ -87,7 +87,7 @@ class Alarms(Observer):
                 self.has_raised = True
                 method = f"{type(model).__name__}.alarms"
                 log.warning(
-                    "model: %s raised %s, training continues: %s", method, type(error).__name__, reason_of(error)
+                    "model: %s raised %s, training continues: %s", method, type(error).__name__, first_line_of(error)
                 )
                 log.debug("%s", method, exc_info=error)
             return {}
@@ -98,7 +98,9 @@ def compare_with_baselines(trainer: Trainer, metrics: Mapping[str, float]) -> di
     for baseline in cheap_baselines(trainer):
         value = compute_metric(trainer, metrics, baseline.metric)
         if value >= BASELINE_MARGINS.get(baseline.metric, 1.0) * baseline.value:
-            numbers = f"{baseline.metric} {significant(value, 3)} against {significant(baseline.value, 3)}"
+            numbers = (
+                f"{baseline.metric} {format_significant(value, 3)} against {format_significant(baseline.value, 3)}"
+            )
             name = baseline.name.removeprefix("the ").replace(" ", "_")
             return {f"{BASELINE_ALARM}{name}": f"no better than {baseline.name}, {numbers}"}
     return {}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aectl.config.untrusted_files import SparseFileError, check_sparse
-from aectl.system.atomic_write import written
+from aectl.system.atomic_write import write_atomically
 from aectl.training.checkpoint_schema import MAX_INT, SchemaError, check_pickle, check_resumable, check_tensors
 
 FORMAT = 1
@@ -43,7 +43,7 @@ def save(path: Path, state: Mapping[str, Any], keep: Path | None = None) -> None
     created, so that a run folder that was deleted during training stays deleted.
     """
     path.parent.mkdir(exist_ok=True)
-    with written(path, keep=keep) as file:
+    with write_atomically(path, keep=keep) as file:
         torch.save({"format": FORMAT, **state}, file)
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from aectl import parallel
 from aectl.system.idle_cores import CpuTimes, free_cores, read_cpu_times
-from aectl.system.machine import usable_cores, whole_cores
-from aectl.system.terminal import shown, significant
+from aectl.system.machine import count_usable_cores, whole_cores
+from aectl.system.terminal import display_path, format_significant
 from aectl.training.trainer import Epoch, Observer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class CpuContention(Observer):
         after, processes = self.read(), parallel.local_count()
         times = (self.spent - self.slowest) / max(self.steps - 1, 1) / self.fastest
         if self.before is not None and after is not None and times >= SLOWDOWN:
-            free, cores = free_cores(self.before, after, processes), usable_cores()
+            free, cores = free_cores(self.before, after, processes), count_usable_cores()
             threads = whole_cores(free) // processes
             if whole_cores(free) < cores and threads < trainer.device.threads:
                 self.is_watching = False
@@ -95,6 +95,12 @@ class CpuContention(Observer):
                 log.warning(
                     "other processes use %d of %d cores: steps take %s times as long as the fastest one\n"
                     "  faster: Ctrl-C, then aectl train resume=%s device.threads=%d",
-                    *(used, cores, significant(times, 2), shlex.quote(shown(self.folder)), max(threads, 1)),
+                    *(
+                        used,
+                        cores,
+                        format_significant(times, 2),
+                        shlex.quote(display_path(self.folder)),
+                        max(threads, 1),
+                    ),
                 )
         self.begin_window()

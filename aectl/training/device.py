@@ -11,8 +11,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from aectl import parallel
-from aectl.system.idle_cores import idle_cores
-from aectl.system.machine import keep_memory, usable_cores
+from aectl.system.idle_cores import count_idle_cores
+from aectl.system.machine import count_usable_cores, keep_memory
 from aectl.training import precision as precisions
 from aectl.training.graph_recorder import RECORDERS
 from aectl.training.precision import Precision
@@ -63,7 +63,7 @@ class Device:
             raise ValueError(f"threads must be at least 1, not {threads}")
         if count is not None and count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
-        check_at_most("threads", threads, max(MAX_THREADS, usable_cores()))
+        check_at_most("threads", threads, max(MAX_THREADS, count_usable_cores()))
         self.torch = select_gpu(torch.device(choose_device(name)))
         precisions.check_precision(precision, self.torch)
         self.precision = precision
@@ -151,7 +151,7 @@ def share_of_idle_cores() -> int:
     """Return the number of threads per process: an equal share of the cores that process 0 finds idle."""
     # All processes sleep while they measure, so that none counts another.
     parallel.meet()
-    cores = parallel.leaders({"cores": idle_cores()})["cores"]
+    cores = parallel.leaders({"cores": count_idle_cores()})["cores"]
     return max(1, int(cores) // parallel.local_count())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aectl.config import ConfigError
 from aectl.config.untrusted_files import read_text
-from aectl.system.atomic_write import written
+from aectl.system.atomic_write import write_atomically
 
 METRICS_CSV = "metrics.csv"
 LARGEST, MOST_COLUMNS = 2**25, 1000
@@ -56,7 +56,7 @@ def write_metrics_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping
     writer = csv.DictWriter(table, columns)
     writer.writeheader()
     writer.writerows(rows)
-    with written(path) as file:
+    with write_atomically(path) as file:
         file.write(table.getvalue().encode())
 
 

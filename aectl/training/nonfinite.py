@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from aectl.system.terminal import significant
+from aectl.system.terminal import format_significant
 from aectl.training.engine import Engine
 
 ADVICE = "a lower optimizer.lr= may help"
@@ -63,5 +63,5 @@ def infinite_buffers(model: nn.Module) -> frozenset[str]:
 def describe_losses(scalars: Mapping[str, float], label: str) -> str:
     """Return a message that names the first non-finite scalar of a step and gives the others."""
     name = next(name for name, value in scalars.items() if not abs(value) < float("inf"))
-    others = ", ".join(f"{other} {significant(value)}" for other, value in scalars.items() if other != name)
+    others = ", ".join(f"{other} {format_significant(value)}" for other, value in scalars.items() if other != name)
     return f"{name} is not finite at {label}" + (f": {others}" if others else "")

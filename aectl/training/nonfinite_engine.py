@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from aectl.models.base import Batch, Loss
 from aectl.rng import Rng
-from aectl.system.terminal import significant
+from aectl.system.terminal import format_significant
 from aectl.training.engine import Engine
 from aectl.training.nonfinite import NotFinite, describe_losses, first_bad, optimizer_state, weights
 
@@ -23,7 +23,7 @@ class NonfiniteEngine(Engine):
             values = {name: float(value.detach()) for name, value in scalars.items()}
             if not all(abs(value) < float("inf") for value in values.values()):
                 raise NotFinite(describe_losses(values, self.label))
-            self.loss = f"{self.loss_name(loss.group)} is {significant(values[self.loss_name(loss.group)])}"
+            self.loss = f"{self.loss_name(loss.group)} is {format_significant(values[self.loss_name(loss.group)])}"
             yield loss
 
     def descend(self, group: str) -> None:

@@ -10,8 +10,8 @@ from typing import TextIO
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aectl.system.atomic_write import naming
-from aectl.system.terminal import significant
+from aectl.system.atomic_write import name_path_in_errors
+from aectl.system.terminal import format_significant
 from aectl.training.metrics_csv import append_metrics_csv, read_metrics_csv, write_metrics_csv
 from aectl.training.trainer import Epoch, Observer, Trainer
 
@@ -43,7 +43,7 @@ class CsvLog(Observer):
             self.columns += new
             write_metrics_csv(self.path, self.columns, [*rows, row])
             return
-        with naming(self.path):
+        with name_path_in_errors(self.path):
             append_metrics_csv(self.path, self.columns, row)
 
 
@@ -90,7 +90,7 @@ class Console(Observer):
         text = describe(epoch, trainer.objective)
         if self.bar is not None:
             # Short, so that the bar fits into 80 columns.
-            value = significant(epoch.metrics[trainer.objective])
+            value = format_significant(epoch.metrics[trainer.objective])
             self.bar.update(self.task, description=f"epoch {epoch.number}/{epoch.total}  {trainer.objective} {value}")
         log.log(logging.DEBUG if self.bar is not None else logging.INFO, text)
 
@@ -107,6 +107,6 @@ def describe(epoch: Epoch, objective: str) -> str:
     stage = "" if epoch.stage == "fit" else f" {epoch.stage}"
     shown = [name for name in epoch.metrics if name.startswith("train/loss") or name == objective]
     shown += [name for name in ("val/mse",) if name in epoch.metrics and name not in shown]
-    numbers = "  ".join(f"{name} {significant(epoch.metrics[name])}" for name in shown)
+    numbers = "  ".join(f"{name} {format_significant(epoch.metrics[name])}" for name in shown)
     best = "  best" if epoch.is_best else ""
     return f"epoch {epoch.number}/{epoch.total}{stage}  {numbers}  {epoch.metrics['seconds']:.1f} s{best}"

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info
 
 from aectl import parallel
 from aectl.system.idle_cores import CpuTimes, free_cores, read_cpu_times
-from aectl.system.machine import affinity
+from aectl.system.machine import allowed_cores
 
 INTERVAL_SECONDS = 1.0
 TOLERATED_SHORTAGE = 0.5
@@ -48,7 +48,7 @@ class SpinLimit:
     def start(self, threads: int) -> None:
         """Limit the spinning of a process that computes with `threads` threads."""
         ready, end = threading.Event(), threading.Event()
-        team = max(2, len(affinity()) - threads + 2)
+        team = max(2, len(allowed_cores()) - threads + 2)
         self.keeper = threading.Thread(target=keep_team, args=(team, ready, end), daemon=True, name="spin limit")
         self.keeper.start()
         ready.wait()

@@ -23,7 +23,7 @@ from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
 from aectl.parallel import batch_norm
 from aectl.rng import Rng
-from aectl.system.terminal import reason_of
+from aectl.system.terminal import first_line_of
 from aectl.training import checkpoint, cuda_graph, nonfinite
 from aectl.training.device import Device
 from aectl.training.engine import Engine
@@ -383,7 +383,7 @@ class Trainer:
             if not observer.has_failed:
                 observer.has_failed = True
                 name = type(observer).__name__
-                log.warning("%s failed, training continues: %s: %s", name, type(error).__name__, reason_of(error))
+                log.warning("%s failed, training continues: %s: %s", name, type(error).__name__, first_line_of(error))
                 log.debug("%s.%s", name, event, exc_info=error)
 
     def save(self, name: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from aectl.data import downloads
-from aectl.system.machine import usable_cores
+from aectl.system.machine import count_usable_cores
 from tests.benchmarks import bound, ours, step
 from tests.benchmarks.agreement import LEVEL, apart
 
@@ -67,7 +67,7 @@ def main(python: str, *names: str) -> int:
 
     Returns the process's exit code, 1 where losses differ.
     """
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(count_usable_cores())
     folder = downloads.data_folder()
     kept = json.loads(NUMBERS.read_text())["networks"] if names else {}
     kept |= {network: compare(network, python, str(folder)) for network in names or PEERS}
@@ -155,7 +155,7 @@ def machine() -> str:
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
-    return f"{usable_cores()} cores of {model}, torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{count_usable_cores()} cores of {model}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

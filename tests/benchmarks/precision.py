@@ -24,7 +24,7 @@ from aectl.models.base import Batch, Model
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.rng import Rng
-from aectl.system.machine import usable_cores
+from aectl.system.machine import count_usable_cores
 from aectl.training.device import Device
 from aectl.training.engine import Engine
 from tests.benchmarks.__main__ import PAGE, machine
@@ -106,7 +106,7 @@ def write(times: dict[Cell, dict[str, float]], losses: dict[tuple[str, int], dic
 
 def page(times: dict[Cell, dict[str, float]], losses: dict[tuple[str, int], dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of the section: the machine, a table of steps and one of test losses."""
-    yield f"{machine()}; {usable_cores()} threads."
+    yield f"{machine()}; {count_usable_cores()} threads."
     yield "\n| model | width | batch | fp32, ms a step | bf16, ms a step | faster by |"
     yield "|---|---|---|---|---|---|"
     for (model, width, images), taken in times.items():

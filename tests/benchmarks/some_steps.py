@@ -27,7 +27,7 @@ from aectl.data.downloads import data_folder
 from aectl.data.torchvision_shim import torchvision
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
-from aectl.system.machine import usable_cores
+from aectl.system.machine import count_usable_cores
 from aectl.training.device import Device
 from aectl.training.schedule import Constant
 from aectl.training.step_cost import count_multiplications
@@ -76,7 +76,7 @@ def aectl(width: int, batch: int, images: str) -> list[float]:
 def tutorial(width: int, batch: int, images: str) -> list[float]:
     """Train by the loop that tutorials have, on MNIST, and return when each step ended."""
     torchvision()
-    torch.set_num_threads(usable_cores())
+    torch.set_num_threads(count_usable_cores())
     torch.manual_seed(0)
     model, ends = peers.Vae(width), []
     optimizer = torch.optim.Adam(model.parameters(), lr=peers.RATE)

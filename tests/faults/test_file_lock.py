@@ -23,7 +23,7 @@ def refused(request, monkeypatch):
         raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr("fcntl.flock", flock)
-    monkeypatch.setattr(file_lock, "NOTED", set())
+    monkeypatch.setattr(file_lock, "WARNED", set())
     return request.param
 
 
@@ -87,7 +87,7 @@ def test_a_lock_that_is_taken_over_meanwhile_is_not_removed(tmp_path):
 
 
 def test_a_lock_of_another_host_is_waited_for_and_named(tmp_path, refused, caplog, monkeypatch):
-    monkeypatch.setattr(file_lock, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(file_lock, "LOG_AFTER_SECONDS", 0.0)
     caplog.set_level(logging.INFO)
     held_by(tmp_path / "lock", "7@elsewhere")
     threading.Timer(0.4, (tmp_path / "lock.owner").unlink).start()

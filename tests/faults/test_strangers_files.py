@@ -17,7 +17,7 @@ from aectl.html_report import render
 from aectl.leaderboard.files import format_code
 from aectl.runs import listing
 from aectl.runs.run import Run, find_run
-from aectl.system.terminal import console
+from aectl.system.terminal import make_console
 
 LINKS = {
     "figures": "eval",
@@ -192,7 +192,7 @@ def test_a_terminal_obeys_no_text_of_a_run(kept, aectl, tmp_path, monkeypatch, c
 
 
 def test_rich_makes_no_markup_of_a_text_and_passes_no_control_on(capsys):
-    out = console()
+    out = make_console()
     out.print(EVIL)
     assert not controls(said := capsys.readouterr().out)
     assert "[red]x[/red]" in said

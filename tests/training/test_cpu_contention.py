@@ -44,7 +44,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cpu_contention, "usable_cores", lambda: 2)
+    monkeypatch.setattr(cpu_contention, "count_usable_cores", lambda: 2)
     return lambda **device: Machine(tmp_path / "outputs" / "run", **device)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from aectl import parallel
 from aectl.models.base import Batch, Model
-from aectl.system.terminal import significant
+from aectl.system.terminal import format_significant
 from aectl.training import checkpoint
 from aectl.training import device as devices
 from aectl.training.checkpoint import CheckpointError
@@ -147,11 +147,11 @@ def test_time_runs_out():
     [(0.0168312, "0.01683"), (12.3456, "12.35"), (1234.56, "1235"), (0.0, "0"), (1e-9, "1e-09"), (100.0, "100.0")],
 )
 def test_numbers_are_shown_in_four_significant_digits(value, text):
-    assert significant(value) == text
+    assert format_significant(value) == text
 
 
 def test_a_step_too_small_to_be_shared_gets_one_thread_unless_told(monkeypatch):
-    monkeypatch.setattr(devices, "idle_cores", lambda: 2)
+    monkeypatch.setattr(devices, "count_idle_cores", lambda: 2)
     for told, work, threads in ((None, 1e3, 1), (None, 1e9, 2), (3, 1e3, 3)):
         device = Device("cpu", threads=told)
         device.adapt_threads(work)
@@ -165,7 +165,7 @@ def test_a_step_too_small_to_be_shared_gets_one_thread_unless_told(monkeypatch):
 def test_processes_that_train_together_share_the_idle_cores_of_the_leader(
     idle, leader, processes, threads, monkeypatch
 ):
-    monkeypatch.setattr(devices, "idle_cores", lambda: idle)
+    monkeypatch.setattr(devices, "count_idle_cores", lambda: idle)
     monkeypatch.setattr(parallel, "local_count", lambda: processes)
     met = []
     monkeypatch.setattr(parallel, "meet", lambda: met.append(True))

@@ -95,7 +95,7 @@ def tasks():
 
 @needs_libgomp
 def test_the_limit_keeps_a_team_larger_than_the_machine_and_ends_it(monkeypatch):
-    monkeypatch.setattr(spin_wait, "affinity", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(spin_wait, "allowed_cores", lambda: {0, 1, 2, 3})
     before, threads = tasks(), threading.active_count()
     limit = SpinLimit()
     limit.start(2)
