@@ -24,6 +24,7 @@ from aectl.config.did_you_mean import (
     find_synonyms,
     format_override,
     iterate_keys,
+    suggest_nearest,
 )
 from aectl.config.overrides import LAUNCHERS, UnknownFlag
 from aectl.config.schema import UnknownKey
@@ -148,7 +149,7 @@ def explain_missing_option(text: str) -> str:
     known = re.findall(r"^\t(\S+)$", text.partition("Config search path")[0], re.MULTILINE) or list_options().get(
         group, []
     )
-    first = f"no {group} called '{option}'{did_you_mean(option, known)}"
+    first = f"no {group} called '{option}'{suggest_nearest(option, known)}"
     if group in ("hydra/launcher", "hydra/sweeper"):
         first += f"; it may need the package hydra-{option.replace('_', '-')}-{group.partition('/')[2]}"
     return f"{first}\n  there are: {', '.join(known)}" if known else first
@@ -161,7 +162,8 @@ def explain_several_values(word: str, name: str, overrides: Sequence[str]) -> st
     again = shlex.join(["aectl", command, "-m", *overrides])
     config, _ = load_reference(name, overrides)
     if isinstance(dict(iterate_keys(config)).get(key), list):
-        return f"{word} gives several values: {format_override(key, value, config, {})} is a list\n  one run for each: {again}"
+        listed = format_override(key, value, config, {})
+        return f"{word} gives several values: {listed} is a list\n  one run for each: {again}"
     return f"{word} gives several values: add -m to {command} once for each\n  {again}"
 
 
@@ -169,7 +171,8 @@ def explain_unknown_flag(error: UnknownFlag, name: str, overrides: Sequence[str]
     """Return the message for an unknown flag, with the override to type instead."""
     config, _ = load_reference(name, overrides)
     if error.key in dict(iterate_keys(config)):
-        return f"{error}: settings are typed without dashes: {format_override(error.key, error.value, config, list_options())}"
+        override = format_override(error.key, error.value, config, list_options())
+        return f"{error}: settings are typed without dashes: {override}"
     near = suggest_settings(error.key, error.value, config)
     return f"{error}{did_you_mean(near[:1], 'aectl --help shows how')}"
 

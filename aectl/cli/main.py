@@ -93,9 +93,9 @@ def unknown_command(arguments: Sequence[str]) -> str:
         return (
             f"the command comes first: {shlex.join(['aectl', 'train', *arguments])}\n  commands: {', '.join(COMMANDS)}"
         )
-    from aectl.config.did_you_mean import did_you_mean
+    from aectl.config.did_you_mean import suggest_nearest
 
-    return f"no command '{word}'{did_you_mean(word, COMMANDS, 'the commands are ' + ', '.join(COMMANDS))}"
+    return f"no command '{word}'{suggest_nearest(word, COMMANDS, 'the commands are ' + ', '.join(COMMANDS))}"
 
 
 def run_command(command: str, arguments: Sequence[str], is_job: bool = False, imports_here: bool = True) -> None:

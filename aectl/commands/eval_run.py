@@ -27,7 +27,7 @@ from aectl.commands.eval_provenance import (
     weights_digest,
 )
 from aectl.config import ConfigError, to_plain
-from aectl.config.did_you_mean import did_you_mean
+from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.literal import escape_interpolation
 from aectl.evaluation import references as published
 from aectl.evaluation import verdict
@@ -263,7 +263,7 @@ def chosen_tables(config: DictConfig) -> list[str]:
     for name in chosen:
         if name not in names:
             raise ConfigError(
-                f"only: no table called '{name}'" + did_you_mean(name, names, f"choose from {', '.join(names)}")
+                f"only: no table called '{name}'" + suggest_nearest(name, names, f"choose from {', '.join(names)}")
             )
     return chosen
 

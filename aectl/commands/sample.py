@@ -14,7 +14,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, conf_dir
-from aectl.config.did_you_mean import did_you_mean
+from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.schema import SampleConfig, check_ranges
 from aectl.data.datasets import Source, empty
 from aectl.evaluation.ability_checks import check_abilities, first_images
@@ -69,7 +69,7 @@ def check_kind(kind: str) -> None:
     """Raise ConfigError if there are no pictures of this name."""
     if kind != "all" and kind not in KINDS:
         raise ConfigError(
-            f"kind: no pictures called '{kind}'" + did_you_mean(kind, KINDS, f"choose from all, {', '.join(KINDS)}")
+            f"kind: no pictures called '{kind}'" + suggest_nearest(kind, KINDS, f"choose from all, {', '.join(KINDS)}")
         )
 
 

@@ -176,7 +176,7 @@ def find_near_synonyms(name: str, known: Sequence[str]) -> list[str]:
     return [one for word in words for one in SYNONYMS[word] if one in known]
 
 
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+def suggest_nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     """Return `; did you mean 'X'?` with the nearest of the known names, or `; otherwise` if none is near."""
     return did_you_mean([f"'{near}'" for near in find_nearest(name, known)], otherwise)
 

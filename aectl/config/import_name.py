@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aectl.config.did_you_mean import did_you_mean
+from aectl.config.did_you_mean import suggest_nearest
 
 
 def locate(name: str) -> Any:
@@ -48,7 +48,7 @@ def missing_message(name: str, path: str, neighbours: Iterable[str]) -> str:
     """Return the message for a part of a dotted name that is not there."""
     parent, _, part = path.rpartition(".")
     where = f"'{parent}' has no '{part}'" if parent else f"there is no module '{part}' here or among the packages"
-    return f"cannot find '{name}': {where}" + did_you_mean(part, [n for n in neighbours if not n.startswith("_")])
+    return f"cannot find '{name}': {where}" + suggest_nearest(part, [n for n in neighbours if not n.startswith("_")])
 
 
 def failed_message(name: str, path: str, error: Exception) -> str:

@@ -21,7 +21,7 @@ from aectl.config.allowlist import (
     may_be_called,
     may_be_looked_up,
 )
-from aectl.config.did_you_mean import did_you_mean
+from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.import_name import locate
 from aectl.config.type_check import describe_type, fits, get_hints
 from aectl.system.machine import NotEnoughMemory
@@ -144,7 +144,7 @@ def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], path: 
             known = list(list_parameters(target) or {})
             raise ConfigError(
                 f"{full}: {target.__name__} takes no '{key}'"
-                + did_you_mean(key, known, "it takes " + (", ".join(known) or "nothing"))
+                + suggest_nearest(key, known, "it takes " + (", ".join(known) or "nothing"))
             )
         if value == "???":
             raise ConfigError(f"{full} is missing: type {full}=…")

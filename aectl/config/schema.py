@@ -11,7 +11,7 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from aectl.config.did_you_mean import did_you_mean, find_nearest
+from aectl.config.did_you_mean import did_you_mean, find_nearest, suggest_nearest
 from aectl.config.folder_names import check_run_name, make_new_folder, make_slug, own_hydra_folder, scratch_folder
 from aectl.config.instantiate import ConfigError, list_options, to_plain
 
@@ -162,7 +162,7 @@ class UnknownKey(ConfigError):
     """A key at the top level that the command does not have, typed with a `+`."""
 
     def __init__(self, key: str, value: Any, known: Sequence[str]) -> None:
-        super().__init__(f"no key '{key}'" + did_you_mean(key, known, f"the keys are {', '.join(known)}"))
+        super().__init__(f"no key '{key}'" + suggest_nearest(key, known, f"the keys are {', '.join(known)}"))
         self.key, self.value = key, "" if value is None else str(value)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch.optim import Optimizer
 
 from aectl import parallel
-from aectl.config.did_you_mean import did_you_mean
+from aectl.config.did_you_mean import suggest_nearest
 from aectl.data.datasets import Source
 from aectl.models.base import Model, Stage
 from aectl.parallel import batch_norm
@@ -249,7 +249,7 @@ class Trainer:
             )
         raise ValueError(
             f"objective: no metric called '{self.objective}'"
-            + did_you_mean(self.objective, names, f"choose from {choices}")
+            + suggest_nearest(self.objective, names, f"choose from {choices}")
         )
 
     def validation_metrics(self) -> list[str]:
