@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from aectl.commands import eval_user_images
 from aectl.config import ConfigError, to_plain
 from aectl.data.digests import mean_intensity
-from aectl.evaluation.ability_checks import IMAGES, check_abilities
+from aectl.evaluation.ability_checks import CHECKED_IMAGES, check_abilities
 from aectl.rng import Rng
 from aectl.runs import export
 from aectl.runs.loading import LoadedRun, explain_missing_data, open_run
@@ -32,7 +32,7 @@ def evaluate_images(config: DictConfig) -> None:
         turned = str(not config.invert).lower()
         log.warning("these images are light where the run's are dark, or the reverse: try invert=%s", turned)
     device = opened.device.torch
-    check_abilities(opened.model, images[:IMAGES].to(device), opened.state["classes"])
+    check_abilities(opened.model, images[:CHECKED_IMAGES].to(device), opened.state["classes"])
     rng = Rng(config.seed, device).fork("own images")
     files = eval_user_images.write_image_results(
         opened.model, images.to(device), names, opened.run.folder / "images", rng

@@ -31,7 +31,7 @@ from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.literal import escape_interpolation
 from aectl.evaluation import references as published
 from aectl.evaluation import verdict
-from aectl.evaluation.ability_checks import check_abilities, first_images
+from aectl.evaluation.ability_checks import CHECKED_IMAGES, check_abilities
 from aectl.evaluation.context import Rows, Subject
 from aectl.evaluation.registry import EVALUATIONS, HEADLINES, Report, lacking, report
 from aectl.metric import Metric, find_metric
@@ -139,7 +139,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     asked = applicable_tables(opened.model, chosen)
     wanted = asked if is_anew else outdated_tables(stored, run, one, asked)
     bench = build_benchmark(opened, one, with_outliers="anomalies" in wanted)
-    check_abilities(opened.model, first_images(bench.held_out), opened.state["classes"])
+    check_abilities(opened.model, bench.held_out.first(CHECKED_IMAGES).x, opened.state["classes"])
     if stored.get("images") != len(bench.held_out):
         stored, wanted = {}, asked
     draws = [min(one[key], QUICK_LIMITS[key]) if one.quick else one[key] for key in ("nll_images", "nll_samples")]

@@ -17,7 +17,7 @@ from aectl.config import ConfigError, conf_dir
 from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.schema import SampleConfig, check_ranges
 from aectl.data.datasets import Source, empty
-from aectl.evaluation.ability_checks import check_abilities, first_images
+from aectl.evaluation.ability_checks import CHECKED_IMAGES, check_abilities
 from aectl.figures.animation import animation
 from aectl.figures.examples import is_planar
 from aectl.figures.sample_figures import figure
@@ -48,7 +48,9 @@ def run(config: DictConfig) -> None:
     request = build_request(config, opened, kinds)
     # Without images to start from, grey ones are enough to see what the methods return.
     grey = torch.full((2, *opened.shape), 0.5, device=opened.device.torch)
-    check_abilities(opened.model, first_images(request.source) if len(request.source) else grey, opened.classes)
+    check_abilities(
+        opened.model, request.source.first(CHECKED_IMAGES).x if len(request.source) else grey, opened.classes
+    )
     made = 0
     folder = opened.run.folder / "samples"
     folder.mkdir(exist_ok=True)

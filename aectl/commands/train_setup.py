@@ -132,7 +132,7 @@ def build_trainer(
 ) -> Trainer:
     """Return the trainer, after the device has chosen threads and precision for the size of a step."""
     parallel.meet()
-    few = data.train.batch(torch.arange(min(FEW, len(data.train)), device=device.torch))
+    few = data.train.first(FEW)
     with MemoryLimit("a step", device.torch, scale=min(config.batch_size, len(data.train)) / len(few.x), total=False):
         device.adapt_threads(count_multiplications(model, few) * config.batch_size)
     device.choose_precision(config.batch_size // parallel.count(), count_dense_weights(model), model.fp32_only)

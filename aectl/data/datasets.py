@@ -59,6 +59,14 @@ class Source:
         x = self.images.index_select(0, indices).float().mul_(self.scale)
         return Batch(x, self.labels.index_select(0, indices), self.index.index_select(0, indices))
 
+    def positions(self, n: int | None = None) -> Tensor:
+        """Return the positions of the first `n` examples, or of all."""
+        return torch.arange(len(self) if n is None else min(n, len(self)), device=self.labels.device)
+
+    def first(self, n: int) -> Batch:
+        """Return the first `n` examples, or all if there are fewer."""
+        return self.batch(self.positions(n))
+
     def pixels(self) -> Tensor:
         """Return all images as floats [N, C, H, W] in [0, 1]."""
         return self.images.float() * self.scale

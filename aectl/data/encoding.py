@@ -26,8 +26,7 @@ def apply_to_source(
     function: Callable[[Tensor], Tensor], source: Source, size: int, positions: Tensor | None = None
 ) -> Tensor:
     """Return `function` of images [n, C, H, W] as floats [N, values], of all images or of those at `positions` [N]."""
-    if positions is None:
-        positions = torch.arange(len(source), device=source.images.device)
+    positions = source.positions() if positions is None else positions
     return torch.cat([function(source.batch(part).x).flatten(1).float() for part in positions.split(size)])
 
 

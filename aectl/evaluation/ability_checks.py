@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aectl.data.datasets import Source
 from aectl.models.base import (
     AbilityError,
     Classifies,
@@ -34,7 +33,7 @@ from aectl.system.terminal import first_line_of
 
 log = logging.getLogger("aectl")
 
-IMAGES = 8
+CHECKED_IMAGES = 8
 """Number of images that each method is called with."""
 EXCESS, OTHER_RANGE = 0.1, 1.0
 """Mean distances of pixels from [0, 1] above which there is a warning, and an error.
@@ -60,7 +59,7 @@ def check_abilities(model: Model, x: Tensor, classes: int, seed: int = 0) -> Non
     for the first method that fails. Images that overshoot by more than `EXCESS`, but have the right scale, log a
     warning.
     """
-    x = x[:IMAGES].clone()
+    x = x[:CHECKED_IMAGES].clone()
     if not len(x):
         return
     rng = Rng(seed, x.device).fork("ability checks")
@@ -98,11 +97,6 @@ def check_unchanged(model: Model, x: Tensor, images: Tensor, state: dict[str, Te
     odd = [name for name in odd if name not in now or not now[name].isnan().any()]
     if odd or model.training != training:
         raise AbilityError(f"changes the model: {odd[0] if odd else 'its mode, by train() or eval()'}")
-
-
-def first_images(source: Source) -> Tensor:
-    """Return the images of a source that a model is checked with."""
-    return source.batch(torch.arange(min(IMAGES, len(source)), device=source.labels.device)).x
 
 
 def checks_of(model: Model, x: Tensor, classes: int, rng: Rng) -> Iterator[tuple[str, Callable[[], None]]]:

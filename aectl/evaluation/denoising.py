@@ -193,7 +193,7 @@ def exact(noise: Pixelwise, pca: PCA) -> Moments:
 @torch.no_grad()
 def sampled(noise: nn.Module, source: Source, rng: Rng) -> Moments:
     """Return the moments of a source's images under any noise, estimated from `PASSES` draws of each image."""
-    indices = torch.arange(len(source), device=source.images.device)
+    indices = source.positions()
     sums = [torch.zeros((), dtype=torch.float64, device=indices.device)] * 4
     for part in indices.repeat(PASSES).split(5000):
         x = source.batch(part).x

@@ -63,7 +63,7 @@ class PCA:
 def fitted(source: Source) -> dict[str, Tensor]:
     """Return the mean, the components as columns of a matrix, and their variances, largest first."""
     moment, total = torch.zeros(()), torch.zeros(())
-    for part in torch.arange(len(source), device=source.images.device).split(5000):
+    for part in source.positions().split(5000):
         x = source.batch(part).x.flatten(1).double()
         moment, total = moment + x.T @ x, total + x.sum(0)
     mean = total / len(source)

@@ -35,11 +35,6 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def first(source: Source, n: int) -> Tensor:
-    """Return the positions of the first `n` images, fewer if there are not so many."""
-    return torch.arange(min(n, len(source)), device=source.images.device)
-
-
 def examples(source: Source, n: int) -> Tensor:
     """Return `n` images [n, C, H, W], always the same: the first of each class, then those that come first."""
     labels = source.labels.tolist()
@@ -58,12 +53,12 @@ def corrupted(model: Model, x: Tensor, seed: int) -> Tensor | None:
 
 def encode_first(model: Encodes, source: Source, n: int) -> Tensor:
     """Return the codes [n, code] of the first `n` images, on the CPU."""
-    return encode_source(model, source, BATCH, first(source, n)).cpu()
+    return encode_source(model, source, BATCH, source.positions(n)).cpu()
 
 
 def posterior_means(model: HasPosterior, source: Source, n: int) -> Tensor:
     """Return the posterior means [n, code] of the first `n` images, on the CPU."""
-    return apply_to_source(lambda x: model.posterior(x)[0], source, BATCH, first(source, n)).cpu()
+    return apply_to_source(lambda x: model.posterior(x)[0], source, BATCH, source.positions(n)).cpu()
 
 
 def pixel_layer(model: nn.Module, pixels: int) -> nn.Linear | None:

@@ -70,7 +70,7 @@ def image_figures(model: Model, source: Source, request: Request) -> Iterator[tu
 def code_figures(model: Encodes, source: Source) -> Iterator[tuple[str, Figure]]:
     """Yield the figures of a model's codes by name."""
     encoded = examples.encode_first(model, source, IMAGES)
-    labels = source.batch(examples.first(source, IMAGES)).y
+    labels = source.first(IMAGES).y
     yield "code_histogram", codes.code_histogram(encoded)
     if isinstance(model, HasPosterior):
         yield "unit_activity", codes.latent_activity(examples.posterior_means(model, source, IMAGES))

@@ -21,7 +21,7 @@ def figures(model: Model, source: Source, request: Request) -> Iterator[tuple[st
     """Yield the figures that the model's abilities allow by name, one at a time."""
     if isinstance(model, Reconstructs):
         yield "field", planar_fields.vector_field(model, source, "What the model adds to each point: g(f(x)) - x")
-        batch = source.batch(examples.first(source, planar_fields.SHOWN))
+        batch = source.first(planar_fields.SHOWN)
         noisy = examples.corrupted(model, batch.x, request.rng.seed)
         panels = {"input": batch.x, **({} if noisy is None else {"noisy": noisy})}
         panels["reconstruction"] = model.reconstruct(panels.get("noisy", batch.x))

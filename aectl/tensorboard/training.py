@@ -230,7 +230,7 @@ def shown_images(trainer: Trainer) -> tuple[Source, Tensor]:
     They are held-out images, or training images if none are held out.
     """
     source = trainer.valid_source if len(trainer.valid_source) else trainer.train_source
-    return source, torch.arange(min(CODES, len(source)), device=source.images.device)
+    return source, source.positions(CODES)
 
 
 def encode_shown(trainer: Trainer) -> Tensor | None:

@@ -254,10 +254,9 @@ class Trainer:
 
     def validation_metrics(self) -> list[str]:
         """Return the names of the validation metrics, found on a few held-out images."""
-        positions = torch.arange(min(FEW, len(self.valid_source)), device=self.device.torch)
         self.model.eval()
         with torch.no_grad():
-            found = self.model.validate(self.valid_source.batch(positions), self.held_out.fork("check"))
+            found = self.model.validate(self.valid_source.first(FEW), self.held_out.fork("check"))
         return [f"val/{name}" for name in check_metrics(self.model, found)]
 
     def training_metrics(self) -> list[str]:
@@ -265,7 +264,7 @@ class Trainer:
         found: list[list[str]] = []
         for stage, _ in self.plan:
             source = self.train_source.labelled() if stage.labelled else self.train_source
-            few = source.batch(torch.arange(min(FEW, len(source)), device=self.device.torch))
+            few = source.first(FEW)
             model = copy.deepcopy(self.model).train()
             groups = groups_of(model, stage)
             is_alone = len(groups) == 1

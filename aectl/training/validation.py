@@ -17,7 +17,7 @@ BATCH_SIZE = 500
 
 def batches(source: Source, size: int = BATCH_SIZE) -> Iterator[Batch]:
     """Yield all images of a source in order."""
-    for indices in torch.arange(len(source), device=source.images.device).split(size):
+    for indices in source.positions().split(size):
         yield source.batch(indices)
 
 
