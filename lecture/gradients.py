@@ -63,11 +63,11 @@ def against_fresh_discriminator(lab: Lab, run: str, noisy: bool) -> dict[int, di
     measured: dict[int, dict[str, Tensor]] = {}
     for step in range(STEPS + 1):
         if step % MEASURED_EVERY == 0:
-            measured[step] = model.gradients(model.judge(model.generator(z).sigmoid(), rng))
+            measured[step] = model.generator_gradient_norms(model.score(model.generator(z).sigmoid(), rng))
         with torch.no_grad():
             real = source.batch((rng.uniform(BATCH) * len(source)).long()).x
             fake = model.generator(rng.normal(BATCH, model.code)).sigmoid()
-        cost = model.discriminator_cost(model.judge(real, rng), model.judge(fake, rng))
+        cost = model.discriminator_cost(model.score(real, rng), model.score(fake, rng))
         optimizer.zero_grad()
         cost.backward()
         optimizer.step()

@@ -11,7 +11,7 @@ from aectl.config import accepts, build, check_signature, conf_dir
 from aectl.config.recipe import with_recipe
 from aectl.config.schema import check_ranges
 from aectl.metric import find_metric
-from aectl.models.base import Batch, Model, metrics_of
+from aectl.models.base import Batch, Model, collect_metrics
 from aectl.rng import Rng
 from aectl.runs.loading import PARTS, build_model
 from aectl.training.device import available_devices
@@ -56,7 +56,7 @@ def check_model(config, facts):
     # The first table of an evaluation shows what it validates.
     batch = Batch(Rng(0).uniform(100, *facts["shape"]), torch.arange(100) % 10, torch.arange(100))
     names = model.eval().validate(batch, Rng(0))
-    assert names and [name for name in names if not find_metric(metrics_of(type(model)), name).meaning] == []
+    assert names and [name for name in names if not find_metric(collect_metrics(type(model)), name).meaning] == []
     for part in PARTS:
         assert accepts(config.model, part) or config[part]["_target_"] is None
 

@@ -11,7 +11,7 @@ from aectl.config.import_name import locate
 from aectl.evaluation import references
 from aectl.evaluation.registry import METRICS
 from aectl.metric import describe_columns
-from aectl.models.base import Model, metrics_of
+from aectl.models.base import Model, collect_metrics
 from aectl.runs.metrics_json import COLUMNS, Rows, column_names, tables_of
 from aectl.runs.run import Run
 
@@ -21,7 +21,7 @@ OBJECTIVE, PUBLISHED = "objective", "published"
 
 def describe_tables(tables: Mapping[str, Rows], model: type[Model]) -> dict[str, dict[str, Any]]:
     """Return the descriptions of the columns of each table; those of `objective` are the model's own."""
-    known = {**METRICS, OBJECTIVE: metrics_of(model), PUBLISHED: references.METRICS}
+    known = {**METRICS, OBJECTIVE: collect_metrics(model), PUBLISHED: references.METRICS}
     return {name: describe_columns(column_names(rows.values()), known.get(name, ())) for name, rows in tables.items()}
 
 

@@ -1,4 +1,4 @@
-"""Models: one family, one file. What every model is, and may be able to do, stands in `base`."""
+"""Models, one family in each file. `base` defines the interface of all models and their optional abilities."""
 
 from aectl.metric import Metric
 from aectl.models.base import Batch, Group, Loss, Model, Score, Stage

@@ -1,6 +1,6 @@
-"""Autoencoders: linear, shallow, undercomplete, overcomplete, sparse, dropout and denoising are one class.
+"""One class for linear, shallow, undercomplete, overcomplete, sparse, dropout and denoising autoencoders.
 
-They differ in their YAML alone, and any regulariser combines with any of them.
+They differ only in their YAML files. Noise, penalty and dropout combine freely.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from torch.nn import functional as F
 
 from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Stage
-from aectl.models.networks import Activation, Encoder, Shape, activation_layer, tie
+from aectl.models.networks import Activation, Encoder, Shape, activation_layer, tie_weights
 from aectl.rng import Rng
 
-MOST_DEAD = 0.95
-"""Share of dead units from which on a code is said to be dead."""
-SAME = 1e-6
-"""A unit that moves by no more, relative to its size, tells images not apart: that is how far sums are rounded."""
+DEAD_CODE_SHARE = 0.95
+"""Share of dead units at which the `dead_code` alarm is raised."""
+DEAD_TOLERANCE = 1e-6
+"""A unit is dead if it varies by no more than this, relative to its magnitude. Smaller changes are rounding errors."""
 
 
-def dead(h: Tensor) -> Tensor:
-    """Return the share of units in codes [N, code] that are the same for all of the images.
+def compute_dead_share(h: Tensor) -> Tensor:
+    """Return the share of units that are constant over the codes h [N, code]; 0 for a single code.
 
-    So are those whose largest and least value differ by at most SAME times the larger size: a ReLU that never opens,
-    but a sigmoid that is always 1 as well. One image tells of none.
+    A unit is constant if max - min ≤ DEAD_TOLERANCE · max(|max|, |min|). This includes a ReLU that is always 0 and a
+    saturated sigmoid.
     """
     h = h.flatten(1).float()
     high, low = h.amax(0), h.amin(0)
     if len(h) < 2:
         return torch.zeros((), device=h.device)
-    return (high - low <= SAME * torch.maximum(high.abs(), low.abs())).float().mean()
+    return (high - low <= DEAD_TOLERANCE * torch.maximum(high.abs(), low.abs())).float().mean()
 
 
 class Autoencoder(Model):
-    """Learns to reconstruct its input through a code: min L(x, g(f(Ñ(x)))) + R(f(Ñ(x))).
+    """Autoencoder, trained to reconstruct its input from a code: min L(x, g(f(Ñ(x)))) + R(f(Ñ(x))).
 
-    f is the encoder, g the decoder followed by the output function, Ñ the corruption (the loss is taken against the
-    clean x), R the penalty. L is summed over pixels and averaged over the batch: `mse` is ‖x - x̂‖², `bce` the
-    cross-entropy -Σ x log x̂ + (1 - x) log(1 - x̂) in nats, for which the output function is the sigmoid. With
-    `code_dropout`, what feeds the code layer is dropped with that probability and rescaled. Images are [N, C, H, W],
-    pixels in [0, 1]; codes [N, code].
+    f is the encoder, g the decoder followed by the output function, Ñ the noise and R the penalty. The loss compares
+    the reconstruction with the clean x. L is summed over pixels and averaged over the batch: `mse` is ‖x - x̂‖², and
+    `bce` is the cross-entropy -Σ x log x̂ + (1 - x) log(1 - x̂) in nats, which requires output=sigmoid.
+    `code_dropout` is the dropout probability of the inputs of the code layer. Images are [N, C, H, W], pixels in
+    [0, 1]; codes are [N, code].
 
     Raises ValueError for an unknown loss or output, a dropout outside [0, 1), or weights that cannot be tied.
     Source: lecture, "Autoencoders", "Overcomplete regularized AEs", "Denoising AEs".
@@ -53,9 +53,9 @@ class Autoencoder(Model):
     decoder: nn.Module
     code_dropout: Tensor
     metrics: ClassVar = (
-        Metric("reconstruction", "the loss's term of reconstruction, summed over pixels, a mean over images", "lower"),
-        Metric("penalty", "the loss's penalty, a mean over images"),
-        Metric("dead", "share of the code's units that are the same for all images"),
+        Metric("reconstruction", "reconstruction term of the loss, summed over pixels, mean over images", "lower"),
+        Metric("penalty", "penalty term of the loss, mean over images"),
+        Metric("dead", "share of code units that are constant over all images"),
     )
     metric_settings: ClassVar = {"loss": ("loss",)}
 
@@ -89,16 +89,16 @@ class Autoencoder(Model):
         self.has_dropout = code_dropout > 0
         self.register_buffer("code_dropout", torch.tensor(float(code_dropout)), persistent=False)
         if self.has_dropout and not hasattr(self.encoder, "features"):
-            raise ValueError("code_dropout needs an encoder with features() and head(), to stand between them")
+            raise ValueError("code_dropout needs an encoder with features() and head(): it is applied between them")
         if tied:
-            tie(self.encoder, self.decoder)
+            tie_weights(self.encoder, self.decoder)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes h = f(x), [N, code]."""
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the images g(z), [N, C, H, W]; with output=identity a pixel may overshoot [0, 1] a little."""
+        """Return the images g(z), [N, C, H, W]. With output=identity pixels may lie outside [0, 1]."""
         return self.output(self.decoder(z))
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Autoencoder(Model):
         return self.decode(self.encode(x))
 
     def corrupt(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return x̃ = Ñ(x); x itself where the run has no noise."""
+        """Return the corrupted images Ñ(x), or x if the run has no noise."""
         return x if self.noise is None else self.noise(x, rng)
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
@@ -119,29 +119,29 @@ class Autoencoder(Model):
         pixels = self.decoder(h)
         terms = self.terms(batch.x, h, pixels)
         mse = F.mse_loss(self.output(pixels), batch.x)
-        return {"loss": cast("Tensor", sum(terms.values())), **terms, "mse": mse, "dead": dead(h)}
+        return {"loss": cast("Tensor", sum(terms.values())), **terms, "mse": mse, "dead": compute_dead_share(h)}
 
     def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
-        """Tell of a code most of whose units are the same for all images."""
+        """Return an alarm if most code units are constant over all images."""
         share = metrics.get("val/dead", 0.0)
-        if share < MOST_DEAD:
+        if share < DEAD_CODE_SHARE:
             return {}
-        return {"dead_code": f"{share:.1%} of the code's {self.code} units are dead: they are the same for all images"}
+        return {"dead_code": f"{share:.1%} of the {self.code} code units are dead: they are the same for all images"}
 
     def terms(self, x: Tensor, h: Tensor, pixels: Tensor) -> dict[str, Tensor]:
-        """Return the parts of the loss by name, from codes and pre-activation pixels."""
+        """Return the terms of the loss by name, given codes h and pixels before the output function."""
         if self.loss == "bce":
             error = F.binary_cross_entropy_with_logits(pixels, x, reduction="sum")
         else:
             error = F.mse_loss(self.output(pixels), x, reduction="sum")
         terms = {"reconstruction": error / len(x)}
         if self.penalty is not None:
-            # A sum over a wide code, which in half precision would have three digits left.
+            # In half precision a sum over a wide code would keep only three digits.
             terms["penalty"] = self.penalty(h.float())
         return terms
 
     def drop_and_encode(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return codes with the code layer's input dropped out: h = head(m ⊙ features(x) / (1 - p))."""
+        """Return codes with dropout on the input of the code layer: h = head(m ⊙ features(x) / (1 - p))."""
         if not self.has_dropout:
             return self.encoder(x)
         encoder = cast("Encoder", self.encoder)

@@ -1,7 +1,8 @@
-"""What a model is to the trainer, and what it may be able to do for everybody else.
+"""The interface between models and the rest of the program: the methods of training, and optional abilities.
 
-A model yields named losses; the trainer steps the named group's optimizer at each yield. What a model can do besides
-is a set of abilities: protocols of methods, asked for with `isinstance`, never by the model's name.
+A model yields losses, each with the name of a parameter group; at each yield the trainer steps that group's optimizer.
+Everything else that a model can do is an ability: a protocol of methods, tested with `isinstance`, never by the
+model's name.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from aectl.metric import Metric
 from aectl.rng import Rng
 
 METHODS = ("encode", "decode", "reconstruct", "sample", "log_prob", "classify", "energy")
-"""What a model may be able to do, by the method; see the protocols below."""
+"""Names of the ability methods; the protocols below define them."""
 
 
 class Batch(NamedTuple):
-    """Examples that travel together."""
+    """A batch of examples."""
 
     x: Tensor
     """Images [N, C, H, W], pixels in [0, 1]."""
     y: Tensor
     """Classes [N], int64; -1 where there is no label."""
-    index: Tensor  # type: ignore[assignment]  # of a tuple's own `index` a batch has no need
-    """Positions in the source [N], int64."""
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which batches do not use
+    """Positions in the data file [N], int64."""
 
 
 class Loss(NamedTuple):
-    """A scalar to descend, the group of parameters that descends it, and what to log beside it."""
+    """A scalar to minimise, the name of the parameter group to update, and metrics to log with it."""
 
     value: Tensor
     group: str = "model"
@@ -40,7 +41,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share an optimizer, with settings (lr, betas, …) that replace the run's."""
+    """Parameters that share an optimizer; `overrides` (lr, betas, …) replace the run's optimizer settings."""
 
     params: Iterable[nn.Parameter]
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -48,9 +49,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Stage:
-    """A phase of training with optimizers of its own.
+    """A phase of training with its own optimizers.
 
-    `epochs=None` means the run's epochs; a `labelled` stage sees only the training images that have a label.
+    `epochs=None` uses the run's number of epochs. A `labelled` stage trains only on images that have a label.
     """
 
     name: str = "fit"
@@ -59,99 +60,103 @@ class Stage:
 
 
 class Mean(NamedTuple):
-    """A metric that is a mean over `count` of a batch's images, such as those with a label; of none it says nothing."""
+    """A mean over `count` images of a batch, e.g. the labelled ones; ignored if `count` is 0."""
 
     value: Tensor
-    count: int  # type: ignore[assignment]  # of a tuple's own `count` a mean has no need
+    count: int  # type: ignore[assignment]  # hides tuple.count, which means do not use
 
 
 class Model(nn.Module):
-    """Base of all models: the four methods that the trainer calls.
+    """Base class of all models.
 
-    A subclass's constructor names what it needs of the run: `shape` (C, H, W), `classes`, `noise`, `penalty`; the rest
-    of its arguments are the keys of its YAML.
+    A subclass must define `losses` and `validate`. Its constructor may take `shape` (C, H, W), `classes`, `noise` and
+    `penalty`, which the run supplies; its other arguments are the keys of its YAML file.
     """
 
     code: int
-    """The size of a code, of a model that has codes."""
+    """Size of a code, if the model has codes."""
 
     objective: str = "val/loss"
-    """The metric that 'best', early stopping and searches minimise."""
+    """Metric that the best checkpoint, early stopping and searches minimise."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("loss", "what training minimises, a mean over images", "lower"),
         Metric("mse", "mean squared error per pixel", "lower"),
     )
-    """Descriptions of what `losses` and `validate` return. A subclass adds its own; those of its bases hold too."""
+    """Descriptions of the metrics of `losses` and `validate`, in addition to those of the base classes."""
 
     metric_settings: ClassVar[Mapping[str, Sequence[str]]] = {}
-    """By metric of `validate`, the constructor's arguments that its formula contains: runs that differ in one of them
+    """For a metric of `validate`, the constructor arguments that its formula contains. Runs that differ in one of them
     cannot be compared by that metric."""
 
     loss_unit: str = ""
-    """What `val/loss` is in, such as nats."""
+    """Unit of `val/loss`, e.g. nats."""
 
     nll_metric: str = ""
-    """The metric that is -log p(x) of binary pixels in nats, a bound on it or a pseudo-likelihood; empty: none is."""
+    """Metric that equals, bounds or approximates -log p(x) of binary pixels in nats; empty if there is none."""
 
     learns_to_reconstruct: bool = True
-    """Of a model that reconstructs: whether it is trained to, so that one no better than the mean image has failed."""
+    """Whether training minimises a reconstruction error. If so, a model no better than the mean image has failed."""
 
     conditional: bool = False
-    """Whether sample(y=…) heeds the classes y."""
+    """Whether `sample(y=…)` uses the classes y."""
 
     fp32_only: bool = False
-    """Whether less precision would spoil it, so that it is trained in fp32 whatever `device.precision` says."""
+    """If true, the model always trains in fp32 and ignores `device.precision`."""
 
     def abilities(self) -> tuple[str, ...]:
-        """Return the names of the methods, of those in `METHODS`, that this model has."""
+        """Return the names in `METHODS` that this model defines."""
         return tuple(name for name in METHODS if hasattr(type(self), name) or name in self._modules)
 
     def __getattr__(self, name: str) -> Any:
-        """Return a submodule, parameter or buffer; of an ability that the model lacks, the error lists those it has."""
-        # A submodule may be the method: self.encode = nn.Linear(784, 32).
+        """Return a submodule, parameter or buffer; for a missing ability, the error lists those the model has."""
+        # An ability may be a submodule: self.encode = nn.Linear(784, 32).
         if name not in METHODS or name in self.__dict__.get("_modules", ()):
             return super().__getattr__(name)
         abilities = ", ".join(self.abilities()) or "none of the methods for others"
         raise AttributeError(f"{type(self).__name__} has no {name}(): this model has {abilities}")
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Set what the training images decide before the first step, such as biases from their mean; here nothing.
+        """Initialise parameters from the training images, e.g. biases from their mean. The default does nothing.
 
-        `batches` are all of them in order. It is called once, by a run that begins with fresh weights.
+        `batches` yields all training images in order. Called once, before the first step of a run that starts from
+        scratch.
         """
 
     def stages(self) -> Iterator[Stage]:
-        """Yield the phases of training in order."""
+        """Yield the stages of training in order."""
         yield Stage()
 
     def groups(self, stage: Stage) -> dict[str, Group]:
-        """Return the parameters that `stage` trains, one optimizer for each name."""
+        """Return the parameter groups that `stage` trains, by name; each has its own optimizer."""
         return {"model": Group(self.parameters())}
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
-        """Yield the losses of one step; the code behind a `yield` runs after that loss's optimizer has stepped.
+        """Yield the losses of one step. Code after a `yield` runs after that loss's optimizer has stepped.
 
-        Never yield inside a context manager: it would stay open in the trainer.
+        Do not yield inside a context manager: it would stay open while the trainer runs.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no losses")
 
     def validate(self, batch: Batch, rng: Rng) -> Mapping[str, Tensor | Mean]:
-        """Return metrics of a held-out batch, each a mean over it or over some of it; changes nothing."""
+        """Return the metrics of a held-out batch, each a mean over all or some of its images.
+
+        Must not change the model.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no validate")
 
     def alarms(self, metrics: Mapping[str, float]) -> Mapping[str, str]:
-        """Return what an epoch's metrics tell to be wrong, sentences by the alarm's name; here nothing.
+        """Return warnings about an epoch's metrics, by the name of the alarm. The default returns none.
 
-        A run goes on all the same, and says each once. `metrics` are those of metrics.csv, such as `val/loss`.
+        `metrics` has the names of metrics.csv, e.g. `val/loss`. A run logs each alarm once and continues.
         """
         return {}
 
 
-def metrics_of(kind: type[Model]) -> tuple[Metric, ...]:
-    """Return the metrics that a class of models and its bases describe, its own first.
+def collect_metrics(kind: type[Model]) -> tuple[Metric, ...]:
+    """Return the metric descriptions of a model class and its base classes, its own first.
 
-    Raises TypeError if one of several is not a Metric.
+    Raises TypeError for an entry that is not a Metric.
     """
     found = []
     for base in kind.__mro__:
@@ -165,14 +170,14 @@ def metrics_of(kind: type[Model]) -> tuple[Metric, ...]:
 
 
 class Score(NamedTuple):
-    """Log-likelihoods of images in nats, and how to read them."""
+    """Log-likelihoods of images in nats, and how to interpret them."""
 
     value: Tensor
-    """log p(x) of each image [N], or a number in its place."""
+    """log p(x) of each image [N], or what `kind` says."""
     kind: str
-    """'exact', 'bound' (from below), 'estimate', or 'no likelihood', of nothing that sums or integrates to one."""
+    """'exact', 'bound' (a lower bound), 'estimate', or 'no likelihood' if nothing is normalised to one."""
     of: str = "grey pixels"
-    """'binary pixels', drawn from the grey ones if these are not 0 or 1, or 'grey pixels', whose value is a density."""
+    """'binary pixels' (grey pixels are binarised at random), or 'grey pixels' (the value is a log-density)."""
 
 
 class AbilityError(ValueError):
@@ -184,15 +189,15 @@ class Encodes(Protocol):
     """Maps images to codes."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return codes [N, code] of images [N, C, H, W]."""
+        """Return the codes [N, code] of images [N, C, H, W]."""
 
 
 @runtime_checkable
 class HasPosterior(Protocol):
-    """Maps images to distributions of codes."""
+    """Maps images to distributions over codes."""
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mu and logvar of q(z|x), each [N, code], of images [N, C, H, W]."""
+        """Return the mean and log-variance of q(z|x), each [N, code], for images [N, C, H, W]."""
 
 
 @runtime_checkable
@@ -200,7 +205,7 @@ class Decodes(Protocol):
     """Maps codes to images."""
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return images [N, C, H, W] in [0, 1] of codes [N, code]."""
+        """Return the images [N, C, H, W], pixels in [0, 1], of codes [N, code]."""
 
 
 @runtime_checkable
@@ -208,7 +213,7 @@ class Reconstructs(Protocol):
     """Maps images to images through a code."""
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return images [N, C, H, W] in [0, 1]."""
+        """Return reconstructions [N, C, H, W], pixels in [0, 1]."""
 
 
 @runtime_checkable
@@ -216,12 +221,12 @@ class Samples(Protocol):
     """Draws new images from a prior."""
 
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """Return n images [n, C, H, W] in [0, 1]; `temperature` scales the prior's standard deviation."""
+        """Return n images [n, C, H, W], pixels in [0, 1]; `temperature` scales the prior's standard deviation."""
 
 
 @runtime_checkable
 class Scores(Protocol):
-    """Gives images a log-likelihood."""
+    """Computes log-likelihoods of images."""
 
     def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
         """Return log p(x) of each image [N], in nats."""
@@ -229,50 +234,50 @@ class Scores(Protocol):
 
 @runtime_checkable
 class Classifies(Protocol):
-    """Tells the classes of images."""
+    """Predicts the classes of images."""
 
     def classify(self, x: Tensor) -> Tensor:
-        """Return the logits of the classes [N, classes] of images [N, C, H, W]."""
+        """Return class logits [N, classes] for images [N, C, H, W]."""
 
 
 @runtime_checkable
 class Energy(Protocol):
-    """Gives images an unnormalised negative log-density."""
+    """Computes energies of images, i.e. unnormalised negative log-densities."""
 
     def energy(self, x: Tensor) -> Tensor:
-        """Return energies [N], in nats up to a constant."""
+        """Return energies [N] in nats, up to an additive constant."""
 
 
 class Partition(NamedTuple):
-    """What the energies of a model are to be normalised by, and how it was found."""
+    """The log normalising constant of a model's energies, and how it was computed."""
 
     value: float
     """log Z in nats: log p(x) = -energy(x) - log Z."""
     ci95: float
-    """Half the width of its 95 % confidence interval, in nats; 0 if exact."""
+    """Half-width of its 95 % confidence interval, in nats; 0 if exact."""
     kind: str
-    """What -energy(x) - log Z then is of log p(x): 'exact', 'bound', or an estimate by its name, such as 'AIS'."""
+    """How -energy(x) - log Z relates to log p(x): 'exact', 'bound', or the name of the estimator, e.g. 'AIS'."""
     of: str = "binary pixels"
-    """What has the probability: 'binary pixels' or 'grey pixels'."""
+    """What the probability refers to: 'binary pixels' or 'grey pixels'."""
 
 
 @runtime_checkable
 class Normalises(Energy, Protocol):
-    """Knows, or estimates in several ways, the constant that its energies lack."""
+    """Computes or estimates the normalising constant of its energies."""
 
     def observe(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return what energies are of, [N, C, H, W]: binary draws of the grey pixels x, or x itself."""
+        """Return the input of `energy` [N, C, H, W]: x binarised at random, or x itself."""
 
     def log_partition(self, *, rng: Rng) -> list[Partition]:
-        """Return log Z by each way that is open to the model, the most trustworthy first."""
+        """Return log Z by every available method, the most reliable first."""
 
 
 @runtime_checkable
 class Walks(Protocol):
-    """Walks a Markov chain whose states are, in the long run, distributed as the model says."""
+    """Runs a Markov chain whose stationary distribution is the model's distribution."""
 
     def start(self, n: int, *, rng: Rng) -> Tensor:
-        """Return n states [n, C, H, W] to begin with, spread wider than the model's own distribution."""
+        """Return n initial states [n, C, H, W], more dispersed than the model's distribution."""
 
     def walk(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return the states [N, C, H, W] one step behind the states x."""
+        """Return the states [N, C, H, W] that follow the states x after one step of the chain."""

@@ -1,4 +1,4 @@
-"""A classifier: what other models' images and codes are judged by."""
+"""A classifier. Its features are used to evaluate the samples of other models."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from aectl.rng import Rng
 
 
 class Classifier(Model):
-    """Learns the classes of images: min -Σ_c q_c log p_c, p = softmax(W f(Ñ(x)) + b).
+    """Classifier of images: min -Σ_c q_c log p_c, p = softmax(W f(Ñ(x)) + b).
 
-    f is the encoder, whose codes are the features that distances between sets of images are measured in; Ñ a
-    corruption that leaves the class as it is. q is 1 for the true class, mixed with the uniform distribution by
-    `smoothing` (Szegedy et al. 2016). Only labelled images count.
+    f is the encoder; its codes are the features in which distances between sets of images are measured. Ñ is a
+    corruption that keeps the class. q is the one-hot class, mixed with the uniform distribution by `smoothing`
+    (Szegedy et al. 2016). Images without a label do not contribute.
 
-    Raises ValueError without at least two classes, or for a smoothing outside [0, 1).
+    Raises ValueError for fewer than two classes or a smoothing outside [0, 1).
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("error", "share of labelled images classified wrongly", "lower"),)
@@ -51,7 +51,7 @@ class Classifier(Model):
         return self.encoder(x)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Return the logits of the classes, [N, classes], of images [N, C, H, W]."""
+        """Return class logits [N, classes] for images [N, C, H, W]."""
         return self.head(self.encoder(x))
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
@@ -62,33 +62,33 @@ class Classifier(Model):
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
         logits = self.classify(batch.x).float()
         measured = {"loss": cross_entropy(logits, batch.y), "error": error(logits, batch.y)}
-        return {name: of_labelled(value, batch.y) for name, value in measured.items()}
+        return {name: mean_over_labelled(value, batch.y) for name, value in measured.items()}
 
 
 def class_layer(code: int, classes: int) -> nn.Linear:
-    """Return the layer from codes to logits; raises ValueError unless there are classes to tell apart."""
+    """Return the linear layer from codes to class logits; raises ValueError for fewer than two classes."""
     if classes < 2:
         raise ValueError(f"a classifier needs images of at least 2 classes, not {classes}")
     return nn.Linear(code, classes)
 
 
 def cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return -log p(y|x) in nats, averaged over the images with a label, y ≥ 0; 0 if there are none."""
+    """Return the mean -log p(y|x) in nats over labelled images (y ≥ 0); 0 if there are none."""
     total = F.cross_entropy(logits, y, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
-    return total / labelled_count(y)
+    return total / count_labelled(y)
 
 
 def error(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the share of images with a label, y ≥ 0, whose largest logit is not their class; 0 if there are none."""
+    """Return the share of labelled images (y ≥ 0) that are misclassified; 0 if there are none."""
     labelled = y >= 0
-    return ((logits.argmax(1) != y) & labelled).float().sum() / labelled_count(y)
+    return ((logits.argmax(1) != y) & labelled).float().sum() / count_labelled(y)
 
 
-def labelled_count(y: Tensor) -> Tensor:
-    """Return how many images have a label, y ≥ 0, of those that share a batch the mean over processes; never 0."""
+def count_labelled(y: Tensor) -> Tensor:
+    """Return the number of labelled images (y ≥ 0), averaged over the processes that share the batch; never 0."""
     return average((y >= 0).sum().float()).clamp_min(1 / count())
 
 
-def of_labelled(value: Tensor, y: Tensor) -> Mean:
-    """Return a mean over a batch's images with a label as one of so many images."""
+def mean_over_labelled(value: Tensor, y: Tensor) -> Mean:
+    """Wrap a mean over the labelled images of a batch with their count."""
     return Mean(value, int((y >= 0).sum()))

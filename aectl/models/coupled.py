@@ -1,4 +1,4 @@
-"""A reconstruction coupled to another architecture: a classifier that also learns from images without a label."""
+"""A classifier with a reconstruction loss, so that it also learns from unlabelled images."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from torch.nn import functional as F
 
 from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Mean, Stage
-from aectl.models.classifier import Classifier, cross_entropy, error, of_labelled
+from aectl.models.classifier import Classifier, cross_entropy, error, mean_over_labelled
 from aectl.models.networks import Shape
 from aectl.rng import Rng
 
 
 class Coupled(Classifier):
-    """Learns the classes of images and to bring them back, from one code: min -log p(y|x̃) + λ ‖x - g(f(x̃))‖².
+    """Classifier and autoencoder that share an encoder: min -log p(y|x̃) + λ ‖x - g(f(x̃))‖².
 
-    f is the encoder that both share, g the decoder followed by the sigmoid, x̃ = Ñ(x) the corruption, λ the `weight`.
-    The first term is a mean over a batch's images with a label, as in `Classifier`, which this is with λ = 0, to the
-    bit; the second, summed over pixels, is a mean over all images, so that those without a label count too. A batch
-    without labels has no first term: where a share s of the images has one, it counts in 1 - (1 - s)^N of the steps,
-    so that λ weighs more the fewer labels there are. Images are [N, C, H, W], pixels in [0, 1]; codes [N, code].
+    f is the shared encoder, g the decoder followed by the sigmoid, x̃ = Ñ(x) the corrupted image, λ the `weight`. The
+    first term is a mean over the labelled images of a batch. The second is summed over pixels and averaged over all
+    images, labelled or not. With λ = 0 the model equals `Classifier` to the bit.
+
+    A batch without labels has no first term. If a share s of the images is labelled, the term is present in
+    1 - (1 - s)^N of the steps, so fewer labels give λ more weight. Images are [N, C, H, W], pixels in [0, 1]; codes are
+    [N, code].
 
     Raises ValueError for a negative weight, and as `Classifier` does. Source: lecture, "Autoencoders"; Ranzato &
     Szummer 2008.
@@ -32,7 +34,7 @@ class Coupled(Classifier):
 
     metrics: ClassVar = (
         Metric("classification", "cross-entropy of the classes", unit="nats per labelled image"),
-        Metric("reconstruction", "the loss's term of reconstruction, summed over pixels, a mean over images", "lower"),
+        Metric("reconstruction", "reconstruction term of the loss, summed over pixels, mean over images", "lower"),
     )
     metric_settings: ClassVar = {"loss": ("weight",)}
     weight: Tensor
@@ -52,10 +54,10 @@ class Coupled(Classifier):
         super().__init__(shape, classes, code, encoder, noise=noise, smoothing=smoothing)
         if not 0 <= weight < math.inf:
             raise ValueError(f"weight must be a finite number ≥ 0, not {weight}")
-        # Behind the classifier's own parts, whose first weights are then the same draws.
+        # Created after the classifier's parts, which then start from the same random weights as a plain Classifier.
         self.decoder = decoder(shape=shape, code=code)
         self.register_buffer("weight", torch.tensor(float(weight)), persistent=False)
-        # Gradients of 0 would still count where a norm is taken; without any the decoder is as if it were not there.
+        # With λ = 0 the decoder gets no gradients at all; zero gradients would still enter gradient norms.
         self.loss_unit = "" if weight > 0 else "nats"
         self.is_coupled = self.learns_to_reconstruct = weight > 0
 
@@ -74,11 +76,11 @@ class Coupled(Classifier):
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor | Mean]:
         terms = self.terms(batch, batch.x)
-        named = {name: of_labelled(terms[name], batch.y) for name in ("classification", "error")}
+        named = {name: mean_over_labelled(terms[name], batch.y) for name in ("classification", "error")}
         return {**terms, **named, "mse": terms["reconstruction"] / batch.x[0].numel()}
 
     def terms(self, batch: Batch, seen: Tensor, smoothing: float = 0.0) -> dict[str, Tensor]:
-        """Return the loss, its two parts by name, and the error, of images that are seen as `seen`."""
+        """Return the loss, its two terms and the error; `seen` is the corrupted input of the encoder."""
         h = self.encode(seen)
         logits = self.head(h).float()
         classification = cross_entropy(logits, batch.y, smoothing)

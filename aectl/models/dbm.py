@@ -11,32 +11,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
-from aectl.models.dbn import FOLLOW, as_bounds, importance_bound, log_bernoulli
-from aectl.models.networks import Shape, positive, repeats
+from aectl.models.dbn import RUNNING_MEAN_RATE, as_bounds, importance_bound, log_bernoulli
+from aectl.models.networks import Shape, check_positive, check_repeats
 from aectl.models.rbm import BINARISE, FREE_ENERGY, PSEUDO_NLL, RBM, Binarise
 from aectl.parallel import average
 from aectl.rng import Rng
 
 PROBES, SWEEPS = 3, 3
-"""Pixels of each image that the pseudo-likelihood is taken of, and sweeps of the mean field once one has changed."""
+"""For the pseudo-likelihood: pixels sampled in each image, and mean-field sweeps after a pixel is flipped."""
 
 
 class DBM(Model):
-    """Binary pixels v and two layers of binary hidden units, h and g, joined layer by layer and all undirected.
+    """Deep Boltzmann machine: binary pixels v and two layers of binary hidden units h and g.
 
-    E(v, h, g) = -b·v - c·h - d·g - hᵀ W v - hᵀ U g, every unit less its offset where there is `centring`. Pixels and g
-    do not meet: together they are one side of a restricted Boltzmann machine whose other side is h, `machine`, and with
-    F(v, g) = -log Σ_h exp(-E(v, h, g)) its free energy, the loss is F(v, μ) of the data less F(v, g) of `persistent`
-    chains of that machine, as means. μ [g] is the mean field of the data, held fixed: q(h, g|v) = Π q(h_j) Π q(g_k) by
-    `mean_field` sweeps, p(h_j = 1) = s(c + W v + U μ)_j, then μ = s(d + Uᵀ p). The gradient is that of the variational
-    bound, the statistics under q less those of the model.
+    E(v, h, g) = -b·v - c·h - d·g - hᵀ W v - hᵀ U g; with `centring`, each unit is replaced by its difference from its
+    offset. Pixels v and units g are not connected, so (v, g) and h are the two layers of an RBM, `machine`, with free
+    energy F(v, g) = -log Σ_h exp(-E(v, h, g)).
 
-    log p(v) ≥ E_q[-E] + H(q) - log Z = -F(v, μ) + H(μ) - log Z, which `energy` is of. Layers are trained together from
-    the start: centring takes the place of training them one by one first (Montavon & Müller 2012). `steps`,
-    `weight_decay`, `binarise` and noise are as in `RBM`.
+    The loss is the mean F(v, μ) of the data minus the mean F(v, g) of `persistent` Markov chains of that RBM. μ is the
+    mean field of g given v, treated as a constant: q(h, g|v) = Π q(h_j) Π q(g_k) is computed by `mean_field` sweeps of
+    p(h_j = 1) = s(c + W v + U μ)_j, then μ = s(d + Uᵀ p), s the logistic function. The gradient is that of the
+    variational bound: statistics under q minus statistics of the model.
 
-    'Best' follows the pseudo-likelihood of held-out images, -Σ_i log p(v_i|others), each p by the variational bounds
-    of both its images. Raises ValueError unless there are two hidden layers, or for numbers out of range.
+    The bound is log p(v) ≥ E_q[-E] + H(q) - log Z = -F(v, μ) + H(μ) - log Z, and `energy` returns F(v, μ) - H(μ).
+    Both layers are trained jointly from the start: centring replaces layer-wise pretraining (Montavon & Müller 2012).
+    `steps`, `weight_decay`, `binarise` and noise are as in `RBM`.
+
+    The best checkpoint minimises the negative pseudo-log-likelihood of held-out images, -Σ_i log p(v_i|others), with
+    each p computed from the variational bounds of the image and of the image with pixel i flipped. Raises ValueError
+    unless there are two hidden layers, or for numbers out of range.
     """
 
     metrics: ClassVar = (PSEUDO_NLL, FREE_ENERGY)
@@ -62,10 +65,10 @@ class DBM(Model):
     ) -> None:
         super().__init__()
         if len(widths) != 2:
-            raise ValueError(f"widths must be those of two hidden layers, not {list(widths)}")
-        positive("widths", widths)
-        positive("persistent", persistent)
-        repeats("mean_field", mean_field)
+            raise ValueError(f"widths must list the sizes of two hidden layers, not {list(widths)}")
+        check_positive("widths", widths)
+        check_positive("persistent", persistent)
+        check_repeats("mean_field", mean_field)
         if binarise not in BINARISE:
             raise ValueError(f"binarise must be {' or '.join(BINARISE)}, not '{binarise}'")
         self.shape, self.pixels, self.binarise = tuple(shape), math.prod(shape), binarise
@@ -83,31 +86,31 @@ class DBM(Model):
 
     @property
     def links(self) -> Tensor:
-        """U, [widths[0], widths[1]]."""
+        """Weights U between h and g, [widths[0], widths[1]]."""
         return self.machine.weight[:, self.pixels :]
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Let the pixels begin with the mean of the training images, and g with one half."""
-        beside = (0, self.links.shape[1])
+        """Initialise the pixel means with those of the training images, and the means of g with 0.5."""
+        padding = (0, self.links.shape[1])
         self.machine.prepare(
-            batch._replace(x=F.pad(self.expected(batch.x).flatten(1), beside, value=0.5)) for batch in batches
+            batch._replace(x=F.pad(self.expected(batch.x).flatten(1), padding, value=0.5)) for batch in batches
         )
 
     def expected(self, x: Tensor) -> Tensor:
-        """Return the mean of the binary pixels that stand for the grey ones."""
+        """Return the means of the binarised pixels."""
         return (x >= 0.5).to(x) if self.binarise == "threshold" else x
 
     def observe(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return binary pixels of grey ones, by a draw or by a threshold."""
+        """Return x binarised, at random or by a threshold, as `binarise` says."""
         return self.expected(x) if self.binarise == "threshold" else rng.bernoulli(x)
 
     @torch.no_grad()
     def infer(self, v: Tensor, mean: Tensor | None = None, sweeps: int | None = None) -> Tensor:
-        """Return the pixels and the mean field of g beside them, [v, μ], [N, pixels + widths[1]].
+        """Return pixels and mean field of g, concatenated: [v, μ], [N, pixels + widths[1]].
 
-        The sweeps start at `mean` [N, widths[1]], else at the mean of g over data; each raises the bound, or leaves it.
+        The sweeps start from `mean` [N, widths[1]], by default the running mean of g. No sweep lowers the bound.
         """
-        # v.shape[0] and not len(v), which the exporter would take for a constant.
+        # The exporter would turn len(v) into a constant.
         machine, v = self.machine, v.flatten(1)
         mean = machine.mean[self.pixels :].expand(v.shape[0], -1) if mean is None else mean
         offset, bias = machine.visible_offset[self.pixels :], machine.visible_bias[self.pixels :]
@@ -118,13 +121,13 @@ class DBM(Model):
         return torch.cat([v, mean], 1)
 
     def bound(self, data: Tensor) -> Tensor:
-        """Return F(v, μ) - H(μ), [N], of pixels and mean fields [v, μ], as `infer` gives them."""
+        """Return F(v, μ) - H(μ) [N] for [v, μ] as returned by `infer`."""
         mean = data[:, self.pixels :]
         entropy = torch.special.entr(mean) + torch.special.entr(1 - mean)
         return self.machine.energy(data) - entropy.sum(1)
 
     def energy(self, x: Tensor) -> Tensor:
-        """Return E_q[E] - H(q), [N] in nats, of images x: log p(x) is at least -energy(x) - log Z."""
+        """Return E_q[E] - H(q), [N] in nats; log p(x) ≥ -energy(x) - log Z."""
         return self.bound(self.infer(x))
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
@@ -133,20 +136,20 @@ class DBM(Model):
         machine.chains.copy_(machine.gibbs(machine.chains, machine.steps, rng.whole))
         value = machine.energy(data).mean() - machine.energy(machine.chains).mean()
         yield Loss(value + machine.decay(), metrics={"energy": self.bound(data).detach().mean()})
-        self.follow(data)
+        self.update_offsets(data)
 
     @torch.no_grad()
-    def follow(self, data: Tensor) -> None:
-        """Move the offsets of h and g towards their means over [v, μ], and biases so that p(v, h, g) stays the same."""
+    def update_offsets(self, data: Tensor) -> None:
+        """Move the offsets of h and g towards their means over [v, μ], with biases that keep p(v, h, g) unchanged."""
         machine, mean = self.machine, average(data[:, self.pixels :].mean(0))
-        machine.mean[self.pixels :].lerp_(mean, FOLLOW)
+        machine.mean[self.pixels :].lerp_(mean, RUNNING_MEAN_RATE)
         if machine.is_centred:
             hidden_mean = average(machine.inputs(data).sigmoid().mean(0))
             offset = machine.visible_offset[self.pixels :]
             change = machine.centring * (mean - offset)
             offset += change
             machine.hidden_bias.add_(self.links @ change)
-            machine.follow(hidden_mean)
+            machine.update_offsets(hidden_mean)
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         machine = self.machine
@@ -158,9 +161,10 @@ class DBM(Model):
 
     @torch.no_grad()
     def pseudo_nll(self, data: Tensor, energy: Tensor, rng: Rng, probes: int) -> Tensor:
-        """Return the mean of -Σ_i log p(v_i|others) in nats, extrapolated from `probes` pixels of each image.
+        """Return the mean of -Σ_i log p(v_i|others) in nats, estimated from `probes` random pixels of each image.
 
-        p(v_i|others) = s(energy of v with pixel i flipped - energy of v), whose mean field starts at that of v.
+        p(v_i|others) = s(energy of v with pixel i flipped - energy of v). The mean field of the flipped image starts
+        from that of v.
         """
         v, mean = data[:, : self.pixels], data[:, self.pixels :]
         terms = []
@@ -170,7 +174,7 @@ class DBM(Model):
         return self.pixels * torch.stack(terms).mean()
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the mean fields of h and g, [N, widths[0] + widths[1]]."""
+        """Return the mean fields of h and g, concatenated: [N, widths[0] + widths[1]]."""
         data = self.infer(x)
         return torch.cat([self.machine.encode(data), data[:, self.pixels :]], 1)
 
@@ -179,25 +183,26 @@ class DBM(Model):
         return self.images(self.machine.reconstruct(self.infer(x)))
 
     def images(self, states: Tensor) -> Tensor:
-        """Return the pixels [N, C, H, W] of states or means of pixels and g."""
+        """Return the pixels [N, C, H, W] of states, or means, of (v, g)."""
         return states.flatten(1)[:, : self.pixels].unflatten(1, self.shape)
 
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """Return p(v = 1|h) at the end of n chains of `sample_steps` steps of Gibbs sampling of all units.
+        """Return p(v = 1|h) after `sample_steps` steps of Gibbs sampling of all units, for n chains.
 
-        They start at independent pixels of the training images' means; `temperature` T makes it p(v, h, g)^(1/T).
+        The chains start from independent pixels with the means of the training images. `temperature` T samples from
+        p(v, h, g)^(1/T).
         """
         return self.images(self.machine.sample(n, rng=rng, temperature=temperature))
 
     def log_partition(self, *, rng: Rng) -> list[Partition]:
-        """Return log Z of all units: exactly where h, or pixels and g together, are few, then by AIS both ways."""
+        """Return log Z of all units: exact if one side of the RBM is small enough, then AIS and reverse AIS."""
         return as_bounds(self.machine.log_partition(rng=rng))
 
     @torch.no_grad()
     def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
-        """Return log 1/k Σ p(v, g_i) / q(g_i|v), [N] in nats, of binary draws v and k = `samples` (100) draws g_i ~ q.
+        """Return log 1/k Σ p(v, g_i) / q(g_i|v), [N] in nats, for binarised v and k = `samples` (100) draws g_i ~ q.
 
-        h is summed out. A lower bound that grows with k if log Z is exact, else an estimate.
+        h is summed out. If log Z is exact this is a lower bound that increases with k, otherwise an estimate.
         """
         data = self.infer(self.observe(x, rng))
         v, mean = data[:, : self.pixels], data[:, self.pixels :]

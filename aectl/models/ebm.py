@@ -1,6 +1,7 @@
-"""Energies learnt by telling data from noise (lecture, "Likelihood-free inference via classification").
+"""Energy-based models trained by noise-contrastive estimation.
 
-Their samples are walked to, not drawn (lecture, "Métodos de Monte Carlo").
+Source: lecture, "Likelihood-free inference via classification". Samples
+come from Markov chains (lecture, "Métodos de Monte Carlo").
 """
 
 from __future__ import annotations
@@ -16,61 +17,57 @@ from torch.nn import functional as F
 
 from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Partition, Score, Stage
-from aectl.models.networks import Shape, repeats
+from aectl.models.networks import Shape, check_repeats
 from aectl.rng import Rng
 
-SMALLEST = 1e-6
-"""A variance below this, in squared units of the pixel range, is that of a direction in which images do not vary."""
-FINEST = 0.001
-"""The shortest step of a chain, as a share of the longest."""
-JUMPS = 0.25
-"""The share of a chain's steps that propose a fresh draw of the noise instead of a move."""
+MIN_VARIANCE = 1e-6
+"""Principal directions with a smaller variance, in squared units of the pixel range, count as constant."""
+MIN_STEP_SHARE = 0.001
+"""Smallest step size of a chain, relative to the largest."""
+JUMP_SHARE = 0.25
+"""Share of a chain's steps that propose a new draw from the noise distribution."""
 CHAINS, TEMPERATURES = 500, 1000
-"""Chains of annealed importance sampling, and its steps from the noise to the model."""
+"""Chains and temperature steps of annealed importance sampling."""
 
 
 class State(NamedTuple):
-    """Where chains stand."""
+    """State of N chains."""
 
     u: Tensor
     """Whitened coordinates [N, components]."""
     ratio: Tensor
     """f(u), [N]."""
-    slope: Tensor
+    gradient: Tensor
     """∂f/∂u, [N, components]."""
 
 
 class EBM(Model):
-    """An energy E(x) = -log p(x) whose p has no integral to be known: a classifier compares it with a known q.
+    """Energy-based model E(x) = -log p(x), trained as a classifier of images against a known noise distribution q.
 
-    Noise-contrastive estimation (Gutmann & Hyvärinen 2012): ν = `noise_ratio` draws y ~ q come with each image x, and
-    the classifier s(f - log ν), s the logistic function, that minimises
+    Noise-contrastive estimation (Gutmann & Hyvärinen 2012): for each image x, draw ν = `noise_ratio` noise samples
+    y ~ q. The classifier s(f - log ν), s the logistic function, that minimises
 
         -E[log s(f(x) - log ν)] - ν E[log(1 - s(f(y) - log ν))]
 
-    has f = log p / q. So E(x) = -log q(x) - f(x) in nats, and its constant is learnt like all the rest: up to the
-    classifier's error, ∫ exp(-E) is 1.
+    has f = log p / q. Therefore E(x) = -log q(x) - f(x) in nats. The normalising constant is learnt along with f:
+    ∫ exp(-E) = 1 up to the error of the classifier.
 
-    q is the normal distribution that probabilistic PCA fits to the training images (Tipping & Bishop 1999): their first
-    `components` principal directions, in whose whitened coordinates it is u ~ N(0, I), and one variance for all
-    others. f is `network`(u), so that p and q differ in u alone; a classifier that saw all pixels would tell images
-    from draws by those that are always black, be sure of everything, and learn nothing. Noise corrupts the images: p
-    and q are then those of corrupted ones.
+    q is the Gaussian of probabilistic PCA fitted to the training images (Tipping & Bishop 1999): u ~ N(0, I) in the
+    whitened coordinates of the first `components` principal directions, and one common variance in all others. f is
+    `network`(u), so p and q differ only in u. A classifier of all pixels would learn nothing: pixels that are always
+    black would separate images from noise perfectly. Noise corrupts the images; p and q then describe corrupted images.
 
-    Samples are the ends of `sample_steps` steps of chains that begin in q and see f fade in; they have the mean of q in
-    the directions beyond `components`, as those of a VAE have the mean of its likelihood. `step_size` is the largest
-    step of Langevin dynamics, a squared distance in whitened coordinates. Raises ValueError for numbers out of range.
+    Samples are the final states of Markov chains of `sample_steps` steps, which start from q while f is annealed from
+    0. In the directions beyond `components` they have the mean of q, just as samples of a VAE are means of its
+    likelihood. `step_size` is the largest step of Langevin dynamics, a squared distance in whitened coordinates.
+    Raises ValueError for numbers out of range.
     """
 
-    # No direction: the noise is there to deceive the classifier.
+    # Neither direction is better: noise close to the data should confuse the classifier.
     metrics: ClassVar = (
-        Metric("accuracy_data", "share of images that the classifier tells from noise"),
-        Metric("accuracy_noise", "share of noise that the classifier tells from images"),
-        Metric(
-            "log_ratio",
-            "mean of log p / q, what the model gives images more than the noise distribution does",
-            unit="nats",
-        ),
+        Metric("accuracy_data", "share of images that the classifier classifies correctly"),
+        Metric("accuracy_noise", "share of noise samples that the classifier classifies correctly"),
+        Metric("log_ratio", "mean log p / q of the images, q the noise distribution", unit="nats"),
     )
     metric_settings: ClassVar = {"loss": ("noise_ratio",)}
     mean: Tensor
@@ -95,8 +92,8 @@ class EBM(Model):
         components = pixels if components is None else components
         if components < 1:
             raise ValueError(f"components must be at least 1, not {components}")
-        repeats("noise_ratio", noise_ratio)
-        repeats("sample_steps", sample_steps)
+        check_repeats("noise_ratio", noise_ratio)
+        check_repeats("sample_steps", sample_steps)
         if not 0 < step_size < math.inf:
             raise ValueError(f"step_size must be a finite number > 0, not {step_size}")
         self.shape, self.components = tuple(shape), min(components, pixels)
@@ -110,7 +107,7 @@ class EBM(Model):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Fit q to the training images; raises ValueError if they do not vary in as many directions as it has."""
+        """Fit q to the training images; raises ValueError if they vary in fewer directions than `components`."""
         rng, k, n = Rng(0, self.mean.device).fork("noise distribution"), self.components, 0
         total: Tensor | float = 0.0
         products: Tensor | float = 0.0
@@ -120,39 +117,39 @@ class EBM(Model):
         mean = cast("Tensor", total / n)
         variances, basis = torch.linalg.eigh(products / n - torch.outer(mean, mean))
         variances, basis = variances.flip(0), basis.flip(1)
-        # Where nothing is left over, nothing can be too small.
+        # With all components there is no remaining variance that could be too small.
         rest = variances[k:].mean() if k < len(variances) else torch.ones(())
-        if min(variances[k - 1], rest) < SMALLEST:
-            found = int((variances >= SMALLEST).sum())
+        if min(variances[k - 1], rest) < MIN_VARIANCE:
+            found = int((variances >= MIN_VARIANCE).sum())
             raise ValueError(
-                f"components: the training images vary in {found} directions alone, and with {k} of them their density "
-                "has no bound; take fewer, or noise=gaussian"
+                f"components: the training images vary in only {found} directions, so with {k} their density is "
+                "unbounded. Set fewer components, or noise=gaussian."
             )
         fitted = {"mean": mean, "basis": basis[:, :k], "spread": variances[:k].sqrt(), "rest": rest.sqrt()}
         for name, value in fitted.items():
             getattr(self, name).copy_(value)
 
     def corrupt(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return x̃ = Ñ(x); x itself where the run has no noise."""
+        """Return the corrupted images Ñ(x), or x if the run has no noise."""
         return x if self.noise is None else self.noise(x, rng)
 
     def whiten(self, x: Tensor) -> Tensor:
-        """Return the whitened coordinates u of images x [N, C, H, W], [N, components]."""
+        """Return the whitened coordinates u [N, components] of images x [N, C, H, W]."""
         return (x.flatten(1) - self.mean) @ self.basis / self.spread
 
-    def image(self, u: Tensor, rest: Tensor | None = None) -> Tensor:
-        """Return the images [N, C, H, W] at u; `rest` [N, pixels] is normal noise for the directions beyond."""
+    def unwhiten(self, u: Tensor, rest: Tensor | None = None) -> Tensor:
+        """Return the images [N, C, H, W] of coordinates u; `rest` [N, pixels] is normal noise for other directions."""
         x = self.mean + (u * self.spread) @ self.basis.T
         if rest is not None:
             x = x + self.rest * (rest - rest @ self.basis @ self.basis.T)
         return x.unflatten(1, self.shape)
 
-    def ratio(self, u: Tensor) -> Tensor:
+    def log_ratio(self, u: Tensor) -> Tensor:
         """Return f(u) = log p(x) / q(x), [N] in nats."""
         return self.network(u).squeeze(1).float()
 
     def log_noise(self, x: Tensor, u: Tensor) -> Tensor:
-        """Return log q(x) of images x [N, C, H, W] with the coordinates u, [N] in nats."""
+        """Return log q(x), [N] in nats, of images x [N, C, H, W] with whitened coordinates u."""
         centred, left = x.flatten(1) - self.mean, len(self.mean) - self.components
         beyond = centred.square().sum(1) - (u * self.spread).square().sum(1)
         distance = u.square().sum(1) + (beyond.clamp_min(0) / self.rest.square() if left else 0)
@@ -160,12 +157,12 @@ class EBM(Model):
         return -0.5 * distance - log_volume
 
     def energy(self, x: Tensor) -> Tensor:
-        """Return E(x) = -log q(x) - f(x), [N] in nats; normalised as far as the classifier is right."""
+        """Return E(x) = -log q(x) - f(x), [N] in nats, normalised up to the error of the classifier."""
         u = self.whiten(x)
-        return -self.log_noise(x, u) - self.ratio(u)
+        return -self.log_noise(x, u) - self.log_ratio(u)
 
     def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
-        """Return -E(x), [N]: an 'estimate' of log p(x), with the constant that was learnt."""
+        """Return -E(x) [N], an 'estimate' of log p(x) that uses the learnt normalising constant."""
         return Score(-self.energy(x), "estimate")
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
@@ -176,13 +173,10 @@ class EBM(Model):
         return self.terms(batch.x, rng)
 
     def terms(self, x: Tensor, rng: Rng) -> dict[str, Tensor]:
-        """Return the loss, the shares of images and of draws told right, and `log_ratio`, the mean f of images.
-
-        The last is what p gives images more than q does, in nats, as far as p is normalised.
-        """
+        """Return the loss, the accuracies on images and on noise, and `log_ratio`, the mean f of the images."""
         offset = math.log(self.noise_ratio)
-        found = self.ratio(self.whiten(self.corrupt(x, rng)))
-        drawn = self.ratio(rng.normal(self.noise_ratio * len(x), self.components))
+        found = self.log_ratio(self.whiten(self.corrupt(x, rng)))
+        drawn = self.log_ratio(rng.normal(self.noise_ratio * len(x), self.components))
         return {
             "loss": F.softplus(offset - found).mean() + self.noise_ratio * F.softplus(drawn - offset).mean(),
             "accuracy_data": (found > offset).float().mean(),
@@ -190,77 +184,81 @@ class EBM(Model):
             "log_ratio": found.mean(),
         }
 
-    def state(self, u: Tensor) -> State:
-        """Return the state of chains that stand at u [N, components]."""
+    def chain_state(self, u: Tensor) -> State:
+        """Return the state of chains at u [N, components]."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            ratio = self.ratio(u)
-            (slope,) = torch.autograd.grad(ratio.sum(), u)
-        return State(u.detach(), ratio.detach(), slope)
+            ratio = self.log_ratio(u)
+            (gradient,) = torch.autograd.grad(ratio.sum(), u)
+        return State(u.detach(), ratio.detach(), gradient)
 
-    def advance(self, old: State, rng: Rng, share: float = 1.0, temperature: float = 1.0) -> State:
-        """Return the state after a step that leaves p_b(u) ∝ exp((b f(u) - ‖u‖²/2) / T²) as it is, b = `share` of f.
+    def step_chain(self, old: State, rng: Rng, share: float = 1.0, temperature: float = 1.0) -> State:
+        """Return the state after one step, which leaves p_b(u) ∝ exp((b f(u) - ‖u‖²/2) / T²) invariant, b = `share`.
 
-        Three quarters of the steps are Langevin dynamics, u′ = u + h/2 ∇(b f - ‖u‖²/2) + T √h ε, accepted or not as
-        Metropolis says (Roberts & Tweedie 1996); h is drawn anew, so that one `step_size` serves narrow ridges and wide
-        plains. The others propose a draw of q, which may lie in another mode: u′ = T ε, accepted with probability
-        min(1, exp(b (f(u′) - f(u)) / T²)).
+        A step is one of two Metropolis proposals:
+
+        - Langevin dynamics, 3/4 of the steps: u′ = u + h/2 ∇(b f - ‖u‖²/2) + T √h ε (Roberts & Tweedie 1996). The step
+          size h is drawn at random, so that one `step_size` suits both narrow and wide regions.
+        - A draw from q, which may reach another mode: u′ = T ε, accepted with probability
+          min(1, exp(b (f(u′) - f(u)) / T²)).
         """
         n, k = old.u.shape
-        h = self.step_size * FINEST ** rng.uniform(n, 1)
-        jumps, noise = rng.uniform(n) < JUMPS, temperature * rng.normal(n, k)
+        h = self.step_size * MIN_STEP_SHARE ** rng.uniform(n, 1)
+        jumps, noise = rng.uniform(n) < JUMP_SHARE, temperature * rng.normal(n, k)
 
-        def ahead(at: State) -> Tensor:
-            return at.u + h / 2 * (share * at.slope - at.u)
+        def drift(at: State) -> Tensor:
+            return at.u + h / 2 * (share * at.gradient - at.u)
 
-        new = self.state(torch.where(jumps[:, None], noise, ahead(old) + h.sqrt() * noise))
-        # Everything times T², which may be 0: then only what lowers the energy is accepted.
+        new = self.chain_state(torch.where(jumps[:, None], noise, drift(old) + h.sqrt() * noise))
+        # All terms are multiplied by T², which may be 0; then only steps that lower the energy are accepted.
         gain = share * (new.ratio - old.ratio)
-        there, back = ((a.u - ahead(b)).square().sum(1) for a, b in ((new, old), (old, new)))
+        there, back = ((a.u - drift(b)).square().sum(1) for a, b in ((new, old), (old, new)))
         moved = gain + (old.u.square().sum(1) - new.u.square().sum(1)) / 2 + (there - back) / (2 * h.squeeze(1))
         accepted = temperature**2 * (1 - rng.uniform(n)).log() <= torch.where(jumps, gain, moved)
         kept = zip(old, new, strict=True)
         return State(*(torch.where(accepted.view(-1, *[1] * (a.dim() - 1)), b, a) for a, b in kept))
 
     def anneal(self, n: int, steps: int, rng: Rng, temperature: float = 1.0) -> tuple[State, Tensor]:
-        """Return n chains that began in q and saw f fade in over `steps` steps, and their log weights [n].
+        """Run n chains from q to p, annealing f from 0 over `steps` steps; return their states and log weights [n].
 
-        The mean of the weights is Z = ∫ exp(-E(x)) dx (annealed importance sampling, Neal 2001), at temperature 1.
+        At temperature 1 the mean weight estimates Z = ∫ exp(-E(x)) dx (annealed importance sampling, Neal 2001).
         """
-        state = self.state(temperature * rng.normal(n, self.components))
+        state = self.chain_state(temperature * rng.normal(n, self.components))
         log_weights = torch.zeros_like(state.ratio)
         for before, after in pairwise(torch.linspace(0, 1, steps + 1).tolist()):
             log_weights += (after - before) * state.ratio
-            state = self.advance(state, rng, after, temperature)
+            state = self.step_chain(state, rng, after, temperature)
         return state, log_weights
 
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """Return where n chains end, f fading in over half of their steps, [n, C, H, W], cut to [0, 1].
+        """Return the final states of n chains, [n, C, H, W], clipped to [0, 1]; f is annealed over half of the steps.
 
-        `temperature` T draws from p^(1/T²), which scales the standard deviation of a normal p by T.
+        `temperature` T samples from p^(1/T²), which scales the standard deviation of a Gaussian p by T.
         """
         fading = (self.sample_steps + 1) // 2
         state, _ = self.anneal(n, fading, rng, temperature)
         for _ in range(self.sample_steps - fading):
-            state = self.advance(state, rng, 1.0, temperature)
-        return self.image(state.u).clamp(0, 1)
+            state = self.step_chain(state, rng, 1.0, temperature)
+        return self.unwhiten(state.u).clamp(0, 1)
 
     def start(self, n: int, *, rng: Rng) -> Tensor:
-        """Return n draws of q, twice as wide in its principal directions, [n, C, H, W]."""
-        return self.image(2 * rng.normal(n, self.components), rng.normal(n, len(self.mean)))
+        """Return n draws from q [n, C, H, W], with twice its standard deviation in the principal directions."""
+        return self.unwhiten(2 * rng.normal(n, self.components), rng.normal(n, len(self.mean)))
 
     def walk(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return the images [N, C, H, W] a step later; in the directions beyond the principal ones, drawn anew."""
-        return self.image(self.advance(self.state(self.whiten(x)), rng).u, rng.normal(len(x), len(self.mean)))
+        """Return the images [N, C, H, W] after one step; directions beyond `components` are drawn afresh."""
+        return self.unwhiten(
+            self.step_chain(self.chain_state(self.whiten(x)), rng).u, rng.normal(len(x), len(self.mean))
+        )
 
     def observe(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return x itself: energies are of grey pixels."""
+        """Return x unchanged: energies are defined for grey pixels."""
         return x
 
     def log_partition(self, *, rng: Rng) -> list[Partition]:
-        """Return log ∫ exp(-E(x)) dx by annealed importance sampling, then 0, as noise-contrastive estimation has it.
+        """Return log ∫ exp(-E(x)) dx by annealed importance sampling, then 0, its value if the classifier is optimal.
 
-        The interval of the first is that of a mean of weights, by its standard error.
+        The confidence interval of the first is computed from the standard error of the mean weight.
         """
         _, log_weights = self.anneal(CHAINS, TEMPERATURES, rng)
         weights = (log_weights.double() - log_weights.max()).exp()

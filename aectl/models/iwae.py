@@ -13,37 +13,38 @@ from torch.nn import functional as F
 
 from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Stage
-from aectl.models.networks import Activation, DenseEncoder, Shape, repeats
+from aectl.models.networks import Activation, DenseEncoder, Shape, check_repeats
 from aectl.models.vae import VAE
 from aectl.rng import Rng
 
 Bound = Literal["vae", "iwae"]
 BOUNDS = get_args(Bound)
-DARKEST, BRIGHTEST = 0.001, 0.999
-"""Where the means of pixels are cut before their logit becomes the output's bias."""
+MIN_MEAN, MAX_MEAN = 0.001, 0.999
+"""Range to which pixel means are clipped before their logits become output biases."""
 
 
 class IWAE(VAE):
-    """A VAE with codes above codes, trained on k draws of them: max E[log 1/k Σ w_i], w = p(x, z) / q(z|x).
+    """Importance-weighted autoencoder with one or more layers of codes: max E[log 1/k Σ w_i], w = p(x, z) / q(z|x).
 
-    With L codes z = (z_1 … z_L) the encoder goes up, q(z|x) = q(z_1|x) q(z_2|z_1) …, and the decoder comes down,
-    p(x, z) = N(z_L; 0, I) … p(z_1|z_2) p(x|z_1), each factor between codes a diagonal Gaussian whose mean and
-    log-variance a dense network computes. The bound `iwae` lies below log p(x) and grows with k = `samples`; `vae` is
-    the mean of log w_i instead, the evidence lower bound by k draws. With k = 1 they are the same. Both are in nats
-    per image, and so are `nll` = -log p(x|z) and `kl` = log q(z|x) - log p(z), means over the draws; with several
-    codes `kl_1` … `kl_L` are their shares of it.
+    With L layers of codes z = (z_1 … z_L), the encoder is q(z|x) = q(z_1|x) q(z_2|z_1) …, and the decoder is
+    p(x, z) = N(z_L; 0, I) … p(z_1|z_2) p(x|z_1). Each factor between codes is a diagonal Gaussian whose mean and
+    log-variance are computed by a dense network.
 
-    `codes` are the sizes from the images upwards; encoder and decoder lie between images and z_1, and a list of
-    `widths` for each code above between it and the one below. While the first `warm_up` steps are trained the kl
-    counts by a weight that rises from 0 to 1 (Sønderby et al. 2016); validation has the bound itself. Pixels are
-    Bernoulli, and `binarise` and noise mean what they do for a VAE. Dense layers start as Glorot & Bengio 2010 have
-    it, the output's bias at the logit of the pixels' mean. The code that is encoded, decoded and drawn is the
-    uppermost, whose prior is N(0, I).
+    With `bound=iwae` the objective is a lower bound of log p(x) that increases with k = `samples`. With `bound=vae` it
+    is the mean of log w_i, i.e. the evidence lower bound estimated by k draws. They are equal for k = 1. All values
+    are in nats per image. The metrics `nll` = -log p(x|z) and `kl` = log q(z|x) - log p(z) are means over the draws;
+    with several layers, `kl_1` … `kl_L` are the contributions of each.
 
-    Raises ValueError for an unknown bound, no sample, a negative warm-up, or codes and widths that do not match.
+    `codes` lists the sizes from the images upwards. `encoder` and `decoder` connect images and z_1; for every further
+    layer, `widths` lists the hidden layers between it and the layer below. During the first `warm_up` training steps
+    the weight of `kl` rises from 0 to 1 (Sønderby et al. 2016); validation always uses weight 1. Pixels are Bernoulli;
+    `binarise` and noise are as in `VAE`. Weights are initialised as in Glorot & Bengio 2010, and output biases as the
+    logits of the pixel means. Encoding, decoding and sampling use the top layer z_L, whose prior is N(0, I).
+
+    Raises ValueError for an unknown bound, `samples` < 1, a negative warm-up, or codes and widths that do not match.
     """
 
-    metrics: ClassVar = (Metric("kl_*", "the share in kl of this layer of codes", unit="nats per image"),)
+    metrics: ClassVar = (Metric("kl_*", "contribution of this layer of codes to kl", unit="nats per image"),)
     metric_settings: ClassVar = {"loss": ("samples", "bound", "binarise"), "negative_elbo": ("binarise",)}
     steps: Tensor
 
@@ -64,18 +65,20 @@ class IWAE(VAE):
     ) -> None:
         if bound not in BOUNDS:
             raise ValueError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'")
-        repeats("samples", samples)
+        check_repeats("samples", samples)
         if warm_up < 0:
             raise ValueError(f"warm_up is a number of steps and must be at least 0, not {warm_up}")
         if not codes:
-            raise ValueError("codes must have one size at least")
+            raise ValueError("codes must list at least one size")
         if len(widths) != len(codes) - 1:
             raise ValueError(f"widths must be a list for each code above the first, not {len(widths)} of {len(codes)}")
         super().__init__(shape, codes[0], encoder, decoder, binarise=binarise, noise=noise)
         self.code, self.samples, self.bound, self.warm_up = codes[-1], samples, bound, warm_up
         between = list(zip(pairwise(codes), widths, strict=True))
-        self.up = nn.ModuleList(gaussian(below, above, inner, activation) for (below, above), inner in between)
-        self.down = nn.ModuleList(gaussian(above, below, inner[::-1], activation) for (below, above), inner in between)
+        self.up = nn.ModuleList(build_gaussian(below, above, inner, activation) for (below, above), inner in between)
+        self.down = nn.ModuleList(
+            build_gaussian(above, below, inner[::-1], activation) for (below, above), inner in between
+        )
         self.register_buffer("steps", torch.tensor(0))
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
@@ -83,7 +86,7 @@ class IWAE(VAE):
                 nn.init.zeros_(layer.bias)
 
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Set the bias of the layer that makes the pixels to the logit of their mean; of a channel's, if it has one."""
+        """Set the output biases to the logits of the pixel means, or of the channel means for a convolution."""
         count = 0
         total: Tensor | float = 0.0
         for batch in batches:
@@ -93,105 +96,105 @@ class IWAE(VAE):
         bias = cast("Tensor", [layer for layer in self.decoder.modules() if isinstance(layer, layers)][-1].bias)
         mean = mean.flatten() if len(bias) == mean.numel() else mean.flatten(1).mean(1)
         with torch.no_grad():
-            bias.copy_(mean.clamp(DARKEST, BRIGHTEST).logit())
+            bias.copy_(mean.clamp(MIN_MEAN, MAX_MEAN).logit())
 
-    def lowest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def first_posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z_1|x), each [N, codes[0]]."""
         return super().posterior(x)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mu and logvar of q(z_L|z_{L-1}), each [N, code], where every code below is at its mean."""
-        mu, logvar = self.lowest(x)
+        """Return mu and logvar of q(z_L|z_{L-1}), each [N, code], with all lower codes at their means."""
+        mu, logvar = self.first_posterior(x)
         for up in self.up:
-            mu, logvar = parameters(up, mu)
+            mu, logvar = compute_gaussian(up, mu)
         return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the means of p(x|z_1), [N, C, H, W], of uppermost codes [N, code], the codes below at their means."""
+        """Return the means of p(x|z_1), [N, C, H, W], for top-layer codes z [N, code], lower codes at their means."""
         for down in reversed(self.down):
-            z, _ = parameters(down, z)
+            z, _ = compute_gaussian(down, z)
         return super().decode(z)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the mean of p(x|z_1) at the mean of q(z_1|x), [N, C, H, W]: the codes above take no part."""
-        return super().decode(self.lowest(x)[0])
+        """Return the mean of p(x|z_1) at the mean of q(z_1|x), [N, C, H, W]; upper layers are not used."""
+        return super().decode(self.first_posterior(x)[0])
 
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """Return the means of p(x|z_1) for n draws of all codes from above, their deviations times `temperature`."""
+        """Return the means of p(x|z_1) for n draws of the codes, top down; `temperature` scales all deviations."""
         z = temperature * rng.normal(n, self.code)
         for down in reversed(self.down):
-            mean, logvar = parameters(down, z)
+            mean, logvar = compute_gaussian(down, z)
             z = mean + temperature * (0.5 * logvar).exp() * rng.normal(*mean.shape)
         return super().decode(z)
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
-        nll, kl = self.draw(batch.x, rng)
+        nll, kl = self.draw_terms(batch.x, rng)
         weight = (self.steps / self.warm_up).clamp(max=1) if self.warm_up else 1.0
         self.steps.add_(1)
-        yield Loss(-self.bound_of(-nll - weight * kl.sum(0)).mean(), metrics=means(nll, kl))
+        yield Loss(-self.compute_bound(-nll - weight * kl.sum(0)).mean(), metrics=average_terms(nll, kl))
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        nll, kl = self.draw(batch.x, rng)
+        nll, kl = self.draw_terms(batch.x, rng)
         log_weights = -nll - kl.sum(0)
         mse = F.mse_loss(self.reconstruct(self.corrupt(batch.x, rng)), batch.x)
-        bounds = {"loss": -self.bound_of(log_weights).mean(), "negative_elbo": -log_weights.mean()}
-        return {**bounds, **means(nll, kl), "mse": mse}
+        bounds = {"loss": -self.compute_bound(log_weights).mean(), "negative_elbo": -log_weights.mean()}
+        return {**bounds, **average_terms(nll, kl), "mse": mse}
 
-    def bound_of(self, log_weights: Tensor) -> Tensor:
-        """Return the bound [N] of k log-weights [k, N]: log 1/k Σ w_i, or 1/k Σ log w_i."""
+    def compute_bound(self, log_weights: Tensor) -> Tensor:
+        """Return the bound [N] from log-weights [k, N]: log 1/k Σ w_i (iwae) or 1/k Σ log w_i (vae)."""
         if self.bound == "vae":
             return log_weights.mean(0)
         return log_weights.logsumexp(0) - math.log(len(log_weights))
 
-    def draw(self, x: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Return the terms of `samples` draws for images that are made binary and corrupted first, as `terms` does."""
+    def draw_terms(self, x: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Binarise and corrupt images x, and return the terms of `samples` draws; see `terms`."""
         x = self.observe(x, rng)
-        return self.terms(x, self.lowest(self.corrupt(x, rng)), self.samples, rng)
+        return self.terms(x, self.first_posterior(self.corrupt(x, rng)), self.samples, rng)
 
     def log_weights(self, x: Tensor, rng: Rng) -> Callable[[int], Tensor]:
-        lowest = self.lowest(x)
+        first = self.first_posterior(x)
 
         def draw(k: int) -> Tensor:
-            nll, kl = self.terms(x, lowest, k, rng)
+            nll, kl = self.terms(x, first, k, rng)
             return -nll - kl.sum(0)
 
         return draw
 
-    def terms(  # type: ignore[override]  # of several draws: what a VAE does with its own is done otherwise here
-        self, x: Tensor, lowest: tuple[Tensor, Tensor], k: int, rng: Rng
+    def terms(  # type: ignore[override]  # k draws instead of one; no caller uses the VAE's signature
+        self, x: Tensor, first: tuple[Tensor, Tensor], k: int, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        """Return, of k draws z for each image, -log p(x|z_1) [k, N] and each code's log q - log p, [L, k, N].
+        """Return -log p(x|z_1) [k, N] and log q - log p of each layer [L, k, N], for k draws z per image.
 
-        `lowest` are mu and logvar of q(z_1|x). Factors of 2π stand in q and p alike and are left out.
+        `first` holds mu and logvar of q(z_1|x). The factors of 2π in q and p cancel and are omitted.
         """
         codes: list[Tensor] = []
         log_q, log_p = [], []
         for up in (None, *self.up):
-            mu, logvar = lowest if up is None else parameters(up, codes[-1])
+            mu, logvar = first if up is None else compute_gaussian(up, codes[-1])
             noise = rng.normal(k, len(x), mu.shape[-1], batch=1)
             codes.append(mu + (0.5 * logvar).exp() * noise)
             log_q.append(-0.5 * (noise.square() + logvar).sum(-1))
         for (z, above), down in zip(pairwise(codes), self.down, strict=True):
-            mean, logvar = parameters(down, above)
+            mean, logvar = compute_gaussian(down, above)
             log_p.append(-0.5 * ((z - mean).square() * (-logvar).exp() + logvar).sum(-1))
         log_p.append(-0.5 * codes[-1].square().sum(-1))
         pixels = self.decoder(codes[0].flatten(0, 1)).unflatten(0, (k, len(x)))
         return self.nll(pixels, x.expand_as(pixels)), torch.stack(log_q) - torch.stack(log_p)
 
 
-def gaussian(size: int, code: int, widths: Sequence[int], activation: Activation) -> nn.Module:
-    """Return a dense network from a code of one size to mean and log-variance of one of another."""
+def build_gaussian(size: int, code: int, widths: Sequence[int], activation: Activation) -> nn.Module:
+    """Return a dense network from codes of `size` to the mean and log-variance of codes of size `code`."""
     return DenseEncoder((1, 1, size), 2 * code, widths=widths, activation=activation)
 
 
-def parameters(network: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and log-variance, each [..., code], that a network computes of codes [..., size]."""
+def compute_gaussian(network: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and log-variance, each [..., code], that `network` computes from codes z [..., size]."""
     mean, logvar = network(z.flatten(0, -2)).float().unflatten(0, z.shape[:-1]).chunk(2, -1)
     return mean, logvar
 
 
-def means(nll: Tensor, kl: Tensor) -> dict[str, Tensor]:
-    """Return the means over draws and images of nll [k, N] and kl [L, k, N], and each code's share of kl if several."""
+def average_terms(nll: Tensor, kl: Tensor) -> dict[str, Tensor]:
+    """Return the means of nll [k, N] and kl [L, k, N] over draws and images, and of each layer's kl if L > 1."""
     shares = kl.flatten(1).mean(1)
     each = {f"kl_{i}": share for i, share in enumerate(shares, 1)} if len(shares) > 1 else {}
     return {"nll": nll.mean(), "kl": shares.sum(), **each}

@@ -1,4 +1,4 @@
-"""Belief nets of which every unit is visible: log p(x) is exact, pixel by pixel (Frey 1998; Germain et al. 2015)."""
+"""Autoregressive models of binary pixels, with exact log p(x) (Frey 1998; Germain et al. 2015)."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from torch.nn import functional as F
 
 from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Score, Stage
-from aectl.models.networks import Activation, Shape, activation_layer, positive
+from aectl.models.networks import Activation, Shape, activation_layer, check_positive
 from aectl.rng import Rng
 
 Orderings = Literal["raster", "random", "several"]
 ORDERINGS = get_args(Orderings)
-DARKEST = 1e-3
-"""The least that the mean of a pixel counts for, or lacks to 1, where biases begin."""
-SMALLEST = 2.0**-25
-"""Half the distance between two of the rng's uniform numbers, in the place of 0."""
-ROWS = 1000
-"""Images drawn at a time, so that their units stay near the processor."""
+MIN_MEAN = 1e-3
+"""Pixel means are clipped to [MIN_MEAN, 1 - MIN_MEAN] before their logits become biases."""
+MIN_UNIFORM = 2.0**-25
+"""Replaces a uniform number of 0: half the spacing of the rng's uniform numbers."""
+SAMPLE_BATCH = 1000
+"""Images sampled at a time, so that their units fit the processor's cache."""
 
 
 class FullyVisible(Model):
-    """Base of the nets that factorise log p(x) = Σ_i log p(x_i | x_<i) over binary pixels in some ordering.
+    """Base class of autoregressive models, log p(x) = Σ_i log p(x_i | x_<i) over binary pixels in some ordering.
 
-    A model of several `sets`, of orderings or of masks, is their mixture, p(x) = 1/M Σ_m p_m(x): log p(x) is the
-    logsumexp of the full log p_m(x) less log M. (Logits averaged pixel by pixel over orderings would let each pixel see
-    all others, and sum to no 1.) Each training step descends -log p_m(x) of one set, drawn anew.
+    A model with M `sets` (of orderings or masks) is their mixture p(x) = 1/M Σ_m p_m(x), so log p(x) is the logsumexp
+    of all log p_m(x) minus log M. Averaging logits over orderings instead would not give a normalised distribution,
+    since each pixel would depend on all others. Each training step minimises -log p_m(x) of one random set.
 
-    `binarise` draws x ~ Bernoulli(pixels) anew at every step, which leaves binary pixels as they are. Noise corrupts
-    what the conditionals see in training, as dropout would; never the pixels whose probability is asked for, and not
-    in validation.
+    With `binarise`, x ~ Bernoulli(pixels) is drawn at every step; binary pixels stay as they are. Noise corrupts only
+    the inputs of the conditionals, and only in training, like dropout; it never changes the target pixels.
     """
 
     metrics: ClassVar = (
-        Metric("one_set", "mean over the orderings of each one's own negative log-likelihood", unit="nats per image"),
+        Metric("one_set", "negative log-likelihood of a single ordering, mean over orderings", unit="nats per image"),
     )
     metric_settings: ClassVar = {"loss": ("binarise",)}
     loss_unit = "nats"
@@ -53,83 +52,87 @@ class FullyVisible(Model):
         self.bias = nn.Parameter(torch.zeros(self.pixels))
 
     def logits(self, x: Tensor, which: Tensor) -> Tensor:
-        """Return the logits of p_m(x_i = 1 | x_<i), [N, D], of pixels [N, D]; `which` [1] is the set m."""
+        """Return the logits of p_m(x_i = 1 | x_<i), [N, D], of pixels x [N, D] under set m = `which` [1]."""
         raise NotImplementedError(f"{type(self).__name__} defines no logits")
 
     def ancestral(self, thresholds: Tensor, which: Tensor) -> Tensor:
-        """Return pixels [N, D] drawn in the ordering of a set, each 1 where its logit exceeds its threshold [N, D]."""
+        """Sample pixels [N, D] in the ordering of a set; a pixel is 1 where its logit exceeds its threshold [N, D]."""
         raise NotImplementedError(f"{type(self).__name__} defines no ancestral")
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
-        """Set the output biases to the logits of the pixels' means over the training images, kept off 0 and 1."""
+        """Set the output biases to the logits of the mean training image, clipped away from 0 and 1."""
         sums = [(batch.x.flatten(1).sum(0), len(batch.x)) for batch in batches]
         mean = cast("Tensor", sum(total for total, _ in sums)) / sum(count for _, count in sums)
-        self.bias.copy_(mean.clamp(DARKEST, 1 - DARKEST).logit())
+        self.bias.copy_(mean.clamp(MIN_MEAN, 1 - MIN_MEAN).logit())
 
     def corrupt(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return x̃ = Ñ(x); x itself where the run has no noise."""
+        """Return the corrupted images Ñ(x), or x if the run has no noise."""
         return x if self.noise is None else self.noise(x, rng)
 
     def observe(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return what the likelihood is of: a binary draw of the pixels, or the pixels."""
+        """Return x binarised at random if `binarise`, else x itself."""
         return rng.bernoulli(x) if self.binarise else x
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         x = self.observe(batch.x, rng)
-        yield Loss(self.nll(x, self.corrupt(x, rng), self.pick(1, rng.whole)).mean())
+        yield Loss(self.nll(x, self.corrupt(x, rng), self.draw_sets(1, rng.whole)).mean())
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        """Return `loss`, the mean of -log p(x) in nats, and of several sets `one_set`, that of their -log p_m(x)."""
+        """Return `loss`, the mean -log p(x) in nats, and with several sets `one_set`, the mean -log p_m(x)."""
         parts = self.log_probs(self.observe(batch.x, rng))
-        loss = -mixture(parts).mean()
+        loss = -log_mixture(parts).mean()
         return {"loss": loss} if self.sets == 1 else {"loss": loss, "one_set": -parts.mean()}
 
-    def pick(self, n: int, rng: Rng) -> Tensor:
-        """Draw the sets [n] of n images, or of as many steps; where there is one only, nothing is drawn."""
+    def draw_sets(self, n: int, rng: Rng) -> Tensor:
+        """Draw n set indices [n]; a model with one set uses no random numbers."""
         if self.sets == 1:
             return torch.zeros(n, dtype=torch.int64, device=self.bias.device)
         return (rng.uniform(n) * self.sets).long().clamp_max(self.sets - 1)
 
     def nll(self, x: Tensor, seen: Tensor, which: Tensor) -> Tensor:
-        """Return -log p_m(x) [N] in nats; the conditionals are given what is `seen` in the place of x."""
+        """Return -log p_m(x), [N] in nats, with `seen` instead of x as input of the conditionals."""
         logits = self.logits(seen.flatten(1), which).to(x.dtype)
         return F.binary_cross_entropy_with_logits(logits, x.flatten(1), reduction="none").sum(1)
 
     def log_probs(self, x: Tensor) -> Tensor:
-        """Return log p_m(x) of binary images x for each set, [M, N] in nats."""
+        """Return log p_m(x), [M, N] in nats, of binary images x for each set."""
         sets = torch.arange(self.sets, device=x.device).split(1)
         return torch.stack([-self.nll(x, x, which) for which in sets])
 
     def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
-        """Return the exact log p(x) [N] in nats of binary draws; a cross-entropy of grey pixels is told to be none."""
+        """Return the exact log p(x), [N] in nats, of binarised images.
+
+        Without `binarise`, the cross-entropy of grey pixels is returned, of kind 'no likelihood'.
+        """
         x = self.observe(x, rng)
         binary = bool(((x == 0) | (x == 1)).all())
         kind, of = ("exact", "binary pixels") if binary else ("no likelihood", "grey pixels")
-        return Score(mixture(self.log_probs(x)), kind, of)
+        return Score(log_mixture(self.log_probs(x)), kind, of)
 
     @torch.no_grad()
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """Return n binary images [n, C, H, W], drawn exactly, each from one set; `temperature` divides the logits."""
-        # u < sigmoid(s / T) where s > T logit(u), which holds at T = 0 as well: there the likelier value.
-        thresholds = temperature * rng.uniform(n, self.pixels).clamp_min(SMALLEST).logit().to(self.bias)
-        chosen = self.pick(n, rng)
+        """Return n exact samples [n, C, H, W], binary, each from a random set; `temperature` divides the logits."""
+        # u < sigmoid(s / T) if and only if s > T logit(u). At T = 0 the latter picks the more probable value.
+        thresholds = temperature * rng.uniform(n, self.pixels).clamp_min(MIN_UNIFORM).logit().to(self.bias)
+        chosen = self.draw_sets(n, rng)
         x = torch.empty_like(thresholds)
         for which in chosen.unique().split(1):
-            for rows in (chosen == which).nonzero().squeeze(1).split(ROWS):
+            for rows in (chosen == which).nonzero().squeeze(1).split(SAMPLE_BATCH):
                 x[rows] = self.ancestral(thresholds[rows], which)
         return x.view(n, *self.shape)
 
 
-def mixture(parts: Tensor) -> Tensor:
-    """Return log 1/M Σ_m p_m(x), [N], of log p_m(x) [M, N]."""
+def log_mixture(parts: Tensor) -> Tensor:
+    """Return log 1/M Σ_m p_m(x) [N] from log p_m(x) [M, N]."""
     return parts.logsumexp(0) - math.log(len(parts))
 
 
-def orders(kind: str, pixels: int, count: int, rng: Rng) -> Tensor:
-    """Return `count` orderings [count, D], the place of each pixel in them: of rows, one at random, or several.
+def draw_orderings(kind: str, pixels: int, count: int, rng: Rng) -> Tensor:
+    """Return `count` orderings [count, D]: the position of each pixel.
 
-    Raises ValueError for an unknown kind.
+    `raster` goes row by row, `random` repeats one random ordering, and `several` draws one for each. Raises ValueError
+    for an unknown kind.
     """
     if kind not in ORDERINGS:
         raise ValueError(f"orderings must be {', '.join(ORDERINGS[:-1])} or {ORDERINGS[-1]}, not '{kind}'")
@@ -142,18 +145,18 @@ def orders(kind: str, pixels: int, count: int, rng: Rng) -> Tensor:
 
 
 class MADE(FullyVisible):
-    """Masked autoencoder: dense layers, of whose weights masks leave what keeps each pixel's logit to earlier pixels.
+    """Masked autoencoder (MADE): dense layers whose weight masks let each pixel depend only on earlier pixels.
 
-    Pixel d has the place o(d) in the ordering, a hidden unit a degree m in 0 … D-2 drawn at random, and
-    h = s((W ⊙ M) x + b) with M = [m ≥ o(d)], between hidden layers [m′ ≥ m], at the output [o(d) > m]; `direct` adds
-    links from pixel to pixel, [o(d′) > o(d)]. `hidden: []` leaves those alone: the logistic autoregression that is the
-    fully visible sigmoid belief net (Frey et al. 1996).
+    Pixel d has position o(d) in the ordering. Each hidden unit has a random degree m in 0 … D-2. Layers compute
+    h = s((W ⊙ M) x + b) with the mask M = [m ≥ o(d)] for the first layer, [m′ ≥ m] between hidden layers and
+    [o(d) > m] for the output. `direct` adds connections from pixels to pixels, masked by [o(d′) > o(d)]. With
+    `hidden: []` only these remain: a fully visible sigmoid belief network (Frey et al. 1996).
 
-    `masks` sets of degrees share the weights; their orderings are `raster`, one at `random`, or `several`, one for each
-    set, which makes the model agnostic of order. They follow from `mask_seed`, and are kept with the weights, which
-    mean nothing without them.
+    The weights are shared by `masks` sets of degrees. Their orderings are `raster`, one `random` ordering for all, or
+    `several`, one random ordering for each set. Degrees and orderings are drawn from `mask_seed` and saved with the
+    weights.
 
-    Raises ValueError for sizes below 1, unknown names, or a model without any weight.
+    Raises ValueError for sizes below 1, unknown names, or a model without any weights.
     """
 
     hidden: Sequence[nn.Linear]
@@ -173,47 +176,48 @@ class MADE(FullyVisible):
         noise: nn.Module | None = None,
     ) -> None:
         super().__init__(shape, binarise=binarise, noise=noise)
-        positive("hidden", hidden)
-        positive("masks", masks)
+        check_positive("hidden", hidden)
+        check_positive("masks", masks)
         if not hidden and not direct:
-            raise ValueError("without hidden layers a model has direct links or none at all: direct must be true")
+            raise ValueError("direct must be true if there are no hidden layers: the model would have no weights")
         self.sets, self.activation = masks, activation_layer(activation)
         layers = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise([self.pixels, *hidden]))
         self.hidden = cast("Sequence[nn.Linear]", layers)
         self.output = nn.Linear(hidden[-1], self.pixels, bias=False) if hidden else None
         self.direct = nn.Linear(self.pixels, self.pixels, bias=False) if direct else None
         rng = Rng(mask_seed).fork("masks")
-        self.register_buffer("places", orders(orderings, self.pixels, masks, rng).int().contiguous())
+        self.register_buffer("places", draw_orderings(orderings, self.pixels, masks, rng).int().contiguous())
         lowest = torch.zeros(masks, 1)
         for i, width in enumerate(hidden):
-            # A unit that no unit below it may reach would be a bias.
+            # A degree below all degrees of the previous layer would leave the unit without inputs.
             degrees = lowest + rng.uniform(masks, width) * (self.pixels - 1 - lowest)
             self.register_buffer(f"degrees_{i}", degrees.int())
             lowest = degrees.floor().amin(1, keepdim=True)
 
     def degrees(self, which: Tensor) -> list[Tensor]:
-        """Return the places of the pixels [D] and the degrees of each layer's units [H] in a set."""
+        """Return the pixel positions [D] and the degrees of each hidden layer [H] in a set."""
         layers = [getattr(self, f"degrees_{i}") for i in range(len(self.hidden))]
-        # A selection rather than an index: the host need not wait to know which.
+        # index_select leaves the set index on the device; indexing by a Python number would make the host wait for it.
         return [one.index_select(0, which).squeeze(0) for one in (self.places, *layers)]
 
     def logits(self, x: Tensor, which: Tensor) -> Tensor:
         places, *degrees = self.degrees(which)
         h, below = x, places
         for layer, own in zip(self.hidden, degrees, strict=True):
-            h = self.activation(F.linear(h, masked(layer.weight, own[:, None] >= below), layer.bias))
+            h = self.activation(F.linear(h, apply_mask(layer.weight, own[:, None] >= below), layer.bias))
             below = own
         logits: Tensor = self.bias
         if self.output is not None:
-            logits = logits + F.linear(h, masked(self.output.weight, places[:, None] > below))
+            logits = logits + F.linear(h, apply_mask(self.output.weight, places[:, None] > below))
         if self.direct is not None:
-            logits = logits + F.linear(x, masked(self.direct.weight, places[:, None] > places))
+            logits = logits + F.linear(x, apply_mask(self.direct.weight, places[:, None] > places))
         return logits
 
     def ancestral(self, thresholds: Tensor, which: Tensor) -> Tensor:
-        """Return pixels [N, D] drawn at the cost of one pass: with its last input drawn, each unit is computed once.
+        """Sample pixels [N, D] at the cost of a single forward pass.
 
-        With pixels and units sorted by place and degree, those that a unit may see come before all others.
+        Pixels and units are sorted by position and degree, so the inputs of a unit are a prefix of the layer below.
+        Each unit is computed once, as soon as its last input has been sampled.
         """
         places, *degrees = self.degrees(which)
         order, pixels = places.argsort(), self.pixels
@@ -233,7 +237,7 @@ class MADE(FullyVisible):
                 logit = logit + output[i, : ends[-1][i]] @ units[-1][: ends[-1][i]]
             if direct is not None:
                 logit = logit + direct[i, :i] @ x[:i]
-            # Its threshold is no longer needed: the pixel takes its place.
+            # The pixel overwrites its threshold, which is no longer needed.
             x[i] = x[i] < logit
             seen = i + 1
             for (weight, offset), end, below, own in zip(layers, ends, units[:-1], units[1:], strict=True):
@@ -244,6 +248,6 @@ class MADE(FullyVisible):
         return x.t()[:, places]
 
 
-def masked(weight: Tensor, mask: Tensor) -> Tensor:
-    """Return the weights where the mask holds, 0 elsewhere."""
+def apply_mask(weight: Tensor, mask: Tensor) -> Tensor:
+    """Return the weights where the mask is true, 0 elsewhere."""
     return torch.where(mask, weight, 0.0)

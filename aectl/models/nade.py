@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from aectl.models.made import FullyVisible, orders
-from aectl.models.networks import Shape, positive
+from aectl.models.made import FullyVisible, draw_orderings
+from aectl.models.networks import Shape, check_positive
 from aectl.rng import Rng
 
 Elementwise = Callable[..., Tensor]
@@ -22,19 +22,20 @@ ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {
     "tanh": (torch.tanh, torch.ops.aten.tanh_backward),
     "relu": (torch.relu, lambda gradient, h: torch.ops.aten.threshold_backward(gradient, h, 0)),
 }
-"""By name: h = s(a), and the gradient of a from that of h and h itself."""
+"""For each name: the activation h = s(a), and its backward, which maps (∂L/∂h, h) to ∂L/∂a."""
 
 
 class NADE(FullyVisible):
-    """One hidden layer for each pixel, of weights that they share: p(x_i = 1 | x_<i) = σ(b_i + V_i · h_i).
+    """Neural autoregressive distribution estimator: p(x_i = 1 | x_<i) = σ(b_i + V_i · h_i).
 
-    h_i = s(c + Σ_{j<i} x_j W_j) differs from h_{i-1} by a single row of W [D, H], so that log p(x) costs O(D H). The
-    ordering of the pixels is `raster` or one at `random`, which follows from `order_seed` and is kept with the weights.
+    Each pixel i has a hidden layer h_i = s(c + Σ_{j<i} x_j W_j), and all share W [D, H]. The arguments of h_i and
+    h_{i-1} differ by one row of W, so log p(x) costs O(D H). The pixel ordering is `raster`, or `random` from
+    `order_seed`; it is saved with the weights.
 
     Raises ValueError for fewer than one hidden unit or an unknown name.
     """
 
-    # Of its products, matrix by vector, bf16 takes six times as long, and they build on each other.
+    # bf16 is six times slower for these matrix-vector products, and its rounding errors accumulate over pixels.
     fp32_only = True
 
     places: Tensor
@@ -51,9 +52,9 @@ class NADE(FullyVisible):
         noise: nn.Module | None = None,
     ) -> None:
         super().__init__(shape, binarise=binarise, noise=noise)
-        positive("hidden", hidden)
+        check_positive("hidden", hidden)
         if activation not in ACTIVATIONS:
-            raise ValueError(f"no activation called '{activation}', choose from {', '.join(ACTIVATIONS)}")
+            raise ValueError(f"unknown activation '{activation}': choose from {', '.join(ACTIVATIONS)}")
         if ordering not in get_args(Ordering):
             raise ValueError(f"ordering must be {' or '.join(get_args(Ordering))}, not '{ordering}'")
         self.activation = activation
@@ -61,12 +62,12 @@ class NADE(FullyVisible):
         self.c = nn.Parameter(torch.zeros(hidden))
         for weight, inputs in ((self.w, self.pixels), (self.v, hidden)):
             nn.init.uniform_(weight, -(inputs**-0.5), inputs**-0.5)
-        (places,) = orders(ordering, self.pixels, 1, Rng(order_seed).fork("masks"))
+        (places,) = draw_orderings(ordering, self.pixels, 1, Rng(order_seed).fork("masks"))
         self.register_buffer("places", places.clone())
 
     def logits(self, x: Tensor, which: Tensor) -> Tensor:
         order = self.places.argsort()
-        # Thousands of small sums that build on each other: not for half precision.
+        # Rounding errors of half precision would accumulate over thousands of sums.
         with torch.autocast(x.device.type, enabled=False):
             scores = Conditionals.apply(x.to(self.w)[:, order], self.w[order], self.c, self.v[order], self.activation)
             return scores[:, self.places] + self.bias
@@ -82,11 +83,11 @@ class NADE(FullyVisible):
 
 
 class Conditionals(torch.autograd.Function):
-    """Scores V_i · s(c + Σ_{j<i} x_j W_j), [N, D], of pixels x [N, D] in order; W and V are [D, H], c is [H].
+    """Compute V_i · s(c + Σ_{j<i} x_j W_j), [N, D], for ordered pixels x [N, D]; W and V are [D, H], c is [H].
 
-    The backward goes through the pixels from the last to the first and takes x_i W_i from the sum again, so that
-    nothing of size N D H is kept: memory is O(N H). On a CPU a loop over single pixels, whose N H numbers stay in the
-    cache, is several times faster than one over chunks of them.
+    The backward pass runs from the last pixel to the first and subtracts x_i W_i from the sum, so that it stores O(N H)
+    numbers instead of O(N D H). On a CPU this loop over single pixels is several times faster than one over chunks of
+    pixels, because its N H numbers stay in the cache.
     """
 
     @staticmethod
@@ -110,7 +111,7 @@ class Conditionals(torch.autograd.Function):
         to_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         to_w, to_v, to_a = torch.empty_like(w), torch.empty_like(v), torch.zeros_like(a)
         for i in range(len(x) - 1, -1, -1):
-            # Here to_a is the gradient of all hidden layers behind pixel i, the ones that see it.
+            # to_a sums the gradients of the hidden layers after pixel i, which are those that depend on it.
             torch.mv(to_a.t(), x[i], out=to_w[i])
             if to_x is not None:
                 torch.mv(to_a, w[i], out=to_x[i])

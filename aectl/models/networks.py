@@ -1,7 +1,7 @@
-"""Encoders and decoders: the two maps f and g that the models are made of.
+"""Encoders and decoders.
 
-A YAML names a network without its sizes (`_partial_: true`); the model that receives it calls it with `shape`
-(C, H, W) and `code`, the code's width.
+A YAML file configures a network without its sizes (`_partial_: true`); the model then calls it with `shape` (C, H, W)
+and `code`, the size of the code.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 Shape = tuple[int, int, int]
 
-MOST_REPEATS = 1_000_000
-"""Between two steps alone can training be stopped: one that repeats something more often would not end in a day."""
+MAX_REPEATS = 1_000_000
+"""Limit on repetitions within a training step. Training can be stopped only between steps, so a step must end."""
 
 Activation = Literal["identity", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "softplus"]
 Norm = Literal["none", "batch"]
@@ -37,37 +37,40 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def activation_layer(name: str | nn.Module) -> nn.Module:
-    """Return the function s(·) called `name`, or given as a module; raises ValueError with the choices for no name."""
+    """Return the activation layer called `name`; modules are returned as they are.
+
+    Raises ValueError for an unknown name.
+    """
     if isinstance(name, nn.Module):
         return name
     if name not in ACTIVATIONS:
-        raise ValueError(f"no activation called '{name}', choose from {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"unknown activation '{name}': choose from {', '.join(ACTIVATIONS)}")
     return LeakyReLU() if name == "leaky_relu" else ACTIVATIONS[name]()
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """Leaky rectifier with the slope that adversarial networks use, s(a) = max(a, 0.2 a) (Radford et al. 2016)."""
+    """Leaky ReLU with slope 0.2, as usual in GANs: s(a) = max(a, 0.2 a) (Radford et al. 2016)."""
 
     def __init__(self) -> None:
         super().__init__(0.2)
 
 
 class TopK(nn.Module):
-    """Keeps the k largest units of each code and sets the others to 0; α k of them outside of training.
+    """Keep the k largest units of each code and set the others to 0; in evaluation mode keep α k units.
 
-    Gradients flow through the kept units alone. Raises ValueError unless 1 ≤ k and α ≥ 1 and, when called, if the
-    code has fewer than k units. Source: Makhzani & Frey 2013.
+    Gradients flow only through the kept units. Raises ValueError unless k ≥ 1 and α ≥ 1, and, when called, if the code
+    has fewer than k units. Source: Makhzani & Frey 2013.
     """
 
     def __init__(self, k: int, alpha: float = 1.0) -> None:
         super().__init__()
-        positive("k", k)
+        check_positive("k", k)
         if not 1 <= alpha < math.inf:
             raise ValueError(f"alpha must be a finite number ≥ 1, not {alpha}")
         self.k, self.alpha = k, float(alpha)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return codes [N, code] with at most k units, or α k, that are not 0."""
+        """Return codes [N, code] with all but the k (or α k) largest units set to 0."""
         width = h.shape[1]
         if self.k > width:
             raise ValueError(f"k must be at most the {width} units of the code, not {self.k}")
@@ -76,29 +79,29 @@ class TopK(nn.Module):
         return torch.zeros_like(h).scatter(1, largest.indices, largest.values)
 
 
-def positive(name: str, values: int | Sequence[int]) -> None:
-    """Raise ValueError unless every size is at least 1."""
+def check_positive(name: str, values: int | Sequence[int]) -> None:
+    """Raise ValueError unless all values are at least 1."""
     sizes = [values] if isinstance(values, int) else list(values)
     if any(size < 1 for size in sizes):
         raise ValueError(f"{name} must be at least 1, not {values}")
 
 
-def repeats(name: str, value: int, least: int = 1) -> None:
-    """Raise ValueError unless `value`, how often something is done within one step, lies in [least, MOST_REPEATS]."""
+def check_repeats(name: str, value: int, least: int = 1) -> None:
+    """Raise ValueError unless `value`, a number of repetitions within a step, lies in [least, MAX_REPEATS]."""
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
-    if value > MOST_REPEATS:
-        raise ValueError(f"{name} must be at most {MOST_REPEATS:,}, not {value:,}")
+    if value > MAX_REPEATS:
+        raise ValueError(f"{name} must be at most {MAX_REPEATS:,}, not {value:,}")
 
 
 class Encoder(nn.Module):
-    """Images to codes in two parts, h = head(features(x)), so that dropout can stand just before the code layer."""
+    """Base class of encoders, h = head(features(x)). The split allows dropout just before the code layer."""
 
     body: nn.Module
     head: nn.Module
 
     def features(self, x: Tensor) -> Tensor:
-        """Return what the code layer sees, [N, features], of images [N, C, H, W]."""
+        """Return the input of the code layer [N, features] for images [N, C, H, W]."""
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ class Encoder(nn.Module):
 
 
 class DenseEncoder(Encoder):
-    """Dense layers, h = s_code(W_L … s(W_1 x + b_1) … + b_L); no widths: a single layer, as the lecture first has it.
+    """Dense encoder, h = s_code(W_L … s(W_1 x + b_1) … + b_L); without `widths`, a single layer.
 
     Raises ValueError for a width or code below 1 and for an unknown activation or norm.
     """
@@ -122,15 +125,15 @@ class DenseEncoder(Encoder):
         norm: Norm = "none",
     ) -> None:
         super().__init__()
-        positive("widths", widths)
-        positive("code", code)
+        check_positive("widths", widths)
+        check_positive("code", code)
         sizes = [math.prod(shape), *widths]
         self.body = nn.Sequential(nn.Flatten(), *dense_layers(sizes, activation, norm))
         self.head = nn.Sequential(nn.Linear(sizes[-1], code), activation_layer(code_activation))
 
 
 class DenseDecoder(nn.Module):
-    """Dense layers from codes [N, code] to images [N, C, H, W] before their output function.
+    """Dense decoder from codes [N, code] to images [N, C, H, W] before the output function.
 
     Raises ValueError for a width or code below 1 and for an unknown activation or norm.
     """
@@ -139,8 +142,8 @@ class DenseDecoder(nn.Module):
         self, shape: Shape, code: int, widths: Sequence[int] = (), activation: Activation = "relu", norm: Norm = "none"
     ) -> None:
         super().__init__()
-        positive("widths", widths)
-        positive("code", code)
+        check_positive("widths", widths)
+        check_positive("code", code)
         sizes = [code, *widths]
         self.layers = nn.Sequential(*dense_layers(sizes, activation, norm), nn.Linear(sizes[-1], math.prod(shape)))
         self.shape = tuple(shape)
@@ -151,7 +154,7 @@ class DenseDecoder(nn.Module):
 
 
 class ConvEncoder(Encoder):
-    """Blocks of 3×3 convolution, activation and 2×2 max pooling, then a dense code layer.
+    """Convolutional encoder: blocks of 3×3 convolution, activation and 2×2 max pooling, then a dense code layer.
 
     Source: lecture, "Deep Undercomplete Autoencoders". Raises ValueError for sizes below 1 or unknown names.
     """
@@ -167,26 +170,26 @@ class ConvEncoder(Encoder):
         pool: bool = True,
     ) -> None:
         super().__init__()
-        positive("channels", channels)
-        positive("code", code)
+        check_positive("channels", channels)
+        check_positive("code", code)
         blocks: list[nn.Module] = []
         planes = [shape[0], *channels]
         for before, after in pairwise(planes):
-            # Without pooling the convolution itself takes every second pixel, as adversarial networks prefer.
+            # Without pooling the convolution has stride 2, as usual in GANs.
             blocks += [nn.Conv2d(before, after, 3, stride=1 if pool else 2, padding=1)]
             blocks += norm_layers(norm, after, nn.BatchNorm2d)
             blocks += [activation_layer(activation)]
             blocks += [nn.MaxPool2d(2, ceil_mode=True)] if pool else []
-        height, width = halvings(shape, len(channels))[-1]
+        height, width = halved_sizes(shape, len(channels))[-1]
         self.body = nn.Sequential(*blocks, nn.Flatten())
         self.head = nn.Sequential(nn.Linear(planes[-1] * height * width, code), activation_layer(code_activation))
 
 
 class ConvDecoder(nn.Module):
-    """A dense layer, then transposed convolutions that double the side, to pre-activation pixels [N, C, H, W].
+    """Convolutional decoder: a dense layer, then transposed convolutions, each of which doubles height and width.
 
-    Works for any image side: each doubling is cut to the size that the encoder had there. Raises ValueError for
-    sizes below 1 or unknown names.
+    Returns pixels [N, C, H, W] before the output function. Works for any image size: each output is cropped to the size
+    of the corresponding encoder layer. Raises ValueError for sizes below 1 or unknown names.
     """
 
     def __init__(
@@ -198,9 +201,9 @@ class ConvDecoder(nn.Module):
         norm: Norm = "none",
     ) -> None:
         super().__init__()
-        positive("channels", channels)
-        positive("code", code)
-        self.sizes = halvings(shape, len(channels))[::-1]
+        check_positive("channels", channels)
+        check_positive("code", code)
+        self.sizes = halved_sizes(shape, len(channels))[::-1]
         height, width = self.sizes[0]
         self.start = (channels[0], height, width)
         self.dense = nn.Sequential(nn.Linear(code, math.prod(self.start)), activation_layer(activation))
@@ -225,7 +228,7 @@ class ConvDecoder(nn.Module):
 
 
 class TiedLinear(nn.Module):
-    """A layer that uses another's weight transposed, y = Wᵀ h + b′, with a bias of its own."""
+    """Linear layer with the transposed weight of another layer and its own bias: y = Wᵀ h + b′."""
 
     def __init__(self, source: nn.Linear) -> None:
         super().__init__()
@@ -233,14 +236,14 @@ class TiedLinear(nn.Module):
         self.bias = nn.Parameter(self.weight.new_zeros(source.in_features))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return [N, in_features of the source] of [N, out_features of the source]."""
+        """Return y [N, source.in_features] for h [N, source.out_features]."""
         return F.linear(h, self.weight.t(), self.bias)
 
 
-def tie(encoder: nn.Module, decoder: nn.Module) -> None:
-    """Give the decoder the encoder's weights transposed, W′ = Wᵀ, layer by layer from the code outwards.
+def tie_weights(encoder: nn.Module, decoder: nn.Module) -> None:
+    """Replace the decoder's linear layers by the transposed layers of the encoder, W′ = Wᵀ.
 
-    Raises ValueError unless both are dense and mirror each other.
+    Raises ValueError unless both are dense and the decoder's widths mirror the encoder's.
     """
     down = [layer for layer in encoder.modules() if isinstance(layer, nn.Linear)]
     layers = decoder.layers if isinstance(decoder, DenseDecoder) else nn.Sequential()
@@ -253,7 +256,7 @@ def tie(encoder: nn.Module, decoder: nn.Module) -> None:
 
 
 def dense_layers(sizes: Sequence[int], activation: str, norm: str) -> list[nn.Module]:
-    """Return linear, norm and activation layers through all `sizes`."""
+    """Return the linear, normalisation and activation layers between consecutive `sizes`."""
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), *norm_layers(norm, after, nn.BatchNorm1d), activation_layer(activation)]
@@ -261,14 +264,14 @@ def dense_layers(sizes: Sequence[int], activation: str, norm: str) -> list[nn.Mo
 
 
 def norm_layers(name: str, width: int, batch_norm: type[nn.Module]) -> list[nn.Module]:
-    """Return the normalisation called `name` for `width` features or channels, as a list of none or one layer."""
+    """Return a list with the normalisation layer for `width` features or channels; empty for 'none'."""
     if name not in get_args(Norm):
         raise ValueError(f"norm must be none or batch, not '{name}'")
     return [batch_norm(width)] if name == "batch" else []
 
 
-def halvings(shape: Shape, times: int) -> list[tuple[int, int]]:
-    """Return the image sides (height, width) at the start and after each of `times` halvings, rounded up."""
+def halved_sizes(shape: Shape, times: int) -> list[tuple[int, int]]:
+    """Return (height, width) of the image and after each of `times` halved_sizes, rounded up."""
     sides = [(shape[1], shape[2])]
     for _ in range(times):
         height, width = sides[-1]

@@ -1,4 +1,4 @@
-"""Penalties R(h) on codes, what keeps an overcomplete code from copying (lecture, "Overcomplete regularized AEs")."""
+"""Penalties R(h) on codes, which keep overcomplete codes from copying (lecture, "Overcomplete regularized AEs")."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aectl.parallel import average
 
 
 class Penalty(nn.Module):
-    """Base of all penalties: called with codes [N, code], it returns a scalar to add to the loss."""
+    """Base class of penalties: maps codes [N, code] to a scalar that is added to the loss."""
 
     weight: Tensor
 
@@ -20,12 +20,12 @@ class Penalty(nn.Module):
         self.register_buffer("weight", torch.tensor(float(weight)), persistent=False)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return R(h), a mean over the batch."""
+        """Return R(h), averaged over the batch."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward(h)")
 
 
 class L1(Penalty):
-    """Few active units per image: R(h) = λ Σᵢ |hᵢ|, summed over the code, averaged over the batch (lecture).
+    """L1 penalty, for few active units per image: R(h) = λ Σᵢ |hᵢ|, averaged over the batch (lecture).
 
     Raises ValueError unless weight (λ) ≥ 0.
     """
@@ -38,10 +38,12 @@ class L1(Penalty):
 
 
 class KL(Penalty):
-    """Each unit active for a share ρ of the images: R(h) = λ Σⱼ KL(ρ ‖ ρ̂ⱼ), ρ̂ⱼ the batch mean of unit j.
+    """KL penalty, for units that are active on a share ρ of the images: R(h) = λ Σⱼ KL(ρ ‖ ρ̂ⱼ).
 
-    Meant for codes in (0, 1): `model.encoder.code_activation=sigmoid`. Raises ValueError unless 0 < rho < 1 and
-    weight (λ) ≥ 0. Source: Ng, "Sparse autoencoder", CS294A lecture notes, 2011.
+    ρ̂ⱼ is the batch mean of unit j. Use it with codes in (0, 1): `model.encoder.code_activation=sigmoid`.
+
+    Raises ValueError unless 0 < rho < 1 and weight (λ) ≥ 0. Source: Ng, "Sparse autoencoder", CS294A lecture notes,
+    2011.
     """
 
     def __init__(self, weight: float = 1.0, rho: float = 0.05) -> None:
@@ -51,7 +53,7 @@ class KL(Penalty):
         self.rho = float(rho)
 
     def forward(self, h: Tensor) -> Tensor:
-        # A mean of exactly 0 or 1 would make the divergence infinite.
+        # The divergence is infinite at a mean of 0 or 1.
         mean = average(h.flatten(1).mean(0)).clamp(1e-6, 1 - 1e-6)
         rho = self.rho
         divergence = rho * torch.log(rho / mean) + (1 - rho) * torch.log((1 - rho) / (1 - mean))

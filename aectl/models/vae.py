@@ -17,25 +17,25 @@ from aectl.rng import Rng
 
 Likelihood = Literal["bernoulli", "gaussian"]
 LIKELIHOODS = get_args(Likelihood)
-ROWS = 2000
+DECODE_BATCH = 2000
 """Codes that `log_prob` decodes at a time."""
 
 
-LEAST_KL = 0.1
-"""Nats per image below which a code tells nothing: one unit of Burda et al. (2016) that is just active, with a variance
-of the means of 0.01, has 0.005."""
+COLLAPSED_KL = 0.1
+"""KL in nats per image below which the `collapse` alarm is raised. For comparison: one unit that is just active by the
+criterion of Burda et al. (2016), a variance of its means of 0.01, has a KL of 0.005."""
 
 
 class VAE(Model):
-    """Learns distributions instead of points: max E_q(z|x)[log p(x|z)] - β KL(q(z|x) ‖ p(z)).
+    """Variational autoencoder: max E_q(z|x)[log p(x|z)] - β KL(q(z|x) ‖ p(z)).
 
-    The encoder gives mu and logvar of q(z|x) = N(mu, diag exp(logvar)), the decoder the likelihood p(x|z), the prior
-    is N(0, I). Both terms are sums (over pixels, over the code) in nats, averaged over the batch, so that with β = 1
-    the loss is the negative ELBO, in training and in validation alike.
+    The encoder computes mu and logvar of q(z|x) = N(mu, diag exp(logvar)), the decoder the parameters of p(x|z), and
+    the prior is N(0, I). Both terms are in nats, summed over pixels or code units and averaged over the batch. With
+    β = 1 the loss is the negative ELBO.
 
-    Likelihoods: `bernoulli`, where `binarise` draws x ~ Bernoulli(pixels) anew at every step (without it the
-    cross-entropy of grey pixels is no likelihood), and `gaussian` with fixed standard deviation `std`. Noise corrupts
-    the encoder's input alone.
+    The likelihood is `bernoulli` or `gaussian`. With `bernoulli`, `binarise` draws x ~ Bernoulli(pixels) at every step;
+    without it, the cross-entropy of grey pixels is not a likelihood. `gaussian` has the fixed standard deviation `std`.
+    Noise corrupts only the input of the encoder.
 
     Raises ValueError for an unknown likelihood, a negative beta or a std that is not positive.
     """
@@ -45,12 +45,12 @@ class VAE(Model):
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             "negative_elbo",
-            "negative evidence lower bound, at least the negative log-likelihood",
+            "negative evidence lower bound, an upper bound of the negative log-likelihood",
             "lower",
             "nats per image",
         ),
-        Metric("nll", "the loss's term of reconstruction, -log p(x|z)", "lower", "nats per image"),
-        Metric("kl", "the loss's divergence of the codes from their prior", unit="nats per image"),
+        Metric("nll", "reconstruction term of the loss, -log p(x|z)", "lower", "nats per image"),
+        Metric("kl", "KL divergence of the posterior from the prior", unit="nats per image"),
     )
     metric_settings: ClassVar = {
         "loss": ("likelihood", "binarise", "std", "beta"),
@@ -105,15 +105,15 @@ class VAE(Model):
         return self.decode(self.encode(x))
 
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """Return the means of p(x|z) for n draws z ~ N(0, temperature² I)."""
+        """Return the means of p(x|z), [n, C, H, W], for n draws z ~ N(0, temperature² I)."""
         return self.decode(temperature * rng.normal(n, self.code))
 
     def corrupt(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return x̃ = Ñ(x); x itself where the run has no noise."""
+        """Return the corrupted images Ñ(x), or x if the run has no noise."""
         return x if self.noise is None else self.noise(x, rng)
 
     def observe(self, x: Tensor, rng: Rng) -> Tensor:
-        """Return what the likelihood is of: a binary draw of the pixels, or the pixels."""
+        """Return x binarised at random if `binarise` and the likelihood is Bernoulli, else x itself."""
         return rng.bernoulli(x) if self.binarise else x
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
@@ -127,14 +127,17 @@ class VAE(Model):
         return {"loss": terms["nll"] + self.beta * terms["kl"], "negative_elbo": negative_elbo, **terms, "mse": mse}
 
     def alarms(self, metrics: Mapping[str, float]) -> dict[str, str]:
-        """Tell of a posterior that has collapsed onto the prior: KL bounds what a code tells of its image, in nats."""
+        """Return an alarm if the posterior has collapsed onto the prior.
+
+        The KL term is an upper bound of the mutual information of image and code, in nats.
+        """
         kl = metrics.get("val/kl", math.inf)
-        if kl >= LEAST_KL:
+        if kl >= COLLAPSED_KL:
             return {}
-        return {"collapse": f"the posterior has collapsed: codes tell {kl:.2g} nats at most of their images"}
+        return {"collapse": f"the posterior has collapsed: codes carry at most {kl:.2g} nats about their images"}
 
     def terms(self, x: Tensor, rng: Rng) -> dict[str, Tensor]:
-        """Return the two terms of the negative ELBO in nats per image: nll = -E_q[log p(x|z)], and kl."""
+        """Return the two terms of the negative ELBO in nats per image: nll = -E_q[log p(x|z)] and kl."""
         x = self.observe(x, rng)
         mu, logvar = self.posterior(self.corrupt(x, rng))
         z = mu + (0.5 * logvar).exp() * rng.normal(*mu.shape)
@@ -142,7 +145,7 @@ class VAE(Model):
         return {"nll": self.nll(self.decoder(z), x).mean(), "kl": kl}
 
     def nll(self, pixels: Tensor, x: Tensor) -> Tensor:
-        """Return -log p(x|z) [...] in nats, from the decoder's output and the images x, both [..., C, H, W]."""
+        """Return -log p(x|z), [...] in nats, given the decoder's output and the images x, both [..., C, H, W]."""
         pixels = pixels.float()
         if self.likelihood == "bernoulli":
             return F.binary_cross_entropy_with_logits(pixels, x, reduction="none").flatten(-3).sum(-1)
@@ -150,9 +153,9 @@ class VAE(Model):
         return error.flatten(-3).sum(-1)
 
     def fast_nll(self, pixels: Tensor, x: Tensor) -> Tensor:
-        """Return `nll` up to rounding, in a third of the time where pixels are binary: log(1 + eˡ) - x l of logits l.
+        """Return `nll` up to rounding errors, three times as fast for Bernoulli pixels: log(1 + eˡ) - x l, logits l.
 
-        Training keeps to `nll`, whose rounding its results to the bit depend on.
+        Training uses `nll`, so that its results stay reproducible to the bit.
         """
         if self.likelihood != "bernoulli":
             return self.nll(pixels, x)
@@ -162,14 +165,14 @@ class VAE(Model):
     def log_prob(self, x: Tensor, *, rng: Rng, samples: int | None = None) -> Score:
         """Return the importance-weighted bound log 1/k Σ p(x, z_i) / q(z_i|x), [N] in nats, k = `samples` (100).
 
-        A bound from below that grows with k (Burda et al. 2016). With `binarise`, x is drawn once for all k; a
-        Bernoulli likelihood of grey pixels is told to be none.
+        This lower bound increases with k (Burda et al. 2016). With `binarise`, x is binarised once for all k draws. For
+        a Bernoulli likelihood of grey pixels the kind is 'no likelihood'.
         """
         x = self.observe(x, rng)
         draw = self.log_weights(x, rng)
         total = torch.full((len(x),), -math.inf, device=x.device)
         k = samples or 100
-        at_once = max(1, ROWS // len(x))
+        at_once = max(1, DECODE_BATCH // len(x))
         for first in range(0, k, at_once):
             total = torch.logaddexp(total, draw(min(at_once, k - first)).logsumexp(0))
         binary = self.likelihood == "bernoulli" and bool(((x == 0) | (x == 1)).all())
@@ -177,7 +180,7 @@ class VAE(Model):
         return Score(total - math.log(k), kind, "binary pixels" if binary else "grey pixels")
 
     def log_weights(self, x: Tensor, rng: Rng) -> Callable[[int], Tensor]:
-        """Return a function that draws k codes z of each image and returns log p(x, z) / q(z|x), [k, N] in nats."""
+        """Return a function that draws k codes z for each image and returns log p(x, z) / q(z|x), [k, N] in nats."""
         mu, logvar = self.posterior(x)
 
         def draw(k: int) -> Tensor:

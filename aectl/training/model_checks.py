@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aectl.metric import Metric
-from aectl.models.base import Group, Loss, Mean, Model, Stage, metrics_of
+from aectl.models.base import Group, Loss, Mean, Model, Stage, collect_metrics
 
 MAX_COUNT = 2**31
 """Bound of the epochs of a stage and of the images in a mean."""
@@ -44,7 +44,7 @@ def stages_of(model: Model) -> list[Stage]:
 def check_descriptions(model: Model) -> tuple[Metric, ...]:
     """Return the descriptions of the model's metrics; raises ModelError if one of them is not a Metric."""
     try:
-        return metrics_of(type(model))
+        return collect_metrics(type(model))
     except TypeError as error:
         raise ModelError(str(error)) from None
 

@@ -10,7 +10,7 @@ from aectl.evaluation import anomaly, likelihood
 from aectl.evaluation.context import Benchmark, Subject
 from aectl.evaluation.registry import report
 from aectl.models.base import Model, Partition, Score
-from aectl.models.partition import states
+from aectl.models.partition import enumerate_states
 from aectl.models.rbm import RBM
 from aectl.rng import Rng
 
@@ -83,7 +83,7 @@ def test_a_small_machine_is_measured_exactly_and_both_estimates_come_near():
     x = Rng(1).uniform(400, *SHAPE).round()
     rows = likelihood.measure(subject(model, x))
     assert list(rows) == ["model", "model, AIS", "model, reverse AIS", "independent Bernoulli"]
-    p = (-model.energy(states(9, x).view(-1, *SHAPE)).double()).softmax(0)
+    p = (-model.energy(enumerate_states(9, x).view(-1, *SHAPE)).double()).softmax(0)
     expected = -float(p.log()[(x.flatten(1).long() << torch.arange(9)).sum(1)].mean())
     assert rows["model"]["nll"] == pytest.approx(expected, abs=1e-4)
     for kind in ("AIS", "reverse AIS"):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from aectl.models.autoencoder import dead
-from aectl.models.gan import GAN, variety
+from aectl.models.autoencoder import compute_dead_share
+from aectl.models.gan import GAN, measure_variety
 from aectl.models.networks import DenseDecoder, DenseEncoder
 from aectl.rng import Rng
 from aectl.training import alarms as observer
@@ -107,22 +107,22 @@ def test_of_generators_as_they_come_only_the_collapsed_one_is_told(rate, aectl, 
 
 def test_variety_is_one_for_the_images_themselves_and_none_for_one_sample():
     x = Rng(0).uniform(40, 1, 4, 4)
-    same, one = variety(x, x), variety(x, x[:1].expand(40, -1, -1, -1))
+    same, one = measure_variety(x, x), measure_variety(x, x[:1].expand(40, -1, -1, -1))
     assert [round(float(same[name]), 5) for name in ("spread", "reached")] == [1, 1]
     assert float(one["spread"]) < 1e-3
     assert float(one["reached"]) == pytest.approx(1 / 40)
-    half = variety(x, 0.5 * x)
+    half = measure_variety(x, 0.5 * x)
     assert float(half["spread"]) == pytest.approx(0.5, rel=1e-4)
-    assert float(variety(x[:1], x[:1])["spread"]) == 1
+    assert float(measure_variety(x[:1], x[:1])["spread"]) == 1
 
 
 def test_dead_units_are_those_that_never_change():
     h = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
-    assert float(dead(h)) == 0
+    assert float(compute_dead_share(h)) == 0
     h[:, 0], h[:, 1], h[:, 2] = 0.0, 1.0, 1 + 1e-8
-    assert float(dead(h)) == pytest.approx(3 / 8)
+    assert float(compute_dead_share(h)) == pytest.approx(3 / 8)
     h[7, 0] = 1e-3
-    assert float(dead(h)) == pytest.approx(2 / 8)
+    assert float(compute_dead_share(h)) == pytest.approx(2 / 8)
 
 
 OWN = """

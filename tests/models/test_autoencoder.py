@@ -93,7 +93,7 @@ def test_convolutions_fit_every_image_size(side, pool, colours):
     [
         ({"loss": "mae"}, "loss must be mse or bce"),
         ({"loss": "bce"}, "needs output=sigmoid"),
-        ({"output": "softmax"}, "no activation called 'softmax'"),
+        ({"output": "softmax"}, "unknown activation 'softmax'"),
         ({"code_dropout": 1.0}, r"code_dropout must lie in \[0, 1\)"),
         ({"code": 0}, "code must be at least 1, not 0"),
         ({"encoder": partial(DenseEncoder, widths=[0])}, "widths must be at least 1"),

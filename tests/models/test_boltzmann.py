@@ -10,7 +10,7 @@ import torch
 from aectl.data.patches import patches
 from aectl.models.base import Batch, Encodes, Normalises, Samples, Scores, Walks
 from aectl.models.boltzmann import Boltzmann
-from aectl.models.partition import states
+from aectl.models.partition import enumerate_states
 from aectl.rng import Rng
 from aectl.training import checkpoint
 from aectl.training.device import Device
@@ -35,13 +35,13 @@ def images(n=40, seed=1):
 
 
 def all_images(pixels=9):
-    return states(pixels, torch.zeros(())).view(-1, 1, *[math.isqrt(pixels)] * 2)
+    return enumerate_states(pixels, torch.zeros(())).view(-1, 1, *[math.isqrt(pixels)] * 2)
 
 
 def log_probabilities(weight, bias, hidden):
     """Log p(v) of all images, [2^pixels], from E(s) = -Σ_i<j W_ij s_i s_j - Σ_i b_i s_i, pair by pair, in float64."""
     units = len(bias)
-    s = states(units, torch.zeros(()).double())
+    s = enumerate_states(units, torch.zeros(()).double())
     minus_energy = s @ bias.double()
     for i, j in itertools.combinations(range(units), 2):
         minus_energy = minus_energy + weight[i, j].double() * s[:, i] * s[:, j]

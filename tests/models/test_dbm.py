@@ -10,7 +10,7 @@ import torch
 from aectl.data.datasets import Source
 from aectl.models.base import Batch, Decodes, Encodes, Normalises, Reconstructs, Samples, Scores, Walks
 from aectl.models.dbm import DBM
-from aectl.models.partition import states
+from aectl.models.partition import enumerate_states
 from aectl.rng import Rng
 from aectl.training import checkpoint
 from aectl.training.device import Device
@@ -40,7 +40,7 @@ def images(n=40, seed=1):
 
 
 def all_images():
-    return states(9, torch.zeros(())).view(-1, *SHAPE)
+    return enumerate_states(9, torch.zeros(())).view(-1, *SHAPE)
 
 
 def joint(model):
@@ -50,7 +50,7 @@ def joint(model):
     (w, u), (b, d) = weight.split([9, 3], 1), outer.split([9, 3])
     v_offset, g_offset = inner.visible_offset.double().split([9, 3])
     v, h, g = (
-        states(units, torch.zeros(()).double()) - offset
+        enumerate_states(units, torch.zeros(()).double()) - offset
         for units, offset in ((9, v_offset), (4, inner.hidden_offset.double()), (3, g_offset))
     )
     minus_energy = (v @ b)[:, None, None] + (h @ c)[None, :, None] + (g @ d)[None, None]
@@ -100,7 +100,7 @@ def test_the_bound_is_that_of_the_two_mean_fields():
     q = model.encode(all_images()).double()
     terms = []
     for units, means in ((4, q[:, :4]), (3, q[:, 4:])):
-        s = states(units, torch.zeros(()).double())
+        s = enumerate_states(units, torch.zeros(()).double())
         terms.append((s[None] * means.log()[:, None] + (1 - s[None]) * (1 - means).log()[:, None]).sum(2))
     log_q = terms[0][:, :, None] + terms[1][:, None]
     expected = (log_q.exp() * (joint(model) - log_q)).sum((1, 2))
@@ -177,7 +177,9 @@ def test_the_gradient_is_that_of_the_bound_within_sampling_error():
     parts = list(model.parameters())
     found = torch.autograd.grad(next(iter(model.losses(batch, None, Rng(0)))).value, parts)
     # With q at its best the gradient of the bound is that with q held fixed; the constant's comes from all states.
-    v_g = torch.cat([all_images().flatten(1).repeat_interleave(8, 0), states(3, torch.zeros(())).repeat(512, 1)], 1)
+    v_g = torch.cat(
+        [all_images().flatten(1).repeat_interleave(8, 0), enumerate_states(3, torch.zeros(())).repeat(512, 1)], 1
+    )
     log_z = (-model.machine.energy(v_g)).logsumexp(0)
     exact = torch.autograd.grad(model.machine.energy(model.infer(batch.x)).mean() + log_z, parts)
     for ours, wanted in zip(found, exact, strict=True):
@@ -191,7 +193,7 @@ def test_offsets_that_follow_leave_the_distribution_as_it_is():
     old = inner.visible_offset.clone(), inner.hidden_offset.clone()
     data = torch.cat([images().x.round().flatten(1), Rng(3).uniform(40, 3)], 1)
     hidden = inner.inputs(data).sigmoid().mean(0).detach()
-    model.follow(data)
+    model.update_offsets(data)
     torch.testing.assert_close(log_probabilities(model), before, atol=1e-4, rtol=0)
     torch.testing.assert_close(inner.hidden_offset, old[1] + 0.3 * (hidden - old[1]))
     torch.testing.assert_close(inner.visible_offset[9:], old[0][9:] + 0.3 * (data[:, 9:].mean(0) - old[0][9:]))

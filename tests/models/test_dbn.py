@@ -12,7 +12,7 @@ from aectl.data.datasets import Source
 from aectl.data.noise import Gaussian
 from aectl.models.base import Batch, Decodes, Encodes, Normalises, Reconstructs, Samples, Scores, Walks
 from aectl.models.dbn import DBN
-from aectl.models.partition import bias_of, states
+from aectl.models.partition import enumerate_states, mean_to_bias
 from aectl.rng import Rng
 from aectl.training import checkpoint
 from aectl.training.device import Device
@@ -42,11 +42,11 @@ def images(n=40, seed=1):
 
 
 def all_images():
-    return states(9, torch.zeros(())).view(-1, *SHAPE)
+    return enumerate_states(9, torch.zeros(())).view(-1, *SHAPE)
 
 
 def every(units):
-    return states(units, torch.zeros(()).double())
+    return enumerate_states(units, torch.zeros(()).double())
 
 
 def conditional(below, above, bias, weight):
@@ -198,10 +198,10 @@ def test_the_next_layer_begins_with_the_mean_of_what_it_will_see():
     low, top = model.layers
     before = top.mean.clone()
     for _ in range(1000):
-        model.hand_over(0, batch.x)
+        model.initialise_next_layer(0, batch.x)
     torch.testing.assert_close(top.mean, low.encode(batch.x).mean(0).detach(), atol=1e-3, rtol=0)
     assert not torch.allclose(before, top.mean, atol=0.05)
-    torch.testing.assert_close(top.visible_bias.detach(), bias_of(top.mean))
+    torch.testing.assert_close(top.visible_bias.detach(), mean_to_bias(top.mean))
     torch.testing.assert_close(top.visible_offset, top.mean)
 
 
@@ -210,13 +210,13 @@ def test_a_layer_is_trained_on_draws_of_those_below():
     one, two, three = model.layers
     h = rng.bernoulli(one.encode(rng.bernoulli(batch.x)))
     expected = two.encode(h)
-    found = model.below(batch.x, 2, Rng(5))
+    found = model.layer_input(batch.x, 2, Rng(5))
     torch.testing.assert_close(found.flatten(1), expected)
     # And its loss is that of its machine on these.
     (stage,) = [one for one in model.stages() if one.name == "layer_3"]
     (loss,) = network((4, 3, 2)).losses(batch, stage, Rng(5))
     rng = Rng(5)
-    below = model.below(batch.x, 2, rng)
+    below = model.layer_input(batch.x, 2, rng)
     (own,) = three.losses(batch._replace(x=below), stage, rng)
     assert torch.equal(loss.value, own.value)
 
@@ -257,10 +257,10 @@ def test_layers_have_the_runs_epochs_or_their_own():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"widths": [4]}, "two layers at least"),
+        ({"widths": [4]}, "at least two layers"),
         ({"widths": [4, 0]}, "widths must be at least 1"),
         ({"draws": 0}, "draws must be at least 1"),
-        ({"layer_epochs": [1]}, "layer_epochs must be one number or 2"),
+        ({"layer_epochs": [1]}, "layer_epochs must be a number, or a list of 2"),
         ({"layer_epochs": 0}, "layer_epochs must be at least 1"),
         ({"centring": 2.0}, "centring"),
     ],

@@ -116,7 +116,7 @@ def test_the_density_ratio_of_a_known_mixture_is_recovered_with_its_constant(rin
     model, spread, x = ring
     u = model.whiten(x)
     known = log_density_of_ring(x, spread) - model.log_noise(x, u)
-    error = model.ratio(u) - known
+    error = model.log_ratio(u) - known
     # The ratio itself spreads over nats; with f = 0 the error would be its mean, 1.4.
     assert float(known.mean()) > 1.2
     assert float(error.abs().mean()) < 0.15
@@ -151,7 +151,7 @@ def test_the_loss_is_noise_contrastive_estimations():
     model = model_of(Quadratic, noise_ratio=3)
     x = images_of(50, (*PLANE[:2], 6))[..., :2]
     found = model.terms(x, Rng(5))
-    data, noise = model.ratio(x.flatten(1)), model.ratio(Rng(5).normal(150, 2))
+    data, noise = model.log_ratio(x.flatten(1)), model.log_ratio(Rng(5).normal(150, 2))
     # p / (p + 3 q) is the chance that a point is an image, where three draws of q come with each.
     is_data, is_noise = data.exp() / (data.exp() + 3), 3 / (noise.exp() + 3)
     assert float(found["loss"]) == pytest.approx(float(-is_data.log().mean() - 3 * is_noise.log().mean()), rel=1e-5)
@@ -180,7 +180,7 @@ def test_the_noise_is_probabilistic_pcas_normal_distribution(components):
     assert torch.allclose(u.mean(0), torch.zeros(u.shape[1]), atol=1e-4)
     assert torch.allclose(u.T.cov(correction=0), torch.eye(u.shape[1]), atol=1e-3)
     if components is None:
-        assert torch.allclose(model.image(u), x, atol=1e-5)
+        assert torch.allclose(model.unwhiten(u), x, atol=1e-5)
 
 
 @torch.no_grad()
@@ -198,9 +198,9 @@ def test_a_step_leaves_a_known_normal_distribution_as_it_is(share, temperature):
     mean, covariance = model.network.law(share, temperature)
     n, rng = 40_000, Rng(0)
     start = mean + rng.normal(n, 3) @ torch.linalg.cholesky(covariance).T
-    state = model.state(start)
+    state = model.chain_state(start)
     for _ in range(12):
-        state = model.advance(state, rng, share, temperature)
+        state = model.step_chain(state, rng, share, temperature)
     assert float((state.u != start).all(1).float().mean()) > 0.95
     sd = covariance.diagonal().sqrt()
     assert ((state.u.mean(0) - mean) / sd).abs().max() < 0.025
@@ -211,18 +211,18 @@ def test_a_step_leaves_a_known_normal_distribution_as_it_is(share, temperature):
 def test_chains_that_begin_elsewhere_come_to_the_distribution():
     model = model_of(Quadratic, (1, 1, 3))
     mean, covariance = model.network.law()
-    rng, state = Rng(0), model.state(3 * torch.ones(5000, 3))
+    rng, state = Rng(0), model.chain_state(3 * torch.ones(5000, 3))
     for _ in range(400):
-        state = model.advance(state, rng)
+        state = model.step_chain(state, rng)
     assert torch.allclose(state.u.mean(0), mean, atol=0.05)
     assert torch.allclose(state.u.T.cov(), covariance, atol=0.05)
 
 
 def test_chains_change_between_modes_that_no_small_step_joins():
     model = model_of(TwoRidges)
-    rng, state = Rng(0), model.state(torch.tensor([[1.5, 0.0]]).expand(500, 2))
+    rng, state = Rng(0), model.chain_state(torch.tensor([[1.5, 0.0]]).expand(500, 2))
     for _ in range(1500):
-        state = model.advance(state, rng)
+        state = model.step_chain(state, rng)
     assert float((state.u[:, 0] < 0).float().mean()) == pytest.approx(0.5, abs=0.08)
     near = (state.u.abs() - torch.tensor([1.5, 0.0])).norm(dim=1)
     assert float(near.max()) < 0.6
@@ -305,7 +305,7 @@ def test_images_that_do_not_vary_are_refused_unless_noise_makes_them():
     x = images_of().clone()
     x[..., 0, 0] = 0.25
     for components in (None, 5):  # of the last one or the only one left the density has no bound
-        with pytest.raises(ValueError, match=rf"vary in 5 directions alone, and with {components or 6} of them"):
+        with pytest.raises(ValueError, match=rf"vary in only 5 directions, so with {components or 6} their density"):
             model_of(network, x.shape[1:], components=components).prepare([batch_of(x)])
     model_of(network, x.shape[1:], components=4).prepare([batch_of(x)])
     model_of(network, x.shape[1:], components=None, noise=Gaussian(0.1)).prepare([batch_of(x)])

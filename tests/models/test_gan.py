@@ -114,11 +114,11 @@ def test_without_a_class_the_datas_shares_are_drawn_and_no_class_that_is_left_ou
     y = torch.tensor([0] * 60 + [2] * 20 + [-1] * 30)
     model.prepare([Batch(torch.zeros(len(y), *SHAPE), y, y)])
     assert torch.allclose(model.shares, torch.tensor([0.75, 0, 0.25, 0]))
-    drawn = model.labels(20_000, None, Rng(0)).bincount(minlength=4) / 20_000
+    drawn = model.complete_labels(20_000, None, Rng(0)).bincount(minlength=4) / 20_000
     assert torch.allclose(drawn, model.shares, atol=0.015)
     assert drawn[1] == drawn[3] == 0
     # What has a class keeps it; only the others are drawn.
-    some = model.labels(4, torch.tensor([3, -1, 1, -1]), Rng(0))
+    some = model.complete_labels(4, torch.tensor([3, -1, 1, -1]), Rng(0))
     assert (some[0], some[2]) == (3, 1)
     assert set(some[[1, 3]].tolist()) <= {0, 2}
     z = Rng(1).normal(5, 3)
@@ -130,7 +130,7 @@ def test_the_discriminator_judges_an_image_as_one_of_its_class():
     model, batch = conditional(noise=Gaussian(0.1)), levels(8)
     scores = model.discriminator(model.noise(batch.x, Rng(4)))
     assert scores.shape == (8, 4)
-    assert torch.equal(model.judge(batch.x, Rng(4), batch.y), scores[torch.arange(8), batch.y])
+    assert torch.equal(model.score(batch.x, Rng(4), batch.y), scores[torch.arange(8), batch.y])
     first = next(model.losses(batch, Stage(), Rng(0)))
     own = first.value.item()
     other = next(model.losses(batch._replace(y=(batch.y + 1) % 4), Stage(), Rng(0))).value.item()
@@ -142,7 +142,7 @@ def test_a_conditional_one_learns_from_labelled_images_alone():
     assert [stage.labelled for stage in model.stages()] == [True]
     assert [stage.labelled for stage in GAN(SHAPE, 3, *nets).stages()] == [False]
     unlabelled = Batch(torch.zeros(5, *SHAPE), torch.full((5,), -1), torch.arange(5))
-    with pytest.raises(ValueError, match="conditional needs training images with labels"):
+    with pytest.raises(ValueError, match="conditional=true needs training images with labels"):
         model.prepare([unlabelled])
     model.eval()
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_gradient_norms_are_those_of_backpropagation_and_of_the_slopes_by_hand()
     item = next(item for item in model.losses(batch, Stage(), Rng(0)) if item.group == "generator")
     rng = Rng(0)
     fake = model.decode(rng.normal(32, 3))
-    fake_score = model.judge(fake, rng)
+    fake_score = model.score(fake, rng)
     # d/ds of log(1 - s(s)) and of -log s(s), s the logistic function, averaged over the batch.
     by_hand = {"minimax": -fake_score.sigmoid() / 32, "nonsaturating": (fake_score.sigmoid() - 1) / 32}
     for name, slopes in by_hand.items():
@@ -238,7 +238,7 @@ def test_a_conditional_one_without_labels_is_refused_in_one_line(aectl):
         ({"discriminator_steps": 0}, "discriminator_steps"),
         ({"averaging": 1}, "averaging"),
         ({"code": 0}, "code must be at least 1"),
-        ({"conditional": True}, "conditional needs images that have classes"),
+        ({"conditional": True}, "conditional=true needs a dataset with classes"),
     ],
 )
 def test_what_cannot_work_is_refused(arguments, message):

@@ -15,7 +15,7 @@ from aectl.config.schema import check_ranges
 from aectl.data.datasets import Source
 from aectl.evaluation import references
 from aectl.models.base import Batch, Decodes, Encodes, HasPosterior, Reconstructs, Samples, Scores, Stage
-from aectl.models.iwae import BOUNDS, IWAE, parameters
+from aectl.models.iwae import BOUNDS, IWAE, compute_gaussian
 from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.rng import Rng
@@ -127,7 +127,7 @@ def test_the_gradient_is_the_draws_gradients_weighted_by_their_importance(others
     params = list(model.parameters())
     ours = [p.grad.double() for p in params]
     # By hand: d/dθ log 1/k Σ w_i = Σ_i (w_i / Σ_j w_j) d/dθ log w_i, one draw at a time, in double precision.
-    nll, kl = model.draw(batch.x, Rng(5))
+    nll, kl = model.draw_terms(batch.x, Rng(5))
     log_weights = -nll - kl.sum(0)
     share = log_weights.detach().double().exp()
     share = share / share.sum(0)
@@ -146,8 +146,8 @@ def test_log_mean_exp_passes_gradcheck_in_double():
     log_weights = (
         10 * torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 300
     ).requires_grad_()
-    assert torch.autograd.gradcheck(model.bound_of, log_weights)
-    assert torch.allclose(model.bound_of(log_weights), (log_weights + 300).exp().mean(0).log() - 300)
+    assert torch.autograd.gradcheck(model.compute_bound, log_weights)
+    assert torch.allclose(model.compute_bound(log_weights), (log_weights + 300).exp().mean(0).log() - 300)
 
 
 def integrated(model, x):
@@ -155,7 +155,7 @@ def integrated(model, x):
     grid = torch.linspace(-12, 12, 3001)
     width = math.log(float(grid[1] - grid[0]))
     upper = Normal(0.0, 1.0).log_prob(grid.double())
-    mean, logvar = parameters(model.down[0], grid[:, None])
+    mean, logvar = compute_gaussian(model.down[0], grid[:, None])
     between = Normal(mean.double(), (0.5 * logvar.double()).exp()).log_prob(grid.double())
     lower = (upper[:, None] + between).logsumexp(0) + width
     given = Bernoulli(logits=model.decoder(grid[:, None]).flatten(1)[:, None].double()).log_prob(x.flatten(1).double())
@@ -180,7 +180,7 @@ def test_two_layers_bound_a_likelihood_that_can_be_integrated_and_come_near_it()
 
 def test_the_warm_up_counts_steps_and_leaves_validation_alone():
     model, batch = iwae(warm_up=4, binarise=False), few(8)
-    nll, kl = model.draw(batch.x, Rng(0))
+    nll, kl = model.draw_terms(batch.x, Rng(0))
     before = model.validate(batch, Rng(0))
     for step in range(7):
         weight = min(step / 4, 1)
@@ -253,7 +253,7 @@ def test_log_prob_draws_as_many_codes_whatever_the_chunks(monkeypatch, k):
     model, x, seen = iwae(**two).eval(), few(7).x, []
     decode = model.decoder.forward
     monkeypatch.setattr(model.decoder, "forward", lambda z: seen.append(len(z)) or decode(z))
-    monkeypatch.setattr("aectl.models.vae.ROWS", 20)
+    monkeypatch.setattr("aectl.models.vae.DECODE_BATCH", 20)
     model.log_prob(x, rng=Rng(0), samples=k)
     assert sum(seen) == 7 * k
     assert max(seen) <= 20

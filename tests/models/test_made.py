@@ -10,7 +10,7 @@ from scipy.stats import chi2
 
 from aectl.data.noise import Masking
 from aectl.models.base import Batch, Samples, Scores, Stage
-from aectl.models.made import MADE, mixture
+from aectl.models.made import MADE, log_mixture
 from aectl.models.nade import NADE
 from aectl.rng import Rng
 
@@ -170,7 +170,7 @@ def test_an_ensemble_is_the_logsumexp_of_whole_likelihoods_and_no_mean_of_logits
     x = all_images(SMALL)
     parts = model.log_probs(x)
     assert len(model.places.unique(dim=0)) == 5
-    assert torch.allclose(mixture(parts), parts.exp().mean(0).log())
+    assert torch.allclose(log_mixture(parts), parts.exp().mean(0).log())
     logits = torch.stack([model.logits(x.flatten(1), which) for which in each_set(model)]).mean(0)
     averaged = ((2 * x.flatten(1) - 1) * logits).sigmoid().log().sum(1)
     # The trap: each pixel then sees all others, and the result is no density.
@@ -277,7 +277,7 @@ def test_it_learns_that_pixels_agree(model):
         ({"hidden": [], "direct": False}, "direct must be true"),
         ({"masks": 0}, "masks must be at least 1"),
         ({"orderings": "spiral"}, "orderings must be raster, random or several, not 'spiral'"),
-        ({"activation": "softmax"}, "no activation called 'softmax'"),
+        ({"activation": "softmax"}, "unknown activation 'softmax'"),
     ],
 )
 def test_what_cannot_work_is_refused(arguments, message):

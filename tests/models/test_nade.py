@@ -101,7 +101,7 @@ def test_half_precision_leaves_the_sums_alone(batch):
     ("arguments", "message"),
     [
         ({"hidden": 0}, "hidden must be at least 1"),
-        ({"activation": "gelu"}, "no activation called 'gelu', choose from sigmoid, tanh, relu"),
+        ({"activation": "gelu"}, "unknown activation 'gelu': choose from sigmoid, tanh, relu"),
         ({"ordering": "several"}, "ordering must be raster or random"),
         ({"ordering": "spiral"}, "ordering must be raster or random"),
     ],

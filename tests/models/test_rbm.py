@@ -7,7 +7,7 @@ import aectl as package
 from aectl.data.datasets import digits
 from aectl.evaluation.context import apply
 from aectl.models.base import Batch, Decodes, Encodes, Normalises, Reconstructs, Samples, Scores, Walks
-from aectl.models.partition import states
+from aectl.models.partition import enumerate_states
 from aectl.models.rbm import RBM
 from aectl.rng import Rng
 from aectl.runs.run import find_run
@@ -34,7 +34,7 @@ def images(n=40, seed=1):
 
 
 def all_images():
-    return states(9, torch.zeros(())).view(-1, *SHAPE)
+    return enumerate_states(9, torch.zeros(())).view(-1, *SHAPE)
 
 
 def step(model, batch, rng, lr=0.1):
@@ -85,7 +85,7 @@ def test_the_gradient_with_long_chains_is_that_of_the_likelihood():
         seen = (pixels - model.visible_offset.double()) @ weight.T
         return pixels @ b - seen @ model.hidden_offset.double() + torch.log1p((c + seen).exp()).sum(1)
 
-    nll = minus_energy(states(9, v)).logsumexp(0) - minus_energy(v).mean()
+    nll = minus_energy(enumerate_states(9, v)).logsumexp(0) - minus_energy(v).mean()
     for part, wanted in zip(parts, torch.autograd.grad(nll, (weight, b, c)), strict=True):
         torch.testing.assert_close(part.grad.double(), wanted, atol=0.02, rtol=0)
 
@@ -124,7 +124,7 @@ def test_offsets_that_follow_leave_the_distribution_as_it_is():
     model = machine(centring=0.3)
     before, offset = model.log_prob(all_images(), rng=Rng(0)).value, model.hidden_offset.clone()
     hidden = model.encode(all_images())
-    model.follow(torch.full((5,), 0.9))
+    model.update_offsets(torch.full((5,), 0.9))
     torch.testing.assert_close(model.hidden_offset, offset + 0.3 * (0.9 - offset))
     torch.testing.assert_close(model.log_prob(all_images(), rng=Rng(0)).value, before, atol=1e-4, rtol=0)
     torch.testing.assert_close(model.encode(all_images()), hidden)

@@ -295,9 +295,9 @@ def test_all_draws_are_the_rngs_and_validation_changes_nothing(batch, kind):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"widths": []}, "widths must have a layer at least"),
+        ({"widths": []}, "widths must list at least one layer"),
         ({"widths": [4, 0]}, "widths must be at least 1"),
-        ({"pretrain_epochs": [1]}, "pretrain_epochs must be one number or 2"),
+        ({"pretrain_epochs": [1]}, "pretrain_epochs must be a number, or a list of 2"),
         ({"pretrain_epochs": -1}, "pretrain_epochs must be finite numbers ≥ 0"),
         ({"pretrain_lr": [0.1, float("inf")]}, "pretrain_lr must be finite numbers ≥ 0"),
     ],
