@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.clustering import agreement, k_means
+from aectl.evaluation.clustering import k_means, measure_agreement
 from aectl.evaluation.codes import pixels
 from aectl.evaluation.context import Subject
 from aectl.figures import style
@@ -30,7 +30,7 @@ def clusters(lab: Lab) -> Drawn:
     spaces["raw"] = pixels(source), "raw pixels"
     numbers: Numbers = {}
     for key, (codes, _) in spaces.items():
-        row = agreement(codes, source.labels, bench)
+        row = measure_agreement(codes, source.labels, bench)
         numbers |= {f"{key.replace('-', '_')}_{measure}": float(row[measure]) for measure in ("nmi", "ari")}
         numbers[f"{key.replace('-', '_')}_accuracy"] = float(row["cluster_accuracy"]) / 100
     figure = panels.page(9.6, 5.0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from aectl.data.noise import Gaussian, Masking
 from aectl.evaluation.anomaly import errors
 from aectl.evaluation.context import apply
-from aectl.evaluation.denoising import AffineDenoiser, corrupted, moments
+from aectl.evaluation.denoising import AffineDenoiser, corrupt, moments
 from aectl.evaluation.reconstruction import psnr
 from aectl.figures import examples, style
 from lecture import panels, runs
@@ -81,7 +81,7 @@ def denoised(lab: Lab, run: str, noise: nn.Module) -> tuple[Tensor, Tensor, Numb
     """
     bench = lab.digits
     x = bench.held_out.pixels()
-    noisy = corrupted(x, noise, bench)
+    noisy = corrupt(x, noise, bench)
     restored = apply(lab.subject(run).model.reconstruct, noisy)
     affine = AffineDenoiser(moments(noise, bench))(noisy)
     found = {"noisy": noisy, "model": restored, "affine": affine}

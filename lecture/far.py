@@ -11,7 +11,7 @@ from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from aectl.data.toy import curve
-from aectl.evaluation.anomaly import detection, errors
+from aectl.evaluation.anomaly import errors, measure_detection
 from aectl.evaluation.context import apply
 from aectl.figures import planar_fields, style
 from aectl.models.base import Reconstructs
@@ -132,7 +132,7 @@ def curves(axes: Axes, found: dict[str, tuple[str, Scores]]) -> Numbers:
     looks = ((style.ORANGE, "-"), (style.BLUE, "-"), (green, "--"), (purple, "-."), (style.GREY, ":"))
     areas: Numbers = {}
     for (key, (label, (known, other))), (colour, line) in zip(found.items(), looks, strict=True):
-        area = areas[f"auroc_{key.replace('-', '_')}"] = float(detection(known, other)["auroc"])
+        area = areas[f"auroc_{key.replace('-', '_')}"] = float(measure_detection(known, other)["auroc"])
         truth = np.r_[np.zeros(len(known)), np.ones(len(other))]
         false, true, _ = roc_curve(truth, torch.cat([known, other]).numpy())
         axes.plot(false, true, line, color=colour, linewidth=1.6, label=f"{area:.4f}  {label}")

@@ -62,7 +62,7 @@ def plane(lab: Lab) -> Drawn:
 
 def told_by_neighbours(bench: Benchmark, train: Tensor, test: Tensor) -> float:
     """Return the share of test codes [M, code] whose class their nearest training codes [N, code] vote for."""
-    return float(probes.neighbours(probes.task_of(bench, train, test))["knn"]) / 100
+    return float(probes.knn_probe(probes.task_of(bench, train, test))["knn"]) / 100
 
 
 def pca_errors(pca: PCA, x: Tensor) -> np.ndarray:

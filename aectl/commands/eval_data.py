@@ -11,9 +11,9 @@ from aectl.config import ConfigError, build
 from aectl.data import downloads
 from aectl.data.datasets import Source
 from aectl.data.downloads import DataError
-from aectl.evaluation.baseline_cache import Cache, folder_for
+from aectl.evaluation.baseline_cache import Cache, cache_folder
 from aectl.evaluation.context import Benchmark, digest
-from aectl.evaluation.judge import judge_of
+from aectl.evaluation.judge import load_judge
 from aectl.rng import Rng
 from aectl.runs.loading import LoadedRun, drop_incomplete_root
 
@@ -41,8 +41,8 @@ def build_benchmark(opened: LoadedRun, config: DictConfig, with_outliers: bool =
         train,
         held_out,
         load_outliers(opened, config) if with_outliers else {},
-        judge_of(dataset.name, device),
-        Cache(folder_for(digest(train, held_out))),
+        load_judge(dataset.name, device),
+        Cache(cache_folder(digest(train, held_out))),
         config.seed,
         dataset.exclude,
     )

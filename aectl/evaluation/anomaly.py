@@ -23,7 +23,7 @@ COMPONENTS = 64
 
 AUROC = Metric("auroc_*", "area under the ROC curve, .5 by chance", "higher")
 METRICS = (AUROC, Metric("ap_*", "average precision", "higher", detail=True))
-"""Each set of outliers has its columns, see `named`."""
+"""Each set of outliers has its columns, see `name_columns`."""
 HEADLINE = Headline(
     "anomalies",
     AUROC,
@@ -52,11 +52,11 @@ def measure(subject: Subject) -> Rows:
         raise Unmeasured("there are no outliers to compare with")
     if not len(bench.inliers):
         raise Unmeasured("there are no held-out images of the classes trained on")
-    rows = {row: compared(pairs) for row, pairs in by_ability(subject).items()}
+    rows = {row: detection_row(pairs) for row, pairs in scores_by_ability(subject).items()}
     pixels = math.prod(bench.held_out.shape)
     code = min(COMPONENTS, max(1, pixels // 4), bench.pca.rank)
-    rows[f"PCA-{code}"] = baseline(bench, f"pca-{code}", lambda x: errors(x, bench.pca.reconstruct(x, code)))
-    rows["mean intensity"] = baseline(bench, "intensity", lambda x: x.flatten(1).mean(1))
+    rows[f"PCA-{code}"] = baseline_row(bench, f"pca-{code}", lambda x: errors(x, bench.pca.reconstruct(x, code)))
+    rows["mean intensity"] = baseline_row(bench, "intensity", lambda x: x.flatten(1).mean(1))
     rows["chance"] = {}
     for name, source in bench.all_outliers.items():
         share = len(source) / (len(source) + len(bench.inliers))
@@ -64,7 +64,7 @@ def measure(subject: Subject) -> Rows:
     return rows
 
 
-def by_ability(subject: Subject) -> dict[str, Pairs]:
+def scores_by_ability(subject: Subject) -> dict[str, Pairs]:
     """Return the model's scores by the name of their row."""
     model, found = subject.model, {}
     if isinstance(model, Reconstructs):
@@ -126,7 +126,7 @@ def errors(x: Tensor, restored: Tensor) -> Tensor:
     return (x - restored).square().flatten(1).mean(1)
 
 
-def baseline(bench: Benchmark, detector: str, score: Callable[[Tensor], Tensor]) -> Row:
+def baseline_row(bench: Benchmark, detector: str, score: Callable[[Tensor], Tensor]) -> Row:
     """Return the row of a detector that does not depend on the model.
 
     The cache identifies a set of outliers by its images, not by its name.
@@ -135,27 +135,27 @@ def baseline(bench: Benchmark, detector: str, score: Callable[[Tensor], Tensor])
     for name, source in bench.all_outliers.items():
 
         def compute(source: Source = source) -> Row:
-            return detection(score(bench.inliers.pixels()), score(source.pixels()))
+            return measure_detection(score(bench.inliers.pixels()), score(source.pixels()))
 
         found = bench.cache.numbers(f"anomalies-{detector}-{digest(bench.inliers, source)}", compute)
-        row |= named(found, name)
+        row |= name_columns(found, name)
     return row
 
 
-def compared(pairs: Pairs) -> Row:
+def detection_row(pairs: Pairs) -> Row:
     """Return a row with the columns of each set of outliers."""
     row: Row = {}
     for name, (inside, outside) in pairs.items():
-        row |= named(detection(inside, outside), name)
+        row |= name_columns(measure_detection(inside, outside), name)
     return row
 
 
-def named(found: Row, name: str) -> Row:
+def name_columns(found: Row, name: str) -> Row:
     """Return `auroc`, `auroc_ci95` and `ap` under names that end in the set of outliers."""
     return {f"auroc_{name}": found["auroc"], f"auroc_{name}_ci95": found["auroc_ci95"], f"ap_{name}": found["ap"]}
 
 
-def detection(inside: Tensor, outside: Tensor) -> Row:
+def measure_detection(inside: Tensor, outside: Tensor) -> Row:
     """Return how well scores separate inliers [N] from outliers [M], which should have the higher scores.
 
     `auroc` is the probability that an outlier has a higher score than an inlier, with ties counting half. Its interval

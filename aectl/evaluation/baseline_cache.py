@@ -33,13 +33,15 @@ class Cache:
 
     def numbers(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return the cached result of `compute()`: numbers, texts, and lists or dicts of them."""
-        return self.kept(f"{name}.json", compute, read_json, write_json)
+        return self.load_or_compute(f"{name}.json", compute, read_json, write_json)
 
     def arrays(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Return the cached tensors of `compute()`; those read from a file are on the CPU."""
-        return self.kept(f"{name}.safetensors", compute, load_file, write_arrays)
+        return self.load_or_compute(f"{name}.safetensors", compute, load_file, write_arrays)
 
-    def kept(self, file: str, compute: Callable[[], Any], read: Callable[..., Any], write: Callable[..., Any]) -> Any:
+    def load_or_compute(
+        self, file: str, compute: Callable[[], Any], read: Callable[..., Any], write: Callable[..., Any]
+    ) -> Any:
         """Return the content of `file`; compute and write it if the file is missing or damaged."""
         if self.folder is None:
             return compute()
@@ -83,7 +85,7 @@ def note_unwritable(folder: Path, error: Exception) -> None:
         log.warning("baselines are not cached, %s cannot be written (%s): set AECTL_CACHE=DIR", folder, reason)
 
 
-def folder_for(digest: str) -> Path | None:
+def cache_folder(digest: str) -> Path | None:
     """Return the cache folder for data with this digest; None without a home folder if AECTL_CACHE is not set."""
     try:
         return baseline_folder() / "baselines" / f"{digest}-v{VERSION}"

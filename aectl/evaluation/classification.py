@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aectl.evaluation.context import Row, Rows, Subject, Unmeasured, apply, mean_ci95
 from aectl.evaluation.evaluation import Evaluation
-from aectl.evaluation.probes import linear_accuracy, nameable
+from aectl.evaluation.probes import known_class_positions, linear_accuracy
 from aectl.evaluation.verdict import Headline
 from aectl.metric import Metric
 from aectl.models.base import Classifies
@@ -25,7 +25,7 @@ def measure(subject: Subject) -> Rows:
     training images have the same class.
     """
     bench = subject.bench
-    held_out = bench.held_out.take(nameable(bench))
+    held_out = bench.held_out.take(known_class_positions(bench))
     logits = apply(cast("Classifies", subject.model).classify, held_out.pixels())
     if bool(logits.isnan().any()):
         raise Unmeasured("some of its logits are NaN")

@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.codes import baselines, checked, slug
+from aectl.evaluation.codes import check_finite, code_baselines, slug
 from aectl.evaluation.context import Benchmark, Row, Rows, Subject
 from aectl.evaluation.evaluation import Evaluation
-from aectl.evaluation.probes import labelled
+from aectl.evaluation.probes import labelled_positions
 from aectl.evaluation.thread_limit import threads_for
 from aectl.metric import Metric
 from aectl.models.base import Encodes
@@ -38,19 +38,19 @@ def measure(subject: Subject) -> Rows:
     deviation. Raises Unmeasured unless there are labels of two classes and all codes are finite.
     """
     bench = subject.bench
-    known = labelled(bench.held_out)
+    known = labelled_positions(bench.held_out)
     labels = bench.held_out.labels[known]
-    rows = {"model": agreement(checked(subject.codes)[known], labels, bench)}
-    for name, encode in baselines(subject).items():
+    rows = {"model": measure_agreement(check_finite(subject.codes)[known], labels, bench)}
+    for name, encode in code_baselines(subject).items():
 
         def compute(encode: Callable[[Source], Tensor] = encode) -> Row:
-            return agreement(encode(bench.held_out)[known], labels, bench)
+            return measure_agreement(encode(bench.held_out)[known], labels, bench)
 
         rows[name] = bench.cache.numbers(f"clusters-{slug(name)}-seed-{bench.seed}", compute)
     return rows
 
 
-def agreement(codes: Tensor, labels: Tensor, bench: Benchmark) -> Row:
+def measure_agreement(codes: Tensor, labels: Tensor, bench: Benchmark) -> Row:
     """Return the agreement of clusters of codes [N, code] with labels [N], over seeds of k-means.
 
     `nmi` is the mutual information divided by the mean of the two entropies. `ari` is the adjusted Rand index (Hubert &
@@ -65,7 +65,7 @@ def agreement(codes: Tensor, labels: Tensor, bench: Benchmark) -> Row:
         found = k_means(codes, len(np.unique(classes)), bench.rng("k-means", i).seed % 2**32)
         scores["nmi"].append(float(normalized_mutual_info_score(classes, found)))
         scores["ari"].append(float(adjusted_rand_score(classes, found)))
-        scores["cluster_accuracy"].append(100 * matched(classes, found))
+        scores["cluster_accuracy"].append(100 * matched_share(classes, found))
     row: Row = {}
     for name, values in scores.items():
         row |= {name: mean(values), f"{name}_sd": stdev(values)}
@@ -85,7 +85,7 @@ def k_means(codes: Tensor, k: int, seed: int) -> np.ndarray:
         return KMeans(k, n_init=STARTS, random_state=seed).fit_predict(codes.cpu().numpy())
 
 
-def matched(classes: np.ndarray, clusters: np.ndarray) -> float:
+def matched_share(classes: np.ndarray, clusters: np.ndarray) -> float:
     """Return the share of images in the cluster that is matched with their class, one to one (Kuhn 1955)."""
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import contingency_matrix

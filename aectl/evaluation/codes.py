@@ -34,12 +34,12 @@ def measure(subject: Subject) -> Rows:
     A model with a posterior also has `active_latents`. Raises Unmeasured if some codes are NaN or infinite.
     """
     bench = subject.bench
-    code = checked(subject.codes)
+    code = check_finite(subject.codes)
     rows: Rows = {"model": {**sparsity(code), **hoyer(code)}}
     if isinstance(model := subject.model, HasPosterior):
         means = apply(lambda x: model.posterior(x)[0], bench.held_out.pixels())
         rows["model"]["active_latents"] = active_latents(means)
-    (name, encode), _ = baselines(subject).items()
+    (name, encode), _ = code_baselines(subject).items()
 
     def compute() -> Row:
         found = encode(bench.held_out)
@@ -79,14 +79,14 @@ def active_latents(means: Tensor) -> float:
     return float((means.double().var(0, correction=0) > INFORMED).sum())
 
 
-def checked(codes: Tensor) -> Tensor:
+def check_finite(codes: Tensor) -> Tensor:
     """Return `codes`; raises Unmeasured if some are NaN or infinite."""
     if not codes.isfinite().all():
         raise Unmeasured("some codes are NaN or infinite")
     return codes
 
 
-def baselines(subject: Subject) -> dict[str, Callable[[Source], Tensor]]:
+def code_baselines(subject: Subject) -> dict[str, Callable[[Source], Tensor]]:
     """Return the baselines of a model's codes: maps from images to [N, size], by the name of their row.
 
     They are as many principal components as the code has units, at most the rank of the training images, and the raw

@@ -34,7 +34,7 @@ NOISES: dict[str, Callable[[], nn.Module]] = {
 """The noises that every model is tested under, whatever it was trained with."""
 
 UNDER_EACH = (Metric("*", "PSNR of the restored images under this noise", "higher", "dB"),)
-"""The columns of `matrix`, each named after a noise."""
+"""The columns of `measure_each_noise`, each named after a noise."""
 
 PASSES = 3
 """Noisy copies of each training image that moments without a closed form are estimated from."""
@@ -58,7 +58,7 @@ def measure(subject: Subject) -> Rows:
     if noise is None:
         raise Unmeasured("it is under the run's own noise, and the run has none")
     x = bench.held_out.pixels()
-    noisy = corrupted(x, noise, bench)
+    noisy = corrupt(x, noise, bench)
     judge, seen = (None, None) if isinstance(bench.judge, str) else (bench.judge, bench.features)
 
     def baselines() -> Rows:
@@ -66,37 +66,37 @@ def measure(subject: Subject) -> Rows:
         restored = {"best affine": affine(noisy), "noisy input": noisy}
         return {name: fidelity(x, images, judge, seen) for name, images in restored.items()}
 
-    name = f"denoising-{drawn(noisy, noise, bench)}{f'-{judge.name}' if judge else ''}"
+    name = f"denoising-{noise_key(noisy, noise, bench)}{f'-{judge.name}' if judge else ''}"
     row = fidelity(x, apply(cast("Reconstructs", subject.model).reconstruct, noisy), judge, seen)
     return {"model": row, **bench.cache.numbers(name, baselines)}
 
 
-def matrix(subject: Subject) -> Rows:
+def measure_each_noise(subject: Subject) -> Rows:
     """Return the PSNR in dB under each of `NOISES`; the column "none" is the model on clean images."""
     bench, model = subject.bench, cast("Reconstructs", subject.model)
     x = bench.held_out.pixels()
     rows: Rows = {"model": decibels(x, subject.reconstructed, "none"), "best affine": {}, "noisy input": {}}
     for name, build in NOISES.items():
         noise = build().to(x.device)
-        noisy = corrupted(x, noise, bench)
+        noisy = corrupt(x, noise, bench)
 
         def baselines(name: str = name, noise: nn.Module = noise, noisy: Tensor = noisy) -> Rows:
             affine = AffineDenoiser(moments(noise, bench))
             return {"best affine": decibels(x, affine(noisy), name), "noisy input": decibels(x, noisy, name)}
 
         rows["model"] |= decibels(x, apply(model.reconstruct, noisy), name)
-        for other, row in bench.cache.numbers(f"psnr-{drawn(noisy, noise, bench)}", baselines).items():
+        for other, row in bench.cache.numbers(f"psnr-{noise_key(noisy, noise, bench)}", baselines).items():
             rows[other] |= row
     return rows
 
 
 @torch.no_grad()
-def corrupted(x: Tensor, noise: nn.Module, bench: Benchmark) -> Tensor:
+def corrupt(x: Tensor, noise: nn.Module, bench: Benchmark) -> Tensor:
     """Return the held-out images x under a noise; the same noise gives the same images in every table."""
     return noise(x, bench.rng("denoising"))
 
 
-def drawn(noisy: Tensor, noise: nn.Module, bench: Benchmark) -> str:
+def noise_key(noisy: Tensor, noise: nn.Module, bench: Benchmark) -> str:
     """Return a name for noisy images, by their digest.
 
     It depends on the noise, its parameters and the seed, and changes also if the code of a user's own noise changes.
@@ -147,7 +147,9 @@ class AffineDenoiser:
 def moments(noise: nn.Module, bench: Benchmark) -> Moments:
     """Return the moments of the training images under a noise: exact if there is a closed form, else estimated."""
     known = pixelwise(noise)
-    return exact(known, bench.pca) if known else sampled(noise, bench.train, bench.rng("denoising", "fit"))
+    if known:
+        return exact_moments(known, bench.pca)
+    return estimate_moments(noise, bench.train, bench.rng("denoising", "fit"))
 
 
 class Pixelwise(NamedTuple):
@@ -174,7 +176,7 @@ def pixelwise(noise: nn.Module) -> Pixelwise | None:
     return None
 
 
-def exact(noise: Pixelwise, pca: PCA) -> Moments:
+def exact_moments(noise: Pixelwise, pca: PCA) -> Moments:
     """Return the moments under a pixelwise noise, computed from those of the clean images.
 
     Cov(x̃) = gain² Cov(x) + diag(E Var[x̃|x]) and Cov(x̃, x) = gain Cov(x).
@@ -191,7 +193,7 @@ def exact(noise: Pixelwise, pca: PCA) -> Moments:
 
 
 @torch.no_grad()
-def sampled(noise: nn.Module, source: Source, rng: Rng) -> Moments:
+def estimate_moments(noise: nn.Module, source: Source, rng: Rng) -> Moments:
     """Return the moments of a source's images under any noise, estimated from `PASSES` draws of each image."""
     indices = source.positions()
     sums = [torch.zeros((), dtype=torch.float64, device=indices.device)] * 4
@@ -217,5 +219,7 @@ EVALUATIONS = (
         order=20,
         headline=HEADLINE,
     ),
-    Evaluation("noises", "denoising, PSNR in dB under each noise", (Reconstructs,), matrix, UNDER_EACH, order=30),
+    Evaluation(
+        "noises", "denoising, PSNR in dB under each noise", (Reconstructs,), measure_each_noise, UNDER_EACH, order=30
+    ),
 )

@@ -50,7 +50,7 @@ class Judge:
         return torch.cat([self.model.classify(part).argmax(1) for part in images.split(CHUNK)])
 
 
-def judge_of(dataset: str, device: torch.device | str = "cpu") -> Judge | str:
+def load_judge(dataset: str, device: torch.device | str = "cpu") -> Judge | str:
     """Return the judge of a data set, or the reason why there is none; raises ValueError if its file has changed."""
     if dataset not in DIGESTS:
         return f"there is no judge for the data set '{dataset}', only for {' and '.join(sorted(DIGESTS))}"
@@ -65,7 +65,7 @@ def judge_of(dataset: str, device: torch.device | str = "cpu") -> Judge | str:
     return Judge(f"{dataset}-{found[:8]}", model.to(device).eval().requires_grad_(False))
 
 
-def recipe(dataset: str) -> dict[str, str]:
+def read_header(dataset: str) -> dict[str, str]:
     """Return the header of a judge's file: command, data, versions, test accuracy."""
     with safe_open(FOLDER / f"{dataset}.safetensors", "pt") as file:
         return {key: json.loads(value) for key, value in file.metadata().items()}

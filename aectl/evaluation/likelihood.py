@@ -60,9 +60,9 @@ def measure(subject: Subject) -> Rows:
     of grey pixels.
     """
     if isinstance(subject.model, Normalises):
-        return normalised(subject)
+        return measure_energies(subject)
     model, bench, k = cast("Scores", subject.model), subject.bench, subject.nll_samples
-    x = images(bench, subject.nll_images)
+    x = choose_images(bench, subject.nll_images)
     score = log_prob(model, x, bench, k)
     how: Row = {"binarisation": binarisation(score, x), "images": len(x)}
     taken: Row = {} if score.kind == "exact" else {"samples": k}
@@ -79,18 +79,18 @@ def measure(subject: Subject) -> Rows:
 
 
 @torch.no_grad()
-def normalised(subject: Subject) -> Rows:
+def measure_energies(subject: Subject) -> Rows:
     """Return a row for each way of normalising the model's energies, the most reliable one called "model".
 
     nll = mean energy + log Z, with the interval ci² = ci² over images + ci² of log Z.
     """
     model, bench = cast("Normalises", subject.model), subject.bench
-    x = images(bench, subject.nll_images)
+    x = choose_images(bench, subject.nll_images)
     seen = model.observe(x, bench.rng("likelihood", "observe"))
     energies = apply(model.energy, seen).double()
-    ways = checked_ways(model.log_partition(rng=bench.rng("likelihood", "partition")))
+    ways = check_partition(model.log_partition(rng=bench.rng("likelihood", "partition")))
     binary = ways[0].of == "binary pixels"
-    how: Row = {"binarisation": observed(seen, x) if binary else "none", "images": len(x)}
+    how: Row = {"binarisation": binarisation_of_draws(seen, x) if binary else "none", "images": len(x)}
     rows: Rows = {
         f"model, {way.kind}" if i else "model": {**normalised_nll(energies, way), **how} for i, way in enumerate(ways)
     }
@@ -106,7 +106,7 @@ def normalised(subject: Subject) -> Rows:
     return rows | {name: {**nll(other), **how} for name, other in others.items()}
 
 
-def checked_ways(found: Any) -> list[Partition]:
+def check_partition(found: Any) -> list[Partition]:
     """Return the result of `log_partition`; raises AbilityError unless it is a list of finite constants."""
     is_right = isinstance(found, list) and found and all(isinstance(way, Partition) for way in found)
     if not is_right:
@@ -125,14 +125,14 @@ def normalised_nll(energies: Tensor, way: Partition) -> Row:
     return {**row, "log_z": way.value, "log_z_ci95": way.ci95, "kind": way.kind}
 
 
-def observed(seen: Tensor, x: Tensor) -> str:
+def binarisation_of_draws(seen: Tensor, x: Tensor) -> str:
     """Return how the binary pixels `seen` were made from x: fixed (they are x), threshold or dynamic."""
     if torch.equal(seen, x):
         return "fixed"
     return "threshold" if torch.equal(seen, (x >= 0.5).to(x)) else "dynamic"
 
 
-def images(bench: Benchmark, count: int) -> Tensor:
+def choose_images(bench: Benchmark, count: int) -> Tensor:
     """Return `count` held-out images [N, C, H, W], the same for every model, or all if there are fewer."""
     order = bench.rng("likelihood", "images").permutation(len(bench.held_out))
     return bench.held_out.take(order[:count].sort().values).pixels()

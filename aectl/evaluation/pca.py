@@ -21,7 +21,7 @@ class PCA:
     """
 
     def __init__(self, source: Source, cache: Cache | None = None) -> None:
-        found = (cache or Cache()).arrays("pca", lambda: fitted(source))
+        found = (cache or Cache()).arrays("pca", lambda: fit_pca(source))
         device = source.images.device
         self.mean, self.components = found["mean"].to(device), found["components"].to(device)
         self.variances = found["variances"].to(device)
@@ -60,7 +60,7 @@ class PCA:
         return math.degrees(float(angles.max()))
 
 
-def fitted(source: Source) -> dict[str, Tensor]:
+def fit_pca(source: Source) -> dict[str, Tensor]:
     """Return the mean, the components as columns of a matrix, and their variances, largest first."""
     moment, total = torch.zeros(()), torch.zeros(())
     for part in source.positions().split(5000):

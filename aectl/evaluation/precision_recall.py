@@ -22,7 +22,7 @@ METRICS = (
     ),
     Metric("coverage", "share of held-out images with a sample in their ball", "higher", "%", detail=True),
 )
-"""What `manifolds` returns."""
+"""What `precision_recall` returns."""
 NEIGHBOURS = 3
 """k: the manifold of a set is the union of balls around its vectors, each up to the k-th nearest neighbour."""
 
@@ -43,7 +43,7 @@ class Meeting(NamedTuple):
     pairs: Tensor  # how many pairs of a sample and a real vector have the sample in the other's ball
 
 
-def manifolds(x: Tensor, y: Tensor) -> Row:
+def precision_recall(x: Tensor, y: Tensor) -> Row:
     """Return precision, recall, density and coverage of samples `x` [N, D] and real vectors `y` [M, D].
 
     `precision` is the percentage of samples on the manifold of real vectors, `recall` the percentage of real vectors on
@@ -59,10 +59,10 @@ def manifolds(x: Tensor, y: Tensor) -> Row:
     sizes = [pairs.new_tensor([len(part.radii) for part in parts]) for parts in (samples, real)]
     density = left_out(pairs) / left_out(torch.outer(*sizes)) * len(y) / NEIGHBOURS
     return {
-        **estimate(share([[one.on_real for one in row] for row in met]), "precision"),
-        **estimate(share([[one.on_samples for one in row] for row in turned]), "recall"),
+        **estimate(hit_percentage([[one.on_real for one in row] for row in met]), "precision"),
+        **estimate(hit_percentage([[one.on_samples for one in row] for row in turned]), "recall"),
         **estimate(density, "density"),
-        **estimate(share([[one.covered for one in row] for row in turned]), "coverage"),
+        **estimate(hit_percentage([[one.covered for one in row] for row in turned]), "coverage"),
     }
 
 
@@ -82,7 +82,7 @@ def meet(samples: Balls, real: Balls) -> Meeting:
     return Meeting(inside.any(0), around.any(1), inside.any(1), inside.sum())
 
 
-def share(hits: list[list[Tensor]]) -> Tensor:
+def hit_percentage(hits: list[list[Tensor]]) -> Tensor:
     """Return the percentage of vectors that any group of the other set hits, then without group g of both, [1 + G].
 
     `hits[g][h]` states for each vector of group g whether group h of the other set hits it.

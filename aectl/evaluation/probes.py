@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source, balanced
-from aectl.evaluation.codes import RAW, baselines, checked, pixels, slug
+from aectl.evaluation.codes import RAW, check_finite, code_baselines, pixels, slug
 from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
 from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.nearest_neighbours import Neighbours
@@ -69,17 +69,17 @@ def measure(subject: Subject) -> Rows:
     Raises Unmeasured unless there are labels of two classes and all codes are finite.
     """
     bench = subject.bench
-    check(bench)
-    task = task_of(bench, checked(subject.train_codes), checked(subject.codes))
-    rows = {"model": linear(task) | support_vectors(task) | neighbours(task) | few_labels(task, bench)}
-    for name, encode in baselines(subject).items():
+    check_labels(bench)
+    task = task_of(bench, check_finite(subject.train_codes), check_finite(subject.codes))
+    rows = {"model": linear_probe(task) | svc_probe(task) | knn_probe(task) | few_label_probes(task, bench)}
+    for name, encode in code_baselines(subject).items():
         rows[name] = baseline(bench, name, encode)
     return rows
 
 
 def linear_accuracy(bench: Benchmark) -> Row:
     """Return the `accuracy`, in percent, of logistic regression on raw pixels; raises Unmeasured as `measure` does."""
-    check(bench)
+    check_labels(bench)
     row = linear_baseline(bench, RAW, lambda: task_of(bench, pixels(bench.train), pixels(bench.held_out)))
     return {key.replace("linear", "accuracy"): value for key, value in row.items()}
 
@@ -94,17 +94,17 @@ def baseline(bench: Benchmark, name: str, encode: Callable[[Source], Tensor]) ->
     others = f"probe-others-{slug(name)}-seed-{bench.seed}"
     return (
         linear_baseline(bench, name, task)
-        | bench.cache.numbers(f"probe-svc-{slug(name)}", lambda: support_vectors(task()))
-        | bench.cache.numbers(others, lambda: neighbours(task()) | few_labels(task(), bench))
+        | bench.cache.numbers(f"probe-svc-{slug(name)}", lambda: svc_probe(task()))
+        | bench.cache.numbers(others, lambda: knn_probe(task()) | few_label_probes(task(), bench))
     )
 
 
 def linear_baseline(bench: Benchmark, name: str, task: Callable[[], Task]) -> Row:
     """Return the part of a baseline's row that does not depend on the seed."""
-    return bench.cache.numbers(f"probe-linear-{slug(name)}", lambda: linear(task()))
+    return bench.cache.numbers(f"probe-linear-{slug(name)}", lambda: linear_probe(task()))
 
 
-def labelled(source: Source) -> Tensor:
+def labelled_positions(source: Source) -> Tensor:
     """Return the positions of the labelled images; raises Unmeasured unless they have at least two classes."""
     known = (source.labels >= 0).nonzero().squeeze(1)
     if not len(known):
@@ -114,27 +114,27 @@ def labelled(source: Source) -> Tensor:
     return known
 
 
-def nameable(bench: Benchmark) -> Tensor:
+def known_class_positions(bench: Benchmark) -> Tensor:
     """Return the positions of held-out images of classes in the training images; raises Unmeasured if none."""
-    known = bench.train.labels[labelled(bench.train)].unique()
+    known = bench.train.labels[labelled_positions(bench.train)].unique()
     found = torch.isin(bench.held_out.labels, known).nonzero().squeeze(1)
     if not len(found):
         raise Unmeasured("no held-out image has a label that a training image has")
     return found
 
 
-def check(bench: Benchmark) -> None:
+def check_labels(bench: Benchmark) -> None:
     """Raise Unmeasured unless there are labelled images for training and test."""
-    nameable(bench)
+    known_class_positions(bench)
 
 
 def task_of(bench: Benchmark, train: Tensor, held_out: Tensor) -> Task:
     """Return the task of reading classes off the codes of all training and all held-out images."""
-    known, test = labelled(bench.train), nameable(bench)
+    known, test = labelled_positions(bench.train), known_class_positions(bench)
     return Task(train[known], bench.train.labels[known], held_out[test], bench.held_out.labels[test])
 
 
-def standardised(task: Task) -> Task:
+def standardise(task: Task) -> Task:
     """Return the task with mean 0 and standard deviation 1 of each unit over training images; constant units are 0."""
     deviation, mean = torch.std_mean(task.train, 0, correction=0)
     varies = deviation > CONSTANT * task.train.abs().max()
@@ -142,7 +142,7 @@ def standardised(task: Task) -> Task:
     return Task((task.train - mean) * scale, task.train_labels, (task.test - mean) * scale, task.test_labels)
 
 
-def in_one_scale(task: Task) -> Task:
+def rescale(task: Task) -> Task:
     """Return the task with mean 0 of each unit over training images, scaled to a mean variance of 1."""
     variance, mean = torch.var_mean(task.train, 0, correction=0)
     deviation = variance.mean().sqrt()
@@ -150,12 +150,12 @@ def in_one_scale(task: Task) -> Task:
     return Task((task.train - mean) * scale, task.train_labels, (task.test - mean) * scale, task.test_labels)
 
 
-def linear(task: Task) -> Row:
+def linear_probe(task: Task) -> Row:
     """Return the accuracy `linear`, in percent, of logistic regression on all training codes, standardised."""
-    return {**mean_ci95(100 * right(standardised(task)).float(), "linear")}
+    return {**mean_ci95(100 * are_correct(standardise(task)).float(), "linear")}
 
 
-def support_vectors(task: Task) -> Row:
+def svc_probe(task: Task) -> Row:
     """Return the accuracy `svc`, in percent, of a linear support vector machine on all training codes, standardised.
 
     One class against the others, squared hinge loss, C = 1. Empty for codes wider than `SVC_WIDEST`.
@@ -165,7 +165,7 @@ def support_vectors(task: Task) -> Row:
 
     if task.train.shape[1] > SVC_WIDEST:
         return {}
-    task = standardised(task)
+    task = standardise(task)
     with threads_for(task.train.numel()), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = LinearSVC(dual=False).fit(task.train.cpu().numpy(), task.train_labels.cpu())
@@ -173,21 +173,21 @@ def support_vectors(task: Task) -> Row:
     return {**mean_ci95(100 * (found == task.test_labels.cpu()).float(), "svc")}
 
 
-def few_labels(task: Task, bench: Benchmark) -> Row:
+def few_label_probes(task: Task, bench: Benchmark) -> Row:
     """Return the accuracies `linear_10` … in percent, of logistic regression on few training codes."""
     row: Row = {}
-    task = in_one_scale(task)
+    task = rescale(task)
     for n in FEW:
         if n > len(task.train):
             break
         drawn = [balanced(task.train_labels, n, bench.rng("few labels", n, i)) for i in range(DRAWS)]
         parts = [Task(task.train[i], task.train_labels[i], task.test, task.test_labels) for i in drawn]
-        found = torch.stack([100 * right(part).double().mean() for part in parts])
+        found = torch.stack([100 * are_correct(part).double().mean() for part in parts])
         row |= {f"linear_{n}": float(found.mean()), f"linear_{n}_sd": float(found.std())}
     return row
 
 
-def right(task: Task) -> Tensor:
+def are_correct(task: Task) -> Tensor:
     """Return whether logistic regression classifies each test code correctly, [N].
 
     It is multinomial, with the penalty ½‖W‖² on the summed cross-entropy (C = 1) and at most 100 iterations of L-BFGS.
@@ -203,9 +203,9 @@ def right(task: Task) -> Tensor:
     return torch.from_numpy(found.predict(task.test.cpu().numpy())) == task.test_labels.cpu()
 
 
-def neighbours(task: Task) -> Row:
+def knn_probe(task: Task) -> Row:
     """Return the accuracy `knn`, in percent, of a vote of the 5 training codes nearest in Euclidean distance."""
-    task = in_one_scale(task)
+    task = rescale(task)
     _, nearest = Neighbours(task.train).search(task.test, min(NEIGHBOURS, len(task.train)))
     found = task.train_labels[nearest].mode(1).values
     return {**mean_ci95(100 * (found == task.test_labels).float(), "knn")}

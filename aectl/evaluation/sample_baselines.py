@@ -15,18 +15,18 @@ MIXTURE, MIXTURE_CODE, MIXTURE_IMAGES = 50, 32, 20_000
 """Maximum numbers of components of the mixture, of its dimensions, and of training images that it is fitted to."""
 
 
-def baselines(bench: Benchmark) -> dict[str, Callable[[], Tensor]]:
+def sample_baselines(bench: Benchmark) -> dict[str, Callable[[], Tensor]]:
     """Return functions that draw as many images [N, C, H, W] as are held out, by the name of their row.
 
     Random training images are samples of the true distribution. "PCA-Gaussian" is the normal distribution with the
-    training images' mean and covariance, "GMM-k" a mixture of k normal distributions, see `mixture`.
+    training images' mean and covariance, "GMM-k" a mixture of k normal distributions, see `sample_mixture`.
     """
     n, pixels, shape = len(bench.held_out), math.prod(bench.train.shape), bench.train.shape
     chosen = bench.rng("real training images").permutation(len(bench.train))[:n]
     return {
         "real training images": lambda: bench.train.batch(chosen).x,
         "PCA-Gaussian": lambda: bench.pca.sample(n, pixels, bench.rng("PCA-Gaussian"), shape),
-        f"GMM-{mixture_size(bench)}": lambda: mixture(bench),
+        f"GMM-{mixture_size(bench)}": lambda: sample_mixture(bench),
     }
 
 
@@ -35,7 +35,7 @@ def mixture_size(bench: Benchmark) -> int:
     return max(1, min(MIXTURE, len(bench.train) // 200))
 
 
-def mixture(bench: Benchmark) -> Tensor:
+def sample_mixture(bench: Benchmark) -> Tensor:
     """Return as many samples [N, C, H, W] as images are held out, of a mixture of normals in PCA space."""
 
     def compute() -> dict[str, Tensor]:

@@ -26,8 +26,8 @@ from aectl.evaluation.evaluation import Evaluation
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.nearest_neighbours import nearest
 from aectl.evaluation.precision_recall import METRICS as PRECISION_RECALL
-from aectl.evaluation.precision_recall import manifolds
-from aectl.evaluation.sample_baselines import baselines
+from aectl.evaluation.precision_recall import precision_recall
+from aectl.evaluation.sample_baselines import sample_baselines
 from aectl.evaluation.verdict import Headline
 from aectl.metric import Metric
 from aectl.models.base import Samples
@@ -77,24 +77,24 @@ HEADLINE_IN_FEATURES = Headline(
 
 def measure(subject: Subject) -> Rows:
     """Return metrics of samples in pixels: energy distance, diversity, and distance to the training images."""
-    bench, samples = subject.bench, drawn(subject, FEWEST)
+    bench, samples = subject.bench, draw_samples(subject, FEWEST)
 
     def row(images: Tensor) -> Row:
-        return in_pixels(bench, images, *nearest(images, bench.train.pixels()))
+        return compare_pixels(bench, images, *nearest(images, bench.train.pixels()))
 
-    return table(bench, "samples", in_pixels(bench, samples, *subject.nearest), row)
+    return rows_with_baselines(bench, "samples", compare_pixels(bench, samples, *subject.nearest), row)
 
 
 def distances(subject: Subject) -> Rows:
     """Return metrics of samples in the judge's features; raises Unmeasured if the data set has no judge."""
     bench, judge = subject.bench, subject.bench.judged()
-    drawn(subject, FEWEST)
+    draw_samples(subject, FEWEST)
 
     def row(images: Tensor) -> Row:
-        return in_features(bench, judge, judge.features(images))
+        return compare_features(bench, judge, judge.features(images))
 
-    model = in_features(bench, judge, subject.features)
-    return table(bench, f"distances-{judge.name}", model, row)
+    model = compare_features(bench, judge, subject.features)
+    return rows_with_baselines(bench, f"distances-{judge.name}", model, row)
 
 
 def classes(subject: Subject) -> Rows:
@@ -102,7 +102,7 @@ def classes(subject: Subject) -> Rows:
     bench, train = subject.bench, subject.bench.train
     if not (train.labels >= 0).any():
         raise Unmeasured("the images have no labels")
-    samples = drawn(subject)
+    samples = draw_samples(subject)
 
     def held_out() -> Row:
         images = bench.held_out.pixels()
@@ -114,13 +114,13 @@ def classes(subject: Subject) -> Rows:
     }
     if isinstance(bench.judge, Judge):
         judge = bench.judge
-        rows["model, by the judge"] = class_shares(judged_classes(judge, subject.features), train)
-        seen = judged_classes(judge, bench.features)
+        rows["model, by the judge"] = class_shares(classify_features(judge, subject.features), train)
+        seen = classify_features(judge, bench.features)
         rows["held-out images, by the judge"] = class_shares(seen, train)
     return rows
 
 
-def drawn(subject: Subject, fewest: int = 1) -> Tensor:
+def draw_samples(subject: Subject, fewest: int = 1) -> Tensor:
     """Return the model's samples [N, C, H, W]; raises Unmeasured for NaN, or fewer than `fewest` held-out images."""
     if len(subject.bench.held_out) < fewest:
         raise Unmeasured(f"there are fewer than {fewest} held-out images to compare samples with")
@@ -129,7 +129,7 @@ def drawn(subject: Subject, fewest: int = 1) -> Tensor:
     return subject.samples
 
 
-def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position: Tensor) -> Row:
+def compare_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position: Tensor) -> Row:
     """Return metrics of images x [N, C, H, W] compared with held-out images y.
 
     `distance` [N] and `position` [N] are those of the nearest training images. `energy` is 2 E‖x - y‖ - E‖x - x′‖ -
@@ -151,23 +151,23 @@ def in_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position: Tens
         **{"nearest_train": middle, "nearest_train_ci95": (high - low) / 2},
         **mean_ci95(100 * (distance <= usual.quantile(0.01)).double(), "copies"),
         **mean_ci95(100 * (distance > usual.quantile(0.99)).double(), "strays"),
-        **reached(bench, images, position),
+        **count_modes(bench, images, position),
     }
 
 
-def reached(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
-    """Return `modes`, see `balance`, of images [N, C, H, W] by the class of the nearest training image, at `position`.
+def count_modes(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
+    """Return `modes`, see `compare_classes`, by the class of the nearest training image of each image [N, C, H, W].
 
-    Empty if the training images have no labels.
+    `position` [N] are the positions of these training images. Empty if the training images have no labels.
     """
     train, held_out = bench.train, bench.held_out.pixels()
     if not (train.labels >= 0).any():
         return {}
     usual = nearest_classes(held_out, train, held_out_nearest(bench)[1])
-    return {"modes": balance(nearest_classes(images, train, position), usual, train)["modes"]}
+    return {"modes": compare_classes(nearest_classes(images, train, position), usual, train)["modes"]}
 
 
-def in_features(bench: Benchmark, judge: Judge, found: Tensor) -> Row:
+def compare_features(bench: Benchmark, judge: Judge, found: Tensor) -> Row:
     """Return metrics of features x [N, D] compared with those of held-out images y [M, D].
 
     See the functions for `frechet`, precision, recall, density and coverage. `kernel` is the squared maximum mean
@@ -179,13 +179,13 @@ def in_features(bench: Benchmark, judge: Judge, found: Tensor) -> Row:
     return {
         **frechet(found, reference),
         **estimate(cubes.discrepancy(), "kernel"),
-        **manifolds(found, reference),
-        **balance(judged_classes(judge, found), judged_classes(judge, reference), bench.train),
+        **precision_recall(found, reference),
+        **compare_classes(classify_features(judge, found), classify_features(judge, reference), bench.train),
         **estimate(pairs.within_x / pairs.within_y, "diversity"),
     }
 
 
-def balance(found: Tensor, reference: Tensor, train: Source) -> Row:
+def compare_classes(found: Tensor, reference: Tensor, train: Source) -> Row:
     """Compare the classes `found` [N] with those of held-out images, `reference` [M].
 
     `modes` is the number of classes whose share is at least a tenth of that among held-out images, out of `classes`.
@@ -222,7 +222,7 @@ def nearest_classes(images: Tensor, train: Source, nearest_of_all: Tensor) -> Te
     return known.labels[nearest(images, known.pixels())[1]]
 
 
-def judged_classes(judge: Judge, features: Tensor) -> Tensor:
+def classify_features(judge: Judge, features: Tensor) -> Tensor:
     """Return the most likely class [N] of images with these features [N, D]."""
     with torch.no_grad():
         return judge.model.head(features).argmax(1)
@@ -249,10 +249,10 @@ def held_out_nearest(bench: Benchmark) -> tuple[Tensor, Tensor]:
     return found["distance"].to(device), found["position"].to(device)
 
 
-def table(bench: Benchmark, name: str, model: Row, row: Callable[[Tensor], Row]) -> Rows:
+def rows_with_baselines(bench: Benchmark, name: str, model: Row, row: Callable[[Tensor], Row]) -> Rows:
     """Return the model's row and, for each baseline, `row` of its images, which is cached under `name`."""
     rows = {"model": model}
-    for label, draw in baselines(bench).items():
+    for label, draw in sample_baselines(bench).items():
         key = f"{name}-{label}-seed-{bench.seed}".replace(" ", "-")
 
         def compute(draw: Callable[[], Tensor] = draw) -> Row:

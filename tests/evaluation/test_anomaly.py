@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from aectl.data.datasets import Source
 from aectl.data.noise import Masking
 from aectl.evaluation import anomaly
-from aectl.evaluation.anomaly import detection
+from aectl.evaluation.anomaly import measure_detection
 from aectl.evaluation.baseline_cache import Cache
 from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.models.autoencoder import Autoencoder
@@ -46,20 +46,20 @@ def autoencoder(**others):
 
 
 def test_scores_that_do_not_overlap_are_told_apart():
-    found = detection(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    found = measure_detection(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([3.0, 4.0]))
     assert (found["auroc"], found["ap"]) == (1, 1)
-    assert detection(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0]))["auroc"] == 0
+    assert measure_detection(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 1.0]))["auroc"] == 0
 
 
 def test_equal_scores_are_not_told_apart():
     same = Rng(0).normal(200)
-    assert detection(same, same)["auroc"] == 0.5
-    assert detection(torch.zeros(30), torch.zeros(10)) == {"auroc": 0.5, "auroc_ci95": 0, "ap": 0.25}
+    assert measure_detection(same, same)["auroc"] == 0.5
+    assert measure_detection(torch.zeros(30), torch.zeros(10)) == {"auroc": 0.5, "auroc_ci95": 0, "ap": 0.25}
 
 
 def test_a_case_counted_by_hand():
     # Of six pairs, three are in order and one is tied; precision is 1/2 at the first outlier and 2/4 at the second.
-    found = detection(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2.0, 3.0]))
+    found = measure_detection(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2.0, 3.0]))
     assert found["auroc"] == pytest.approx((3 + 0.5) / 6)
     assert found["ap"] == pytest.approx(0.5 * (1 / 2) + 0.5 * (2 / 4))
 
@@ -67,22 +67,23 @@ def test_a_case_counted_by_hand():
 def test_the_area_is_scikit_learns_also_with_ties_and_infinite_scores():
     inside, outside = (Rng(0).normal(50) * 2).round(), (Rng(1).normal(70) * 2 + 1).round()
     labels = torch.cat([torch.zeros(50), torch.ones(70)])
-    assert detection(inside, outside)["auroc"] == pytest.approx(roc_auc_score(labels, torch.cat([inside, outside])))
-    assert detection(inside, torch.full((5,), math.inf))["auroc"] == 1
+    found = measure_detection(inside, outside)["auroc"]
+    assert found == pytest.approx(roc_auc_score(labels, torch.cat([inside, outside])))
+    assert measure_detection(inside, torch.full((5,), math.inf))["auroc"] == 1
 
 
 def test_the_interval_covers_the_true_area_as_often_as_it_says():
     true = float(norm.cdf(1 / math.sqrt(2)))  # of N(0, 1) against N(1, 1)
     rng, covered = Rng(0), 0
     for _ in range(400):
-        found = detection(rng.normal(60), rng.normal(40) + 1)
+        found = measure_detection(rng.normal(60), rng.normal(40) + 1)
         covered += abs(found["auroc"] - true) <= found["auroc_ci95"]
     assert 0.95 - 4 * 0.0109 < covered / 400 < 0.95 + 4 * 0.0109
 
 
 def test_scores_that_are_not_numbers_have_no_table():
     with pytest.raises(Unmeasured, match="scores are NaN"):
-        detection(torch.tensor([0.0, math.nan]), torch.tensor([1.0]))
+        measure_detection(torch.tensor([0.0, math.nan]), torch.tensor([1.0]))
 
 
 def test_without_outliers_there_is_no_table():
@@ -145,7 +146,7 @@ def test_each_ability_has_its_row():
     energy = anomaly.measure(subject(Brightness(), bright=bright))
     assert list(energy) == ["model, energy", *baselines]
     assert energy["model, energy"]["auroc_bright"] == 1
-    assert anomaly.by_ability(subject(GAN(SHAPE, 2, dense[1], dense[0]), bright=bright)) == {}
+    assert anomaly.scores_by_ability(subject(GAN(SHAPE, 2, dense[1], dense[0]), bright=bright)) == {}
 
 
 def test_unlikely_images_are_the_outliers():

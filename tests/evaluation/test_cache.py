@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from aectl.evaluation.baseline_cache import VERSION, Cache, folder_for, read_json
+from aectl.evaluation.baseline_cache import VERSION, Cache, cache_folder, read_json
 
 
 class Counted:
@@ -86,7 +86,7 @@ def test_a_write_that_breaks_off_is_not_found(tmp_path):
 
     cache = Cache(tmp_path)
     # It costs the next one the time to compute it again, and this one nothing.
-    assert cache.kept("x.json", lambda: 123456789, read_json, half) == 123456789
+    assert cache.load_or_compute("x.json", lambda: 123456789, read_json, half) == 123456789
     assert not (tmp_path / "x.json").exists()
     assert cache.numbers("x", lambda: 2) == 2
     with pytest.raises(TypeError, match="not JSON serializable"):
@@ -125,7 +125,7 @@ def test_a_computation_may_ask_for_another_one(tmp_path):
 
 def test_the_folder_is_of_the_data_and_of_how_baselines_are_computed(monkeypatch):
     monkeypatch.setenv("AECTL_CACHE", "/somewhere")
-    assert str(folder_for("abc")) == f"/somewhere/baselines/abc-v{VERSION}"
+    assert str(cache_folder("abc")) == f"/somewhere/baselines/abc-v{VERSION}"
     monkeypatch.delenv("AECTL_CACHE")
-    assert folder_for("abc").parts[-2:] == ("baselines", f"abc-v{VERSION}")
-    assert folder_for("abc").is_absolute()
+    assert cache_folder("abc").parts[-2:] == ("baselines", f"abc-v{VERSION}")
+    assert cache_folder("abc").is_absolute()

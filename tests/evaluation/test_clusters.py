@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from aectl.data.datasets import Source
 from aectl.evaluation import clustering, thread_limit
 from aectl.evaluation.baseline_cache import Cache
-from aectl.evaluation.clustering import agreement, k_means, matched
+from aectl.evaluation.clustering import k_means, matched_share, measure_agreement
 from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.models.base import Model
 from aectl.rng import Rng
@@ -50,7 +50,7 @@ class Times(Model):
 
 def test_clusters_that_are_the_classes_agree_with_them():
     around = bench()
-    row = agreement(around.held_out.pixels().flatten(1), around.held_out.labels, around)
+    row = measure_agreement(around.held_out.pixels().flatten(1), around.held_out.labels, around)
     assert row == {
         "nmi": 1, "nmi_sd": 0, "ari": 1, "ari_sd": 0, "cluster_accuracy": 100, "cluster_accuracy_sd": 0
     }  # fmt: skip
@@ -58,7 +58,7 @@ def test_clusters_that_are_the_classes_agree_with_them():
 
 def test_clusters_of_noise_agree_with_nothing():
     labels = (4 * Rng(0).uniform(2000)).long()
-    row = agreement(Rng(1).normal(2000, 5), labels, bench())
+    row = measure_agreement(Rng(1).normal(2000, 5), labels, bench())
     assert row["ari"] == pytest.approx(0, abs=0.005)
     assert row["nmi"] < 0.01
     # Chance would be 25; that the best of all matchings counts makes it a little more.
@@ -72,12 +72,12 @@ def test_agreement_is_the_mean_and_spread_of_its_runs_and_of_the_definitions():
     found = [k_means(codes, 3, around.rng("k-means", i).seed % 2**32) for i in range(5)]
     information = [normalised_information(labels.numpy(), one) for one in found]
     indices = [adjusted_index(labels.numpy(), one) for one in found]
-    row = agreement(codes, labels, around)
+    row = measure_agreement(codes, labels, around)
     assert row["nmi"] == pytest.approx(np.mean(information))
     assert row["nmi_sd"] == pytest.approx(np.std(information, ddof=1))
     assert row["ari"] == pytest.approx(np.mean(indices))
     assert 0.1 < row["ari"] < 0.9
-    assert agreement(codes, labels, around) == row
+    assert measure_agreement(codes, labels, around) == row
 
 
 def normalised_information(a, b):
@@ -107,7 +107,7 @@ def test_the_best_matching_is_the_best_of_all(kinds):
     a, b = (4 * rng.uniform(60)).long().numpy(), (kinds * rng.uniform(60)).long().numpy()
     names = range(max(4, kinds))
     best = max((np.array(p)[b] == a).sum() for p in itertools.permutations(names))
-    assert matched(a, b) == pytest.approx(best / 60)
+    assert matched_share(a, b) == pytest.approx(best / 60)
 
 
 def test_the_squared_error_of_k_means_is_the_least():

@@ -8,7 +8,7 @@ import torch
 
 from aectl.data.datasets import Source
 from aectl.evaluation import codes
-from aectl.evaluation.codes import active_latents, baselines, hoyer, sparsity
+from aectl.evaluation.codes import active_latents, code_baselines, hoyer, sparsity
 from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.networks import DenseDecoder, DenseEncoder
@@ -96,7 +96,7 @@ def test_rows_are_the_models_and_pcas_of_the_same_size():
 
 def test_there_are_no_more_components_than_pixels():
     tested = subject(autoencoder(40))
-    found = {name: encode(tested.bench.held_out) for name, encode in baselines(tested).items()}
+    found = {name: encode(tested.bench.held_out) for name, encode in code_baselines(tested).items()}
     assert {name: code.shape for name, code in found.items()} == {"PCA-16": (100, 16), "raw pixels": (100, 16)}
     assert torch.equal(found["raw pixels"], tested.bench.held_out.images.flatten(1))
     assert list(codes.measure(tested)) == ["model", "PCA-16"]

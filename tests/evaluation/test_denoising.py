@@ -11,7 +11,7 @@ from aectl.data.noise import Gaussian, Jitter, Masking, SaltAndPepper
 from aectl.evaluation import denoising
 from aectl.evaluation.baseline_cache import Cache
 from aectl.evaluation.context import Benchmark, Subject, Unmeasured
-from aectl.evaluation.denoising import AffineDenoiser, decibels, exact, moments, pixelwise, sampled
+from aectl.evaluation.denoising import AffineDenoiser, decibels, estimate_moments, exact_moments, moments, pixelwise
 from aectl.evaluation.reconstruction import psnr
 from aectl.models.autoencoder import Autoencoder
 from aectl.models.networks import DenseDecoder, DenseEncoder
@@ -48,8 +48,8 @@ def mse(a, b):
 @pytest.mark.parametrize("noise", NOISES, ids=repr)
 def test_moments_in_closed_form_are_those_of_many_draws(noise):
     images = source(correlated(500))
-    of_draws = sampled(noise, source(images.images.repeat(100, 1, 1, 1)), Rng(0))
-    in_closed_form = exact(pixelwise(noise), Benchmark(images, images).pca)
+    of_draws = estimate_moments(noise, source(images.images.repeat(100, 1, 1, 1)), Rng(0))
+    in_closed_form = exact_moments(pixelwise(noise), Benchmark(images, images).pca)
     for drawn, true in zip(of_draws, in_closed_form, strict=True):
         # 150,000 draws of numbers whose standard deviation is at most 0.5
         assert torch.allclose(drawn, true, atol=4 * 0.5 / 150_000**0.5)
@@ -73,7 +73,7 @@ def test_no_other_affine_map_fitted_on_draws_is_better(noise):
     best = mse(AffineDenoiser(moments(noise, test))(noisy), x)
     assert best < mse(noisy, x)
     assert best < mse(x.mean(0), x)
-    drawn = AffineDenoiser(sampled(noise, test.train, Rng(0)))(noisy)
+    drawn = AffineDenoiser(estimate_moments(noise, test.train, Rng(0)))(noisy)
     assert best < 1.005 * mse(drawn, x)
 
 
@@ -105,7 +105,7 @@ def test_rows_under_ones_own_noise_are_of_one_draw(tmp_path):
     assert list(rows) == ["model", "best affine", "noisy input"]
     assert rows["best affine"]["mse"] < rows["noisy input"]["mse"]
     assert rows["noisy input"]["mse"] == pytest.approx(0.09, rel=0.05)
-    noisy = denoising.corrupted(tested.bench.held_out.images, tested.model.noise, tested.bench)
+    noisy = denoising.corrupt(tested.bench.held_out.images, tested.model.noise, tested.bench)
     assert rows["model"]["mse"] == pytest.approx(mse(tested.model.reconstruct(noisy), tested.bench.held_out.images))
     assert rows["noisy input"]["mse"] == pytest.approx(mse(noisy, tested.bench.held_out.images))
 
@@ -138,7 +138,7 @@ def test_baselines_are_kept_for_one_noise_with_its_parameters_and_one_seed(tmp_p
 
 def test_the_matrix_has_every_noise_and_its_baselines(tmp_path):
     tested = subject(cache=Cache(tmp_path))
-    rows = denoising.matrix(tested)
+    rows = denoising.measure_each_noise(tested)
     noises = [name for name in rows["model"] if not name.endswith("_ci95")]
     assert noises == ["none", *denoising.NOISES]
     for name in noises[1:]:
@@ -147,7 +147,7 @@ def test_the_matrix_has_every_noise_and_its_baselines(tmp_path):
     assert rows["noisy input"]["gaussian_2"] == pytest.approx(-10 * math.log10(4), abs=0.2)
     x = tested.bench.held_out.images
     assert rows["model"]["none"] == pytest.approx(psnr(mse(tested.model.reconstruct(x), x)))
-    assert denoising.matrix(tested) == rows
+    assert denoising.measure_each_noise(tested) == rows
 
 
 def test_the_interval_of_a_psnr_is_that_of_its_error():

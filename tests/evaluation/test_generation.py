@@ -15,8 +15,8 @@ from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.evaluation.distances import GROUPS, cubic, estimate, frechet, frechet_of_moments, groups, pair_means
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.nearest_neighbours import nearest
-from aectl.evaluation.precision_recall import manifolds
-from aectl.evaluation.sample_baselines import baselines
+from aectl.evaluation.precision_recall import precision_recall
+from aectl.evaluation.sample_baselines import sample_baselines
 from aectl.models.base import Model
 from aectl.models.classifier import Classifier
 from aectl.models.gan import energy_distance
@@ -170,32 +170,32 @@ def test_the_energy_distance_is_the_one_that_adversarial_networks_are_judged_by(
     assert float(found) == pytest.approx(float(energy_distance(x, y)), abs=1e-4)
 
 
-def test_manifolds_of_disjoint_equal_and_like_sets():
+def test_precision_and_recall_of_disjoint_equal_and_like_sets():
     x = normal(500, 0)
-    apart = manifolds(x, x + 100)
+    apart = precision_recall(x, x + 100)
     assert [apart[key] for key in ("precision", "recall", "density", "coverage")] == [0, 0, 0, 0]
-    equal = manifolds(x, x)
+    equal = precision_recall(x, x)
     assert [equal[key] for key in ("precision", "recall", "coverage")] == [100, 100, 100]
-    alike = manifolds(x, normal(500, 1))
+    alike = precision_recall(x, normal(500, 1))
     assert alike["coverage"] == pytest.approx(100 * (1 - 2**-3), abs=4)
     assert alike["density"] == pytest.approx(1, abs=0.15)
 
 
 def test_a_dropped_mode_costs_recall_and_not_precision():
     real = torch.cat([normal(500, 0), normal(500, 1, shift=50)])
-    row = manifolds(normal(1000, 2), real)
+    row = precision_recall(normal(1000, 2), real)
     assert row["precision"] > 75
     assert row["recall"] == pytest.approx(50, abs=8)
     assert row["coverage"] <= 50
-    assert manifolds(real, normal(1000, 2))["precision"] == pytest.approx(50, abs=8)
+    assert precision_recall(real, normal(1000, 2))["precision"] == pytest.approx(50, abs=8)
 
 
-def test_manifolds_are_those_of_the_definition():
+def test_precision_and_recall_are_those_of_the_definition():
     x, y = normal(90, 0), normal(120, 1, shift=0.5)
     x_radii, y_radii = (torch.cdist(z, z).sort(1).values[:, 3] for z in (x, y))
     between = torch.cdist(x, y)
     inside = between <= y_radii
-    row = manifolds(x, y)
+    row = precision_recall(x, y)
     assert row["precision"] == pytest.approx(100 * float(inside.any(1).float().mean()))
     assert row["recall"] == pytest.approx(100 * float((between <= x_radii[:, None]).any(0).float().mean()))
     assert row["density"] == pytest.approx(float(inside.float().sum(1).mean()) / 3)
@@ -256,7 +256,7 @@ def test_tables_have_the_floor_and_the_simple_samplers():
 
 def test_class_balance_counts_from_one_and_forgives_no_missing_mode():
     train = replace(source(8, 0), labels=torch.tensor([0, 0, 0, 1, 1, 1, -1, -1]))
-    row = samples.balance(torch.tensor([0] * 99 + [2]), torch.tensor([0, 0, 1, 2] * 25), train)
+    row = samples.compare_classes(torch.tensor([0] * 99 + [2]), torch.tensor([0, 0, 1, 2] * 25), train)
     assert (row["modes"], row["classes"]) == (1, 3)
     expected = 0.99 * math.log(0.99 * 9 / 4) + 0.01 * math.log(0.01 * 9 / 1)
     assert row["class_kl"] == pytest.approx(expected, rel=1e-5)
@@ -264,7 +264,7 @@ def test_class_balance_counts_from_one_and_forgives_no_missing_mode():
 
 def test_baselines_are_images_like_the_training_images_and_the_same_each_time():
     around = bench()
-    for draw, again in zip(baselines(around).values(), baselines(around).values(), strict=True):
+    for draw, again in zip(sample_baselines(around).values(), sample_baselines(around).values(), strict=True):
         images = draw()
         assert images.shape == (400, *SHAPE)
         assert images.min() >= 0

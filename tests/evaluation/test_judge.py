@@ -6,7 +6,7 @@ import torch
 from aectl.data.datasets import Source
 from aectl.evaluation import judge as module
 from aectl.evaluation.context import Benchmark, Unmeasured
-from aectl.evaluation.judge import DIGESTS, FOLDER, judge_of, recipe
+from aectl.evaluation.judge import DIGESTS, FOLDER, load_judge, read_header
 from aectl.rng import Rng
 
 
@@ -17,7 +17,7 @@ def images(n=20, seed=0, classes=3):
 
 @pytest.mark.parametrize(("dataset", "least"), [("mnist", 99.4), ("fashion_mnist", 93.0)])
 def test_every_judge_is_small_good_and_tells_its_recipe(dataset, least):
-    told = recipe(dataset)
+    told = read_header(dataset)
     assert (FOLDER / f"{dataset}.safetensors").stat().st_size < 2_000_000
     assert told["dataset"] == dataset
     assert told["test"]["classification"]["accuracy"] >= least
@@ -26,7 +26,7 @@ def test_every_judge_is_small_good_and_tells_its_recipe(dataset, least):
 
 
 def test_a_judge_sees_features_and_classes():
-    judge = judge_of("mnist")
+    judge = load_judge("mnist")
     assert judge.name == f"mnist-{DIGESTS['mnist'][:8]}"
     x = Rng(0).uniform(7, 1, 28, 28)
     assert judge.features(x).shape == (7, 128)
@@ -38,11 +38,11 @@ def test_a_judge_that_was_changed_is_refused(tmp_path, monkeypatch):
     (tmp_path / "mnist.safetensors").write_bytes((FOLDER / "mnist.safetensors").read_bytes() + b" ")
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match="is not the judge that belongs to this version"):
-        judge_of("mnist")
+        load_judge("mnist")
 
 
 def test_where_there_is_no_judge_one_is_told_why():
-    reason = judge_of("digits")
+    reason = load_judge("digits")
     assert "no judge for the data set 'digits'" in reason
     with pytest.raises(Unmeasured, match="digits"):
         Benchmark(images(), images(), judge=reason).judged()

@@ -140,8 +140,8 @@ def test_an_exact_model_has_neither_samples_nor_a_bound():
 
 def test_as_many_images_as_asked_the_same_each_time():
     data = subject(vae()).bench
-    few, all_of_them = likelihood.images(data, 10), likelihood.images(data, 1000)
+    few, all_of_them = likelihood.choose_images(data, 10), likelihood.choose_images(data, 1000)
     assert len(few) == 10
-    assert torch.equal(few, likelihood.images(data, 10))
+    assert torch.equal(few, likelihood.choose_images(data, 10))
     assert torch.equal(all_of_them, data.held_out.images)
     assert likelihood.measure(subject(vae(), nll_images=10, nll_samples=5))["model"]["images"] == 10

@@ -70,9 +70,9 @@ def test_a_density_of_grey_pixels_stands_beside_densities():
 
 def test_how_pixels_became_binary_is_told():
     grey, binary = Rng(0).uniform(5, *SHAPE), Rng(0).uniform(5, *SHAPE).round()
-    assert likelihood.observed(binary, binary) == "fixed"
-    assert likelihood.observed((grey >= 0.5).float(), grey) == "threshold"
-    assert likelihood.observed(Rng(1).bernoulli(grey), grey) == "dynamic"
+    assert likelihood.binarisation_of_draws(binary, binary) == "fixed"
+    assert likelihood.binarisation_of_draws((grey >= 0.5).float(), grey) == "threshold"
+    assert likelihood.binarisation_of_draws(Rng(1).bernoulli(grey), grey) == "dynamic"
 
 
 def test_a_small_machine_is_measured_exactly_and_both_estimates_come_near():

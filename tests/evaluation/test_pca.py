@@ -134,4 +134,4 @@ def test_the_baseline_of_a_wide_code_is_named_by_the_rank():
     assert rows["PCA-11"]["mse"] == pytest.approx(
         np.square(x - left.inverse_transform(left.transform(x))).mean(), rel=1e-4
     )
-    assert list(codes.baselines(subject)) == ["PCA-11", "raw pixels"]
+    assert list(codes.code_baselines(subject)) == ["PCA-11", "raw pixels"]

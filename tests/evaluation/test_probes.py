@@ -20,12 +20,12 @@ from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.evaluation.probes import (
     SVC_WIDEST,
     Task,
-    few_labels,
-    in_one_scale,
-    linear,
-    neighbours,
-    standardised,
-    support_vectors,
+    few_label_probes,
+    knn_probe,
+    linear_probe,
+    rescale,
+    standardise,
+    svc_probe,
 )
 from aectl.models.base import Model
 from aectl.rng import Rng
@@ -76,7 +76,7 @@ class Pixels(Model):
 
 
 def every_column(given):
-    return linear(given) | support_vectors(given) | neighbours(given) | few_labels(given, bench())
+    return linear_probe(given) | svc_probe(given) | knn_probe(given) | few_label_probes(given, bench())
 
 
 def test_codes_that_tell_the_class_are_read_without_an_error():
@@ -99,8 +99,8 @@ def test_codes_of_noise_are_read_as_well_as_one_guesses():
 @pytest.mark.parametrize(
     ("probe", "name", "theirs"),
     [
-        (linear, "linear", LogisticRegression(C=1.0, max_iter=1000)),
-        (support_vectors, "svc", LinearSVC(C=1.0, dual=False, max_iter=1000)),
+        (linear_probe, "linear", LogisticRegression(C=1.0, max_iter=1000)),
+        (svc_probe, "svc", LinearSVC(C=1.0, dual=False, max_iter=1000)),
     ],
     ids=("linear", "svc"),
 )
@@ -120,7 +120,7 @@ def test_codes_too_wide_for_it_have_no_support_vector_machine():
     labels = classes(40, 0)
     for width, has in ((SVC_WIDEST, True), (SVC_WIDEST + 1, False)):
         given = Task(noise(40, width, 0), labels, noise(40, width, 1), labels)
-        assert bool(support_vectors(given)) is has
+        assert bool(svc_probe(given)) is has
 
 
 def test_nearest_neighbours_are_found_by_brute_force():
@@ -132,9 +132,9 @@ def test_nearest_neighbours_are_found_by_brute_force():
     found = np.array([np.bincount(row, minlength=CLASSES).argmax() for row in votes])
     expected = 100 * (found == given.test_labels.numpy()).mean()
     assert 30 < expected < 95
-    assert neighbours(given)["knn"] == pytest.approx(expected)
+    assert knn_probe(given)["knn"] == pytest.approx(expected)
     theirs = KNeighborsClassifier(5).fit(given.train.numpy(), given.train_labels.numpy())
-    assert neighbours(given)["knn"] == pytest.approx(100 * theirs.score(given.test.numpy(), given.test_labels.numpy()))
+    assert knn_probe(given)["knn"] == pytest.approx(100 * theirs.score(given.test.numpy(), given.test_labels.numpy()))
 
 
 def test_neighbours_keep_the_distances_of_the_code():
@@ -142,21 +142,21 @@ def test_neighbours_keep_the_distances_of_the_code():
     def make(labels, seed):
         return torch.cat([apart(labels, seed=seed), 1e4 * noise(len(labels), 6, seed + 50)], 1)
 
-    assert neighbours(task(make))["knn"] < 50
-    assert linear(task(make))["linear"] == 100
+    assert knn_probe(task(make))["knn"] < 50
+    assert linear_probe(task(make))["linear"] == 100
 
 
 def test_fewer_training_images_than_votes_all_vote():
     labels = torch.tensor([1, 1, 0])
     given = Task(apart(labels), labels, apart(torch.tensor([0, 1])), torch.tensor([0, 1]))
-    assert neighbours(given)["knn"] == 50
+    assert knn_probe(given)["knn"] == 50
 
 
 def test_constant_units_do_not_count_however_they_are_rounded():
     torch.manual_seed(0)
     train = torch.cat([noise(500, 2, 0), torch.full((500, 1), 0.1) + 1e-8 * noise(500, 1, 1)], 1)
     test = torch.tensor([[0.0, 0.0, 0.9]])
-    given = standardised(Task(train, classes(500, 0), test, torch.zeros(1).long()))
+    given = standardise(Task(train, classes(500, 0), test, torch.zeros(1).long()))
     assert given.train[:, :2].mean(0).abs().max() < 1e-5
     assert torch.allclose(given.train[:, :2].std(0, correction=0), torch.ones(2), atol=1e-5)
     assert given.train[:, 2].eq(0).all()
@@ -167,13 +167,13 @@ def test_one_scale_leaves_the_shape_of_a_code_as_it_is():
     given = Task(
         noise(500, 3, 0) * torch.tensor([1.0, 5.0, 0.1]) + 7, classes(500, 0), 1e3 * noise(9, 3, 1), classes(9, 0)
     )
-    found = in_one_scale(given)
+    found = rescale(given)
     assert float(found.train.var(0, correction=0).mean()) == pytest.approx(1, rel=1e-4)
     assert found.train.mean(0).abs().max() < 1e-4
     ratio = torch.cdist(found.test, found.test) / torch.cdist(given.test, given.test)
     assert torch.allclose(ratio[0, 1:], ratio[0, 1].expand(8), rtol=1e-4)
     nothing = Task(torch.ones(5, 2), classes(5, 0), torch.ones(2, 2), classes(2, 0))
-    assert in_one_scale(nothing).test.eq(0).all()
+    assert rescale(nothing).test.eq(0).all()
 
 
 def test_few_labels_are_equally_many_of_each_class():
@@ -202,14 +202,14 @@ def test_the_spread_of_few_labels_is_over_draws():
     found = []
     for i in range(5):
         drawn = balanced(given.train_labels, 10, one.rng("few labels", 10, i))
-        scaled = in_one_scale(given)
+        scaled = rescale(given)
         model = LogisticRegression().fit(scaled.train[drawn].numpy(), given.train_labels[drawn].numpy())
         found.append(100 * model.score(scaled.test.numpy(), given.test_labels.numpy()))
-    row = few_labels(given, one)
+    row = few_label_probes(given, one)
     assert row["linear_10"] == pytest.approx(np.mean(found))
     assert row["linear_10_sd"] == pytest.approx(np.std(found, ddof=1))
     assert row["linear_10_sd"] > 0
-    assert few_labels(given, bench(seed=1)) != row
+    assert few_label_probes(given, bench(seed=1)) != row
 
 
 def test_rows_are_the_models_pcas_and_the_pixels_and_share_the_draws():

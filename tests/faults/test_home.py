@@ -10,7 +10,7 @@ from PIL import Image
 from aectl.data.content_split import hash_image_files
 from aectl.data.downloads import DataError, data_folder
 from aectl.evaluation import baseline_cache
-from aectl.evaluation.baseline_cache import Cache, folder_for
+from aectl.evaluation.baseline_cache import Cache, cache_folder
 from tests.faults.children import Fault, finish
 from tests.small import DENSE, QUICK
 
@@ -40,8 +40,8 @@ def test_without_a_home_the_error_names_the_variable(homeless, tmp_path, monkeyp
 def test_without_a_home_nothing_is_made_in_the_working_folder(homeless, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.zeros((4, 4), np.uint8)).save("a.png")
-    assert folder_for("digest") is None
-    assert Cache(folder_for("digest")).numbers("one", lambda: 1) == 1
+    assert cache_folder("digest") is None
+    assert Cache(cache_folder("digest")).numbers("one", lambda: 1) == 1
     assert hash_image_files([tmp_path / "a.png"]).shape == (1, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert caplog.text.count("set AECTL_CACHE=DIR") == 1
