@@ -42,7 +42,7 @@ from aectl.runs.export import FORMATS
 from aectl.runs.listing import find_runs
 from aectl.runs.run import Run, find_run
 from aectl.sampling import KINDS
-from aectl.sweep.plan import plan
+from aectl.sweep.plan import plan_jobs
 from aectl.training.precision import PRECISIONS
 
 TORCH_FREE = """
@@ -222,7 +222,7 @@ def test_version(aectl):
         (["train", "init_from="], "init_from is empty"),
         (["train", "resume=nowhere"], "'nowhere' is no run: the folder does not exist"),
         (["train", "-m", "resume=latest"], "no sweep in "),
-        (["train", "-m", "resume=nowhere"], "'nowhere' is no sweep: the folder does not exist"),
+        (["train", "-m", "resume=nowhere"], "'nowhere' is not a sweep: the folder does not exist"),
         (["train", "-m", "resume=nowhere", "seed=3"], "seed cannot change in a resumed sweep; jobs, fail_fast"),
         (["train", "jobs=2"], "jobs=2 is for sweeps: add -m\n  aectl train -m jobs=2"),
         (["train", "-m", "seed=1,2", "jobs=0"], "jobs must be at least 1, not 0"),
@@ -491,7 +491,9 @@ def test_a_sweep_has_its_name_and_its_jobs_the_name_with_their_numbers(tmp_path,
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         config = compose("train", ["dataset=digits", "name=grid"], return_hydra_config=True)
     assert config.hydra.sweep.dir == "outputs/multirun/grid"
-    jobs = plan(Path(config.hydra.sweep.dir), [["dataset=digits", "seed=0", "name=grid"], ["name=x", "dataset=digits"]])
+    jobs = plan_jobs(
+        Path(config.hydra.sweep.dir), [["dataset=digits", "seed=0", "name=grid"], ["name=x", "dataset=digits"]]
+    )
     assert [job.folder.name for job in jobs] == ["0-grid-digits-seed_0", "1-x-digits"]
     for job in jobs:
         job.folder.mkdir(parents=True)

@@ -15,12 +15,12 @@ import pytest
 from aectl.config import ConfigError
 from aectl.runs.run import COMMAND
 from aectl.sweep import read_jobs, worker_pool
-from aectl.sweep.plan import command, note, plan, read, typed_command
-from aectl.sweep.run_job import command as words_of_job
-from aectl.sweep.worker_pool import Places, Watcher
+from aectl.sweep.plan import plan_jobs, read_command, read_planned_jobs, read_typed_command, write_plan
+from aectl.sweep.run_job import build_command
+from aectl.sweep.worker_pool import JobObserver, WorkerPool
 
 
-class Diary(Watcher):
+class Diary(JobObserver):
     def __init__(self, when=None):
         self.lines, self.when = [], when or {}
 
@@ -58,9 +58,9 @@ def work(job):
 
 def carry_out(folder, kinds, number=2, diary=None, **settings):
     diary = diary or Diary()
-    jobs = plan(folder, [[kind] for kind in kinds])
+    jobs = plan_jobs(folder, [[kind] for kind in kinds])
     try:
-        Places(number, work, diary, **settings).carry_out(jobs)
+        WorkerPool(number, work, diary, **settings).run(jobs)
     except KeyboardInterrupt:
         diary.lines.append("interrupted")
     return diary.lines
@@ -120,33 +120,33 @@ def wait_for(path):
 
 def test_the_command_of_a_sweep_stays_the_one_that_was_typed_first(tmp_path):
     typed = ("aectl", "train", "-m", "tags.why=it's $x")
-    (job,) = plan(tmp_path, [["seed=0"]])
-    assert typed_command(tmp_path) == ""
+    (job,) = plan_jobs(tmp_path, [["seed=0"]])
+    assert read_typed_command(tmp_path) == ""
     for words in (typed, ("aectl", "train", "-m", "resume=latest")):
         context = copy_context()
         context.run(COMMAND.set, words)
-        context.run(note, tmp_path, ["-m", "seed=0"], [job])
-    assert tuple(shlex.split(typed_command(tmp_path))) == typed
-    assert command(tmp_path) == ["-m", "seed=0"]
+        context.run(write_plan, tmp_path, ["-m", "seed=0"], [job])
+    assert tuple(shlex.split(read_typed_command(tmp_path))) == typed
+    assert read_command(tmp_path) == ["-m", "seed=0"]
 
 
 def test_the_plan_is_kept_and_another_one_refused(tmp_path):
-    jobs = plan(tmp_path, [["model=vae", "seed=0"], ["model=vae", "seed=1"]])
+    jobs = plan_jobs(tmp_path, [["model=vae", "seed=0"], ["model=vae", "seed=1"]])
     assert [job.folder.name for job in jobs] == ["0-vae-seed_0", "1-vae-seed_1"]
-    note(tmp_path, ["-m", "model=vae", "seed=0,1"], jobs)
-    assert read(tmp_path) == jobs
-    assert command(tmp_path) == ["-m", "model=vae", "seed=0,1"]
+    write_plan(tmp_path, ["-m", "model=vae", "seed=0,1"], jobs)
+    assert read_planned_jobs(tmp_path) == jobs
+    assert read_command(tmp_path) == ["-m", "model=vae", "seed=0,1"]
     # A sweeper that goes on adds jobs; one that means others under the same numbers is refused.
-    more = plan(tmp_path, [["model=vae", "seed=2"]], first=2)
-    note(tmp_path, ["-m"], more)
-    assert read(tmp_path) == [*jobs, *more]
+    more = plan_jobs(tmp_path, [["model=vae", "seed=2"]], first=2)
+    write_plan(tmp_path, ["-m"], more)
+    assert read_planned_jobs(tmp_path) == [*jobs, *more]
     with pytest.raises(ConfigError, match=r"job 1 of .* was model=vae seed=1"):
-        note(tmp_path, ["-m"], plan(tmp_path, [["seed=7"]], first=1))
+        write_plan(tmp_path, ["-m"], plan_jobs(tmp_path, [["seed=7"]], first=1))
 
 
 def test_a_job_is_trained_by_its_own_words_without_the_sweeps(tmp_path):
-    (job,) = plan(tmp_path, [["sweep=optuna", "model=vae", "+sweep=ray", "tags.sweep=x"]])
-    assert words_of_job(job, ["device.threads=1"]) == [
+    (job,) = plan_jobs(tmp_path, [["sweep=optuna", "model=vae", "+sweep=ray", "tags.sweep=x"]])
+    assert build_command(job, ["device.threads=1"]) == [
         *("model=vae", "tags.sweep=x", "device.threads=1", f"hydra.run.dir='{job.folder}'"),
     ]
 
@@ -154,9 +154,9 @@ def test_a_job_is_trained_by_its_own_words_without_the_sweeps(tmp_path):
 def test_a_damaged_plan_is_told(tmp_path):
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(ConfigError, match=r"sweep.json cannot be read"):
-        command(tmp_path)
-    with pytest.raises(ConfigError, match="is no sweep: the folder does not exist"):
-        command(tmp_path / "nowhere")
+        read_command(tmp_path)
+    with pytest.raises(ConfigError, match="is not a sweep: the folder does not exist"):
+        read_command(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.ENOSYS])
@@ -166,4 +166,4 @@ def test_a_system_without_shared_memory_is_named(monkeypatch, number):
 
     monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
     with pytest.raises(ConfigError, match=rf"needs shared memory.*: {os.strerror(number)}\n  make /dev/shm writable"):
-        worker_pool.place()
+        worker_pool.make_worker()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aectl.config.removed import replace_removed
-from aectl.sweep.plan import keep_folders, note, plan
+from aectl.sweep.plan import plan_jobs, restore_folders, write_plan
 from tests.typed import QUICK, jobs, record, rows, type_in
 
 
@@ -30,17 +30,17 @@ def test_a_removed_option_is_refused_in_a_line_that_names_another(aectl, typed, 
 
 
 def test_a_job_that_was_planned_as_fused_keeps_its_folder(tmp_path):
-    stored = plan(tmp_path, [["sweep=fused", "model=vae", f"seed={seed}"] for seed in (0, 1)])
+    stored = plan_jobs(tmp_path, [["sweep=fused", "model=vae", f"seed={seed}"] for seed in (0, 1)])
     words = ["-m", "sweep=fused", "hydra.launcher.together=8", "model=vae", "seed=0,1"]
-    note(tmp_path, words, stored)
+    write_plan(tmp_path, words, stored)
     assert replace_removed(words) == ["-m", "sweep=local", "model=vae", "seed=0,1"]
-    resumed = keep_folders(
-        plan(tmp_path, [["sweep=local", "model=vae", f"seed={seed}"] for seed in (0, 1, 2)]), tmp_path
+    resumed = restore_folders(
+        plan_jobs(tmp_path, [["sweep=local", "model=vae", f"seed={seed}"] for seed in (0, 1, 2)]), tmp_path
     )
     assert resumed[:2] == stored
     assert resumed[2].folder.name == "2-local-vae-seed_2"
-    others = plan(tmp_path, [["sweep=local", "model=dae", "seed=0"]])
-    assert keep_folders(others, tmp_path) == others
+    others = plan_jobs(tmp_path, [["sweep=local", "model=dae", "seed=0"]])
+    assert restore_folders(others, tmp_path) == others
 
 
 def store_as_fused(folder):

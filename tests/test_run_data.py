@@ -391,16 +391,16 @@ def test_a_sweep_goes_on_from_the_same_weights_and_where_its_paths_hold(tmp_path
     best.write_bytes(b"weights")
     words = ["-m", "dataset.path=own.npz,~/x.npz", f"init_from='{tmp_path / 'first'}'", "seed=1,2"]
     Path("sweep").mkdir()
-    jobs = plan.plan(Path("sweep"), [[words[2], f"seed={seed}"] for seed in (1, 2)])
+    jobs = plan.plan_jobs(Path("sweep"), [[words[2], f"seed={seed}"] for seed in (1, 2)])
     assert "init_from_first-seed_1" in jobs[0].folder.name
     for _ in range(2):
-        plan.note(Path("sweep"), words, jobs)
+        plan.write_plan(Path("sweep"), words, jobs)
     plan.check_working_folder(Path("sweep"), words)
     best.write_bytes(b"others")
-    with pytest.raises(ConfigError, match=r"the weights of .*first have changed since the sweep began"):
-        plan.note(Path("sweep"), words, jobs)
+    with pytest.raises(ConfigError, match=r"the weights of .*first have changed since the sweep started"):
+        plan.write_plan(Path("sweep"), words, jobs)
     best.unlink()
-    plan.note(Path("sweep"), words, jobs)
+    plan.write_plan(Path("sweep"), words, jobs)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     with pytest.raises(ConfigError, match=f"started in\n  first: cd {tmp_path}"):

@@ -10,7 +10,7 @@ import pytest
 
 from aectl.config import ConfigError
 from aectl.sweep.optuna_search import Search, open_study
-from aectl.sweep.search_space import Space
+from aectl.sweep.search_space import SearchSpace
 from tests.typed import QUICK, begin, jobs, record, sweep_folder, type_in, wait_until
 
 LR = "optimizer.lr=tag(log,interval(0.001,0.1))"
@@ -18,8 +18,8 @@ LR = "optimizer.lr=tag(log,interval(0.001,0.1))"
 
 def draws(arguments, params=None, trials=40):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    space = Space(arguments, params or {})
-    return space, [dict(word.split("=", 1) for word in space.draw(study.ask())) for _ in range(trials)]
+    space = SearchSpace(arguments, params or {})
+    return space, [dict(word.split("=", 1) for word in space.suggest_overrides(study.ask())) for _ in range(trials)]
 
 
 def test_every_kind_of_open_value_is_drawn_from():
@@ -56,15 +56,15 @@ def test_what_is_typed_goes_before_the_ready_made_space():
     ("words", "message"),
     [
         (["a=1"], "nothing to search for"),
-        (["a=range(0.1,1,0.1)"], "cannot search in a=range"),
-        (["a=range(9,2)"], "a=range.9,2.: the range holds no number"),
-        (["a=interval(2,1)"], "a=interval.2,1.: the ends must rise"),
-        (["a=tag(log,interval(0,1))"], "the ends must rise, from above 0"),
+        (["a=range(0.1,1,0.1)"], "cannot search a=range"),
+        (["a=range(9,2)"], "a=range.9,2.: the range is empty"),
+        (["a=interval(2,1)"], "a=interval.2,1.: the first end must be less than the second"),
+        (["a=tag(log,interval(0,1))"], "the first end must be above 0 and less than the second"),
     ],
 )
 def test_what_cannot_be_searched_is_told(words, message):
     with pytest.raises(ConfigError, match=message):
-        Space(words, {})
+        SearchSpace(words, {})
 
 
 def write(job, values, **entries):
@@ -77,8 +77,8 @@ def write(job, values, **entries):
 
 def test_a_run_that_is_worse_than_the_others_at_the_same_epoch_is_stopped(tmp_path):
     study = open_study(tmp_path, None, "aectl", 0, 3)
-    search = Search(study, Space([LR], {}), tmp_path, ["-m"], 5)
-    coming = search.jobs()
+    search = Search(study, SearchSpace([LR], {}), tmp_path, ["-m"], 5)
+    coming = search.propose_jobs()
     for value in (1.0, 1.1, 1.2, 1.3):
         job = next(coming)
         write(job, [value + 2, value + 1], status="done", objective={"name": "val/loss", "value": value, "epoch": 2})
@@ -108,10 +108,10 @@ def test_a_run_that_is_worse_than_the_others_at_the_same_epoch_is_stopped(tmp_pa
 
 
 def test_what_is_gone_on_with_draws_other_numbers(tmp_path):
-    space, drawn = Space(["a=interval(0,1)"], {}), []
+    space, drawn = SearchSpace(["a=interval(0,1)"], {}), []
     for _ in range(3):
         search = Search(open_study(tmp_path, None, "aectl", 0, None), space, tmp_path, ["-m"], 9)
-        job = next(search.jobs())
+        job = next(search.propose_jobs())
         write(job, [1.0], status="done", objective={"name": "val/loss", "value": 1.0, "epoch": 1})
         search.ended(job, "")
         drawn += job.overrides
@@ -120,8 +120,8 @@ def test_what_is_gone_on_with_draws_other_numbers(tmp_path):
 
 def test_a_killed_trial_is_no_failed_one(tmp_path):
     study = open_study(tmp_path, None, "aectl", 0, None)
-    search = Search(study, Space([LR], {}), tmp_path, ["-m"], 2)
-    coming = search.jobs()
+    search = Search(study, SearchSpace([LR], {}), tmp_path, ["-m"], 2)
+    coming = search.propose_jobs()
     killed, failed = next(coming), next(coming)
     write(killed, [1.0])
     write(failed, [1.0], status="failed")
@@ -141,7 +141,7 @@ def test_a_killed_search_goes_on_and_a_crash_ends_no_study(tmp_path, monkeypatch
     process.communicate(timeout=30)
     code, said = type_in("resume=latest")
     assert code == 1, said
-    assert "known already" in said
+    assert "started already" in said
     folder = sweep_folder()
     found = {int(job.name.split("-")[0]): record(job) for job in jobs(folder) if (job / "run.json").is_file()}
     study = open_study(folder, storage, "aectl", 0, None)

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from aectl.sweep import SweepTable, read_jobs, table
-from aectl.sweep.number_formats import aligned, intervals, probability
+from aectl.sweep.number_formats import align_numbers, format_intervals, format_p_value
 
 
 def write_job(folder, number, overrides, value=None, **record):
@@ -99,8 +99,8 @@ def test_failures_come_last_are_listed_and_end_in_code_1(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "3 of 4 runs failed" in out
     assert "  0  model.code=0  ConfigError: code must be at least 1" in out
-    assert "  2  model.code=3  it ended without a word" in out
-    assert "  3  model.code=4  it left no record" in out
+    assert "  2  model.code=3  it ended without an error message" in out
+    assert "  3  model.code=4  it left no readable run.json" in out
     assert [row["job"] for row in rows_of(tmp_path)] == ["1", "0", "2", "3"]
 
 
@@ -207,16 +207,16 @@ def test_a_sweep_of_one_run_has_a_page_too(tmp_path, capsys):
 
 
 def test_intervals_and_p_values_over_seeds():
-    alone, several = intervals([[1.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+    alone, several = format_intervals([[1.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
     low, high = map(float, several.split(" … "))
     assert alone == "-"
     # t for 4 degrees of freedom is 2.776, the standard error √(2.5 / 5).
     assert (low, high) == pytest.approx((3 - 2.776 * 0.5**0.5, 3 + 2.776 * 0.5**0.5), abs=0.001)
-    assert intervals([[2.0, 2.0]]) == ["2 … 2"]
-    assert probability([1.0], [2.0, 3.0]) == "-"
-    assert probability([1.0, 1.0], [2.0, 2.0]) == "-"
+    assert format_intervals([[2.0, 2.0]]) == ["2 … 2"]
+    assert format_p_value([1.0], [2.0, 3.0]) == "-"
+    assert format_p_value([1.0, 1.0], [2.0, 2.0]) == "-"
     # Means 2 and 12 with standard errors of 1 / √3 each: t = 12.2 at 4 degrees of freedom.
-    assert float(probability([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])) == pytest.approx(0.00026, rel=0.05)
+    assert float(format_p_value([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])) == pytest.approx(0.00026, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_intervals_and_p_values_over_seeds():
     ],
 )
 def test_numbers_of_a_column_have_the_same_decimals(values, texts):
-    assert aligned(values) == texts
+    assert align_numbers(values) == texts
 
 
 def test_the_end_has_the_sweep_its_page_and_the_next_command_to_paste(tmp_path, capsys, monkeypatch):
@@ -268,7 +268,7 @@ def test_a_sweep_whose_report_is_lost_exits_with_one(tmp_path, capsys, monkeypat
     write_job(tmp_path, 1, ["seed=1"], 2.0)
     if failures:
         write_job(tmp_path, 2, ["seed=2"], status="failed", error="boom")
-    monkeypatch.setattr("aectl.sweep.table.report", lambda *_: 1 / 0)
+    monkeypatch.setattr("aectl.sweep.table.write_report", lambda *_: 1 / 0)
     with pytest.raises(SystemExit) as ended:
         close(tmp_path, capsys)
     assert ended.value.code == 1

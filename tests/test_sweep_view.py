@@ -7,8 +7,8 @@ import re
 import pytest
 from rich.console import Console
 
-from aectl.sweep.plan import Planned
-from aectl.sweep.progress import Lines, Live, what_differs
+from aectl.sweep.plan import PlannedJob
+from aectl.sweep.progress import ProgressLines, ProgressTable, name_by_differences
 
 
 def screen(text):
@@ -32,7 +32,7 @@ def screen(text):
 
 def planned(folder, count):
     """Return jobs whose folders have the records of finished runs."""
-    jobs = [Planned(number, (f"model.code={number}", "epochs=2"), folder / f"{number}-x") for number in range(count)]
+    jobs = [PlannedJob(number, (f"model.code={number}", "epochs=2"), folder / f"{number}-x") for number in range(count)]
     for job in jobs:
         job.folder.mkdir()
         objective = {"name": "val/loss", "value": 1.5, "epoch": 2}
@@ -47,7 +47,7 @@ def test_what_the_terminal_showed_before_stays_and_every_job_keeps_its_line(tmp_
     jobs = planned(tmp_path, 4)
     before = ["earlier 1", "earlier 2", "earlier 3", "$ aectl train -m"]
     out.file.write("\n".join(before) + "\n")
-    live = Live(len(jobs), what_differs(jobs))
+    live = ProgressTable(len(jobs), name_by_differences(jobs))
     for first in range(0, len(jobs), parallel):
         for job in jobs[first : first + parallel]:
             live.started(job)
@@ -70,7 +70,7 @@ def test_statuses_have_one_column(tmp_path, monkeypatch):
     (tmp_path / "1-x" / "run.json").write_text(json.dumps({"status": "interrupted"}))
     (tmp_path / "2-x" / "checkpoints").mkdir()
     (tmp_path / "2-x" / "checkpoints" / "last.pt").touch()
-    lines = Lines(len(jobs), what_differs(jobs))
+    lines = ProgressLines(len(jobs), name_by_differences(jobs))
     for job in jobs:
         lines.started(job)
         lines.ended(job, "boom" * (job.number == 3))

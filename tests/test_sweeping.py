@@ -55,14 +55,14 @@ def test_as_many_jobs_run_as_there_are_idle_cores(idle, typed, device, count, jo
     monkeypatch.setattr(launch, "count_idle_cores", lambda: idle)
     monkeypatch.setattr(launch, "has_accelerator", lambda: True)
     config = OmegaConf.create({"device": {"count": count}, "hydra": {"runtime": {"choices": {"device": device}}}})
-    assert launch.places_for(config, typed, jobs) == places
-    assert launch.threads_for(places) == threads
+    assert launch.choose_worker_count(config, typed, jobs) == places
+    assert launch.threads_per_worker(places) == threads
 
 
 def test_a_pool_as_large_as_the_machine_need_not_be_measured(monkeypatch):
     monkeypatch.setattr(launch, "count_usable_cores", lambda: 4)
     monkeypatch.setattr(launch, "count_idle_cores", lambda: pytest.fail("measured"))
-    assert (launch.threads_for(4), launch.threads_for(9)) == (1, 1)
+    assert (launch.threads_per_worker(4), launch.threads_per_worker(9)) == (1, 1)
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def restore_sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     # Imported here because every command imports this module, and few resume a sweep.
     from aectl.config.removed import replace_removed
     from aectl.config.stored_overrides import check_words, iterate_paths
-    from aectl.sweep.plan import check_working_folder, command, content, is_own, read
+    from aectl.sweep.plan import check_working_folder, is_own_sweep, read_command, read_planned_jobs, read_sweep_json
 
     name = [override_value(o) for o in overrides if override_key(o) == "resume"][-1]
     others = [o for o in overrides if override_key(o) != "resume"]
@@ -72,16 +72,16 @@ def restore_sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     if not folder.exists() and Path(name).name == name and (in_outputs := OUTPUTS / "multirun" / name).is_dir():
         folder = in_outputs.absolute()
     check_links(folder)
-    flags, stored = split_flags(replace_removed(command(folder)))
+    flags, stored = split_flags(replace_removed(read_command(folder)))
     # Typed overrides, and the folder itself, replace stored ones.
     replaced = {"hydra.sweep.dir", *map(override_key, others), *(LAUNCHERS[override_key(other)] for other in others)}
     stored = [word for word in stored if override_key(word) not in replaced]
     check_working_folder(folder, stored)
-    owned = is_own(folder)
-    is_typed_here = owned and content(folder)["cwd"] == str(Path.cwd())
+    owned = is_own_sweep(folder)
+    is_typed_here = owned and read_sweep_json(folder)["cwd"] == str(Path.cwd())
     if not is_typed_here:
         signatures = {path: sign("path", path) or "" for path in iterate_paths(stored)} if owned else {}
-        for line in ([*flags, *stored], *(job.overrides for job in read(folder))):
+        for line in ([*flags, *stored], *(job.overrides for job in read_planned_jobs(folder))):
             check_words(replace_removed(line), folder, trust, signatures)
     TRUST.set(tuple(trust))
     IMPORTS_HERE.set(is_typed_here or any(not is_path(word) for word in trust))

@@ -1,4 +1,7 @@
-"""Jobs on other machines, SLURM's or a Ray cluster's: all must see the sweep's folder under the same path."""
+"""Runs the jobs of a sweep on other machines, through SLURM or Ray.
+
+All machines must see the sweep's folder under the same path.
+"""
 
 from __future__ import annotations
 
@@ -15,88 +18,88 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 from aectl.config import ConfigError
-from aectl.sweep.launch import folder_of, run_sweep
-from aectl.sweep.plan import Planned
+from aectl.sweep.launch import make_sweep_folder, run_sweep
+from aectl.sweep.plan import PlannedJob
 from aectl.sweep.run_job import RunCommand
-from aectl.sweep.worker_pool import Task, Watcher, told_to_stop
+from aectl.sweep.worker_pool import JobFunction, JobObserver, handle_stop_signals
 
 TICK_SECONDS = 0.5
 RETRIES = 5
-"""Times that a Ray job begins again after its process, or its machine, was lost."""
+"""How often Ray restarts a job whose process or machine was lost."""
 
 
 class Handle(Protocol):
-    """A job that was handed in."""
+    """A submitted job; submitit's `Job` is one."""
 
     def done(self) -> bool:
-        """Return whether it has ended."""
+        """Return whether the job has ended."""
 
     def result(self) -> str:
-        """Return its error, or nothing; raises what befell it."""
+        """Return the job's error, empty if it succeeded; raises what its process raised."""
 
     def cancel(self) -> None:
-        """Take it back, or stop it."""
+        """Remove the job from the queue, or stop it if it runs."""
 
 
 class Queue(Protocol):
-    """Where jobs are handed in."""
+    """A queue to which jobs are submitted."""
 
-    def hand_in(self, task: Task, jobs: list[Planned]) -> list[Handle]:
-        """Return a handle for each job."""
+    def submit(self, run_job: JobFunction, jobs: list[PlannedJob]) -> list[Handle]:
+        """Submit the jobs and return a handle for each."""
 
 
 class Cluster:
-    """Hands in all jobs at once and waits for them; Ctrl-C and SIGTERM take them back."""
+    """Submits all jobs to a queue at once and waits for them; Ctrl-C and SIGTERM cancel them."""
 
-    def __init__(self, queue: Queue, task: Task, watcher: Watcher, fail_fast: bool = False) -> None:
-        self.queue, self.task, self.watcher, self.fail_fast = queue, task, watcher, fail_fast
-        self.handles: dict[int, tuple[Planned, Handle]] = {}
-        self.begun: set[int] = set()
+    def __init__(self, queue: Queue, run_job: JobFunction, observer: JobObserver, fail_fast: bool = False) -> None:
+        self.queue, self.run_job, self.observer, self.fail_fast = queue, run_job, observer, fail_fast
+        self.handles: dict[int, tuple[PlannedJob, Handle]] = {}
+        self.started: set[int] = set()
         self.stopped = False
 
-    def carry_out(self, jobs: Iterable[Planned]) -> None:
-        """Run the jobs; returns when all have ended, and raises KeyboardInterrupt if told to stop."""
+    def run(self, jobs: Iterable[PlannedJob]) -> None:
+        """Run the jobs and return when all have ended; raises KeyboardInterrupt if a signal stopped them."""
         jobs = list(jobs)
-        handles = self.queue.hand_in(Elsewhere(self.task, str(Path.cwd())), jobs)
+        handles = self.queue.submit(RunInFolder(self.run_job, str(Path.cwd())), jobs)
         self.handles = {job.number: (job, handle) for job, handle in zip(jobs, handles, strict=True)}
-        with told_to_stop(self.stop):
+        with handle_stop_signals(self.stop):
             while self.handles:
                 for job, handle in list(self.handles.values()):
-                    self.look_after(job, handle)
-                self.watcher.tick()
+                    self.update_job(job, handle)
+                self.observer.tick()
                 time.sleep(TICK_SECONDS)
         if self.stopped:
             raise KeyboardInterrupt
 
-    def look_after(self, job: Planned, handle: Handle) -> None:
-        """Tell the watcher what has happened to a job since."""
+    def update_job(self, job: PlannedJob, handle: Handle) -> None:
+        """Call the observer if a job has started or ended since the last call."""
         has_ended = handle.done()
-        if job.number not in self.begun and (has_ended or job.status):
-            self.begun.add(job.number)
-            self.watcher.started(job)
+        if job.number not in self.started and (has_ended or job.status):
+            self.started.add(job.number)
+            self.observer.started(job)
         if not has_ended:
             return
         del self.handles[job.number]
-        error = outcome(handle)
+        error = get_error(handle)
         if error and not self.stopped:
-            job.fail(error)
-        self.watcher.ended(job, error)
+            job.record_failure(error)
+        self.observer.ended(job, error)
         if error and self.fail_fast:
-            self.take_back()
+            self.cancel_all()
 
     def stop(self, number: int) -> None:
-        """Take back all jobs, since the user says so."""
+        """Cancel all jobs after a signal."""
         self.stopped = True
-        self.take_back()
+        self.cancel_all()
 
-    def take_back(self) -> None:
-        """Take back what has not ended."""
+    def cancel_all(self) -> None:
+        """Cancel the jobs that have not ended."""
         for _, handle in self.handles.values():
             handle.cancel()
 
 
-def outcome(handle: Handle) -> str:
-    """Return what went wrong with a job that has ended, or nothing."""
+def get_error(handle: Handle) -> str:
+    """Return the error of a job that has ended in one line, empty if it succeeded."""
     try:
         return handle.result()
     except Exception as error:
@@ -104,28 +107,28 @@ def outcome(handle: Handle) -> str:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """A task that begins in the working folder of the sweep; handed in again, it goes on from its checkpoint."""
+class RunInFolder:
+    """Runs a job in the working folder of the sweep; a job that is submitted again resumes from its checkpoint."""
 
-    task: Task
+    run_job: JobFunction
     folder: str
 
-    def __call__(self, job: Planned) -> str:
+    def __call__(self, job: PlannedJob) -> str:
         os.chdir(self.folder)
-        return self.task(job)
+        return self.run_job(job)
 
-    def checkpoint(self, job: Planned) -> Any:
-        """Return what submitit hands in when a job is preempted or its time is up."""
+    def checkpoint(self, job: PlannedJob) -> Any:
+        """Return what submitit submits again when a job is preempted or reaches its time limit."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
 
 
-class Slurm:
-    """SLURM's queue as one array; `settings` are submitit's, such as `slurm_partition` and `timeout_min`.
+class SlurmQueue:
+    """Submits the jobs as one SLURM array; `settings` are submitit's, such as `slurm_partition` and `timeout_min`.
 
-    `cluster` null is the one that submitit finds; `local` stands in for it on this machine. Raises ConfigError without
-    submitit or without SLURM.
+    `cluster` null is `slurm`; `local` simulates it with processes of this machine. Raises ConfigError if submitit or
+    SLURM is missing.
     """
 
     def __init__(self, folder: Path, cluster: str | None, settings: Mapping[str, Any]) -> None:
@@ -134,7 +137,8 @@ class Slurm:
         except ImportError:
             raise ConfigError("sweep=slurm needs submitit: pip install 'aectl[slurm]'") from None
         try:
-            # What is handed back lies there as pickles, by the job's number: none may be there before the job.
+            # submitit unpickles a job's result from here by the job's number; a file that lies here before the job
+            # runs may come from someone else.
             for old in (folder / ".submitit").glob("**/*_result.pkl"):
                 old.unlink()
             self.executor = AutoExecutor(folder / ".submitit", cluster=cluster or "slurm")
@@ -142,15 +146,15 @@ class Slurm:
         except (RuntimeError, NameError) as error:
             raise ConfigError(f"slurm: {str(error).splitlines()[0]}") from error
 
-    def hand_in(self, task: Task, jobs: list[Planned]) -> list[Handle]:
-        return list(self.executor.map_array(task, jobs))
+    def submit(self, run_job: JobFunction, jobs: list[PlannedJob]) -> list[Handle]:
+        return list(self.executor.map_array(run_job, jobs))
 
 
-class Ray:
-    """A Ray cluster; jobs of a machine that is lost run again elsewhere, from their checkpoints.
+class RayQueue:
+    """Submits the jobs to a Ray cluster; those of a lost machine resume on another one from their checkpoints.
 
-    `address` null starts one on this machine, `auto` finds the one that it belongs to. Raises ConfigError without Ray,
-    or if there is none at the address.
+    `address` null starts a cluster on this machine, `auto` finds the one that this machine belongs to. Raises
+    ConfigError if Ray is missing or no cluster is found.
     """
 
     def __init__(self, address: str | None, resources: Mapping[str, Any]) -> None:
@@ -164,14 +168,14 @@ class Ray:
         except Exception as error:
             raise ConfigError(f"ray: {str(error).splitlines()[0]}") from error
 
-    def hand_in(self, task: Task, jobs: list[Planned]) -> list[Handle]:
-        remote: Any = self.ray.remote(lambda job: task(job)).options(max_retries=RETRIES, **self.resources)
-        return [Reference(self.ray, remote.remote(job)) for job in jobs]
+    def submit(self, run_job: JobFunction, jobs: list[PlannedJob]) -> list[Handle]:
+        remote: Any = self.ray.remote(lambda job: run_job(job)).options(max_retries=RETRIES, **self.resources)
+        return [RayHandle(self.ray, remote.remote(job)) for job in jobs]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A job that runs somewhere in a Ray cluster."""
+class RayHandle:
+    """A job submitted to a Ray cluster; `reference` is Ray's reference to its result."""
 
     ray: Any
     reference: Any
@@ -202,9 +206,9 @@ def launch_on_slurm(
     memory_gb: int,
     settings: Mapping[str, Any],
 ) -> list[JobReturn]:
-    """Run a sweep's jobs as an array of SLURM's."""
+    """Run the jobs of a sweep as a SLURM array, at most `jobs` at a time."""
     limits = {"slurm_partition": partition, "slurm_array_parallelism": jobs}
-    wanted = {
+    parameters = {
         "name": "aectl",
         "timeout_min": minutes,
         "cpus_per_task": cpus,
@@ -214,7 +218,13 @@ def launch_on_slurm(
         **settings,
     }
     return launch_in_queue(
-        config, job_overrides, first, run_command, lambda folder: Slurm(folder, cluster, wanted), cpus, fail_fast
+        config,
+        job_overrides,
+        first,
+        run_command,
+        lambda folder: SlurmQueue(folder, cluster, parameters),
+        cpus,
+        fail_fast,
     )
 
 
@@ -230,10 +240,10 @@ def launch_on_ray(
     cpus: int,
     gpus: float,
 ) -> list[JobReturn]:
-    """Run a sweep's jobs on a Ray cluster, as many at a time as it has room for."""
+    """Run the jobs of a sweep on a Ray cluster, as many at a time as its CPUs and GPUs allow."""
     resources = {"num_cpus": cpus, "num_gpus": gpus}
     return launch_in_queue(
-        config, job_overrides, first, run_command, lambda folder: Ray(address, resources), cpus, fail_fast
+        config, job_overrides, first, run_command, lambda folder: RayQueue(address, resources), cpus, fail_fast
     )
 
 
@@ -242,10 +252,10 @@ def launch_in_queue(
     job_overrides: Sequence[Sequence[str]],
     first: int,
     run_command: RunCommand,
-    queue: Callable[[Path], Queue],
+    make_queue: Callable[[Path], Queue],
     threads: int,
     fail_fast: bool,
 ) -> list[JobReturn]:
-    """Run a sweep's jobs in a queue, each with so many threads."""
-    where = partial(Cluster, queue(folder_of(config)), fail_fast=fail_fast)
-    return run_sweep(config, job_overrides, first, run_command, where, threads)
+    """Run the jobs of a sweep in a queue, each with `threads` threads."""
+    make_runner = partial(Cluster, make_queue(make_sweep_folder(config)), fail_fast=fail_fast)
+    return run_sweep(config, job_overrides, first, run_command, make_runner, threads)

@@ -1,4 +1,4 @@
-"""What a sweep is to run, in sweep.json: the words that started it, and its jobs with their folders."""
+"""Reads and writes sweep.json, which lists the jobs of a sweep and the command that started it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from aectl.runs.run_json import check_format
 from aectl.system.terminal import display_path
 
 FORMAT = 1
-"""Of sweep.json, as this version writes it."""
-LARGEST = 10**9
-"""Number of a job."""
+"""Version of the format of sweep.json that this version writes."""
+MAX_JOB_NUMBER = 10**9
+"""Upper limit, exclusive, of the number of a job."""
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A job before it runs: its number, the overrides that make it, and its folder."""
+class PlannedJob:
+    """A job of a sweep, whether it ran or not: its number, its overrides and its folder."""
 
     number: int
     overrides: tuple[str, ...]
@@ -35,40 +35,44 @@ class Planned:
 
     @property
     def status(self) -> str:
-        """How the run in the folder stands: done, failed, interrupted or running; the empty text if there is none."""
+        """The status of the job's run: done, failed, interrupted or running; empty if it has not started."""
         return str(Run(self.folder).record.get("status", "")) if (self.folder / RECORD).is_file() else ""
 
     @property
-    def can_go_on(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+    def can_resume(self) -> bool:
+        """Whether the job has a checkpoint to resume from."""
         run = Run(self.folder)
         return bool(self.status) and any(run.checkpoint_path(name).is_file() for name in ("last", "before"))
 
-    def fail(self, error: str) -> None:
-        """Leave a record of why the job failed, if it did not come so far as to leave one itself."""
+    def record_failure(self, error: str) -> None:
+        """Write a run.json that says why the job failed, unless the job wrote one itself."""
         if not self.status:
             self.folder.mkdir(parents=True, exist_ok=True)
             Run(self.folder).record_end("failed", error=error, overrides=list(self.overrides))
 
 
-def plan(folder: Path, jobs: Iterable[Sequence[str]], first: int = 0) -> list[Planned]:
-    """Return the jobs of a sweep in `folder`, numbered from `first`; each gets a folder of its own below."""
+def plan_jobs(folder: Path, jobs: Iterable[Sequence[str]], first: int = 0) -> list[PlannedJob]:
+    """Return the jobs of a sweep in `folder`, numbered from `first`; each gets a subfolder `<number>-<slug>`."""
     numbered = enumerate(jobs, first)
-    return [Planned(i, tuple(words), folder / f"{i}-{make_slug(words)}") for i, words in numbered]
+    return [PlannedJob(i, tuple(words), folder / f"{i}-{make_slug(words)}") for i, words in numbered]
 
 
-def keep_folders(jobs: Iterable[Planned], folder: Path) -> list[Planned]:
-    """Return the jobs, with the folder that sweep.json gives to each that was planned as `sweep=fused`."""
-    stored = {(job.number, tuple(replace_removed(job.overrides))): job for job in read(folder)}
+def restore_folders(jobs: Iterable[PlannedJob], folder: Path) -> list[PlannedJob]:
+    """Return the jobs, those that an older version planned as `sweep=fused` with the folders of that time.
+
+    The name of a folder contains the option, so that a new plan would name another one.
+    """
+    stored = {(job.number, tuple(replace_removed(job.overrides))): job for job in read_planned_jobs(folder)}
     return [stored.get((job.number, job.overrides), job) for job in jobs]
 
 
-def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
-    """Write what is to be run into sweep.json, beside the jobs that stand there.
+def write_plan(folder: Path, words: Sequence[str], jobs: Sequence[PlannedJob]) -> None:
+    """Add jobs to sweep.json; `words` are the arguments of the command that started the sweep.
 
-    Raises ConfigError if a job of the same number stands there that is another one.
+    Raises ConfigError if sweep.json has another job under the same number, or if the weights of a run that `init_from`
+    names have changed since the sweep started.
     """
-    known = {job.number: job for job in read(folder)}
+    known = {job.number: job for job in read_planned_jobs(folder)}
     for job in jobs:
         before = known.setdefault(job.number, job)
         if before.overrides != job.overrides:
@@ -77,15 +81,15 @@ def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
             )
             raise ConfigError(
                 f"job {job.number} of {display_path(folder)} was {' '.join(was)} and would now be {' '.join(now)}\n"
-                "  what the sweep was started from has changed; another sweep needs another name"
+                "  its config has changed since the sweep started; give a new sweep another name"
             )
-    stored = content(folder) if (folder / PLAN).is_file() else {}
-    weights = {**stored.get("init_from", {}), **first_weights(jobs)}
+    stored = read_sweep_json(folder) if (folder / PLAN).is_file() else {}
+    weights = {**stored.get("init_from", {}), **hash_initial_weights(jobs)}
     for run, digest in stored.get("init_from", {}).items():
         if weights[run] != digest:
             raise ConfigError(
-                f"init_from: the weights of {run} have changed since the sweep began\n"
-                "  its other jobs would start from other ones: start a new sweep"
+                f"init_from: the weights of {run} have changed since the sweep started\n"
+                "  earlier jobs started from the old ones: start a new sweep"
             )
     entry = {
         "format": FORMAT,
@@ -98,10 +102,10 @@ def note(folder: Path, words: Sequence[str], jobs: Sequence[Planned]) -> None:
     write_json(folder / PLAN, {**entry, "signature": sign("sweep", str(folder.resolve()), entry)})
 
 
-def first_weights(jobs: Iterable[Planned]) -> dict[str, str]:
-    """Return, for each run that the jobs' `init_from` names, 16 hexadecimal digits of the SHA-256 of its best weights.
+def hash_initial_weights(jobs: Iterable[PlannedJob]) -> dict[str, str]:
+    """Return 16 hexadecimal digits of the SHA-256 of the best weights of each run that an `init_from` names.
 
-    Runs whose weights are gone are left out: their jobs will say so.
+    Runs without weights are left out: the jobs that need them report it.
     """
     found = {}
     for word in {word for job in jobs for word in job.overrides}:
@@ -112,24 +116,24 @@ def first_weights(jobs: Iterable[Planned]) -> dict[str, str]:
     return found
 
 
-def read(folder: Path) -> list[Planned]:
-    """Return the jobs that sweep.json lists; none if there is no such file."""
+def read_planned_jobs(folder: Path) -> list[PlannedJob]:
+    """Return the jobs that sweep.json lists, none if there is no such file."""
     if not (folder / PLAN).is_file():
         return []
-    return [plan(folder, [job["overrides"]], job["number"])[0] for job in content(folder)["jobs"]]
+    return [plan_jobs(folder, [job["overrides"]], job["number"])[0] for job in read_sweep_json(folder)["jobs"]]
 
 
-def command(folder: Path) -> list[str]:
-    """Return the words that started the sweep in a folder; raises ConfigError if there is none."""
+def read_command(folder: Path) -> list[str]:
+    """Return the arguments that started the sweep in a folder; raises ConfigError if it is not a sweep."""
     if not (folder / PLAN).is_file():
         what = f"holds no {PLAN}" if folder.is_dir() else "does not exist"
-        raise ConfigError(f"'{display_path(folder)}' is no sweep: the folder {what}")
-    return list(content(folder)["command"])
+        raise ConfigError(f"'{display_path(folder)}' is not a sweep: the folder {what}")
+    return list(read_sweep_json(folder)["command"])
 
 
 def check_working_folder(folder: Path, words: Iterable[str]) -> None:
-    """Raise ConfigError if words of a sweep name data by a path relative to another folder than this one."""
-    started_in = content(folder)["cwd"]
+    """Raise ConfigError if overrides contain a data path relative to another working folder than this one."""
+    started_in = read_sweep_json(folder)["cwd"]
     if not started_in or Path(started_in) == Path.cwd():
         return
     for word in words:
@@ -141,50 +145,50 @@ def check_working_folder(folder: Path, words: Iterable[str]) -> None:
             )
 
 
-def typed_command(folder: Path) -> str:
-    """Return the command that started the sweep in a folder as it was typed, quoted for a shell; empty without one."""
+def read_typed_command(folder: Path) -> str:
+    """Return the command that started the sweep, as typed and quoted for a shell; empty without a sweep.json."""
     if not (folder / PLAN).is_file():
         return ""
-    found = content(folder)
-    # Sweeps of older versions have only the words that Hydra was given. A stranger's may name another program.
+    found = read_sweep_json(folder)
+    # Sweeps of older versions store only the arguments of Hydra. A foreign sweep.json may name another program.
     is_ours = found["typed"][:2] == ["aectl", "train"]
     return shlex.join(found["typed"] if is_ours else ["aectl", "train", *found["command"]])
 
 
-def is_own(folder: Path) -> bool:
-    """Return whether this user's aectl wrote the sweep.json in a folder, for a sweep in that very folder."""
+def is_own_sweep(folder: Path) -> bool:
+    """Return whether sweep.json has this user's signature, made for a sweep in this folder."""
     found = read_json(folder / PLAN)
     signature = found.pop("signature", None)
     return is_signed(signature, "sweep", str(folder.resolve()), found)
 
 
-def content(folder: Path) -> dict[str, Any]:
-    """Return what sweep.json holds; raises ConfigError if it cannot be read or anything in it is of another kind."""
+def read_sweep_json(folder: Path) -> dict[str, Any]:
+    """Return the content of sweep.json; raises ConfigError if it cannot be read or a value has a wrong type."""
     found = read_json(folder / PLAN)
     check_format(found, FORMAT, folder / PLAN)
     entry = {"typed": [], "cwd": "", "init_from": {}, **{key: value for key, value in found.items() if value}}
     jobs = found.get("jobs")
-    kinds = {
-        "typed": is_words(entry["typed"]),
-        "command": is_words(found.get("command")),
+    checks = {
+        "typed": is_text_list(entry["typed"]),
+        "command": is_text_list(found.get("command")),
         "cwd": isinstance(entry["cwd"], str),
-        "init_from": isinstance(entry["init_from"], dict) and is_words(list(entry["init_from"].values())),
-        "jobs": isinstance(jobs, list) and all(map(is_job, jobs)),
+        "init_from": isinstance(entry["init_from"], dict) and is_text_list(list(entry["init_from"].values())),
+        "jobs": isinstance(jobs, list) and all(map(is_job_entry, jobs)),
     }
-    for key, fits in kinds.items():
+    for key, fits in checks.items():
         if not fits:
             raise ConfigError(f"{folder / PLAN} is damaged: its '{key}' is not what aectl writes there")
-    return {key: found[key] if key in ("command", "jobs") else entry[key] for key in kinds}
+    return {key: found[key] if key in ("command", "jobs") else entry[key] for key in checks}
 
 
-def is_words(value: Any) -> bool:
-    """Return whether a value is a list of texts."""
+def is_text_list(value: Any) -> bool:
+    """Return whether a value is a list of strings."""
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
-def is_job(value: Any) -> bool:
-    """Return whether a value describes a job: its number and its overrides."""
-    if not isinstance(value, dict) or not is_words(value.get("overrides")):
+def is_job_entry(value: Any) -> bool:
+    """Return whether a value describes a job, by its number and its overrides."""
+    if not isinstance(value, dict) or not is_text_list(value.get("overrides")):
         return False
     number = value.get("number")
-    return type(number) is int and 0 <= number < LARGEST
+    return type(number) is int and 0 <= number < MAX_JOB_NUMBER

@@ -1,5 +1,6 @@
-"""Figures of a sweep: curves over the epochs, the objective against each swept setting, parallel coordinates; of a
-search also how the lowest value fell, and on which settings the objective depends.
+"""Draws the figures of a sweep: learning curves, the objective against each swept setting, and parallel coordinates.
+
+A search also gets the history of the lowest objective and the importance of each setting.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
 FEW = 10
-"""Most curves that get a legend."""
+"""A figure with more curves has no legend."""
 LOGARITHMIC = 10
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
@@ -47,7 +48,7 @@ def draw_sweep(jobs: Sequence[Job], varied: Sequence[str], folder: Path, is_rank
 
 
 def plot_curves(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
-    """Return the metric over the epochs, the first job's curve the darkest."""
+    """Plot the metric over the epochs; the first job has the darkest curve."""
     figure, axes = style.chart(f"{metric} of each run", 10, 4.6)
     for job, colour in reversed(list(zip(jobs, shades(len(jobs)), strict=True))):
         points = [(int(row["epoch"]), float(row[metric])) for row in read_epochs(job.folder) if row.get(metric)]
@@ -61,7 +62,7 @@ def plot_curves(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figur
 
 
 def plot_settings(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figure:
-    """Return the metric against each setting."""
+    """Plot the metric against each setting, one panel each."""
     columns = min(len(swept), 3)
     lines = math.ceil(len(swept) / columns)
     figure = Figure(figsize=(4 * columns, 3.4 * lines), dpi=style.DPI, layout="constrained")
@@ -79,7 +80,10 @@ def plot_settings(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Fig
 
 
 def plot_parallel(jobs: Sequence[Job], swept: Sequence[str], metric: str, is_ranked: bool = True) -> Figure:
-    """Return a line for each job through its settings, to its objective; the first is the darkest, and bold if best."""
+    """Plot parallel coordinates: one line per job through its settings to its objective.
+
+    The first job has the darkest line, which is bold if `is_ranked`.
+    """
     figure, axes = style.chart("Settings and objective of each run", 2 + 1.6 * (len(swept) + 1), 5)
     axes.grid(visible=False)
     heights = [unit_heights([job.setting(key) for job in jobs]) for key in swept]
@@ -105,9 +109,10 @@ def plot_parallel(jobs: Sequence[Job], swept: Sequence[str], metric: str, is_ran
 
 
 def axis_positions(texts: Sequence[str]) -> tuple[list[float], list[str]]:
-    """Return the positions of values on an axis: numbers as they are, others as 0, 1, … in the order of their names.
+    """Return the positions of values on an axis and the tick labels.
 
-    The second value holds those names, none for numbers.
+    Numbers are their own positions and have no labels. If any value is not a number, the sorted values are the labels
+    at 0, 1, …
     """
     try:
         return [float(text) for text in texts], []
@@ -117,7 +122,7 @@ def axis_positions(texts: Sequence[str]) -> tuple[list[float], list[str]]:
 
 
 def scale_axis(axes: Axes, positions: Sequence[float], names: Sequence[str]) -> None:
-    """Give an axis the names of its values, or a logarithmic scale if they span decades."""
+    """Label the ticks of a categorical axis; make a numeric one logarithmic if its values span decades."""
     if names:
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
@@ -126,7 +131,10 @@ def scale_axis(axes: Axes, positions: Sequence[float], names: Sequence[str]) -> 
 
 
 def unit_heights(texts: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return the heights of values in [0, 1], and the ticks: of names all, of numbers the least and the greatest."""
+    """Return the heights of values in [0, 1] and the ticks as pairs of height and label.
+
+    Categories all have a tick, of numbers only the smallest and the largest.
+    """
     positions, names = axis_positions(texts)
     numbers = [math.log(position) for position in positions] if spans_decades(positions) and not names else positions
     low, high = min(numbers), max(numbers)
@@ -138,7 +146,7 @@ def unit_heights(texts: Sequence[str]) -> tuple[list[float], list[tuple[float, s
 
 
 def spans_decades(positions: Sequence[float]) -> bool:
-    """Return whether all values are positive and their ratios so large that a logarithmic axis is clearer."""
+    """Return whether all values are positive and the largest is at least `LOGARITHMIC` times the smallest."""
     return min(positions) > 0 and max(positions) / min(positions) >= LOGARITHMIC
 
 
@@ -149,7 +157,7 @@ def shades(count: int) -> list[Any]:
 
 @style.default_style()
 def draw_study(study: optuna.Study, folder: Path) -> None:
-    """Write history.png and importances.png; they need two finished trials, and importances also two objectives."""
+    """Write history.png and importances.png if two trials are complete; importances.png needs two objective values."""
     import optuna
 
     done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
@@ -158,14 +166,14 @@ def draw_study(study: optuna.Study, folder: Path) -> None:
     values = {trial.number: float(trial.values[0]) for trial in done}
     style.save(plot_history(values), folder / "history.png")
     if len(set(values.values())) > 1:
-        # Seeded, so that the same study gives the same figure.
+        # A fixed seed makes the figure reproducible.
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
         style.save(plot_importances(importances), folder / "importances.png")
 
 
 def plot_history(values: Mapping[int, float]) -> Figure:
-    """Return the objective of each trial by its number, and the lowest one so far."""
+    """Plot the objective of each trial over its number, and the lowest so far."""
     figure, axes = style.chart("Objective of each trial", 8, 5)
     axes.scatter(list(values), list(values.values()), color=style.BLUE, s=20, label="trial")
     lowest = list(accumulate(values.values(), min))
@@ -177,7 +185,7 @@ def plot_history(values: Mapping[int, float]) -> Figure:
 
 
 def plot_importances(importances: Mapping[str, float]) -> Figure:
-    """Return a bar for each setting's share of the objective's variance, the most important on top."""
+    """Plot a bar for each setting's share of the objective's variance, the largest on top."""
     figure, axes = style.chart("Importance of each setting", 8, 5)
     bars = axes.barh(list(importances)[::-1], list(importances.values())[::-1], color=style.BLUE)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=style.SMALL, color=style.INK)

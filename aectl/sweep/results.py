@@ -1,4 +1,4 @@
-"""The jobs of a sweep as their folders tell them: settings, status, objective, and groups that differ in the seed."""
+"""Reads the results of a sweep's jobs from their folders, and groups them over seeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
 
 @dataclass
 class Job:
-    """One run of a sweep, as its folder tells it."""
+    """A job of a sweep with its settings and results, as read from its folder."""
 
     number: int
     folder: Path
@@ -37,18 +37,18 @@ class Job:
 
     @property
     def value(self) -> float:
-        """The objective, or nan."""
+        """The value of the objective, NaN if there is none."""
         value = self.objective.get("value")
         return math.nan if value is None else float(value)
 
     @property
     def metric(self) -> str:
-        """The name of what the job minimised."""
+        """The name of the metric that the job minimised, empty if unknown."""
         return self.objective.get("name") or ""
 
     @property
     def rank(self) -> tuple[bool, bool, str, float, int]:
-        """What to sort by: failed jobs last, before them those without an objective; each metric by itself."""
+        """Sort key: jobs with an objective first, by metric and value; then those without one; failed jobs last."""
         return (
             self.status == "failed",
             math.isnan(self.value),
@@ -59,39 +59,39 @@ class Job:
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """Return the jobs of a sweep, those whose folders are named <number>-<slug>."""
+    """Return the jobs of a sweep, read from its subfolders named `<number>-<slug>`."""
     numbered = [(job_number(path), path) for path in sorted(folder.iterdir()) if path.is_dir()]
     return [read_job(number, path) for number, path in numbered if number is not None]
 
 
 def read_job(number: int, folder: Path) -> Job:
-    """Return what a job's run.json says; one without a record, or that never ended, counts as failed."""
+    """Return a job, read from its run.json; a job without one, or with the status running, counts as failed."""
     try:
         record = read_json(folder / "run.json")
         check_record(record, folder / "run.json")
     except ConfigError:
-        record = {"status": "failed", "error": "it left no record; see its train.log"}
+        record = {"status": "failed", "error": "it left no readable run.json; see its train.log"}
     if record.get("status") == "running":
-        record |= {"status": "failed", "error": "it ended without a word, as after being killed"}
+        record |= {"status": "failed", "error": "it ended without an error message; it may have been killed"}
     overrides = record.get("overrides")
     if overrides is None:
         path = folder / ".hydra" / "overrides.yaml"
         overrides = read_yaml_list(path) if path.is_file() else []
     error = (str(record.get("error") or "").strip().splitlines() or [""])[-1]
     objective, status = record.get("objective") or {}, record.get("status") or "failed"
-    return Job(number, folder, overrides_by_key(overrides), status, error, objective, seconds_of(record), record)
+    return Job(number, folder, overrides_by_key(overrides), status, error, objective, read_duration(record), record)
 
 
 def read_epochs(folder: Path) -> list[dict[str, str]]:
-    """Return the whole rows of a run's metrics.csv; none if there is no such file, or it is damaged."""
+    """Return the complete rows of a run's metrics.csv, none if the file is missing or damaged."""
     try:
         return read_metrics_csv(folder / METRICS_CSV)[1]
     except ConfigError:
         return []
 
 
-def seconds_of(record: dict[str, Any]) -> float | None:
-    """Return how long a run took; None where its record does not tell."""
+def read_duration(record: dict[str, Any]) -> float | None:
+    """Return the duration of a run in seconds, None if its record has none."""
     if record.get("seconds") is not None or not (record.get("started") and record.get("ended")):
         return record.get("seconds")
     try:
@@ -119,7 +119,7 @@ def objectives_over_seeds(
     return sorted(found, key=lambda group: statistics.fmean(group[1])) if is_ranked else found
 
 
-def name_of(jobs: Sequence[Job]) -> str:
-    """Return the metric that the jobs minimised; models may differ in theirs."""
+def objective_name(jobs: Sequence[Job]) -> str:
+    """Return the name of the metric that the jobs minimised; several names are joined by slashes."""
     names = dict.fromkeys(job.objective["name"] for job in jobs if job.objective.get("name"))
     return " / ".join(names) or "objective"

@@ -1,4 +1,4 @@
-"""One job of a sweep, in a process of its own: the same as if its command had been typed."""
+"""Runs one job of a sweep in its own process, as if its command had been typed."""
 
 from __future__ import annotations
 
@@ -14,90 +14,93 @@ from typing import Protocol, TextIO
 from aectl.config.literal import quote_override
 from aectl.config.overrides import may_change_on_resume, override_key
 from aectl.runs.run import COMMAND, Run, is_alive
-from aectl.sweep.plan import Planned
+from aectl.sweep.plan import PlannedJob
 
-PATIENCE_SECONDS = 60.0
-"""How long a process that was told to stop may take to save its run."""
+SAVE_TIMEOUT_SECONDS = 60.0
+"""How long to wait for a stopped process that still saves the job's run."""
 
-STOPPED = (130, 138, 143)
-"""Exit codes of a run that a signal stopped at a step."""
+STOP_EXIT_CODES = (130, 138, 143)
+"""Exit codes of a run that a signal stopped between two steps."""
 
 
 class RunCommand(Protocol):
-    """What runs a command as if it had been typed; the command line hands it in."""
+    """Runs an aectl command as if it had been typed. The command line passes it in: sweep/ does not import cli/."""
 
     def __call__(
         self, command: str, arguments: Sequence[str], *, is_job: bool = False, imports_here: bool = True
     ) -> None: ...
 
 
-def carry_out_job(
-    job: Planned,
+def run_job(
+    job: PlannedJob,
     run_command: RunCommand,
     flags: Sequence[str] = (),
     extra: Sequence[str] = (),
     imports_here: bool = True,
 ) -> str:
-    """Train a job's run, or go on with it from its checkpoint; returns the last line of its error, or nothing.
+    """Train a job's run, or resume it from its checkpoint; return the last line of its error, or the empty text.
 
-    `flags` are Hydra's, `extra` overrides that are no part of what tells the job from others. Whatever happens leaves a
-    record in the job's folder.
+    `flags` are Hydra's. `extra` are overrides of the whole sweep, which the job's own overrides do not contain. The
+    job's folder holds a run.json afterwards, however the job ended.
     """
-    if (pid := wait_for(job)) is not None:
+    if (pid := wait_for_process(job)) is not None:
         return f"process {pid} still trains it"
-    words = command(job, extra)
+    words = build_command(job, extra)
     COMMAND.set(())
-    said, code = io.StringIO(), 0
+    stderr, code = io.StringIO(), 0
     try:
-        with silence(said):
+        with redirect_output(stderr):
             run_command("train", [*flags, *words], is_job=True, imports_here=imports_here)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
-    # A run that was interrupted before is still so if it is refused now.
-    if job.status == "done" or (job.status == "interrupted" and code in (0, *STOPPED)):
+    # The status alone does not suffice: a run that was interrupted before stays so if resuming it is refused.
+    if job.status == "done" or (job.status == "interrupted" and code in (0, *STOP_EXIT_CODES)):
         return ""
-    error = message(said.getvalue())
-    end_as_failed(job, error, extra)
+    error = format_error(stderr.getvalue())
+    record_failure(job, error, extra)
     return error
 
 
-def end_as_failed(job: Planned, error: str, extra: Sequence[str]) -> None:
-    """Record why a job failed."""
+def record_failure(job: PlannedJob, error: str, extra: Sequence[str]) -> None:
+    """Write into the job's run.json that it failed, and why."""
     job.folder.mkdir(parents=True, exist_ok=True)
     overrides = [*job.overrides, *(word for word in extra if override_key(word) != "trust")]
     Run(job.folder).record_end("failed", error=error, overrides=overrides)
 
 
 @contextlib.contextmanager
-def silence(said: TextIO) -> Iterator[None]:
-    """Let nothing through to the terminal, where other jobs speak; what goes to stderr is kept in `said`."""
+def redirect_output(stderr: TextIO) -> Iterator[None]:
+    """Discard stdout and write stderr to `stderr` within the block: the terminal shows the progress of all jobs."""
     with (
-        Path(os.devnull).open("w", encoding="utf-8", errors="replace") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(said),
+        Path(os.devnull).open("w", encoding="utf-8", errors="replace") as devnull,
+        contextlib.redirect_stdout(devnull),
+        contextlib.redirect_stderr(stderr),
     ):
         yield
 
 
-def command(job: Planned, extra: Sequence[str]) -> list[str]:
-    """Return the words that train a job, in a folder that holds nothing else, or that go on with it."""
-    where = quote_override(str(job.folder))
-    if job.can_go_on:
-        # The run has its threads already: with others its sums would differ.
+def build_command(job: PlannedJob, extra: Sequence[str]) -> list[str]:
+    """Return the arguments of `aectl train` that start a job in an empty folder, or resume it from its checkpoint.
+
+    Deletes the folder of a job that has no checkpoint.
+    """
+    folder = quote_override(str(job.folder))
+    if job.can_resume:
+        # The run keeps its number of threads: another number would change its sums.
         kept = [word for word in extra if may_change_on_resume(word) and not word.startswith("device.threads=")]
-        return [f"resume={where}", *kept]
-    # What has no checkpoint has nothing to lose: it was cut short in its first epoch, or never began.
+        return [f"resume={folder}", *kept]
+    # Without a checkpoint there is nothing to lose: the job stopped in its first epoch, or never started.
     shutil.rmtree(job.folder, ignore_errors=True)
-    # Where the sweep's jobs run is decided already, and a run by itself takes no sweep=.
+    # A single run takes no sweep=.
     own = [word for word in job.overrides if override_key(word) != "sweep"]
-    # What a run is started with is trusted, and trust= is for stored ones.
+    # A new run trusts what its overrides name; trust= is for stored ones.
     own += [word for word in extra if override_key(word) != "trust"]
-    return [*own, f"hydra.run.dir={where}"]
+    return [*own, f"hydra.run.dir={folder}"]
 
 
-def wait_for(job: Planned) -> int | None:
-    """Wait for a process that still saves this run, as after a sweep was killed; returns it if it goes on for long."""
-    end = time.monotonic() + PATIENCE_SECONDS
+def wait_for_process(job: PlannedJob) -> int | None:
+    """Wait for a process of a killed sweep that still saves the job's run; return its pid if that takes too long."""
+    end = time.monotonic() + SAVE_TIMEOUT_SECONDS
     while job.status == "running":
         record = Run(job.folder).record
         if not is_alive(record.get("pid"), record.get("host")):
@@ -108,7 +111,7 @@ def wait_for(job: Planned) -> int | None:
     return None
 
 
-def message(said: str) -> str:
-    """Return the error in what was said on stderr, in one line."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and "AECTL_DEBUG" not in line]
-    return " ".join(lines[-2:]).removeprefix("aectl: ") or "it ended without a word"
+def format_error(stderr: str) -> str:
+    """Return the error that a command printed on stderr as one line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and "AECTL_DEBUG" not in line]
+    return " ".join(lines[-2:]).removeprefix("aectl: ") or "it ended without an error message"

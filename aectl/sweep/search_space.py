@@ -1,4 +1,4 @@
-"""Where a search looks: the values that overrides leave open, in Hydra's own grammar."""
+"""The search space: overrides in Hydra's grammar that leave a value open, as Optuna distributions."""
 
 from __future__ import annotations
 
@@ -17,83 +17,101 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Open:
-    """What a key is searched among: how a value is drawn for a trial, and whether one is among them."""
+class Distribution:
+    """The values of a searched key: `suggest` draws one for a trial, `contains` checks one."""
 
-    draw: Callable[[Trial], Any]
-    fits: Callable[[Any], bool]
+    suggest: Callable[[Trial], Any]
+    contains: Callable[[Any], bool]
 
 
-class Space:
-    """What is fixed, as overrides, and what is open, by key.
+class SearchSpace:
+    """Fixed overrides, and the distribution of each searched key.
 
-    `a=4,8` and `a=choice(4,8)` are unordered values, `a=interval(0.1,1)` numbers, `a=int(interval(1,9))` whole ones,
-    `a=range(2,9,2)` whole ones at equal steps; `tag(log,interval(0.001,0.1))` looks on a logarithmic scale.
+    | override | distribution |
+    |---|---|
+    | `a=4,8`, `a=choice(4,8)` | categorical |
+    | `a=interval(0.1,1)` | uniform |
+    | `a=int(interval(1,9))` | whole numbers |
+    | `a=range(2,9,2)` | whole numbers with a step |
+    | `a=tag(log,interval(0.001,0.1))` | uniform on a logarithmic scale |
 
-    Raises ConfigError for what is none of these, and if nothing is open.
+    Raises ConfigError for any other sweep, and if no key is searched.
     """
 
     def __init__(self, arguments: Iterable[str], params: Mapping[str, Any]) -> None:
         words = [*(f"{key}={value}" for key, value in params.items()), *arguments]
         parsed = {one.get_key_element(): one for one in OverridesParser.create().parse_overrides(words)}
         self.fixed = [str(one.input_line) for one in parsed.values() if not one.is_sweep_override()]
-        self.open = {key: open_of(key, one) for key, one in parsed.items() if one.is_sweep_override()}
-        if not self.open:
-            raise ConfigError("nothing to search for: leave a value open, as in 'optimizer.lr=interval(0.0001,0.01)'")
+        self.distributions = {
+            key: parse_distribution(key, one) for key, one in parsed.items() if one.is_sweep_override()
+        }
+        if not self.distributions:
+            raise ConfigError(
+                "nothing to search for: give a key several values, as in 'optimizer.lr=interval(0.0001,0.01)'"
+            )
 
-    def draw(self, trial: Trial) -> list[str]:
-        """Return the overrides of a trial's job: what is fixed, and a value for each key that is open.
+    def suggest_overrides(self, trial: Trial) -> list[str]:
+        """Return the overrides of a trial's job: the fixed ones, and a value for each searched key.
 
-        A trial that a study holds may have values already. Raises ConfigError for one that is not in the space: the
-        study may be a stranger's, and a value is a word of a command.
+        A resumed trial has its values already. Raises ConfigError if one is not in the space: the study may come from
+        someone else, and its values become part of a command.
         """
-        return [*self.fixed, *(f"{key}={written(value_of(trial, key, one))}" for key, one in self.open.items())]
+        return [
+            *self.fixed,
+            *(f"{key}={format_value(suggest_value(trial, key, one))}" for key, one in self.distributions.items()),
+        ]
 
 
-def value_of(trial: Trial, key: str, among: Open) -> Any:
-    """Return a trial's value of a key; raises ConfigError if it has one that is not searched."""
+def suggest_value(trial: Trial, key: str, distribution: Distribution) -> Any:
+    """Return a trial's value of a key; raises ConfigError if it has a value outside the distribution."""
     with warnings.catch_warnings():
-        # Optuna warns of a value that is refused below.
+        # Optuna warns about a value that is refused below.
         warnings.simplefilter("ignore")
         try:
-            value = among.draw(trial)
-            fits = among.fits(value)
+            value = distribution.suggest(trial)
+            fits = distribution.contains(value)
         except (ValueError, TypeError, OverflowError) as error:
             raise ConfigError(
-                f"trial {trial.number} of the study has another {key} than is searched: {error}"
+                f"trial {trial.number} of the study has a value of {key} that is not searched: {error}"
             ) from None
     if not fits:
         raise ConfigError(f"trial {trial.number} of the study has {key}={value}, which is not searched")
     return value
 
 
-def written(value: Any) -> str:
-    """Return a value as one would type it; of a number five digits say enough."""
+def format_value(value: Any) -> str:
+    """Return a value as text for an override; floats have five significant digits."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def open_of(key: str, override: Override) -> Open:
-    """Return what an override leaves open; raises ConfigError for what Optuna cannot draw from."""
+def parse_distribution(key: str, override: Override) -> Distribution:
+    """Return the distribution that an override describes; raises ConfigError if Optuna has none such."""
     value: Any = override.value()
     name = key.lstrip("+~")
     if override.is_choice_sweep():
         choices = list(override.sweep_string_iterator())
-        return Open(lambda trial: trial.suggest_categorical(name, choices), choices.__contains__)
+        return Distribution(lambda trial: trial.suggest_categorical(name, choices), choices.__contains__)
     is_log = "log" in getattr(value, "tags", ())
     if override.is_interval_sweep():
         start, end = value.start, value.end
         if not (start < end and (start > 0 or not is_log)):
-            raise ConfigError(f"{override.input_line}: the ends must rise{', from above 0' if is_log else ''}")
+            raise ConfigError(
+                f"{override.input_line}: the first end must be {'above 0 and ' if is_log else ''}less than the second"
+            )
         if isinstance(start, int) and isinstance(end, int):
-            return Open(
+            return Distribution(
                 lambda trial: trial.suggest_int(name, start, end, log=is_log), range(start, end + 1).__contains__
             )
-        # Of a value that was put into a study, Optuna returns what stands there.
-        return Open(lambda trial: float(trial.suggest_float(name, start, end, log=is_log)), lambda v: start <= v <= end)
+        # Optuna returns the value of a stored trial unchanged, whatever its type.
+        return Distribution(
+            lambda trial: float(trial.suggest_float(name, start, end, log=is_log)), lambda v: start <= v <= end
+        )
     if override.is_range_sweep() and all(isinstance(one, int) for one in (value.start, value.stop, value.step)):
         numbers = range(value.start, value.stop, value.step)
         if not numbers:
-            raise ConfigError(f"{override.input_line}: the range holds no number")
+            raise ConfigError(f"{override.input_line}: the range is empty")
         ends = (numbers[0], numbers[-1])
-        return Open(lambda trial: trial.suggest_int(name, *ends, step=value.step), numbers.__contains__)
-    raise ConfigError(f"cannot search in {override.input_line}: choices, interval(a,b) and range(a,b) of whole numbers")
+        return Distribution(lambda trial: trial.suggest_int(name, *ends, step=value.step), numbers.__contains__)
+    raise ConfigError(
+        f"cannot search {override.input_line}: use choices, interval(a,b), or range(a,b) of whole numbers"
+    )

@@ -1,4 +1,4 @@
-"""Jobs beside each other on this machine, each place a process that takes one after the other."""
+"""A pool of worker processes on this machine, each of which runs one job of a sweep at a time."""
 
 from __future__ import annotations
 
@@ -19,174 +19,174 @@ from types import FrameType
 from typing import ParamSpec, TypeVar, cast
 
 from aectl.config import ConfigError
-from aectl.sweep.plan import Planned
+from aectl.sweep.plan import PlannedJob
 
 TICK_SECONDS = 0.5
-LIBRARY = next(place for place in (Path(os.__file__).parent, Path(sys.prefix)) if place.is_dir())
-"""Python's own modules, which may be in an archive."""
+PYTHON_LIBRARY = next(folder for folder in (Path(os.__file__).parent, Path(sys.prefix)) if folder.is_dir())
+"""Folder of the standard library; the prefix if the library is in an archive."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Task = Callable[[Planned], str]
-"""Runs a job in a process of its own; returns the last line of its error, or nothing."""
+JobFunction = Callable[[PlannedJob], str]
+"""Runs a job in the process that calls it; returns the last line of its error, or the empty text."""
 
 
-class Watcher:
-    """Is told what becomes of the jobs; does nothing by itself."""
+class JobObserver:
+    """Base class of objects that follow the jobs of a sweep. Every method does nothing by default."""
 
-    def started(self, job: Planned) -> None:
-        """A job begins, or goes on."""
+    def started(self, job: PlannedJob) -> None:
+        """Called before a job starts or resumes."""
 
-    def ended(self, job: Planned, error: str) -> None:
-        """A job has ended; `error` is empty if it went well."""
+    def ended(self, job: PlannedJob, error: str) -> None:
+        """Called after a job ended; `error` is empty if it succeeded."""
 
     def tick(self) -> None:
-        """Half a second has passed, or less."""
+        """Called at least every `TICK_SECONDS` while jobs run."""
 
 
-class Both(Watcher):
-    """Tells two watchers, the first one first."""
+class ObserverPair(JobObserver):
+    """Passes each call to two observers in turn."""
 
-    def __init__(self, first: Watcher, second: Watcher) -> None:
-        self.watchers = (first, second)
+    def __init__(self, first: JobObserver, second: JobObserver) -> None:
+        self.observers = (first, second)
 
-    def started(self, job: Planned) -> None:
-        for one in self.watchers:
+    def started(self, job: PlannedJob) -> None:
+        for one in self.observers:
             one.started(job)
 
-    def ended(self, job: Planned, error: str) -> None:
-        for one in self.watchers:
+    def ended(self, job: PlannedJob, error: str) -> None:
+        for one in self.observers:
             one.ended(job, error)
 
     def tick(self) -> None:
-        for one in self.watchers:
+        for one in self.observers:
             one.tick()
 
 
-class Places:
-    """As many processes as may run beside each other; a process that is killed takes only its own job with it.
+class WorkerPool:
+    """Runs jobs in a fixed number of worker processes; a worker that is killed loses only its own job.
 
-    Ctrl-C and SIGTERM stop all runs at their next step, from where they can go on; a second Ctrl-C kills them. Should
-    this process die, its places stop in the same way.
+    Ctrl-C and SIGTERM stop all runs at their next step, after which they can resume. A second signal kills them.
+    If this process dies, its workers stop in the same way.
     """
 
-    def __init__(self, number: int, task: Task, watcher: Watcher, fail_fast: bool = False) -> None:
-        self.task, self.watcher, self.fail_fast = task, watcher, fail_fast
-        self.free = [place() for _ in range(number)]
-        self.waiting: Iterator[Planned] = iter(())
-        self.running: dict[Future[str], tuple[Planned, Place]] = {}
-        self.again: set[int] = set()
+    def __init__(self, count: int, run_job: JobFunction, observer: JobObserver, fail_fast: bool = False) -> None:
+        self.run_job, self.observer, self.fail_fast = run_job, observer, fail_fast
+        self.idle = [make_worker() for _ in range(count)]
+        self.pending: Iterator[PlannedJob] = iter(())
+        self.running: dict[Future[str], tuple[PlannedJob, Worker]] = {}
+        self.retried: set[int] = set()
         self.signal: int | None = None
 
-    def carry_out(self, jobs: Iterable[Planned]) -> None:
-        """Run the jobs in their order, each thought of when there is a place for it.
+    def run(self, jobs: Iterable[PlannedJob]) -> None:
+        """Run the jobs in order and return when all have ended.
 
-        Returns when all have ended, and raises KeyboardInterrupt if told to stop.
+        The next job is taken from `jobs` only when a worker is idle. Raises KeyboardInterrupt if a signal stopped them.
         """
-        self.waiting = iter(jobs)
-        with told_to_stop(self.stop):
-            while self.fill() or self.running:
+        self.pending = iter(jobs)
+        with handle_stop_signals(self.stop):
+            while self.start_pending() or self.running:
                 done, _ = wait(self.running, TICK_SECONDS, FIRST_COMPLETED)
                 for future in done:
-                    self.clear(future)
-                self.watcher.tick()
-        for one in self.free:
+                    self.handle_result(future)
+                self.observer.tick()
+        for one in self.idle:
             one.shutdown()
         if self.signal is not None:
             raise KeyboardInterrupt
 
-    def fill(self) -> bool:
-        """Give each free place the next job; returns whether any began."""
-        before = len(self.free)
+    def start_pending(self) -> bool:
+        """Give each idle worker a pending job; return whether any job started."""
+        before = len(self.idle)
         for _ in range(before):
-            for job in islice(self.waiting, 1):
-                self.begin(job)
-        return len(self.free) < before
+            for job in islice(self.pending, 1):
+                self.start(job)
+        return len(self.idle) < before
 
-    def begin(self, job: Planned) -> None:
-        """Give a free place this job."""
-        where = self.free.pop()
-        self.watcher.started(job)
+    def start(self, job: PlannedJob) -> None:
+        """Run a job in an idle worker."""
+        worker = self.idle.pop()
+        self.observer.started(job)
         try:
-            future = where.submit(self.task, job)
+            future = worker.submit(self.run_job, job)
         except BrokenProcessPool:
-            # Killed while it had nothing to do.
-            where = place()
-            future = where.submit(self.task, job)
-        self.running[future] = (job, where)
+            # The worker was killed while it was idle.
+            worker = make_worker()
+            future = worker.submit(self.run_job, job)
+        self.running[future] = (job, worker)
         if self.signal is not None:
-            # Told to stop in the meantime.
-            tell(signal.SIGTERM)
+            # The signal arrived while the job was being submitted.
+            signal_workers(signal.SIGTERM)
 
-    def clear(self, future: Future[str]) -> None:
-        """Take note of a job that has ended, and free its place."""
-        job, where = self.running.pop(future)
+    def handle_result(self, future: Future[str]) -> None:
+        """Record how a job ended and make its worker idle; replace a worker that was killed."""
+        job, worker = self.running.pop(future)
         try:
             error = future.result()
         except BrokenProcessPool:
-            error, where = "its process was killed", place()
-            if not job.status and job.number not in self.again and self.signal is None:
-                # Without a record it had not begun: the process may have been killed while it waited.
-                self.again.add(job.number)
-                self.running[where.submit(self.task, job)] = (job, where)
+            error, worker = "its process was killed", make_worker()
+            if not job.status and job.number not in self.retried and self.signal is None:
+                # Without run.json the job had not started: the worker may have been killed while idle. Retry once.
+                self.retried.add(job.number)
+                self.running[worker.submit(self.run_job, job)] = (job, worker)
                 return
         except Exception as unexpected:
             error = f"{type(unexpected).__name__}: {unexpected}"
-        self.free.append(where)
+        self.idle.append(worker)
         if error and self.signal is None:
-            job.fail(error)
-        self.watcher.ended(job, error)
+            job.record_failure(error)
+        self.observer.ended(job, error)
         if error and self.fail_fast:
             self.stop(None)
 
     def stop(self, number: int | None) -> None:
-        """Start no more jobs, and let those that run save where they are; told a second time, kill them."""
+        """Start no more jobs and let running ones save and stop; the second time, kill them."""
         again, self.signal = self.signal is not None, number or self.signal
-        self.waiting = iter(())
-        tell(signal.SIGKILL if again else signal.SIGTERM)
+        self.pending = iter(())
+        signal_workers(signal.SIGKILL if again else signal.SIGTERM)
 
 
-def tell(number: int) -> None:
-    """Send a signal to all places."""
+def signal_workers(number: int) -> None:
+    """Send a signal to all worker processes."""
     for child in active_children():
         os.kill(cast("int", child.pid), number)
 
 
-class Place(ProcessPoolExecutor):
-    """A process, and the tracker of its locks, that take no module of the working folder's for one of Python's."""
+class Worker(ProcessPoolExecutor):
+    """A worker process in `folder` that imports no file of that folder as a module of the standard library."""
 
     def __init__(self, folder: str) -> None:
-        with in_library():
-            super().__init__(1, mp_context=get_context("spawn"), initializer=settle, initargs=(folder,))
+        with chdir_to_library():
+            super().__init__(1, mp_context=get_context("spawn"), initializer=initialise_worker, initargs=(folder,))
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a function in the process, which begins with the first one."""
-        with in_library():
+        """Run a function in the process, which the first call starts."""
+        with chdir_to_library():
             return super().submit(fn, *args, **kwargs)
 
 
 @contextmanager
-def in_library() -> Iterator[None]:
-    """Work in the folder of Python's own modules within.
+def chdir_to_library() -> Iterator[None]:
+    """Change the working folder to the standard library within the block.
 
-    Processes begin as `python -c`, which imports multiprocessing from the working folder, if it is there.
+    New processes start as `python -c`, which would import a multiprocessing.py from the working folder.
     """
     before = Path.cwd()
-    os.chdir(LIBRARY)
+    os.chdir(PYTHON_LIBRARY)
     try:
         yield
     finally:
         os.chdir(before)
 
 
-def place() -> Place:
-    """Return a process that has not started yet; it inherits nothing but the environment.
+def make_worker() -> Worker:
+    """Return a worker whose process has not started yet and will inherit only the environment.
 
-    Raises ConfigError where the system has no shared memory for its locks.
+    Raises ConfigError if the system has no shared memory for its locks.
     """
     try:
-        return Place(str(Path.cwd()))
+        return Worker(str(Path.cwd()))
     except OSError as error:
         raise ConfigError(
             f"a sweep needs shared memory for its processes: {error.strerror or error}"
@@ -194,32 +194,32 @@ def place() -> Place:
         ) from error
 
 
-def settle(folder: str) -> None:
-    """Begin a place: work in the given folder, hear no Ctrl-C of the terminal, stop when the parent is gone."""
+def initialise_worker(folder: str) -> None:
+    """Set up a worker process: change to `folder`, ignore the terminal's Ctrl-C, stop when the parent dies."""
     os.chdir(folder)
     if hasattr(os, "setsid"):
         os.setsid()
     parent = cast("BaseProcess", parent_process())
 
-    def follow() -> None:
+    def stop_with_parent() -> None:
         parent.join()
-        # A run that trains takes the first one as a wish, and saves; what comes after it takes the next one as an end.
+        # A training run saves and stops at the first signal; the code that runs after it ends at the next one.
         while True:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=stop_with_parent, daemon=True).start()
 
 
 @contextmanager
-def told_to_stop(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call `stop` with the signal on Ctrl-C and SIGTERM, where signals can be heard at all."""
+def handle_stop_signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """Call `stop` with the signal number on Ctrl-C and SIGTERM; only the main thread can do so."""
 
-    def heard(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         stop(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, heard) for number in numbers}
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from aectl.sweep.table import close
+from aectl.sweep.table import write_results
 from aectl.system.standard_streams import LenientStream, lenient_streams, replace_unencodable, stand_in
 from tests.small import DENSE, QUICK
 from tests.test_sweep import write_job
@@ -72,7 +72,7 @@ def test_a_sweeps_report_is_written_in_any_encoding(tmp_path, monkeypatch, encod
         write_job(tmp_path, seed, [f"seed={seed}", "tags.name=σ\udcff"], 1.0 + seed)
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     with lenient_streams():
-        close(tmp_path)
+        write_results(tmp_path)
     assert (tmp_path / "report.html").is_file()
     sys.stdout.detach()
 

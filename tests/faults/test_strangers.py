@@ -20,7 +20,7 @@ from aectl.config import ConfigError, check_trusted
 from aectl.config.untrusted_files import read_config
 from aectl.runs.run import Run
 from aectl.sweep import read_jobs
-from aectl.sweep.cluster import Slurm
+from aectl.sweep.cluster import SlurmQueue
 from aectl.training import checkpoint
 from aectl.training.checkpoint import CheckpointError
 from tests.faults.payload import Payload
@@ -227,7 +227,7 @@ FORBIDDEN = [
     # Of ours and of torch's, but no part of a run: they write, fetch, start processes or take callables.
     "aectl.tensorboard.training.TensorBoard",
     "aectl.training.observers.CsvLog",
-    "aectl.sweep.cluster.Ray",
+    "aectl.sweep.cluster.RayQueue",
     "aectl.sweep.SweepTable",
     "aectl.runs.run.Run",
     "aectl.runs.run.run_git",
@@ -490,7 +490,7 @@ def test_what_a_queue_hands_back_is_no_pickle_that_was_there_before(tmp_path, ta
     canary, planted = tmp_path / "canary", tmp_path / ".submitit" / "1_0_result.pkl"
     planted.parent.mkdir()
     planted.write_bytes(pickle.dumps(("success", Payload(canary))))
-    Slurm(tmp_path, "local", {})
+    SlurmQueue(tmp_path, "local", {})
     assert not planted.exists()
     assert not canary.exists()
     tally("attacks refused")

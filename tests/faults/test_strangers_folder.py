@@ -257,7 +257,7 @@ def test_a_study_stores_and_computes_nothing(tmp_path, what, tally):
         for statement in COMPUTED[what]:
             database.execute(statement)
     database.close()
-    with pytest.raises(ConfigError, match="is no plain table"):
+    with pytest.raises(ConfigError, match="is not a plain table"):
         open_study(tmp_path, None, "aectl", 0, None)
     tally("attacks refused")
 

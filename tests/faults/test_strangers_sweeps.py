@@ -26,10 +26,10 @@ from aectl.runs.jobs import PLAN, job_number
 from aectl.runs.run import Run
 from aectl.sweep import launch, run_job
 from aectl.sweep.optuna_search import Search, open_study
-from aectl.sweep.plan import content, is_own, note, plan, typed_command
+from aectl.sweep.plan import is_own_sweep, plan_jobs, read_sweep_json, read_typed_command, write_plan
 from aectl.sweep.results import Job
-from aectl.sweep.search_space import Space
-from aectl.sweep.table import write_csv
+from aectl.sweep.search_space import SearchSpace
+from aectl.sweep.table import write_sweep_csv
 from tests.faults.payload import Payload
 
 REFUSED = (
@@ -171,7 +171,7 @@ def test_a_plan_of_other_kinds_is_told_in_a_line(tmp_path, tally):
         for value in (*ODD, [{"number": 1e400, "overrides": []}], [{"number": -1, "overrides": ["x"]}]):
             stored(tmp_path / "sweep", ["seed=0,1"], **{key: value})
             try:
-                content(tmp_path / "sweep")
+                read_sweep_json(tmp_path / "sweep")
             except ConfigError as error:
                 assert "damaged" in str(error) and key in str(error)
                 tally("damaged records told")
@@ -181,7 +181,7 @@ def test_a_plan_of_other_kinds_is_told_in_a_line(tmp_path, tally):
 
 def test_a_strangers_sweep_shows_no_command_of_another_program(tmp_path):
     stored(tmp_path / "sweep", ["seed=0,1"], typed=["rm", "-rf", "/"])
-    assert typed_command(tmp_path / "sweep") == "aectl train -m seed=0,1"
+    assert read_typed_command(tmp_path / "sweep") == "aectl train -m seed=0,1"
 
 
 def test_ones_own_sweep_is_known_by_its_signature_in_its_own_folder(tmp_path, monkeypatch, tally):
@@ -189,13 +189,13 @@ def test_ones_own_sweep_is_known_by_its_signature_in_its_own_folder(tmp_path, mo
     words = ["-m", "--config-dir=mine", "dataset.path=/data/own.npy", "tags.x=${oc.env:HOME}", "seed=0,1"]
     folder, other = tmp_path / "own", tmp_path / "other"
     folder.mkdir()
-    note(folder, words, plan(folder, [["seed=0"]]))
-    assert is_own(folder)
+    write_plan(folder, words, plan_jobs(folder, [["seed=0"]]))
+    assert is_own_sweep(folder)
     assert resume.restore_sweep([f"resume={folder}", "jobs=2"])[1][-2:] == ["jobs=2", f"hydra.sweep.dir='{folder}'"]
     # Copied, changed, or gone on with from a folder that may be a stranger's, it is nobody's.
     other.mkdir()
     (other / PLAN).write_bytes((folder / PLAN).read_bytes())
-    assert not is_own(other)
+    assert not is_own_sweep(other)
     monkeypatch.chdir(other)
     with pytest.raises(ConfigError, match="may not ask for that"):
         resume.restore_sweep([f"resume={folder}"])
@@ -212,7 +212,7 @@ def test_own_data_of_a_sweep_need_no_word_from_another_folder_and_a_moved_sweep_
     monkeypatch.chdir(tmp_path)
     folder, data = tmp_path / "own", tmp_path / "x.npy"
     folder.mkdir()
-    note(folder, ["-m", f"dataset.path={data}", "seed=0,1"], [])
+    write_plan(folder, ["-m", f"dataset.path={data}", "seed=0,1"], [])
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert resume.restore_sweep([f"resume={folder}"])[1][0] == f"dataset.path={data}"
@@ -250,8 +250,8 @@ GONE = [socket.gethostname(), 2**22 + 1]
 def test_a_trials_overrides_are_not_taken_from_the_study(tmp_path, state, storage, tally):
     attributes = {"overrides": EVIL, "owner": GONE}
     state = optuna.trial.TrialState[state]
-    search = planted(tmp_path, Space(SPACE, {}), storage, state=state, user_attrs=attributes)
-    job = next(search.jobs())
+    search = planted(tmp_path, SearchSpace(SPACE, {}), storage, state=state, user_attrs=attributes)
+    job = next(search.propose_jobs())
     assert job.number == 0
     assert [word.partition("=")[0] for word in job.overrides] == ["model.code", "optimizer.lr", "model.widths"]
     tally("values of stored studies refused")
@@ -281,7 +281,7 @@ PLANTED = {
 @pytest.mark.parametrize("storage", STORAGES)
 def test_a_study_gives_values_of_the_search_alone(tmp_path, what, way, storage, tally):
     params, distributions = PLANTED[what]
-    space = Space(SPACE, {})
+    space = SearchSpace(SPACE, {})
     if way == "params":
         attributes = {"owner": GONE}
         kinds = {"state": optuna.trial.TrialState.RUNNING, "user_attrs": attributes}
@@ -290,13 +290,13 @@ def test_a_study_gives_values_of_the_search_alone(tmp_path, what, way, storage, 
         kinds = {"state": optuna.trial.TrialState.WAITING, "system_attrs": {"fixed_params": params}}
         search = planted(tmp_path, space, storage, **kinds)
     with pytest.raises(ConfigError, match="trial 0 of the study has"):
-        next(search.jobs())
+        next(search.propose_jobs())
     assert not (tmp_path / PLAN).exists()
     tally("values of stored studies refused")
 
 
 def test_a_journal_that_is_damaged_or_a_pickle_runs_nothing_and_is_told_in_a_line(tmp_path, torture, tally):
-    planted(tmp_path, Space(SPACE, {}), "journal.log", state=optuna.trial.TrialState.WAITING)
+    planted(tmp_path, SearchSpace(SPACE, {}), "journal.log", state=optuna.trial.TrialState.WAITING)
     whole = (tmp_path / "journal.log").read_bytes()
     canary, random = tmp_path / "canary", Random(0)
     places = [random.randrange(len(whole)) for _ in range(200 if torture else 10)]
@@ -307,9 +307,9 @@ def test_a_journal_that_is_damaged_or_a_pickle_runs_nothing_and_is_told_in_a_lin
         try:
             search = Search(
                 open_study(tmp_path, str(tmp_path / "journal.log"), "aectl", 0, None),
-                Space(SPACE, {}), tmp_path, ["-m"], 3,
+                SearchSpace(SPACE, {}), tmp_path, ["-m"], 3,
             )  # fmt: skip
-            job = next(search.jobs())
+            job = next(search.propose_jobs())
         except ConfigError as error:
             assert len(str(error).splitlines()) <= 2
         else:
@@ -322,16 +322,16 @@ def test_a_trial_that_was_left_over_keeps_its_values(tmp_path):
     params = {"model.code": "8"}
     attributes = {"owner": GONE}
     kinds = {"state": optuna.trial.TrialState.RUNNING, "user_attrs": attributes}
-    search = planted(tmp_path, Space(SPACE, {}), params=params, **kinds)
-    assert next(search.jobs()).overrides[0] == "model.code=8"
+    search = planted(tmp_path, SearchSpace(SPACE, {}), params=params, **kinds)
+    assert next(search.propose_jobs()).overrides[0] == "model.code=8"
 
 
 @pytest.mark.parametrize("owner", [5, "x", [], ["x"], [None, None], ["HOST", "x"], ["HOST", 2**70], ["HOST", None]])
 def test_an_owner_of_another_kind_is_nobody(tmp_path, owner):
     owner = [socket.gethostname() if one == "HOST" else one for one in owner] if isinstance(owner, list) else owner
     kinds = {"state": optuna.trial.TrialState.RUNNING, "user_attrs": {"owner": owner}}
-    search = planted(tmp_path, Space(SPACE, {}), **kinds)
-    assert next(search.jobs()).number in (0, 1)
+    search = planted(tmp_path, SearchSpace(SPACE, {}), **kinds)
+    assert next(search.propose_jobs()).number in (0, 1)
 
 
 def test_the_modules_of_typed_classes_are_known():
@@ -342,14 +342,14 @@ def test_the_modules_of_typed_classes_are_known():
 def test_a_table_of_a_strangers_jobs_holds_no_formula_and_is_whole_or_absent(tmp_path, monkeypatch, tally):
     formula = "=cmd|'/c calc'!A1"
     jobs = [Job(n, tmp_path / f"{n}-x", {"a": formula, "=b": "-1"}, formula, formula, {"name": "=c"}) for n in range(2)]
-    write_csv(tmp_path / "sweep.csv", jobs, ["a", "=b"])
+    write_sweep_csv(tmp_path / "sweep.csv", jobs, ["a", "=b"])
     before = (tmp_path / "sweep.csv").read_text()
     cells = [cell for row in csv.reader(io.StringIO(before)) for cell in row]
     assert not [cell for cell in cells if cell.startswith("=")] and "-1" in cells
     tally("texts made harmless")
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_csv(tmp_path / "sweep.csv", jobs[:1], ["a"])
+        write_sweep_csv(tmp_path / "sweep.csv", jobs[:1], ["a"])
     assert (tmp_path / "sweep.csv").read_text() == before
     tally("full disks survived, by a sweep's table")
 
@@ -371,10 +371,10 @@ def test_a_page_shows_no_command_of_another_program():
 def test_a_job_that_is_refused_when_it_is_resumed_has_failed(tmp_path):
     (tmp_path / "0-x" / "checkpoints").mkdir(parents=True)
     (tmp_path / "0-x" / "checkpoints" / "last.pt").touch()
-    (planned,) = plan(tmp_path, [["x"]])
+    (planned,) = plan_jobs(tmp_path, [["x"]])
     Run(planned.folder).update(status="interrupted")
     for code, failed in ((143, False), (0, False), (2, True)):
-        assert bool(run_job.carry_out_job(planned, lambda *words, code=code, **rest: sys.exit(code))) == failed
+        assert bool(run_job.run_job(planned, lambda *words, code=code, **rest: sys.exit(code))) == failed
         assert planned.status == ("failed" if failed else "interrupted")
 
 
@@ -384,14 +384,16 @@ def test_a_sweep_of_ones_own_model_trusts_it_when_it_is_resumed_and_nowhere_else
     config = OmegaConf.create(
         {"hydra": {}, "noise": {"_target_": "my_parts.Blur"}, "model": {"_target_": "torch.nn.X"}}
     )
-    trust = f"trust=[{','.join(map(quote_override, launch.trusted(config, ['model._target_=my_module.Mine'])))}]"
+    trust = (
+        f"trust=[{','.join(map(quote_override, launch.trusted_modules(config, ['model._target_=my_module.Mine'])))}]"
+    )
     assert trust == "trust=['my_module','my_parts']"
     for folder, words in ((tmp_path, []), (tmp_path / "new", ["x"])):
-        (planned,) = plan(folder, [["x"]])
+        (planned,) = plan_jobs(folder, [["x"]])
         Run(planned.folder).folder.mkdir(parents=True, exist_ok=True)
         if not words:
             Run(planned.folder).update(status="interrupted")
-        assert (trust in run_job.command(planned, [trust])) == (not words)
+        assert (trust in run_job.build_command(planned, [trust])) == (not words)
 
 
 TINY = ["model=undercomplete", "dataset=digits", "model.encoder.widths=[4]", "model.decoder.widths=[4]", "epochs=1"]
@@ -440,7 +442,7 @@ def test_modules_of_the_working_folder_are_for_ones_own_sweeps_alone(tmp_path, m
     monkeypatch.setattr(sys, "argv", ["aectl"])
     folder = tmp_path / "own"
     folder.mkdir()
-    note(folder, ["-m", "seed=0,1"], [])
+    write_plan(folder, ["-m", "seed=0,1"], [])
     (tmp_path / "elsewhere").mkdir()
     for where, trust, imports in (
         (tmp_path, [], True),
@@ -451,7 +453,9 @@ def test_modules_of_the_working_folder_are_for_ones_own_sweeps_alone(tmp_path, m
         monkeypatch.chdir(where)
         resume.restore_sweep([f"resume={folder}", *trust])
         assert IMPORTS_HERE.get() == imports
-        assert launch.task_of(OmegaConf.create(SHARED), main.run_command, 1, []).keywords["imports_here"] == imports
+        assert (
+            launch.bind_run_job(OmegaConf.create(SHARED), main.run_command, 1, []).keywords["imports_here"] == imports
+        )
     TRUST.set(())
     IMPORTS_HERE.set(True)
 
