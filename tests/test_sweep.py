@@ -60,7 +60,7 @@ def test_seeds_are_grouped_too(tmp_path, capsys):
 def test_both_tables_fit_the_terminal_and_lack_nothing(width, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     # The tables alone; the page's figures take seconds.
-    monkeypatch.setattr(table, "report", lambda *_: None)
+    monkeypatch.setattr(table, "write_report", lambda *_: None)
     widths = ["[1000,500,250]", "[64]"]
     for number in range(8):
         settings = [

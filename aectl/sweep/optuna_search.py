@@ -54,9 +54,10 @@ OWNER = "owner"
 def open_study(folder: Path, storage: str | None, name: str, seed: int, prune: int | None) -> optuna.Study:
     """Create the study of a name or load it from its storage.
 
-    `storage` null is a SQLite file in `folder`, a URL a database, and a path a journal file that several machines may
-    share. `prune` is the number of trials before pruning starts, None prunes none. Raises ConfigError if Optuna is
-    missing or the storage cannot be read.
+    `storage` None is a SQLite file in `folder`, a URL a database, and a path a journal file that several machines may
+    share. `prune` is the number of trials that must complete before any is pruned; None prunes none.
+
+    Raises ConfigError if Optuna is missing or the storage cannot be read.
     """
     try:
         import optuna

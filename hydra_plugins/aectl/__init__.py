@@ -1,1 +1,1 @@
-"""What aectl adds to Hydra. All of it is imported at every start, so that it imports nothing heavy itself."""
+"""aectl's Hydra plugins. Hydra imports them whenever aectl starts, so they must not import slow modules."""

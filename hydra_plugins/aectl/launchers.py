@@ -1,9 +1,10 @@
-"""hydra/launcher=local (the default), slurm and ray: where the jobs of a sweep run, a class for each.
+"""Launchers of sweeps: hydra/launcher=local (the default), slurm and ray, one class each.
 
-To add one, write a dataclass of its settings here that defines `launch`, and a YAML in conf/sweep/ that chooses it.
+To add one, write a dataclass of its settings with a `launch` method here, and a YAML in conf/sweep/ that selects it.
 """
 
-# No annotations from the future: Hydra loads this file outside sys.modules, where dataclasses look for them.
+# Without `from __future__ import annotations`: dataclasses resolve string annotations through sys.modules, and Hydra
+# loads this file without adding it there.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from omegaconf import DictConfig
 
 
 class Sweep(NamedTuple):
-    """What is launched: the sweep's config, the overrides and first number of its jobs, and what runs a command."""
+    """What a launcher runs: the sweep's config, the overrides of its jobs and the number of the first one.
+
+    `run_command` runs an aectl command.
+    """
 
     config: DictConfig
     job_overrides: Sequence[Sequence[str]]
@@ -26,46 +30,49 @@ class Sweep(NamedTuple):
 
 
 @dataclass
-class Place:
-    """Base of the places where jobs run: `jobs` run at a time, and `fail_fast` stops all of them when one fails."""
+class Backend:
+    """Base class of the launchers' settings.
+
+    `jobs` run at a time. `fail_fast` stops all jobs when one fails.
+    """
 
     _target_: str = "hydra_plugins.aectl.launchers.SweepLauncher"
-    place: str = "???"
+    backend: str = "???"
     jobs: int | None = None
     fail_fast: bool = False
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The settings under hydra.launcher, without those by which Hydra finds this class."""
-        return {key: value for key, value in vars(self).items() if key not in ("_target_", "place")}
+        """The settings under hydra.launcher, without those that select this class."""
+        return {key: value for key, value in vars(self).items() if key not in ("_target_", "backend")}
 
     def launch(self, sweep: Sweep) -> Sequence[JobReturn]:
         """Run the jobs and return the objective of each, NaN if it has none.
 
-        Import inside what it needs: this file is loaded whenever aectl starts. `aectl.sweep.launch.run_sweep` plans the
-        jobs, skips those that are done and shows their progress.
+        Import modules inside this method, because this file is loaded whenever aectl starts.
+        `aectl.sweep.launch.run_sweep` plans the jobs, skips those that are done and shows their progress.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no launch")
 
 
-PLACES: dict[str, type[Place]] = {}
+BACKENDS: dict[str, type[Backend]] = {}
 
 
-def launcher(name: str) -> Callable[[type[Place]], type[Place]]:
-    """Make a dataclass available as hydra/launcher=`name`, with its fields as the keys hydra.launcher.*."""
+def register_launcher(name: str) -> Callable[[type[Backend]], type[Backend]]:
+    """Register a dataclass as hydra/launcher=`name`; its fields become the keys hydra.launcher.*."""
 
-    def register(cls: type[Place]) -> type[Place]:
-        PLACES[name] = cls
-        ConfigStore.instance().store(group="hydra/launcher", name=name, node=cls(place=name), provider="aectl")
+    def register_class(cls: type[Backend]) -> type[Backend]:
+        BACKENDS[name] = cls
+        ConfigStore.instance().store(group="hydra/launcher", name=name, node=cls(backend=name), provider="aectl")
         return cls
 
-    return register
+    return register_class
 
 
-@launcher("local")
+@register_launcher("local")
 @dataclass
-class Local(Place):
-    """Processes of this machine; `jobs` null is one for each idle core."""
+class Local(Backend):
+    """Worker processes on this machine; `jobs` null is one for each idle core."""
 
     def launch(self, sweep: Sweep) -> Sequence[JobReturn]:
         from aectl.sweep.launch import launch_locally
@@ -73,9 +80,9 @@ class Local(Place):
         return launch_locally(*sweep, **self.keys)
 
 
-@launcher("slurm")
+@register_launcher("slurm")
 @dataclass
-class Slurm(Place):
+class Slurm(Backend):
     """A SLURM job array; `jobs` null is no limit.
 
     `settings` are further parameters of submitit, such as slurm_account.
@@ -95,9 +102,9 @@ class Slurm(Place):
         return launch_on_slurm(*sweep, **self.keys)
 
 
-@launcher("ray")
+@register_launcher("ray")
 @dataclass
-class Ray(Place):
+class Ray(Backend):
     """A Ray cluster.
 
     `address` auto: the cluster that this machine belongs to, null: one started here. `cpus` and `gpus` are per job.
@@ -114,18 +121,18 @@ class Ray(Place):
 
 
 class SweepLauncher(Launcher):
-    """The one launcher that Hydra knows: hands the jobs to the place that was chosen."""
+    """The Hydra launcher of all backends; passes the jobs to the selected one."""
 
-    def __init__(self, place: str, **keys: Any) -> None:
-        self.place = PLACES[place](place=place, **keys)
+    def __init__(self, backend: str, **keys: Any) -> None:
+        self.backend = BACKENDS[backend](backend=backend, **keys)
         self.config: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take the sweep's config; jobs are composed where they run."""
+        """Keep the sweep's config; each job composes its own config when it runs."""
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs, numbered from `initial_job_idx`; each returns its objective, NaN if it has none."""
         from aectl.cli.main import run_command
 
-        return self.place.launch(Sweep(self.config, job_overrides, initial_job_idx, run_command))
+        return self.backend.launch(Sweep(self.config, job_overrides, initial_job_idx, run_command))

@@ -1,6 +1,7 @@
-"""hydra/sweeper=search: a study of Optuna's, with runs beside each other that stop early where others were better."""
+"""hydra/sweeper=search: hyperparameter search with Optuna; jobs run in parallel and unpromising ones stop early."""
 
-# No annotations from the future: Hydra loads this file without a place among the modules, where dataclasses look.
+# Without `from __future__ import annotations`: dataclasses resolve string annotations through sys.modules, and Hydra
+# loads this file without adding it there.
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,12 @@ from omegaconf import DictConfig
 
 @dataclass
 class SearchConfig:
-    """`params` is the space by key, in the grammar of overrides: choice(4,8), interval(0.1,1), range(2,9).
+    """Settings of the search.
 
-    `storage` null is a file in the sweep's folder, a path a journal that machines with one file system share, a URL a
-    database; `prune` null prunes nothing, else it is the number of runs that no other is held against.
+    `params` maps each searched key to its values in the grammar of overrides: choice(4,8), interval(0.1,1), range(2,9).
+    `storage` null is a file in the sweep's folder, a path a journal on a file system that several machines share, and a
+    URL a database. `prune` is the number of trials that must complete before any is
+    pruned; null prunes none.
     """
 
     _target_: str = "hydra_plugins.aectl.search.SearchSweeper"
@@ -32,18 +35,18 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchCo
 
 
 class SearchSweeper(Sweeper):
-    """Hands the search to aectl.sweep.optuna_search, which is only then imported."""
+    """Passes the search to aectl.sweep.optuna_search, which is imported only when a search starts."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
         self.config: Any = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take the sweep's config; runs are composed where they run."""
+        """Keep the sweep's config; each job composes its own config when it runs."""
         self.config = config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Search among the values that the arguments leave open."""
+        """Search the values of the keys to which the arguments give several."""
         from aectl.cli.main import run_command
         from aectl.sweep.optuna_search import run_search
 
