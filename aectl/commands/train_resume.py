@@ -40,7 +40,7 @@ def resume_trainer(trainer: Trainer, run: Run, config: DictConfig) -> None:
     """
     state, damage = checkpoint.load_newest(trainer.folder, trainer.device.torch)
     try:
-        trainer.restore(state, is_last_spoilt=bool(damage))
+        trainer.restore(state, is_last_damaged=bool(damage))
     except StageChanged as error:
         raise ConfigError(f"epochs: {error}") from error
     except (KeyError, RuntimeError, ValueError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from aectl.runs.run import Run
 from aectl.system.terminal import first_line_of, format_duration, format_significant
-from aectl.training.baselines import Baseline, cheap_baselines
+from aectl.training.baselines import Baseline, compute_baselines
 from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
 from aectl.training.step_cost import count_parameters
 from aectl.training.trainer import Trainer
@@ -42,7 +42,7 @@ def summarise_training(trainer: Trainer, run: Run) -> list[str]:
 def compare_with_baselines(trainer: Trainer, best: Mapping[str, str]) -> list[str]:
     """Return a line for each baseline that has a metric of the best epoch."""
     lines = []
-    for baseline in cheap_baselines(trainer):
+    for baseline in compute_baselines(trainer):
         if not (text := best.get(baseline.metric)):
             continue
         value = float(text)

@@ -295,12 +295,12 @@ def collect_baselines(board: Board, table: str) -> list[Line]:
 
 
 def format_rounded(row: Row) -> str:
-    """Return a row as a string without rounding errors, by which equal rows are found."""
+    """Return a row as a string with rounded numbers; rows that differ only by rounding errors are equal."""
     return json.dumps({k: f"{v:.5g}" if is_number(v) else v for k, v in row.items() if not is_spread(k)})
 
 
 def distinguish(board: Board, owners: Sequence[Entry], parts: Sequence[Sequence[Entry]]) -> str:
-    """Return the setting that only `owners` have among the groups of runs `parts`, or else their labels."""
+    """Return the setting that distinguishes the runs `owners` from the other `parts`, or else their labels."""
     for key in board.varied:
         groups = [{entry.setting(key) for entry in part} for part in parts]
         if all(len(values) == 1 for values in groups) and len(set().union(*groups)) == len(parts):

@@ -187,7 +187,7 @@ class TensorBoard(Observer):
                 log.warning("TensorBoard shows no %s of this model: %s: %s", what, type(error).__name__, reason)
 
     def add_projector(self, trainer: Trainer) -> None:
-        """Write codes, classes and thumbnails of the images that are shown for the projector."""
+        """Write the codes, classes and thumbnails of the selected images for the projector."""
         codes = encode_shown(trainer)
         if codes is not None:
             self.add_embedding(codes, select_images(trainer), trainer.epoch)

@@ -1,4 +1,4 @@
-"""Observer that warns once per run of training failures with finite numbers, such as a collapsed generator."""
+"""Observer that warns of training that has failed although its losses are finite, e.g. of a collapsed generator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aectl.models.base import Model
 from aectl.system.terminal import first_line_of, format_significant
-from aectl.training.baselines import cheap_baselines, compute_metric
+from aectl.training.baselines import compute_baselines, compute_metric
 from aectl.training.trainer import Epoch, Observer
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Alarms(Observer):
 
 def compare_with_baselines(trainer: Trainer, metrics: Mapping[str, float]) -> dict[str, str]:
     """Return an alarm for the first baseline that the model's metrics do not beat, if any."""
-    for baseline in cheap_baselines(trainer):
+    for baseline in compute_baselines(trainer):
         value = compute_metric(trainer, metrics, baseline.metric)
         if value >= BASELINE_MARGINS.get(baseline.metric, 1.0) * baseline.value:
             numbers = (

@@ -24,7 +24,7 @@ class Baseline(NamedTuple):
     value: float
 
 
-def cheap_baselines(trainer: Trainer) -> list[Baseline]:
+def compute_baselines(trainer: Trainer) -> list[Baseline]:
     """Return the baselines that apply to the model's abilities.
 
     They are fitted to the training images and evaluated on the validation images; without validation images, returns

@@ -1,7 +1,7 @@
 """The engine of `device.graph`: records a step as a CUDA graph, whose replay is one launch instead of hundreds.
 
-A recording freezes everything that is not a tensor. So two replays are first compared with two eager steps of a copy of
-the model from the same state. If they differ, the run logs the reason and falls back to eager steps.
+A recording freezes everything that is not a tensor. So two replays are first compared with two unrecorded steps of a
+copy of the model from the same state. If they differ, the run logs the reason and continues without a recording.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from aectl.training.step_state import copy_state, find_difference, mutable_tenso
 log = logging.getLogger("aectl")
 
 FACTORS = (1.0, 0.5)
-"""Factors on the learning rates in the two compared steps; they differ so that a frozen learning rate is found."""
+"""Factors on the learning rates in the two compared steps; unequal, so that a frozen learning rate is found."""
 
 
 class CannotRecord(RuntimeError):
-    """Recording would change the result of the step."""
+    """The step cannot be recorded, or recording would change its result."""
 
 
 def make_engine(
@@ -55,7 +55,7 @@ class CudaGraphEngine(CompiledEngine):
 
     With `device.compile`, the compiled step is recorded. Results equal those of `Engine` up to rounding; among others,
     learning rates are stored in single precision. Checkpoints have the same format. If a step cannot be recorded, or
-    recording would change its result, the engine logs the reason and falls back to eager steps.
+    recording would change its result, the engine logs the reason and runs unrecorded steps.
     """
 
     def __init__(self, *settings: Any) -> None:
@@ -102,7 +102,7 @@ class CudaGraphEngine(CompiledEngine):
             self.fill_rates(self.factor)
             self.known = python_state(self.model)
         except Exception as error:
-            log.warning("device.graph: falling back to eager steps: %s", root_cause(error))
+            log.warning("device.graph: falling back to unrecorded steps: %s", root_cause(error))
             self.discard_recording()
             write_state(self, start)
             for optimizer in self.optimizers.values():
@@ -115,7 +115,9 @@ class CudaGraphEngine(CompiledEngine):
     def begin_epoch(self) -> None:
         super().begin_epoch()
         if self.replay is not None and self.known != python_state(self.model):
-            log.warning("device.graph: falling back to eager steps: the model changes more than tensors between epochs")
+            log.warning(
+                "device.graph: falling back to unrecorded steps: the model changes more than tensors between epochs"
+            )
             kept = copy.deepcopy(self.state())
             self.discard_recording()
             super().restore(kept)
@@ -123,7 +125,7 @@ class CudaGraphEngine(CompiledEngine):
     def record(self, start: dict[str, Tensor], random: Tensor) -> Callable[[], Scalars]:
         """Return the replay of a recorded step; resets the state to `start` and `random`.
 
-        Raises CannotRecord if the replay differs from an eager step.
+        Raises CannotRecord if a replay differs from an unrecorded step.
         """
 
         def step() -> Scalars:
@@ -131,7 +133,10 @@ class CudaGraphEngine(CompiledEngine):
             return {name: value.detach() for name, value in scalars.items()}
 
         batches = self.indices.clone(), (self.indices + 1) % len(self.source)
-        expected, others = self.run_plain_steps(batches, random, is_rounded=True), self.run_plain_steps(batches, random)
+        expected, others = (
+            self.run_unrecorded_steps(batches, random, is_rounded=True),
+            self.run_unrecorded_steps(batches, random),
+        )
         self.prepare_optimizers()
         self.recorder.warm_up(step)
         for parameter in (one for params in self.params.values() for one in params):
@@ -142,18 +147,20 @@ class CudaGraphEngine(CompiledEngine):
         for batch, factor, one, other in zip(batches, FACTORS, expected, others, strict=True):
             self.fill_rates(factor)
             self.indices.copy_(batch)
-            # Rounding changes a loss very little, so two eager steps have the same tolerance as a recorded one.
+            # Rounding changes a loss very little, so two unrecorded steps have the same tolerance as a recorded one.
             if found := find_difference(other.scalars, one.scalars, one.scalars, {}):
-                raise CannotRecord(f"two eager steps from the same state differ: {found}")
+                raise CannotRecord(f"two unrecorded steps from the same state differ: {found}")
             found = find_difference(replay(), one.scalars, one.scalars, {})
             found = found or find_difference(mutable_tensors(self), one.moved, other.moved, start)
             if found or not torch.equal(self.rng.state(), one.random):
-                raise CannotRecord(f"a recorded step differs from an eager one: {found or 'random numbers'}")
+                raise CannotRecord(f"a recorded step differs from an unrecorded one: {found or 'random numbers'}")
         self.reset_to(start, random)
         return replay
 
-    def run_plain_steps(self, batches: tuple[Tensor, ...], random: Tensor, is_rounded: bool = False) -> list[Result]:
-        """Return the results of eager steps on copies of model, optimizers and rng.
+    def run_unrecorded_steps(
+        self, batches: tuple[Tensor, ...], random: Tensor, is_rounded: bool = False
+    ) -> list[Result]:
+        """Return the results of unrecorded steps on copies of model, optimizers and rng.
 
         `is_rounded` rounds the learning rates to single precision. Raises CannotRecord if a step changes an attribute
         of the model that is neither a weight nor a buffer, since recording would freeze it.
@@ -212,14 +219,14 @@ class CudaGraphEngine(CompiledEngine):
         super().restore(state)
 
     def discard_recording(self) -> None:
-        """Discard the recording; later steps are eager."""
+        """Discard the recording; later steps are unrecorded."""
         self.replay, self.rate_tensors, self.capturable = None, {}, {}
         for parameter in (one for params in self.params.values() for one in params):
             parameter.grad = None
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the first line of the exception that started a chain."""
+    """Return the first line of the first exception in a chain of exceptions."""
     while error.__context__ is not None and not error.__suppress_context__:
         error = error.__context__
     text = str(error).strip().splitlines()

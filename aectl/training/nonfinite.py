@@ -19,11 +19,11 @@ ADVICE = "a lower optimizer.lr= may help"
 
 
 class NotFinite(ArithmeticError):
-    """A loss, a gradient, a weight, or the objective, became infinite or not a number."""
+    """A loss, a gradient, a weight or the objective is NaN or infinite."""
 
 
 def first_bad(tensors: Mapping[str, Tensor], exempt: frozenset[str] = frozenset()) -> str | None:
-    """Return the name of the first tensor with a NaN or infinite number, those in `exempt` aside; None without one.
+    """Return the name of the first tensor with a NaN or infinite entry that is not in `exempt`, or None.
 
     If all norms ‖t‖₂ are finite, so are all tensors, which takes one pass. Otherwise each tensor is checked, since the
     squares of finite numbers beyond 1e19 overflow.

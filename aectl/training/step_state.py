@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from aectl.training.engine import Engine
 
 TOLERANCE, ROUNDING, SPREAD = 1e-3, 1e-6, 4.0
-"""Tolerances of `find_difference` relative to a tensor's change, its norm, and the distance of two eager steps."""
+"""Tolerances of `find_difference` relative to a tensor's change, its norm, and the distance of two unrecorded steps."""
 COLLECTIONS = (list, tuple, set, frozenset, deque, dict)
 
 
@@ -57,7 +57,7 @@ def find_difference(
 ) -> str | None:
     """Describe how two results of steps from `start` differ by more than rounding; returns None if they do not.
 
-    `other` is a second result of the steps behind `expected`, with different rounding. For each tensor,
+    `other` is a second result of the same steps as `expected`, with different rounding. For each tensor,
 
         ‖found - expected‖ ≤ TOLERANCE ‖expected - start‖ + ROUNDING ‖expected‖ + SPREAD ‖expected - other‖
 

@@ -1,6 +1,6 @@
 """The training loop: steps the losses that a model yields, validates, keeps the best epoch, and can stop at any step.
 
-The trainer knows neither kinds of models nor config files. Whatever is written or shown is left to observers.
+The trainer depends neither on kinds of models nor on config files. Observers write and show everything.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Trainer:
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.best_epoch, self.best_value = 0, float("inf")
         self.metrics: dict[str, float] = {}
-        self.is_last_spoilt = False
+        self.is_last_damaged = False
         self.meter, self.norms = Meter(device.torch), Meter(device.torch)
         self.exempt = nonfinite.infinite_buffers(model)
         self.start: dict[str, Any] | None = None
@@ -396,9 +396,9 @@ class Trainer:
         if name != "last":
             checkpoint.save(self.folder / f"{name}.pt", own)
             return
-        before = None if self.is_last_spoilt else self.folder / checkpoint.BEFORE
+        before = None if self.is_last_damaged else self.folder / checkpoint.BEFORE
         checkpoint.save(self.folder / checkpoint.LAST, own | self.state(), before)
-        self.is_last_spoilt = False
+        self.is_last_damaged = False
 
     def state(self) -> dict[str, Any]:
         """Return everything a resume needs; `restore` loads it."""
@@ -418,9 +418,9 @@ class Trainer:
             "epochs": self.epochs,
         }
 
-    def restore(self, state: dict[str, Any], is_last_spoilt: bool = False) -> None:
-        """Load the state of a checkpoint; `is_last_spoilt` keeps a damaged `last.pt` from replacing its predecessor."""
-        self.is_last_spoilt = is_last_spoilt
+    def restore(self, state: dict[str, Any], is_last_damaged: bool = False) -> None:
+        """Load a checkpoint's state; `is_last_damaged` keeps a damaged `last.pt` from replacing its predecessor."""
+        self.is_last_damaged = is_last_damaged
         self.model.load_state_dict(state["model"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         # Between two stages, the checkpoint may belong to either.

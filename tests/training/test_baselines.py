@@ -20,7 +20,7 @@ from aectl.models.vae import VAE
 from aectl.rng import Rng
 from aectl.runs.run import Run
 from aectl.training.alarms import Alarms
-from aectl.training.baselines import cheap_baselines, reconstruction_mse
+from aectl.training.baselines import compute_baselines, reconstruction_mse
 from aectl.training.trainer import Epoch
 
 SHAPE = (1, 8, 8)
@@ -64,12 +64,12 @@ def trainer(model, **values):
     ],
 )
 def test_baselines_are_of_what_a_model_can_and_learns(name, expected):
-    assert [(one.metric, one.name) for one in cheap_baselines(trainer(MODELS[name]()))] == expected
+    assert [(one.metric, one.name) for one in compute_baselines(trainer(MODELS[name]()))] == expected
 
 
 def test_baselines_have_the_values_of_an_evaluation():
     x, seen = VALID.pixels(), TRAIN.pixels()
-    found = {one.name: one.value for name in ("vae", "coupled") for one in cheap_baselines(trainer(MODELS[name]()))}
+    found = {one.name: one.value for name in ("vae", "coupled") for one in compute_baselines(trainer(MODELS[name]()))}
     assert found[MEAN_IMAGE] == pytest.approx(float((x - seen.mean(0)).square().mean()), rel=1e-5)
     exact = -bernoulli(x, seen.double().flatten(1).mean(0), len(seen)).mean()
     assert found[INDEPENDENT] == pytest.approx(float(exact), rel=1e-4)

@@ -208,7 +208,9 @@ def test_every_optimizer_is_recorded_or_said_not_to_be(pair, caplog, monkeypatch
         trainer.fit()
     lines = [record.getMessage() for record in caplog.records]
     is_refused = option == "adagrad"
-    assert lines == (["device.graph: falling back to eager steps: Adagrad cannot be recorded"] if is_refused else [])
+    assert lines == (
+        ["device.graph: falling back to unrecorded steps: Adagrad cannot be recorded"] if is_refused else []
+    )
     # RMSprop divides by the rate before it multiplies, where the rate is a tensor.
     same(plain, graph, **(CLOSE if option == "rmsprop" else {}))
 
@@ -219,7 +221,7 @@ def test_an_optimizer_whose_first_step_is_unlike_the_others_is_recorded_from_a_r
     plain.fit()
     graph.fit(stop_after(1))
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "a recorded step differs from an eager one: model." in line
+    assert "a recorded step differs from an unrecorded one: model." in line
     assert pair.recorder.replays == 1
     graph.restore(checkpoint.load(tmp_path / "graph_True/last.pt"))
     graph.fit()
@@ -285,7 +287,7 @@ REFUSED = {
     "source": "each step changes 'drawn' of the model",
     "read": "HostRead: aten._local_scalar_dense.default",
     "mask": "HostRead: aten.index.Tensor",
-    "unseen": "two eager steps from the same state differ: loss has other values",
+    "unseen": "two unrecorded steps from the same state differ: loss has other values",
 }
 
 
@@ -296,7 +298,7 @@ def test_a_step_that_recording_would_change_is_not_recorded_and_nothing_is_lost(
         HIDDEN[0] = 0
         trainer.fit()
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"device.graph: falling back to eager steps: {REFUSED[trick]}")
+    assert line.startswith(f"device.graph: falling back to unrecorded steps: {REFUSED[trick]}")
     # What stands outside of the model nobody can put back.
     if trick != "unseen":
         same(plain, graph)
@@ -361,8 +363,8 @@ class Broken(TapeRecorder):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (Stale, "a recorded step differs from an eager one: loss_discriminator has other values"),
-        (Twice, "a recorded step differs from an eager one: model."),
+        (Stale, "a recorded step differs from an unrecorded one: loss_discriminator has other values"),
+        (Twice, "a recorded step differs from an unrecorded one: model."),
         (Broken, "RuntimeError: operation not permitted when stream is capturing"),
     ],
 )
@@ -379,7 +381,7 @@ def test_a_recording_that_fails_leaves_the_plain_run(make_trainer, tmp_path, cap
         ends.append(checkpoint.load(tmp_path / f"run_{graph}/last.pt"))
     assert trainer.rng.generator is not Broken.unfit
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"device.graph: falling back to eager steps: {why}")
+    assert line.startswith(f"device.graph: falling back to unrecorded steps: {why}")
     assert "\n" not in line
     for part in ("model", "optimizers", "rng", "meter"):
         assert equal(ends[0][part], ends[1][part])
