@@ -316,7 +316,7 @@ def test_a_model_without_use_for_noise_refuses_it_in_one_line(aectl, tmp_path):
     (tmp_path / "my_plain.py").write_text(MINE)
     code, out, err = aectl("train", "model=custom", "model._target_=my_plain.Mine", "noise=masking", *QUICK)
     assert code != 0
-    assert "noise: the model Mine has no use for it" in err
+    assert "noise: the model Mine does not use it" in err
     assert not Path("outputs").exists() or not any(Path("outputs").rglob("*.yaml"))
 
 

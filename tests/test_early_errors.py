@@ -44,7 +44,7 @@ def start(config):
         ("model=dae noise.std=-1", "noise: std must be a finite number"),
         ("noise=masking noise.p=2", "noise: p must lie in"),
         ("model=sparse penalty.weight=-1", "penalty: weight must be"),
-        ("model=rbm penalty=l1", "penalty: the model RBM has no use for it"),
+        ("model=rbm penalty=l1", "penalty: the model RBM does not use it"),
         ("model=vae model.beta=-1", "beta"),
         ("model=gan model.averaging=2", "averaging"),
         ("model=made model.masks=0", "masks"),
@@ -58,7 +58,7 @@ def start(config):
         ("dataset.exclude=[11]", "dataset: exclude must name some of 10 classes"),
         ("dataset.labels=-1", "dataset: labels must be a count"),
         ("dataset=patches dataset.of=mnist dataset.side=99", "dataset: side must lie between"),
-        ("init_from=nowhere", "'nowhere' is no run"),
+        ("init_from=nowhere", "'nowhere' is not a run"),
     ],
 )
 def test_errors_of_the_config_come_before_the_data(typed, message):

@@ -168,8 +168,8 @@ class Unsized(Model):
     [
         (Fixed(), "torch", r"^the encoder cannot be exported: .*size of a batch.* x.shape\[0\]"),
         (Undecided(), "onnx", r"^the encoder cannot be exported: .*data-dependent"),
-        (Unsized(), "torch", "neither encode nor a width"),
-        (Model(), "onnx", "neither encodes, decodes, classifies nor has an energy; export=safetensors"),
+        (Unsized(), "torch", "its code size is unknown, the model needs encode or an int attribute `code`"),
+        (Model(), "onnx", "it has no encode, decode, classify or energy; export=safetensors"),
         (Model(), "pickle", "safetensors, onnx, torch, not 'pickle'"),
     ],
 )

@@ -189,7 +189,7 @@ def test_a_folder_that_is_no_sweep_is_searched_four_levels_deep(tmp_path, name, 
 
 def test_where_nothing_is_found_the_depth_is_stated(tmp_path):
     write_run(tmp_path / "a/b/c/d/e/f")
-    with pytest.raises(ConfigError, match=r"'a' names no run: .* nor in folders 4 levels deep"):
+    with pytest.raises(ConfigError, match=r"'a' names no run: .* or up to 4 levels below"):
         listing.find_runs("a")
 
 

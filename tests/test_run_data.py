@@ -381,7 +381,7 @@ def test_all_jobs_of_a_sweep_start_from_the_same_run(aectl, tmp_path, monkeypatc
     monkeypatch.setattr(hydra_main, "launch", lambda name, words, task: typed.extend(words))
     assert aectl("train", "-m", "model.code=1,2", f"init_from={value}")[0] == 0
     assert typed[-1] == f"init_from={expected.format(tmp_path, tmp_path)}"
-    assert refused(aectl("train", "-m", "init_from=nowhere"), "'nowhere' is no run")
+    assert refused(aectl("train", "-m", "init_from=nowhere"), "'nowhere' is not a run")
 
 
 def test_a_sweep_goes_on_from_the_same_weights_and_where_its_paths_hold(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A trained model for the world outside: its weights with their history, or its parts as programs that run alone."""
+"""Export a trained model: its weights as safetensors, or its parts as ONNX or `torch.export` programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Shape = tuple[int, int, int]
 """Channels, height and width."""
 
 EXAMPLES = 2
-"""Images that a part is traced with; of one alone, the exporter would take the batch to be always one."""
+"""Images that a part is traced with. With one, the exporter would fix the batch size at 1."""
 
 PARTS: dict[str, tuple[type, str, str, str]] = {
     "encoder": (Encodes, "encode", "images", "codes"),
@@ -34,33 +34,33 @@ PARTS: dict[str, tuple[type, str, str, str]] = {
     "classifier": (Classifies, "classify", "images", "logits"),
     "energy": (Energy, "energy", "images", "energies"),
 }
-"""For each file: the ability that it takes, its method, and the names of what goes in and comes out."""
+"""For each exported part: the ability it needs, its method, and the names of its input and output."""
 LABELS = "labels"
-"""The second input of a conditional model's decoder: classes [N], int64, counted from 0."""
+"""The second input of a conditional model's decoder: classes [N], int64, from 0."""
 
 
 class ExportError(ValueError):
-    """A model that cannot be exported so, or packages that are missing for it; the message says why."""
+    """The model cannot be exported in this format, or a package is missing."""
 
 
 def export_model(
     model: Model, shape: Shape, folder: Path | str, format: str, metadata: Mapping[str, Any]
 ) -> list[Path]:
-    """Write a trained model, made for images of `shape`, into `folder`; returns the paths of the files.
+    """Write a trained model for images of `shape` into `folder`; return the paths of the files.
 
-    `safetensors`: model.safetensors, all weights and buffers by the names that they have in the model. `onnx` and
-    `torch`: encoder, decoder and classifier as .onnx and .pt2, as far as the model has these abilities, or the energy
-    of one that has none of them. They map batches of any size N, in evaluation mode and without noise: images
-    [N, C, H, W] with pixels in [0, 1] to codes [N, code], logits [N, classes] or energies [N], and codes to images. A
-    generator is a decoder; a conditional one takes classes [N], int64, as a second input. `metadata` is written into
-    every file, each value as JSON, together with `shape`.
+    `safetensors` writes model.safetensors with all weights and buffers under their names in the model. `onnx` and
+    `torch` write the encoder, decoder and classifier that the model has as .onnx and .pt2 files; a model with none of
+    these gets its energy exported. The parts run in evaluation mode, without noise, on batches of any size N. They map
+    images [N, C, H, W], pixels in [0, 1], to codes [N, code], logits [N, classes] or energies [N], and codes to
+    images. A generator is a decoder. A conditional decoder takes classes [N], int64, as a second input. Each file holds
+    `shape` and `metadata`, each value as JSON.
 
-    Raises ExportError, a ValueError, for an unknown format, for a model that has no such part or whose method the
-    exporter cannot follow, and where packages for ONNX are missing; it says which to install.
+    Raises ExportError, a ValueError, for an unknown format, a model without such a part, a method that the exporter
+    cannot trace, and a missing ONNX package.
     """
     if format not in FORMATS:
         raise ExportError(f"format must be one of {', '.join(FORMATS)}, not '{format}'")
-    # A copy, so that the model stays on its device and in its mode.
+    # A copy: the caller's model stays on its device and in its mode.
     alone = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     notes = {
         key: json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
@@ -72,32 +72,31 @@ def export_model(
 
 
 def write_file(path: Path, content: bytes) -> Path:
-    """Write a file aside and rename it, so that it is whole or absent; returns its path."""
+    """Write a file atomically; return its path."""
     with write_atomically(path, sync=False) as file:
         file.write(content)
     return path
 
 
 def to_safetensors(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the file with all weights and buffers; equal weights and notes give equal bytes."""
-    # Tied weights share their memory, which the format does not allow: each name gets a copy of its own.
+    """Return the safetensors file; equal weights and notes give equal bytes."""
+    # The format does not allow tied weights to share memory: each name gets a copy.
     weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}
     content = safetensors.torch.save(weights, dict(notes))
-    # The library writes the notes in an order that changes from process to process.
+    # The library writes the notes in an order that differs between processes.
     start = 8 + struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
     return {"model.safetensors": struct.pack("<Q", len(text)) + text + content[start:]}
 
 
 def to_torch(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, bytes]:
     """Return each part as a program for `torch.export.load`.
 
-    A graph of torch's own operators and the weights that it uses, so that it loads where aectl is not installed. Not
-    TorchScript, which torch has deprecated; nor a pickled module, which would import aectl. The notes are among the
-    archive's extra files: `torch.export.load(path, extra_files=notes)` fills in a dict that names them.
+    A program is a graph of torch's operators with its weights, so it loads without aectl. The notes are extra files of
+    the archive: `torch.export.load(path, extra_files=notes)` fills in the values of a dict with their names as keys.
     """
     files = {}
     for name, program in export_programs(model, shape):
@@ -109,7 +108,7 @@ def to_torch(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, 
 
 
 def to_onnx(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, bytes]:
-    """Return each part as an ONNX model, its batch dimension called `batch`; the notes are its metadata_props."""
+    """Return each part as an ONNX model with a dynamic dimension `batch`; the notes are its metadata_props."""
     if missing := [package for package in ("onnx", "onnxscript") if find_spec(package) is None]:
         raise ExportError(f"ONNX needs the package {' and '.join(missing)}: pip install 'aectl[onnx]'")
     files = {}
@@ -122,7 +121,7 @@ def to_onnx(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, b
         }
         with quiet_exporter(name):
             onnx = cast("torch.onnx.ONNXProgram", torch.onnx.export(program, dynamo=True, verbose=False, **names))
-        # What the exporter notes of each node are lines of this machine's source files.
+        # The exporter records file paths and source lines of this machine at each node.
         for node in onnx.model.graph:
             node.metadata_props.clear()
         onnx.model.metadata_props.update(notes)
@@ -131,14 +130,14 @@ def to_onnx(model: Model, shape: Shape, notes: Mapping[str, str]) -> dict[str, b
 
 
 def export_programs(model: Model, shape: Shape) -> Iterator[tuple[str, ExportedProgram]]:
-    """Yield each part of a model by name, as a program for batches of any size; raises ExportError if it has none."""
+    """Yield each part's name and its program for batches of any size; raises ExportError if the model has no part."""
     parts = {name: method for name, (ability, method, _, _) in PARTS.items() if isinstance(model, ability)}
     if len(parts) > 1:
-        # Of a model that has other parts it may be an estimate by random numbers.
+        # In a model with other parts, the energy may be a random estimate.
         parts.pop("energy", None)
     if not parts:
         raise ExportError(
-            "this model has no part to export: it neither encodes, decodes, classifies nor has an energy; "
+            "this model has no part to export: it has no encode, decode, classify or energy; "
             "export=safetensors writes its weights"
         )
     images = torch.zeros(EXAMPLES, *shape)
@@ -157,29 +156,31 @@ def input_names(model: Model, name: str) -> list[str]:
 
 
 class Part(nn.Module):
-    """One method of a model as a module of its own."""
+    """Wrap one method of a model as a module."""
 
     def __init__(self, model: Model, method: str) -> None:
         super().__init__()
         self.model, self.method = model, method
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return what the method makes of a batch."""
+        """Apply the method to a batch."""
         method = getattr(self.model, self.method)
         return method(x) if labels is None else method(x, labels)
 
 
 def make_example_codes(model: Model, images: Tensor) -> Tensor:
-    """Return codes of the size that a model decodes, one an image; raises ExportError if nothing tells the size."""
+    """Return one code per image, of the size that the model decodes; raises ExportError if the size is unknown."""
     if isinstance(model, Encodes):
         return torch.zeros_like(model.encode(images))
     if isinstance(code := getattr(model, "code", None), int):
         return torch.zeros(len(images), code)
-    raise ExportError("the decoder cannot be exported: the model has neither encode nor a width `code`")
+    raise ExportError(
+        "the decoder cannot be exported: its code size is unknown, the model needs encode or an int attribute `code`"
+    )
 
 
 def trace_part(part: Part, examples: Sequence[Tensor]) -> ExportedProgram:
-    """Return a part as a program with the weights that it uses, no others, and with no trace of this machine."""
+    """Return a part as a program with only the weights it uses and without paths of this machine."""
     batch = ({0: Dim("batch")},) * len(examples)
     graph = torch.export.export(part, tuple(examples), dynamic_shapes=batch).module()
     graph.graph.eliminate_dead_code()
@@ -193,11 +194,11 @@ def trace_part(part: Part, examples: Sequence[Tensor]) -> ExportedProgram:
 
 @contextmanager
 def quiet_exporter(name: str) -> Iterator[None]:
-    """Keep torch's exporters from talking, and turn their errors about the part called `name` into an ExportError."""
+    """Silence torch's exporters in the block; their errors become an ExportError for the part `name`."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        # Their deprecations are of torch's own code, their hints for those who develop them.
+        # Deprecations inside torch and hints for its developers.
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield

@@ -1,4 +1,4 @@
-"""The runs there are, and those that a text names. No torch here: listing must be quick."""
+"""List runs, and find the runs that `run=` names. Imports no torch, so that listing is fast."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from aectl.system.terminal import display_path, format_significant, make_console
 from aectl.system.terminal_table import GAP, cell_width, format_rows_with_paths
 
 MAX_LISTED = 30
-"""Runs that are listed."""
+"""Runs in the list printed by `aectl eval`."""
 HEADINGS = ("model", "data", "status", "objective", "age", "MB", "eval")
 SHORT_NAMES = {"energy_distance": "energy", "negative_elbo": "-ELBO"}
-"""Metrics whose names would take too much of a line."""
+"""Abbreviations of long metric names."""
 SEARCH_DEPTH = 4
-"""How deep a folder is searched for runs that is neither a sweep nor outputs/: deep enough for the folder above it."""
+"""Levels searched below a folder that is neither a sweep nor outputs/; enough for the parent of outputs/."""
 SWEEP_FILES = ("sweep.json", "multirun.yaml")
 SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 AGES = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def print_runs(root: Path = OUTPUTS) -> None:
-    """Print the latest runs under `root`, the newest first, and what to type next."""
+    """Print the latest runs under `root`, newest first, and the command to type next."""
     out = make_console()
     runs = sorted(iterate_runs(root), key=last_start, reverse=True)
     if not runs:
@@ -46,7 +46,7 @@ def print_runs(root: Path = OUTPUTS) -> None:
         out.print(line, style=None if number else "bold", soft_wrap=True)
     if len(runs) > MAX_LISTED:
         out.print(f"and {len(runs) - MAX_LISTED} more in {display_path(root)}", soft_wrap=True)
-    # 'latest' is of those in outputs/ alone.
+    # `latest` only looks in outputs/.
     name = "latest" if root == OUTPUTS else shlex.quote(display_path(latest[0]))
     out.print(f"\nnext: aectl eval run={name}", soft_wrap=True)
 
@@ -54,7 +54,7 @@ def print_runs(root: Path = OUTPUTS) -> None:
 def drop_size(
     headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
 ) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    """Return headings and rows, without the column of sizes in MB if they would not fit into lines of `width`."""
+    """Return headings and rows, without the MB column if lines would be longer than `width`."""
     sizes = [max(map(cell_width, column)) for column in zip(headings, *rows, strict=True)]
     if sum(sizes) + GAP * (len(sizes) - 1) <= width:
         return headings, rows
@@ -64,18 +64,18 @@ def drop_size(
 
 
 def describe_run(folder: Path) -> list[str]:
-    """Return what is told of a run, in the order of `HEADINGS`; dashes for what a damaged record does not tell."""
+    """Return a run's cells in the order of `HEADINGS`, with dashes for values missing from a damaged record."""
     run = Run(folder)
     try:
-        # Not `run.record`: of one that is damaged in a place the others are told.
+        # Not `run.record`, which refuses a partly damaged record: the valid entries are still listed.
         record = read_json(folder / RECORD)
         check_format(record, FORMAT, folder / RECORD)
     except NewerFormat:
-        return ["–", "–", "of a newer aectl", "–", format_age(folder), folder_megabytes(folder), evaluated_splits(run)]
+        return ["–", "–", "newer aectl", "–", format_age(folder), folder_megabytes(folder), evaluated_splits(run)]
     except ConfigError:
         return ["–", "–", "damaged", "–", "–", folder_megabytes(folder), evaluated_splits(run)]
-    told = record.get("choices")
-    choices = told if isinstance(told, dict) else {}
+    stored = record.get("choices")
+    choices = stored if isinstance(stored, dict) else {}
     names = [str(choices.get(key) or "–") for key in ("model", "dataset")]
     return [
         *names,
@@ -88,29 +88,29 @@ def describe_run(folder: Path) -> list[str]:
 
 
 def get_status(folder: Path, record: dict[str, Any]) -> str:
-    """Return how a run stands: one that says it runs while nobody holds its lock was killed."""
-    told = str(record.get("status") or "–")
-    return "killed" if told == "running" and not is_locked(folder) else told
+    """Return a run's status; `killed` if its record says `running` but no process holds its lock."""
+    stored = str(record.get("status") or "–")
+    return "killed" if stored == "running" and not is_locked(folder) else stored
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether a process, perhaps on another machine that shares the disk, is training the run."""
+    """Return whether a process, on this machine or another that shares the disk, is training the run."""
     path = folder / ".lock"
-    # Of a lock that is a link, to take it could empty the file that it leads to.
+    # Locking through a link could truncate the file that it points to.
     if path.is_symlink() or not path.is_file():
         return False
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except (Timeout, OSError):
-        # Held; or in somebody else's folder: then the record's word stands.
+        # Locked, or in a folder without write permission, where the record is trusted.
         return True
     lock.release()
     return False
 
 
 def format_objective(record: dict[str, Any]) -> str:
-    """Return what the run minimised and how far it came."""
+    """Return the name and the best value of the objective."""
     found = record.get("objective")
     if not isinstance(found, dict) or not isinstance(found.get("value"), (int, float)):
         return "–"
@@ -122,7 +122,7 @@ def format_objective(record: dict[str, Any]) -> str:
 
 
 def format_age(folder: Path) -> str:
-    """Return how long ago a run was started, or last resumed: `3 h`."""
+    """Return the time since the last start or resume, e.g. `3 h`."""
     try:
         start = datetime.fromisoformat(last_start(folder))
         seconds = (datetime.now(timezone.utc) - start).total_seconds()
@@ -139,27 +139,27 @@ def folder_megabytes(folder: Path) -> str:
         try:
             total += path.stat().st_size if path.is_file() else 0
         except OSError:
-            # A running trial renames its checkpoints under our eyes.
+            # A running job may rename its checkpoints at this moment.
             continue
     return f"{total / 1e6:.1f}"
 
 
 def evaluated_splits(run: Run, record: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """Return the splits that a run was evaluated on, `test (stale)` if its checkpoint is of another epoch now."""
+    """Return the splits that a run was evaluated on, `test (stale)` if its checkpoint has changed since."""
     sections = {n: found for n, found in run.metrics.items() if isinstance(found, dict) and "checkpoint" in found}
     epochs = checkpoint_epochs(record)
     return ", ".join(name + " (stale)" * is_stale(section, epochs) for name, section in sections.items()) or "no"
 
 
 def checkpoint_epochs(record: Mapping[str, Any]) -> dict[str, int]:
-    """Return the epochs of a run's checkpoints, as far as its record says."""
+    """Return the epochs of the checkpoints best and last that the record knows."""
     goal = record.get("objective")
     known = {"best": goal.get("epoch") if isinstance(goal, dict) else None, "last": record.get("epochs")}
     return {name: epoch for name, epoch in known.items() if isinstance(epoch, int)}
 
 
 def is_stale(section: Mapping[str, Any], epochs: Mapping[str, int]) -> bool:
-    """Return whether an evaluation, or a table of it, is of another epoch than its checkpoint now."""
+    """Return whether an evaluation, or one of its tables, used another epoch than the present checkpoint's."""
     made = section.get("made")
     origins = [one for one in made.values() if isinstance(one, dict)] if isinstance(made, dict) else []
     known = [(str(one.get("checkpoint")), one.get("epoch")) for one in (section, *origins)]
@@ -169,8 +169,8 @@ def is_stale(section: Mapping[str, Any], epochs: Mapping[str, int]) -> bool:
 def find_runs(text: str) -> list[Path]:
     """Return the folders of the runs that `text` names, each once.
 
-    It is one name or several behind commas: a run's folder, `latest`, a sweep, outputs/, another folder, which is
-    searched `LEVELS` deep, or a glob. Raises ConfigError for a name that no run has.
+    `text` is a comma-separated list. Each item is a run's folder, `latest`, a sweep, outputs/, a glob, or another
+    folder, which is searched `SEARCH_DEPTH` levels deep. Raises ConfigError if an item matches no run.
     """
     items = [text] if Path(text).expanduser().exists() else [item.strip() for item in text.split(",")]
     found = [folder for item in items if item for folder in find_named_runs(item)]
@@ -183,28 +183,28 @@ def find_runs(text: str) -> list[Path]:
 
 
 def find_named_runs(item: str) -> Iterable[Path]:
-    """Return the folders of the runs that one name stands for, a sweep's in the order of its jobs."""
+    """Return the folders of the runs that one item names; those of a sweep in job order."""
     folder = Path(item).expanduser()
     if item == "latest" or (folder / RECORD).is_file():
         return [find_run(item)]
     if not folder.exists() and Path(item).name == item:
-        # The name= of a sweep, or of a run.
+        # The name= of a sweep or a run.
         if (sweep := OUTPUTS / "multirun" / item).is_dir():
             folder = sweep
         elif find_runs_by_name(item):
             return [find_run(item)]
     places, levels = ([folder], SEARCH_DEPTH) if folder.is_dir() else (expand_glob(folder), remaining_depth(folder))
     found = {run for place in places for run in find_runs_in(place, levels)}
-    # What lies in a run's folder is its own.
+    # Runs inside a run's folder are not listed.
     runs = sorted((run for run in found if found.isdisjoint(run.parents)), key=natural_sort_key)
     if not runs:
-        what = "it does not exist" if not places else f"no run.json in it, nor in folders {SEARCH_DEPTH} levels deep"
+        what = "it does not exist" if not places else f"no run.json in it or up to {SEARCH_DEPTH} levels below"
         raise ConfigError(f"'{item}' names no run: {what}")
     return runs
 
 
 def expand_glob(pattern: Path) -> list[Path]:
-    """Return the paths that fit a glob; where `**` stands in it, for up to `LEVELS` folders, the runs among them."""
+    """Return the paths that match a glob; with `**`, which matches up to `SEARCH_DEPTH` folders, only the runs."""
     depths = [range(SEARCH_DEPTH + 1) if part == "**" else (1,) for part in pattern.parts]
     try:
         found: list[Path] = []
@@ -222,12 +222,12 @@ def expand_glob(pattern: Path) -> list[Path]:
 
 
 def remaining_depth(pattern: Path) -> int:
-    """Return how deep to search what fits a glob, whose own wildcards count."""
+    """Return the levels left to search below the matches of a glob; each wildcard uses one."""
     return max(SEARCH_DEPTH - sum("*" in part for part in pattern.parts), 0)
 
 
 def find_runs_in(place: Path, levels: int) -> Iterator[Path]:
-    """Yield the run that a place is, or those in it: all of a sweep or of outputs/, else those so many levels deep."""
+    """Yield `place` if it is a run, else the runs in it: all of a sweep or outputs/, otherwise `levels` deep."""
     if is_file(place / RECORD):
         yield place
     elif place.name == OUTPUTS.name or any(is_file(place / name) for name in SWEEP_FILES):
@@ -237,7 +237,7 @@ def find_runs_in(place: Path, levels: int) -> Iterator[Path]:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a path is a file; no where that cannot be seen, as in folders of the system."""
+    """Return whether a path is a file; False if permission is denied."""
     try:
         return path.is_file()
     except OSError:
@@ -245,7 +245,7 @@ def is_file(path: Path) -> bool:
 
 
 def search_folders(place: Path, levels: int) -> Iterator[Path]:
-    """Yield the runs at most so many levels below a folder; neither in runs nor in hidden or system folders."""
+    """Yield the runs at most `levels` below a folder; skips run folders, hidden and system folders."""
     for folder, names, files in os.walk(place):
         if RECORD in files:
             yield Path(folder)
@@ -255,5 +255,5 @@ def search_folders(place: Path, levels: int) -> Iterator[Path]:
 
 
 def natural_sort_key(path: Path) -> list[tuple[str, int]]:
-    """Return what to sort paths by so that job 10 comes behind job 9."""
+    """Return a sort key that puts job 10 after job 9."""
     return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", str(path))]

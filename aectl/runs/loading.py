@@ -1,4 +1,4 @@
-"""From a config to a model: a fresh one for training, or the trained one of a run."""
+"""Build a model from a config, and load the trained model and the data of a run."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from aectl.training.device import Device
 log = logging.getLogger("aectl")
 
 PARTS = ("noise", "penalty")
-"""Config groups that a model may ask for by naming them in its constructor."""
+"""Config groups that are passed to a model whose constructor has a parameter of that name."""
 
 
 def build_model(config: DictConfig, facts: dict[str, Any], seed: int = 0) -> Model:
-    """Build the model of a config for images of `facts['shape']`, its weights drawn from `seed`.
+    """Build the model of a config for images of `facts['shape']`, with weights initialised from `seed`.
 
-    Raises ConfigError if a part of the config does not fit, or is one that the model has no use for.
+    Raises ConfigError if the config is invalid, or has a part that the model does not use.
     """
     config = with_recipe(config, facts["shape"])
     supplied = {"shape": tuple(facts["shape"]), "classes": facts["classes"]}
@@ -45,22 +45,22 @@ def build_model(config: DictConfig, facts: dict[str, Any], seed: int = 0) -> Mod
         component = build(config.get(part), part)
         if component is not None and not accepts(config.model, part):
             name = str(config.model._target_).rpartition(".")[2]
-            raise ConfigError(f"{part}: the model {name} has no use for it; take {part}=none")
+            raise ConfigError(f"{part}: the model {name} does not use it; set {part}=none")
         supplied[part] = component
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with MemoryLimit("model"):
             model = build(config.model, "model", **supplied)
     if not isinstance(model, Model):
-        raise ConfigError(f"model: {config.model._target_} makes no aectl.models.Model")
+        raise ConfigError(f"model: {config.model._target_} is not an aectl.models.Model")
     return model
 
 
 def load(run: str | Path, checkpoint: str = "best", device: str = "cpu", trust: str | Iterable[str] = ()) -> Model:
     """Return the trained model of a run, in evaluation mode and with frozen weights.
 
-    `run` is a run folder or 'latest', `checkpoint` is 'best' or 'last'. Its methods take and give images
-    [N, C, H, W], pixels in [0, 1]. A run whose config names modules outside aectl and torch is refused unless
+    `run` is a run folder or 'latest', `checkpoint` is 'best' or 'last'. The model's methods take and return
+    images [N, C, H, W], pixels in [0, 1]. A run whose config names modules outside aectl and torch is refused unless
     `trust` names them. Raises ConfigError or CheckpointError, both ValueErrors.
     """
     folder = find_run(str(run))
@@ -69,11 +69,11 @@ def load(run: str | Path, checkpoint: str = "best", device: str = "cpu", trust: 
 
 
 def dataset(run: str | Path, trust: str | Iterable[str] = (), changed: bool = False) -> Dataset:
-    """Return the data set that a run was trained on, with the splits that it had; files are read anew.
+    """Return the data set that a run was trained on, with the same splits; its files are read again.
 
-    `run` and `trust` are as for `load`. `dataset(run).split("test")` has images [N, C, H, W] as `pixels()`, in
-    [0, 1], and their classes as `labels` [N], -1 for none. Raises ConfigError, also for data that have changed since
-    the run was trained, unless `changed` is true, and DataError for missing files; both are ValueErrors.
+    `run` and `trust` are as in `load`. `dataset(run).split("test")` has `pixels()`, images [N, C, H, W] in [0, 1], and
+    `labels`, classes [N], -1 for unlabelled images. Raises ConfigError if the data have changed since training and
+    `changed` is false, and DataError if files are missing; both are ValueErrors.
     """
     found = Run(find_run(str(run)))
     built = build_dataset(found, [trust] if isinstance(trust, str) else list(trust))
@@ -83,7 +83,7 @@ def dataset(run: str | Path, trust: str | Iterable[str] = (), changed: bool = Fa
 
 
 def build_dataset(run: Run, trust: list[str]) -> Dataset:
-    """Return the data set of a run as it is now."""
+    """Build the data set of a run from its present files."""
     config = run.config(trust)
     check_trusted(config, trust)
     check_has_target(config, ["dataset"])
@@ -91,18 +91,18 @@ def build_dataset(run: Run, trust: list[str]) -> Dataset:
 
 
 def build_stored_dataset(run: Run, config: DictConfig, trust: list[str]) -> Dataset:
-    """Build the data set of a stored config; raises DataError for own data that this user has not typed."""
+    """Build the data set of a stored config; raises DataError if it reads paths that this user has not typed."""
     try:
         check_paths(find_data_paths(config.dataset, trust), run.folder, run.record.get("own_paths"), trust)
     except ConfigError as error:
-        # Like data that are missing: what needs none of them works.
+        # Treated as missing data: commands that need no data still work.
         raise DataError(str(error)) from None
     dataset: Dataset = build(drop_incomplete_root(config.dataset), "dataset")
     return dataset
 
 
 def check_run_data(run: Run, trust: list[str]) -> None:
-    """Raise ChangedData if a run's data can be read and are not those that it was trained on."""
+    """Raise ChangedData if a run's data can be read and have changed since training."""
     if "train_digest" not in (run.record.get("data") or {}):
         return
     try:
@@ -112,13 +112,13 @@ def check_run_data(run: Run, trust: list[str]) -> None:
 
 
 class ChangedData(ConfigError):
-    """The data of a run are not those that it was trained on."""
+    """The data have changed since the run was trained."""
 
 
 def check_data(run: Run, dataset: Dataset, how: str = "data=changed") -> None:
-    """Raise ChangedData if a data set is not the one that the run's record describes; `how` is what to type then.
+    """Raise ChangedData if a data set differs from the run's record; `how` is the setting that allows the change.
 
-    Runs of versions that described none are not checked.
+    Runs of earlier versions without digests are not checked.
     """
     then = run.record.get("data") or {}
     if "train_digest" in then:
@@ -126,7 +126,7 @@ def check_data(run: Run, dataset: Dataset, how: str = "data=changed") -> None:
 
 
 def check_data_description(run: Run, now: Mapping[str, Any], how: str = "data=changed") -> None:
-    """Raise ChangedData if a description of data differs from the one in the run's record."""
+    """Raise ChangedData if the description `now` of the data differs from the one in the run's record."""
     if what := digests.differences(run.record.get("data") or {}, now):
         raise ChangedData(
             f"the data of {display_path(run.folder)} have changed since it was trained: {what}\n"
@@ -135,7 +135,7 @@ def check_data_description(run: Run, now: Mapping[str, Any], how: str = "data=ch
 
 
 def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) -> tuple[Model, dict[str, Any]]:
-    """Return a run's model as `load` does, and the checkpoint that it was read from."""
+    """Return a run's model as `load` does, and its checkpoint."""
     config = run.config(trust)
     check_trusted(config, trust)
     check_has_target(config, ["model", "dataset"])
@@ -147,22 +147,22 @@ def load_run(run: Run, name: str, device: torch.device | str, trust: list[str]) 
 
 
 def read_checkpoint(run: Run, name: str, device: torch.device | str) -> dict[str, Any]:
-    """Return a checkpoint of a run; where it cannot be used and the other can be tried, the error says so."""
+    """Return a checkpoint of a run; the error for a damaged one names the other checkpoint if it exists."""
     try:
         state = checkpoint.load(run.checkpoint_path(name), device)
         checkpoint.check_contents(state, run.checkpoint_path(name))
         return state
     except CheckpointError as error:
         other = "last" if name == "best" else "best"
-        hint = f"\n  there is another: checkpoint={other}" if run.checkpoint_path(other).is_file() else ""
+        hint = f"\n  try the other one: checkpoint={other}" if run.checkpoint_path(other).is_file() else ""
         raise CheckpointError(f"{error}{hint}") from error
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run ready for use: its folder and config, the trained model and its checkpoint, and where it computes.
+    """A loaded run: folder, config, trained model, checkpoint and device.
 
-    Its data are read when they are first asked for, so that what needs none works without them.
+    Its data are read on first access, so that commands that need no data work without them.
     """
 
     run: Run
@@ -175,18 +175,18 @@ class LoadedRun:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that the model was made for."""
+        """Channels, height and width of the model's images."""
         channels, height, width = self.state["shape"]
         return channels, height, width
 
     @property
     def classes(self) -> int:
-        """How many classes those images have, 0 for none."""
+        """Number of classes, 0 for unlabelled data."""
         return self.state["classes"]
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The run's data set; raises ConfigError if its images are of another shape, or ChangedData."""
+        """The run's data set; raises ConfigError if the shape of its images differs, and ChangedData."""
         with MemoryLimit("dataset"):
             dataset = build_stored_dataset(self.run, self.config, list(self.trust))
         if tuple(dataset.shape) != self.shape:
@@ -197,13 +197,13 @@ class LoadedRun:
 
     @property
     def dataset_name(self) -> str:
-        """The name of the data set, which needs none of its files."""
+        """The name of the data set from the record; reads no data."""
         record = self.run.record
         return (record.get("data") or {}).get("name") or str((record.get("choices") or {}).get("dataset"))
 
 
 def explain_missing_data(error: Exception) -> str:
-    """Return why a run's data cannot be read, in a line; raises other errors, and ChangedData, anew."""
+    """Return in one line why data cannot be read; re-raises ChangedData and other errors."""
     cause = error if isinstance(error, (DataError, OSError)) else error.__cause__
     if isinstance(error, ChangedData) or not isinstance(cause, (DataError, OSError)):
         raise error
@@ -211,7 +211,7 @@ def explain_missing_data(error: Exception) -> str:
 
 
 def open_run(config: DictConfig) -> LoadedRun:
-    """Open the run that a command's config names, on the command's device; warns if the run is unfinished."""
+    """Load the run that a command's config names on its device; warns if the run is not finished."""
     run = Run(find_run(config.run))
     check_links(run.folder)
     check_signature(config.device, "device")
@@ -221,21 +221,21 @@ def open_run(config: DictConfig) -> LoadedRun:
     device.apply()
     model, state = load_run(run, config.checkpoint, device.torch, trusted_modules(config))
     if (status := run.record.get("status")) != "done":
-        log.warning("this run is not finished (%s): these are the weights after epoch %d", status, state["epoch"])
+        log.warning("this run is not finished (%s): using the weights after epoch %d", status, state["epoch"])
     trust = trusted_modules(config)
     return LoadedRun(run, run.config(trust), model, state, device, config.data == "changed", tuple(trust))
 
 
 def trusted_modules(config: DictConfig) -> list[str]:
-    """Return the modules that the user trusts in a stored config."""
+    """Return the modules and paths in the config's `trust`."""
     return [config.trust] if isinstance(config.trust, str) else list(config.trust or [])
 
 
 def drop_incomplete_root(node: Any) -> Any:
-    """Return the config of a stored run's data set, without a `root` that would have to be filled first.
+    """Return the config of a stored run's data set; a `root` without all its files is removed.
 
-    A stored config may say where to read, but not where to write: what is missing there is looked for in the user's own
-    folder of data, and fetched into it.
+    A stored config may name a folder to read, but not one to write: missing files are read from the user's data folder,
+    and downloaded there.
     """
     if not isinstance(node, (dict, DictConfig)):
         return node
@@ -245,31 +245,31 @@ def drop_incomplete_root(node: Any) -> Any:
         return node
     if all(downloads.is_complete(name, root) for name in names):
         return node
-    log.info("%s lacks the files of %s: they are taken from %s", root, names[0], downloads.data_folder())
+    log.info("%s lacks the files of %s: using %s instead", root, names[0], downloads.data_folder())
     return OmegaConf.merge(node, {"root": None})
 
 
 def check_size(config: DictConfig, state: dict[str, Any], source: Path) -> None:
-    """Raise CheckpointError if a config asks for another model than its checkpoint holds, before it takes memory."""
+    """Raise CheckpointError if config and checkpoint differ in the weights' shapes, before memory is allocated."""
     try:
         with torch.device("meta"):
             model = build_model(config, state)
     except (ConfigError, NotEnoughMemory, CheckpointError):
         raise
     except Exception:
-        # It computes with numbers to be built, which on that device there are none of.
+        # Its constructor reads values of tensors, which the meta device does not have.
         return
     check_weights(model, state["model"], source)
 
 
 def set_weights(model: Model, weights: dict[str, torch.Tensor], source: Path) -> None:
-    """Load weights into a model; raises CheckpointError, naming the first that do not fit."""
+    """Load weights into a model; raises CheckpointError if names or shapes differ."""
     check_weights(model, weights, source)
     model.load_state_dict(weights)
 
 
 def check_weights(model: Model, weights: dict[str, torch.Tensor], source: Path) -> None:
-    """Raise CheckpointError unless the weights are those of such a model, by their names and shapes."""
+    """Raise CheckpointError unless the weights have the names and shapes of the model's own."""
     own = model.state_dict()
     odd = [key for key in {**own, **weights} if key not in own or key not in weights]
     odd += [key for key in own if key in weights and own[key].shape != weights[key].shape]

@@ -1,4 +1,4 @@
-"""The run folder: what a run was, how it went, and how to find it again. No torch here: listing runs must be quick."""
+"""The run folder: its config, record and metrics, and how runs are found. Imports no torch, so that listing is fast."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from aectl.system import atomic_write
 RECORD = "run.json"
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 LARGEST_REF, LARGEST_REFS = 2**12, 2**24
-"""Bytes of a file of git's with one reference, and of the one with all of them."""
+"""Largest size in bytes of a git file with one reference, and of packed-refs."""
 GROUPS = ("model", "dataset")
-"""Parts of a config that no run is without."""
+"""Config groups that every run has."""
 PACKAGES = ("aectl", "torch", "torchvision", "hydra-core", "omegaconf", "numpy")
 OUTPUTS = Path("outputs")
 
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
-"""The words of the command line as they were typed; empty in the process of a sweep's job, which nobody typed."""
+"""The typed words of the command line; empty in the process of a sweep's job."""
 
 
 class Run:
-    """A folder with `.hydra/`, run.json, metrics, checkpoints, figures and TensorBoard's events."""
+    """A run's folder with `.hydra/`, run.json, metrics, checkpoints, figures and TensorBoard events."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @property
     def record(self) -> dict[str, Any]:
-        """The contents of run.json; raises ConfigError if it cannot be read, or comes from a newer aectl."""
+        """The contents of run.json; raises ConfigError if it is damaged, missing or from a newer aectl."""
         record = read_json(self.folder / RECORD)
         check_record(record, self.folder / RECORD)
         return record
@@ -54,19 +54,19 @@ class Run:
         write_json(self.folder / RECORD, {**record, **entries})
 
     def config(self, trust: Iterable[str] = ()) -> DictConfig:
-        """Return the config of the run's latest start; raises ConfigError if it has none, or see `read_config`."""
+        """Return the config of the run's latest start; raises ConfigError if it is missing, damaged or refused."""
         path = self.latest_hydra() / "config.yaml"
         config = read_config(path, trust)
         groups = [config.get(key) for key in GROUPS if key in config]
         if "model" not in config or not all(isinstance(group, DictConfig) for group in groups):
-            raise ConfigError(f"{path} is damaged: it holds no config of a run")
+            raise ConfigError(f"{path} is damaged: it has no model or dataset")
         if (self.folder / RECORD).is_file():
             set_chosen(config, self.record.get("chosen") or {})
         return config
 
     def latest_hydra(self) -> Path:
-        """Return `.hydra`, or `.hydra.N` of the latest resume that came so far as to leave all of it."""
-        # Hydra writes the overrides last: without them a kill may have left half a config.
+        """Return `.hydra`, or `.hydra.N` of the latest resume whose config is complete."""
+        # Hydra writes the overrides last. If they are missing, the process was killed in between.
         found = [path.parent for path in self.folder.glob(".hydra.*/overrides.yaml")]
         resumes = [int(path.suffix[1:]) for path in found if path.suffix[1:].isdecimal()]
         return self.folder / (f".hydra.{max(resumes)}" if resumes else ".hydra")
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The sections of metrics.json; none if it is not there or damaged."""
+        """The sections of metrics.json; empty if the file is missing or damaged."""
         try:
             found = read_json(self.folder / "metrics.json")
         except ConfigError:
@@ -85,7 +85,7 @@ class Run:
         return {name: section for name, section in found.items() if isinstance(section, dict)}
 
     def add_metrics(self, **sections: Any) -> None:
-        """Write sections into metrics.json, leaving the others."""
+        """Write sections into metrics.json; other sections stay."""
         write_json(self.folder / "metrics.json", {**self.metrics, **sections})
 
     def record_start(
@@ -102,10 +102,9 @@ class Run:
     ) -> None:
         """Write run.json for a run that starts or resumes now.
 
-        `goal` has the epochs and the objective, `data` what tells the run's images from others, `chosen` the values of
-        keys that the config leaves to the model's recipe, and `init_from` the run and the digest of the weights that
-        this start begins from, if they are another run's. `own_paths` are the paths of one's own data with the user's
-        signatures.
+        `goal` has the number of epochs and the objective, `data` the name and digests of the images, `chosen` the
+        values that the model's recipe set for keys left open in the config. `init_from` has the run that the initial
+        weights come from and their digest. `own_paths` maps paths of the user's own data to signatures.
         """
         resumed = (self.folder / RECORD).is_file()
         known = self.record.get("data") if resumed else None
@@ -133,18 +132,18 @@ class Run:
         )
 
     def record_end(self, status: str, error: str | None = None, **entries: Any) -> None:
-        """Write how the run ended: status is done, interrupted or failed."""
+        """Record the end of the run; `status` is done, interrupted or failed."""
         self.update(status=status, error=error, ended=now(), **entries)
 
 
 def set_chosen(config: DictConfig, chosen: Mapping[str, int | list[int]]) -> None:
-    """Set the keys that a stored config leaves to the model's recipe to what was chosen when the run started."""
+    """Fill in keys that a stored config leaves to the model's recipe with the values that the run used."""
     with open_dict(config):
         for name in ("epochs", "batch_size"):
             if name in chosen and config.get(name) is None:
                 config[name] = chosen[name]
                 if name == "epochs":
-                    # The length is counted in epochs from here on.
+                    # From the first start on, the length is counted in epochs.
                     config.steps = None
         for key, value in chosen.items():
             owner, _, name = key.partition(".")
@@ -153,9 +152,9 @@ def set_chosen(config: DictConfig, chosen: Mapping[str, int | list[int]]) -> Non
 
 
 def find_run(text: str) -> Path:
-    """Return the folder of the run that `text` names: a path, a run's name=, or 'latest' of those in outputs/.
+    """Return the folder of the run that `text` names: a path, the name= of a run, or 'latest' in outputs/.
 
-    Raises ConfigError if there is no such run, if its record is damaged, or if it comes from a newer aectl.
+    Raises ConfigError if there is no such run, its record is damaged, or a newer aectl wrote it.
     """
     if text != "latest":
         folder = Path(text).expanduser()
@@ -166,24 +165,24 @@ def find_run(text: str) -> Path:
         if not (folder / RECORD).is_file():
             what = "holds no run.json" if folder.is_dir() else "does not exist"
             if (folder / ".hydra").is_dir():
-                what += ", it was stopped before it began: type its command again"
-            raise ConfigError(f"'{text}' is no run: the folder {what}")
+                what += "; it was stopped before its first step: run its command again"
+            raise ConfigError(f"'{text}' is not a run: the folder {what}")
     elif not (runs := list(iterate_runs())):
         raise ConfigError(f"no run in {OUTPUTS.absolute()} yet; aectl train makes one")
     else:
         folder = max(runs, key=last_start)
-    # Read here, so that each command says what is wrong with it.
+    # Raises ConfigError for a damaged record, in every command.
     _ = Run(folder).record
     return folder
 
 
 def find_runs_by_name(name: str) -> list[Path]:
-    """Return the folders in outputs/ of the runs with this `name=`; none for a text that is no name."""
+    """Return the folders in outputs/ of the runs with this `name=`; empty if `name` is a path."""
     return [folder for folder in iterate_runs() if folder.name == name] if Path(name).name == name else []
 
 
 def last_start(folder: Path) -> str:
-    """Return when a run was last started or resumed; the empty text, before all others, if its record is damaged."""
+    """Return the time of a run's last start or resume; an empty string if its record is damaged."""
     try:
         record = read_json(folder / RECORD)
         return str([record.get("started", ""), *record.get("resumed", [])][-1])
@@ -192,30 +191,30 @@ def last_start(folder: Path) -> str:
 
 
 def iterate_runs(root: Path = OUTPUTS) -> Iterable[Path]:
-    """Yield the folders of all runs under `root`, those of sweeps too."""
+    """Yield the folders of all runs under `root`, including those in sweeps."""
     yield from sorted(path.parent for path in root.glob(f"**/{RECORD}"))
 
 
 def is_alive(pid: int | None, host: str | None = None) -> bool:
-    """Return whether there is another process of this number on this machine; of other machines nothing is known."""
+    """Return whether another process with this id runs on this machine; False for other hosts."""
     if not pid or pid == os.getpid() or host not in (None, socket.gethostname()):
         return False
     return atomic_write.is_alive(pid)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that neither a reader nor a crash ever leaves half of it."""
+    """Write JSON atomically."""
     with atomic_write.write_atomically(path) as file:
         file.write(to_json(content).encode())
 
 
 def now() -> str:
-    """Return the time in ISO 8601, UTC, to the microsecond."""
+    """Return the current UTC time in ISO 8601 with microseconds."""
     return datetime.now(timezone.utc).isoformat()
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
+    """Return the versions of Python and of the packages that affect results."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for package in PACKAGES:
         try:
@@ -226,10 +225,10 @@ def package_versions() -> dict[str, str]:
 
 
 def read_git_state() -> dict[str, Any] | None:
-    """Return the commit and dirty flag of aectl's checkout, else the commit of the working folder's; None outside both.
+    """Return commit and dirty flag of aectl's checkout, else the commit of the working folder, else None.
 
-    Git itself is asked about aectl's own checkout alone: in a folder from elsewhere its config could name programs
-    for it to run (core.fsmonitor, filters).
+    The git command only runs in aectl's checkout. In an untrusted folder, the git config could run programs
+    (core.fsmonitor, filters).
     """
     try:
         folder = Path(__file__).parent
@@ -241,7 +240,7 @@ def read_git_state() -> dict[str, Any] | None:
 
 
 def read_commit(folder: Path) -> str | None:
-    """Return the commit that is checked out in a folder or one above it, read from git's files; None without one."""
+    """Return the commit checked out in a folder or one of its parents, read from .git; None without a repository."""
     place = next((above / ".git" for above in (folder, *folder.parents) if (above / ".git").is_dir()), None)
     if place is None:
         return None
@@ -250,7 +249,7 @@ def read_commit(folder: Path) -> str | None:
         if not head.startswith("ref: "):
             return head if COMMIT.fullmatch(head) else None
         name = head.removeprefix("ref: ")
-        # A branch has a file of its own, or a line among the packed ones.
+        # A branch has its own file, or a line in packed-refs.
         loose = place / name
         if loose.is_file() and is_link_within(loose, place.resolve()):
             found = read_text(loose, LARGEST_REF).strip()
@@ -263,7 +262,7 @@ def read_commit(folder: Path) -> str | None:
 
 
 def run_git(folder: Path, *arguments: str) -> str:
-    """Return what a git command prints."""
+    """Return the output of a git command."""
     command = ["git", "-C", str(folder), *arguments]
     output = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
     return output.decode("utf-8", "replace").strip()

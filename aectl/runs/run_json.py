@@ -1,4 +1,4 @@
-"""What run.json may hold: whoever wrote it, what is read from it is of the kind that is counted on."""
+"""Check the entries of run.json, which may come from an untrusted source, before they are used."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from aectl.config import ConfigError
 
 FORMAT = 1
-"""Of run.json, as this version writes it."""
+"""Version of run.json that this aectl writes."""
 
 MAX_INTEGER = 2**63
-"""Of whole numbers; with more digits than a float has room for, Python could not divide them."""
+"""Whole numbers must be smaller: Python cannot divide integers that do not fit in a float."""
 
 ENTRY_TYPES: dict[str, tuple[type, ...]] = {
     "format": (int,),
@@ -54,17 +54,17 @@ ENTRY_TYPES: dict[str, tuple[type, ...]] = {
     "chosen.*": (int, list),
     "versions.*": (str,),
 }
-"""What entries are, where they are there and not null; `*` is each entry of a list or mapping."""
+"""Types of the entries that are present and not null; `*` stands for every item of a list or mapping."""
 
 LISTS = ("earlier_data", "overrides", "resumed")
 
 
 class NewerFormat(ConfigError):
-    """A run that a later version of aectl wrote."""
+    """The run was written by a later version of aectl."""
 
 
 def check_record(record: Mapping[str, Any], path: Path) -> None:
-    """Raise ConfigError, naming the file and the entry, unless all is of its kind; NewerFormat for a later format."""
+    """Raise ConfigError if an entry has the wrong type, and NewerFormat if a later aectl wrote the file."""
     check_format(record, FORMAT, path)
     for key, kinds in ENTRY_TYPES.items():
         outer, _, inner = key.partition(".")
@@ -73,14 +73,14 @@ def check_record(record: Mapping[str, Any], path: Path) -> None:
 
 
 def check_format(content: Mapping[str, Any], known: int, path: Path) -> None:
-    """Raise NewerFormat if a file's content says that it is of a later format than the one known."""
+    """Raise NewerFormat if the format number of a file is later than `known`."""
     found = content.get("format")
     if type(found) is int and known < found < MAX_INTEGER:
         raise NewerFormat(f"{path} comes from a newer aectl: its format is {found}, this aectl reads {known}")
 
 
 def iterate_values(found: Any, outer: str, inner: str) -> Iterator[Any]:
-    """Yield what stands at an entry, which fits nothing where a list or mapping is wanted and it is none."""
+    """Yield the values of an entry; yields an invalid object if a list or mapping is expected and missing."""
     if found is None or not inner:
         yield found
     elif not isinstance(found, list if outer in LISTS else dict):
@@ -92,5 +92,5 @@ def iterate_values(found: Any, outer: str, inner: str) -> Iterator[Any]:
 
 
 def is_valid(value: Any, kinds: tuple[type, ...]) -> bool:
-    """Return whether a value is null or of one of the kinds, and if a number, one that can be computed with."""
+    """Return whether a value is null or has one of the types; whole numbers must be below `MAX_INTEGER`."""
     return value is None or (type(value) in kinds and not (type(value) is int and abs(value) >= MAX_INTEGER))

@@ -123,7 +123,7 @@ def test_what_never_began_is_said_to_be_none_and_its_folder_is_free(whole, tmp_p
     run = tmp_path / "run"
     assert finish(words("undercomplete", run), run, Fault(function="aectl.runs.run.Run.begin"))[0] == -signal.SIGKILL
     code, said = finish(["train", f"resume={run}"], run)
-    assert (code, said.count("\n")) == (2, 1) and "stopped before it began: type its command again" in said
+    assert (code, said.count("\n")) == (2, 1) and "stopped before its first step: run its command again" in said
     assert finish(words("undercomplete", run), run)[0] == 0
     check_same(run, whole("undercomplete"))
 
