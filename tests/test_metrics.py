@@ -11,9 +11,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aectl import leaderboard
+from aectl.commands import eval_run
 from aectl.commands.eval_columns import add_descriptions, model_class
 from aectl.metric import Metric, describe_columns, find_metric, read_metric
-from aectl.models.base import Model, metrics_of
+from aectl.models.base import Model, collect_metrics
 from aectl.models.iwae import IWAE
 from aectl.models.rbm import RBM
 from aectl.runs.metrics_json import conditions_of, find_damage, format_column, metrics_of_table
@@ -79,7 +80,7 @@ def descriptions(folder):
     return {tag: found.summary_description for tag, found in events.summary_metadata.items()}
 
 
-def test_a_new_metric_and_a_new_table_are_shown_everywhere(aectl, tmp_path, monkeypatch):
+def test_a_new_metric_and_a_new_table_are_shown_everywhere(aectl, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "100")
     (tmp_path / "mine.py").write_text(MODEL)
     (tmp_path / "evaluations").mkdir()
@@ -87,12 +88,13 @@ def test_a_new_metric_and_a_new_table_are_shown_everywhere(aectl, tmp_path, monk
     run, small = tmp_path / "run", ("dataset=digits", "epochs=1", "batch_size=512", "device=cpu", "device.threads=1")
     code, out, err = aectl("train", "model=custom", "model._target_=mine.Mine", *small, f"hydra.run.dir={run}")
     assert code == 0, out + err
-    words = ["eval", f"run={run}", "trust=mine", "device=cpu", "device.threads=1"]
+    words = ["eval", f"run={run}", "trust=mine", "device=cpu", "device.threads=1", "only=[reconstruction,brightness]"]
     program = [sys.executable, "-c", PROGRAM, str(tmp_path / "evaluations"), *words]
     done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    # The terminal.
-    assert re.search(r"loss ↓ +squint ↑\nmodel +\S+ +0\.\d{3}\n", done.stdout)
+    # The terminal; the model's own metrics are printed if no tables were chosen.
+    eval_run.print_section(Run(run).metrics["test"], Run(run))
+    assert re.search(r"loss ↓ +squint ↑\nmodel +\S+ +0\.\d{3}\n", capsys.readouterr().out)
     assert re.search(r"brightness of images\n +glow ↓ +lumens\n", done.stdout)
     assert done.stdout.index("\nreconstruction\n") < done.stdout.index("\nbrightness of images\n")
     # report.html.
@@ -112,7 +114,7 @@ def test_a_new_metric_and_a_new_table_are_shown_everywhere(aectl, tmp_path, monk
     stored["test"]["brightness"]["model"]["glow"] /= 2
     (other / "metrics.json").write_text(json.dumps(stored))
     (board,) = leaderboard.build_boards([run, other])
-    assert [table.name for table in board.tables] == ["reconstruction", "brightness", "noises"]
+    assert [table.name for table in board.tables] == ["reconstruction", "brightness"]
     table = board.tables[1]
     assert [metric.heading for metric in table.columns] == ["glow ↓"]
     assert table.best == {"glow": {"2"}}
@@ -157,17 +159,17 @@ def test_a_class_of_models_adds_to_the_metrics_of_its_bases():
     class Mine(RBM):
         metrics = (Metric("energy", "of mine"),)
 
-    assert find_metric(metrics_of(Mine), "energy").meaning == "of mine"
-    assert {"loss", "mse", "pseudo_nll"} <= {one.name for one in metrics_of(Mine)}
-    assert find_metric(metrics_of(IWAE), "kl_2").unit == "nats per image"
+    assert find_metric(collect_metrics(Mine), "energy").meaning == "of mine"
+    assert {"loss", "mse", "pseudo_nll"} <= {one.name for one in collect_metrics(Mine)}
+    assert find_metric(collect_metrics(IWAE), "kl_2").unit == "nats per image"
 
     class Other(Model):
         metrics = property(lambda self: ["x"])
 
-    assert metrics_of(Other) == Model.metrics
+    assert collect_metrics(Other) == Model.metrics
     Other.metrics = (Metric("a"), "b")
     with pytest.raises(TypeError, match=r"model: Other\.metrics has 'b', not an aectl\.models\.Metric"):
-        metrics_of(Other)
+        collect_metrics(Other)
 
 
 def test_a_sweep_states_the_meaning_of_an_objective_that_all_its_models_share(tmp_path):
