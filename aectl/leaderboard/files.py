@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,34 +10,19 @@ from typing import Any
 from aectl.leaderboard.boards import Board, Table
 from aectl.leaderboard.show import format_cells, list_notes, make_legend
 from aectl.runs.metrics_json import MODEL, is_model_row
-from aectl.system.terminal import display_path, escape_formula, escape_unprintable
+from aectl.system.csv_file import write_csv, write_text
+from aectl.system.terminal import display_path, escape_unprintable
 
 
 def write(folder: Path, boards: Sequence[Board]) -> list[Path]:
     """Write leaderboard.csv and leaderboard.md into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     markdown, table = folder / "leaderboard.md", folder / "leaderboard.csv"
-    replace_file(markdown, "\n".join(line for board in boards for line in format_markdown(board)))
-    rows = [
-        {escape_formula(key): escape_formula(value) for key, value in row.items()}
-        for board in boards
-        for row in make_csv_rows(board)
-    ]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row), restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_file(table, text.getvalue())
+    write_text(markdown, "\n".join(line for board in boards for line in format_markdown(board)))
+    rows = [row for board in boards for row in make_csv_rows(board)]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    write_csv(table, [columns, *([row.get(key, "") for key in columns] for row in rows)])
     return [table, markdown]
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that a link is replaced and not its target."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    with aside.open("x", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-    aside.replace(path)
 
 
 def make_csv_rows(board: Board) -> list[dict[str, Any]]:

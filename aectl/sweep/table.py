@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import math
 import shlex
 import statistics
@@ -23,8 +21,8 @@ from aectl.sweep.html_report import write_report
 from aectl.sweep.number_formats import P_VALUE, T_INTERVAL, align_numbers, format_intervals, format_p_value
 from aectl.sweep.results import Job, find_swept_keys, objective_name, objectives_over_seeds, read_jobs
 from aectl.sweep.tensorboard_seeds import write_seed_means
-from aectl.system.atomic_write import write_atomically
-from aectl.system.terminal import display_path, escape_formula, format_count, make_console, shorten_message, wrap_text
+from aectl.system.csv_file import write_csv
+from aectl.system.terminal import display_path, format_count, make_console, shorten_message, wrap_text
 from aectl.system.terminal_table import Column, cell_width, pad_row, print_table
 
 if TYPE_CHECKING:
@@ -77,10 +75,7 @@ def write_sweep_csv(path: Path, jobs: Sequence[Job], varied: Sequence[str]) -> N
         value = "" if math.isnan(job.value) else job.value
         epoch, folder = job.objective.get("epoch", ""), job.folder.name
         rows.append([job.number, *values, value, epoch, job.seconds, job.status, folder, job.error])
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([escape_formula(value) for value in row] for row in rows)
-    with write_atomically(path) as file:
-        file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+    write_csv(path, rows)
 
 
 def print_results(jobs: Sequence[Job], varied: Sequence[str], folder: Path, comparison: Comparison) -> None:
