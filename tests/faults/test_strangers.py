@@ -240,8 +240,8 @@ FORBIDDEN = [
     "aectl.runs.loading.dataset",
     # Modules of torch's kind, and classes of the models' files, that are no parts of a run.
     "aectl.runs.export.Part",
-    "aectl.training.functional_step.Losses",
-    "aectl.training.functional_step.Replayed",
+    "aectl.training.functional_step.LossModule",
+    "aectl.training.functional_step.ReplayRng",
     "aectl.models.base.Batch",
     "aectl.models.base.Encodes",
     "aectl.models.nade.Conditionals",

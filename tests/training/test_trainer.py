@@ -195,7 +195,7 @@ def test_what_is_promised_of_a_run_ends_it_where_it_cannot_be_written(make_train
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    for what in ("aectl.training.metrics_csv.written", "aectl.training.trainer.checkpoint.save"):
+    for what in ("aectl.training.metrics_csv.write_atomically", "aectl.training.trainer.checkpoint.save"):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
             patch.setattr(what, full)
             make_trainer(seeded("dae"), observers=[CsvLog(tmp_path / f"{what}.csv")]).fit()
