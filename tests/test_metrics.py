@@ -19,7 +19,7 @@ from aectl.models.iwae import IWAE
 from aectl.models.rbm import RBM
 from aectl.runs.metrics_json import conditions_of, find_damage, format_column, metrics_of_table
 from aectl.runs.run import Run
-from aectl.sweep.html_report import METRICS, described_objectives
+from aectl.sweep.html_report import METRICS, describe_objectives
 from aectl.sweep.results import Job
 from tests.faults.conftest import UPGRADE
 
@@ -178,7 +178,7 @@ def test_a_sweep_states_the_meaning_of_an_objective_that_all_its_models_share(tm
         return Job(number, tmp_path, {}, "done", objective={"name": name, "value": 1.0}, record={"goal": goal})
 
     def meaning(*jobs):
-        return find_metric([*described_objectives(jobs, METRICS["sweep"]), *METRICS["sweep"]], "val/squint").meaning
+        return find_metric([*describe_objectives(jobs, METRICS["sweep"]), *METRICS["sweep"]], "val/squint").meaning
 
     plain = "best value on validation images, a mean over them"
     assert meaning(job(0, "how grey"), job(1, "how grey")) == f"how grey: {plain}"

@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
 
 
 def compare(jobs: Sequence[Job]) -> Comparison:
-    """Return the jobs with objectives that can be compared, unchanged if there are none."""
+    """Return the jobs, with another metric as objective if theirs cannot be compared and another one can."""
     done = [job for job in jobs if not math.isnan(job.value)]
     reason = why_not_comparable(done)
     if not reason:

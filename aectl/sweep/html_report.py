@@ -1,4 +1,4 @@
-"""report.html of a sweep: the best setting and the best run, figures, and the table of all runs."""
+"""Writes report.html of a sweep: the best setting and the best run, figures, and the table of all runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ METRICS = {
     "seeds": (
         Metric("val/*", "mean over seeds of the best values on validation images"),
         Metric("train/*", "mean over seeds of the best values on training images"),
-        Metric("seeds", "runs that differ in the seed alone"),
+        Metric("seeds", "number of runs that differ only in the seed"),
         T_INTERVAL,
         P_VALUE,
     ),
@@ -53,7 +53,7 @@ MAX_LISTED = 6
 def write_report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], comparison: Comparison) -> None:
     """Write the sweep's report.html, and draw its figures if at least two jobs have an objective."""
     if sum(not math.isnan(job.value) for job in jobs) > 1:
-        # Imported here: a sweep's other commands need no matplotlib.
+        # Imported here because importing matplotlib would delay the start of every sweep.
         from aectl.sweep.plots import draw_sweep
 
         draw_sweep(jobs, varied, folder / "figures", comparison.is_fair)
@@ -75,7 +75,7 @@ def write_report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], compa
         "sweep": {f"job {job.number}": {**{k: job.setting(k) for k in varied}, **make_job_row(job)} for job in jobs},
     }
     section["columns"] = {
-        table: describe_columns(column_names(section[table].values()), [*described_objectives(jobs, metrics), *metrics])
+        table: describe_columns(column_names(section[table].values()), [*describe_objectives(jobs, metrics), *metrics])
         for table, metrics in METRICS.items()
     }
     render.write_page(
@@ -90,7 +90,7 @@ def write_report(folder: Path, jobs: Sequence[Job], varied: Sequence[str], compa
     )
 
 
-def described_objectives(jobs: Sequence[Job], metrics: Sequence[Metric]) -> list[Metric]:
+def describe_objectives(jobs: Sequence[Job], metrics: Sequence[Metric]) -> list[Metric]:
     """Return the descriptions of the objectives, with their meaning where all models state the same one."""
     meanings: dict[str, set[str]] = {}
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Searches hyperparameters with Optuna: proposes jobs, reports their objectives and prunes those without prospects."""
+"""Searches hyperparameters with Optuna: proposes jobs, reports their objectives and prunes unpromising ones."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ OWNER = "owner"
 def open_study(folder: Path, storage: str | None, name: str, seed: int, prune: int | None) -> optuna.Study:
     """Create the study of a name or load it from its storage.
 
-    `storage` None is a SQLite file in `folder`, a URL a database, and a path a journal file that several machines may
-    share. `prune` is the number of trials that must complete before any is pruned; None prunes none.
+    `storage` is a URL of a database, a path of a journal file that several machines may share, or None for a SQLite
+    file in `folder`. `prune` is the number of trials that must complete before any is pruned; None prunes none.
 
     Raises ConfigError if Optuna is missing or the storage cannot be read.
     """
@@ -218,7 +218,7 @@ class Search(JobObserver):
             self.warn_if_incomparable()
 
     def warn_if_incomparable(self) -> None:
-        """Print a warning, once, if the objectives cannot be compared between jobs, which misleads the search."""
+        """Warn once if the objectives of the jobs cannot be compared, because the search would be misled."""
         if not self.warned and (reason := why_not_comparable(read_jobs(self.folder))):
             self.warned = True
             out = make_console()

@@ -58,9 +58,9 @@ def plan_jobs(folder: Path, jobs: Iterable[Sequence[str]], first: int = 0) -> li
 
 
 def restore_folders(jobs: Iterable[PlannedJob], folder: Path) -> list[PlannedJob]:
-    """Return the jobs, those that an older version planned as `sweep=fused` with the folders of that time.
+    """Return the jobs; one that an older version planned as `sweep=fused` keeps the folder of that plan.
 
-    The name of a folder contains the option, so that a new plan would name another one.
+    A folder's name contains the option, so a new plan would give the job another folder.
     """
     stored = {(job.number, tuple(replace_removed(job.overrides))): job for job in read_planned_jobs(folder)}
     return [stored.get((job.number, job.overrides), job) for job in jobs]

@@ -23,10 +23,10 @@ from aectl.sweep.results import Job, read_epochs
 if TYPE_CHECKING:
     import optuna
 
-FEW = 10
-"""A figure with more curves has no legend."""
-LOGARITHMIC = 10
-"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+MAX_LEGEND = 10
+"""Most curves for which a figure has a legend."""
+LOG_SCALE_RATIO = 10
+"""Ratio of the largest to the smallest value above which an axis is logarithmic."""
 
 
 @style.default_style()
@@ -56,7 +56,7 @@ def plot_curves(jobs: Sequence[Job], swept: Sequence[str], metric: str) -> Figur
         axes.plot([epoch for epoch, _ in points], [value for _, value in points], color=colour, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     style.name_axes(axes, "epoch", metric)
-    if len(jobs) <= FEW:
+    if len(jobs) <= MAX_LEGEND:
         axes.legend(reverse=True, frameon=False, fontsize=style.SMALL)
     return figure
 
@@ -133,7 +133,7 @@ def scale_axis(axes: Axes, positions: Sequence[float], names: Sequence[str]) -> 
 def unit_heights(texts: Sequence[str]) -> tuple[list[float], list[tuple[float, str]]]:
     """Return the heights of values in [0, 1] and the ticks as pairs of height and label.
 
-    Categories all have a tick, of numbers only the smallest and the largest.
+    Every category has a tick; of numbers, only the smallest and the largest have one.
     """
     positions, names = axis_positions(texts)
     numbers = [math.log(position) for position in positions] if spans_decades(positions) and not names else positions
@@ -146,8 +146,8 @@ def unit_heights(texts: Sequence[str]) -> tuple[list[float], list[tuple[float, s
 
 
 def spans_decades(positions: Sequence[float]) -> bool:
-    """Return whether all values are positive and the largest is at least `LOGARITHMIC` times the smallest."""
-    return min(positions) > 0 and max(positions) / min(positions) >= LOGARITHMIC
+    """Return whether all values are positive and the largest is at least `LOG_SCALE_RATIO` times the smallest."""
+    return min(positions) > 0 and max(positions) / min(positions) >= LOG_SCALE_RATIO
 
 
 def shades(count: int) -> list[Any]:

@@ -40,8 +40,8 @@ def run_job(
 ) -> str:
     """Train a job's run, or resume it from its checkpoint; return the last line of its error, or the empty text.
 
-    `flags` are Hydra's. `extra` are overrides of the whole sweep, which the job's own overrides do not contain. The
-    job's folder holds a run.json afterwards, however the job ended.
+    `flags` are Hydra's. `extra` are overrides that apply to every job of the sweep. The job's folder has a
+    run.json afterwards, however the job ended.
     """
     if (pid := wait_for_process(job)) is not None:
         return f"process {pid} still trains it"

@@ -1,4 +1,4 @@
-"""The search space: overrides in Hydra's grammar that leave a value open, as Optuna distributions."""
+"""Turns overrides that give a key several values into Optuna distributions."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def format_value(value: Any) -> str:
 
 
 def parse_distribution(key: str, override: Override) -> Distribution:
-    """Return the distribution that an override describes; raises ConfigError if Optuna has none such."""
+    """Return the distribution that an override describes; raises ConfigError if Optuna cannot draw from it."""
     value: Any = override.value()
     name = key.lstrip("+~")
     if override.is_choice_sweep():

@@ -134,7 +134,7 @@ def print_jobs(out: Console, jobs: Sequence[Job], varied: Sequence[str], is_fair
 def print_seeds(
     out: Console, groups: Sequence[tuple[dict[str, str], list[float]]], name: str, is_ranked: bool = True
 ) -> None:
-    """Print the means over seeds with standard deviation and t interval; if ranked, also p compared with the best."""
+    """Print the means over seeds with standard deviation, t interval and, if ranked, p-value compared with the best."""
     best, values = groups[0][1], [group for _, group in groups]
     settings = [list(groups[0][0]), *[list(group.values()) for group, _ in groups]]
     sizes = [max(map(cell_width, values)) for values in zip(*settings, strict=True)]

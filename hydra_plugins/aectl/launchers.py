@@ -107,7 +107,7 @@ class Slurm(Backend):
 class Ray(Backend):
     """A Ray cluster.
 
-    `address` auto: the cluster that this machine belongs to, null: one started here. `cpus` and `gpus` are per job.
+    `address` auto is the cluster that this machine belongs to; null starts one here. `cpus` and `gpus` are per job.
     """
 
     address: str | None = "auto"
@@ -121,7 +121,7 @@ class Ray(Backend):
 
 
 class SweepLauncher(Launcher):
-    """The Hydra launcher of all backends; passes the jobs to the selected one."""
+    """Hydra's launcher for every backend; passes the jobs to the selected one."""
 
     def __init__(self, backend: str, **keys: Any) -> None:
         self.backend = BACKENDS[backend](backend=backend, **keys)

@@ -17,9 +17,9 @@ class SearchConfig:
     """Settings of the search.
 
     `params` maps each searched key to its values in the grammar of overrides: choice(4,8), interval(0.1,1), range(2,9).
-    `storage` null is a file in the sweep's folder, a path a journal on a file system that several machines share, and a
-    URL a database. `prune` is the number of trials that must complete before any is
-    pruned; null prunes none.
+    `storage` is a URL of a database, a path of a journal file on a file system that several machines share, or null for
+    a file in the sweep's folder. `prune` is the number of trials that must complete before any is pruned; null prunes
+    none.
     """
 
     _target_: str = "hydra_plugins.aectl.search.SearchSweeper"
