@@ -20,7 +20,6 @@ from aectl.commands.train_resume import has_progress, resume_trainer
 from aectl.commands.train_setup import (
     Data,
     build_data_and_model,
-    build_device,
     build_observers,
     build_optimizer,
     build_trainer,
@@ -34,7 +33,7 @@ from aectl.config.schema import parse_seconds
 from aectl.metric import find_metric
 from aectl.parallel import Lost
 from aectl.parallel.process_group import lead
-from aectl.runs.loading import PARTS
+from aectl.runs.loading import PARTS, build_device
 from aectl.runs.run import RECORD, Run
 from aectl.system.file_lock import FileLock
 from aectl.system.machine import PROCESS_BYTES, launched_processes, memory_bytes

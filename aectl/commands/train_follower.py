@@ -9,10 +9,11 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from aectl.commands.train_resume import has_progress, resume_trainer
-from aectl.commands.train_setup import build_data_and_model, build_device, build_optimizer, build_trainer
+from aectl.commands.train_setup import build_data_and_model, build_optimizer, build_trainer
 from aectl.config import build
 from aectl.config.schema import parse_seconds
 from aectl.parallel.process_group import follow
+from aectl.runs.loading import build_device
 from aectl.runs.run import Run
 from aectl.training.stop_signals import Interruption
 

@@ -51,13 +51,6 @@ class Data:
     """Name, sizes and digests of all splits, for run.json."""
 
 
-def build_device(config: DictConfig) -> Device:
-    """Build the device and apply its threads and algorithms to this process."""
-    device: Device = build(config.device, "device")
-    device.apply()
-    return device
-
-
 def build_optimizer(config: DictConfig) -> Callable[..., Optimizer]:
     """Return the function that makes an optimizer; raises ConfigError if it refuses its settings for one weight."""
     bypass_compiler()

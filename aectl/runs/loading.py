@@ -34,6 +34,13 @@ PARTS = ("noise", "penalty")
 """Config groups that are passed to a model whose constructor has a parameter of that name."""
 
 
+def build_device(config: DictConfig) -> Device:
+    """Build the device and apply its threads and algorithms to this process."""
+    device: Device = build(config.device, "device")
+    device.apply()
+    return device
+
+
 def build_model(config: DictConfig, facts: dict[str, Any], seed: int = 0) -> Model:
     """Build the model of a config for images of `facts['shape']`, with weights initialised from `seed`.
 
@@ -217,8 +224,7 @@ def open_run(config: DictConfig) -> LoadedRun:
     check_signature(config.device, "device")
     if (config.device.get("count") or 1) > 1:
         raise ConfigError(f"device.count={config.device.count} is for aectl train")
-    device = build(config.device, "device")
-    device.apply()
+    device = build_device(config)
     model, state = load_run(run, config.checkpoint, device.torch, trusted_modules(config))
     if (status := run.record.get("status")) != "done":
         log.warning("this run is not finished (%s): using the weights after epoch %d", status, state["epoch"])

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from aectl.commands.train_setup import build_device, build_optimizer, read_data
+from aectl.commands.train_setup import build_optimizer, read_data
 from aectl.config import build, conf_dir
 from aectl.config.recipe import with_recipe
 from aectl.data import downloads
-from aectl.runs.loading import build_model
+from aectl.runs.loading import build_device, build_model
 from aectl.training.trainer import Observer, Trainer
 from tests.benchmarks import ours
 
