@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from pathlib import Path
+from typing import cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from aectl.config import ConfigError, build
+from aectl.config import ConfigError, build, conf_dir
 from aectl.data import downloads
 from aectl.data.datasets import Source
 from aectl.data.downloads import DataError
@@ -72,7 +74,8 @@ def load_outliers(opened: LoadedRun, config: DictConfig) -> dict[str, Source]:
         name = own and own.counterpart
     if name in (None, "none"):
         return {}
-    node = drop_incomplete_root({"_target_": f"aectl.data.datasets.{name}", "root": opened.config.dataset.get("root")})
+    target = cast("DictConfig", OmegaConf.load(Path(conf_dir(), "dataset", f"{name}.yaml")))["_target_"]
+    node = drop_incomplete_root({"_target_": target, "root": opened.config.dataset.get("root")})
     other = build(node, "outliers")
     if tuple(other.shape) != tuple(opened.dataset.shape):
         raise ConfigError(f"outliers={name}: its images are {other.shape}, the run's {tuple(opened.dataset.shape)}")
