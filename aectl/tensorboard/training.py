@@ -122,7 +122,7 @@ class TensorBoard(Observer):
         if epoch.number == 1:
             writer.add_custom_scalars({"training": make_chart_layout(epoch.metrics)})
         self.attempt("pictures", lambda: self.add_pictures(self.pictures(trainer.model), epoch.number))
-        self.attempt("codes", lambda: self.add_histogram(encode_shown(trainer), epoch.number))
+        self.attempt("codes", lambda: self.add_histogram(encode_selected_images(trainer), epoch.number))
         # Flushed before the checkpoint of this epoch is written, so that a crash never loses data of a saved epoch.
         writer.flush()
         self.written = epoch.number
@@ -176,7 +176,7 @@ class TensorBoard(Observer):
         )
 
     def attempt(self, what: str, add: Callable[[], None]) -> None:
-        """Call `add`, and log an exception once as a warning, so that a failed picture does not end the run."""
+        """Call `add`; a failure is logged once as a warning and does not end the run."""
         try:
             add()
         except Exception as error:
@@ -188,9 +188,9 @@ class TensorBoard(Observer):
 
     def add_projector(self, trainer: Trainer) -> None:
         """Write the codes, classes and thumbnails of the selected images for the projector."""
-        codes = encode_shown(trainer)
+        codes = encode_selected_images(trainer)
         if codes is not None:
-            self.add_embedding(codes, select_images(trainer), trainer.epoch)
+            self.add_embedding(codes, load_selected_images(trainer), trainer.epoch)
 
     def add_embedding(self, codes: Tensor, batches: list[Batch], epoch: int) -> None:
         """Write codes [N, code] with the classes and thumbnails of their images."""
@@ -224,28 +224,25 @@ def wait_for_next_second(folder: Path) -> bool:
     return bool(names)
 
 
-def shown_images(trainer: Trainer) -> tuple[Source, Tensor]:
-    """Return a source and the positions in it of the images whose codes are shown.
-
-    They are held-out images, or training images if none are held out.
-    """
+def select_images(trainer: Trainer) -> tuple[Source, Tensor]:
+    """Return a source and the positions of its first images: held-out ones, or training images if there are none."""
     source = trainer.valid_source if len(trainer.valid_source) else trainer.train_source
     return source, source.positions(CODES)
 
 
-def encode_shown(trainer: Trainer) -> Tensor | None:
-    """Return the codes [N, code] of the images that are shown, on the CPU; None for a model without codes."""
+def encode_selected_images(trainer: Trainer) -> Tensor | None:
+    """Return the codes [N, code] of the selected images on the CPU, None for a model without codes."""
     model = trainer.model
     if not isinstance(model, Encodes):
         return None
-    source, positions = shown_images(trainer)
+    source, positions = select_images(trainer)
     with at_rest(model):
         return encode_source(model, source, BATCH_SIZE, positions).cpu()
 
 
-def select_images(trainer: Trainer) -> list[Batch]:
-    """Return the images that are shown, with their labels."""
-    source, positions = shown_images(trainer)
+def load_selected_images(trainer: Trainer) -> list[Batch]:
+    """Return the selected images and their labels in batches."""
+    source, positions = select_images(trainer)
     return [source.batch(part) for part in positions.split(BATCH_SIZE)]
 
 

@@ -67,9 +67,9 @@ def cpu_supports(*names: str) -> bool:
 
 @cache
 def rounds_matmuls() -> bool:
-    """Return whether this CPU rounds the factors of products to bf16 when torch is set to.
+    """Return whether torch's bf16 setting of matrix products has an effect on this CPU.
 
-    Not all CPUs with bf16 do: on an AMD EPYC with AVX512-BF16, torch 2.13 still computes in fp32.
+    Not every CPU with bf16 uses it: on an AMD EPYC with AVX512-BF16, torch 2.13 still computes in fp32.
     """
     # Rounded to bf16, this number is 1.
     factors = torch.full((64, 64), 1 + 2**-12)
