@@ -24,7 +24,7 @@ from aectl.runs.metrics_json import Row as AnyRow
 NLL = Metric("nll", "negative log-likelihood per image", "lower", "nats")
 METRICS = (
     NLL,
-    Metric("log_z", "log of the constant that the energies are normalised by", unit="nats"),
+    Metric("log_z", "log of the constant that normalises the energies", unit="nats"),
     Metric(
         "kind",
         "whether nll is exact, a bound that it lies below, or an estimate (AIS too low, reverse AIS too high)",
@@ -36,7 +36,7 @@ METRICS = (
         "pixels drawn as 0 or 1 anew (dynamic), 0 or 1 already (fixed), cut at a half (threshold), or grey (none)",
     ),
     Metric("images", "images that were measured", detail=True, condition=True),
-    Metric("samples", "draws per image of the bound; more make it tighter"),
+    Metric("samples", "draws per image; with more, the bound is tighter"),
 )
 
 SMALLEST = 1e-9

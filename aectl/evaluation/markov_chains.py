@@ -19,9 +19,9 @@ CHAINS, BURN_IN, DRAWS, THINNING = 20, 1000, 500, 10
 
 METRICS = (
     Metric(
-        "rhat_*", "split R-hat of this statistic of the states: 1 where the chains have forgotten their starts", "lower"
+        "rhat_*", "split R-hat of this statistic of the states: 1 if the chains have forgotten their starts", "lower"
     ),
-    Metric("ess_*", "independent draws that tell the mean of this statistic as well", "higher"),
+    Metric("ess_*", "independent draws that would estimate the mean of this statistic as precisely", "higher"),
     Metric("chains", "chains that were run", detail=True, condition=True),
     Metric("draws", "states of each chain", detail=True, condition=True),
     Metric("burn_in", "steps before the first draw", detail=True, condition=True),

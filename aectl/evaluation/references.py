@@ -10,9 +10,9 @@ from aectl.metric import Metric
 from aectl.runs.metrics_json import is_number
 
 METRICS = (
-    Metric("ours", "as measured here"),
-    Metric("difference", "ours less the reference"),
-    Metric("bound", "what was agreed on beforehand"),
+    Metric("ours", "value measured here"),
+    Metric("difference", "ours minus the reference"),
+    Metric("bound", "bound that the experiment states"),
 )
 """Columns of the table that `compare` returns."""
 KEYS = ("table", "row", "measure", "value", "within", "at_most", "at_least", "source")
