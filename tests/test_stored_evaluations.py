@@ -91,7 +91,7 @@ def test_tables_of_earlier_weights_are_stale_until_they_are_made_anew(aectl, tra
     made = section["made"]
     assert "stale" in made["reconstruction"] and "stale" not in made["codes"]
     assert made["reconstruction"]["epoch"] == made["codes"]["epoch"] - 1
-    assert "stale, of earlier weights: reconstruction; aectl eval run=run makes them anew" in out
+    assert "stale, of earlier weights: reconstruction; aectl eval run=run computes them again" in out
     evaluate(aectl, trained, TWO, "figures=false")
     section = trained.metrics["test"]
     assert not [name for name in section["titles"] if origin_note(section, name)]
@@ -113,8 +113,8 @@ def test_a_stored_evaluation_is_printed_without_computing_it(aectl, trained, uno
     first = evaluate(aectl, trained, TWO, "figures=false")
     unopened()
     again = evaluate(aectl, trained, TWO, "figures=false")
-    assert re.search(r"evaluated \d{4}-\d\d-\d\d \d\d:\d\d UTC; again=true computes it anew", again)
-    assert again.partition("anew\n")[2].strip() == first.strip()
+    assert re.search(r"evaluated \d{4}-\d\d-\d\d \d\d:\d\d UTC; again=true evaluates it again", again)
+    assert again.partition("again\n")[2].strip() == first.strip()
     for changed in ("again=true", "seed=2", "checkpoint=last", "split=valid"):
         code, _, err = aectl("eval", f"run={trained.folder}", TWO, changed, *PLAIN)
         assert code != 0 and "the run was opened" in err, changed

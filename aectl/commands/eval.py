@@ -1,4 +1,4 @@
-"""aectl eval: how good trained runs are, beside their baselines, on images they were not trained on."""
+"""aectl eval: evaluate trained runs on held-out images, next to baselines."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from aectl.runs import listing
 
 
 def run(config: DictConfig) -> None:
-    """Evaluate the run that the config names, or several; without one, list the runs there are."""
+    """Evaluate the runs that `run` names; without `run`, list all runs."""
     check_ranges(config)
     if config.run is None:
         return listing.print_runs()
-    # Imported here: a list of runs need not wait for torch.
+    # Imported here, because listing runs does not need torch.
     from aectl.commands import eval_data, eval_export, eval_run
 
-    # Before anything is read or fetched.
+    # Invalid values are refused before data are read or downloaded.
     eval_run.chosen_tables(config)
     eval_data.check_outliers(config.outliers)
     eval_export.check_export_format(config.export)

@@ -33,7 +33,7 @@ def add_descriptions(run: Run, section: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_class(run: Run) -> type[Model]:
-    """Return the class of a run's model; of one that is not part of aectl, `Model`: its module is not imported."""
+    """Return the class of a run's model; `Model` for classes outside aectl, whose modules are not imported."""
     try:
         target = run.config()["model"]["_target_"]
         found = locate(target) if may_be_looked_up(target, ()) else Model

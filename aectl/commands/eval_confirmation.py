@@ -1,4 +1,4 @@
-"""Many evaluations are announced before the first one begins, and begin only if the user agrees."""
+"""Ask for confirmation before many evaluations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from aectl.runs.run import Run
 from aectl.system.terminal import display_path, make_console
 
 MAX_WITHOUT_QUESTION = 20
-"""Evaluations that begin without a question."""
+"""Largest number of evaluations that start without confirmation."""
 USUAL_SECONDS, QUICK_SECONDS = 30.0, 8.0
-"""What an evaluation takes where none of the runs has been evaluated; a default model on MNIST, on two cores."""
+"""Assumed seconds per evaluation if no run has been evaluated yet: a default model on MNIST, two cores."""
 
 
 def confirm_evaluations(
@@ -26,10 +26,10 @@ def confirm_evaluations(
     yes: bool = False,
     quick: bool = False,
 ) -> None:
-    """Announce more than twenty evaluations with their number and likely time, and ask on a terminal.
+    """Ask for confirmation of more than `MAX_WITHOUT_QUESTION` evaluations, with their number and estimated time.
 
-    `known` are all runs of the command: evaluations that some of them have say how long one takes, or its `tables`
-    alone. With `yes` nothing is asked. Raises ConfigError without a terminal to ask on, and if the answer is no.
+    The estimate uses past evaluations, or past `tables`, of the runs `known`. With `yes` nothing is asked. Raises
+    ConfigError if there is no terminal or the answer is no.
     """
     if len(folders) <= MAX_WITHOUT_QUESTION:
         return
@@ -47,13 +47,13 @@ def confirm_evaluations(
 
 
 def estimate_seconds(folders: Iterable[Path], quick: bool, tables: Sequence[str] = ()) -> float:
-    """Return the median seconds of the evaluations that the runs have, or what one usually takes."""
+    """Return the median seconds of the runs' past evaluations, or a default without any."""
     took = [seconds for folder in folders for seconds in recorded_seconds(Run(folder).metrics, quick, tables)]
     return statistics.median(took) if took else QUICK_SECONDS if quick else USUAL_SECONDS
 
 
 def recorded_seconds(metrics: Mapping[str, Any], quick: bool, tables: Sequence[str]) -> list[float]:
-    """Return how long each evaluation in metrics.json took, quick ones or the others, that has all of the tables."""
+    """Return the seconds of each evaluation in metrics.json with all of `tables`; only quick ones if `quick`."""
     found = []
     for name, section in metrics.items():
         made = section.get("made") if isinstance(section, dict) else None
@@ -68,7 +68,7 @@ def recorded_seconds(metrics: Mapping[str, Any], quick: bool, tables: Sequence[s
 
 
 def format_estimate(seconds: float) -> str:
-    """Return a likely time as one says it: about 12 minutes."""
+    """Return an estimated time in words, e.g. `about 12 minutes`."""
     if seconds < 90:
         return f"about {max(round(seconds), 1)} seconds"
     return f"about {round(seconds / 60)} minutes" if seconds < 90 * 60 else f"about {seconds / 3600:.1f} hours"

@@ -1,4 +1,4 @@
-"""From an opened run to what it is measured on: its images, others to tell apart from them, judge and cache."""
+"""Build the benchmark of a run: training and held-out images, outliers, judge and baseline cache."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ log = logging.getLogger("aectl")
 
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 QUICK_LIMITS = {"images": 1000, "train": 3000, "nll_images": 100, "nll_samples": 100}
-"""What a quick evaluation takes at most: images and training images, and of the likelihood images and draws."""
+"""Limits of a quick evaluation: held-out and training images, and images and samples of the likelihood."""
 
 
 def build_benchmark(opened: LoadedRun, config: DictConfig, with_outliers: bool = True) -> Benchmark:
-    """Return what the run is measured on; raises ConfigError if the split is empty.
+    """Return the benchmark of a run; raises ConfigError if the split is empty.
 
-    Images of other kinds are read, and if need be fetched, only `with_outliers`.
+    Outliers are only read, and downloaded if missing, if `with_outliers` is true.
     """
     device, dataset = opened.device.torch, opened.dataset
     held_out = dataset.split(config.split, device)
@@ -51,22 +51,22 @@ def build_benchmark(opened: LoadedRun, config: DictConfig, with_outliers: bool =
 
 
 def take_subset(source: Source, count: int) -> Source:
-    """Return `count` images of a source, always the same ones, or all if they are fewer."""
+    """Return a fixed subset of `count` images, or the whole source if it is smaller."""
     order = Rng(0, source.images.device).fork("quick").permutation(len(source))
     return source if len(source) <= count else source.take(order[:count].sort().values)
 
 
 def check_outliers(name: str | None) -> None:
-    """Raise ConfigError if `outliers` names no data set."""
+    """Raise ConfigError if `outliers` is not a known data set."""
     if name not in (None, "auto", "none", *downloads.COLLECTIONS):
         raise ConfigError(f"outliers must be auto, none, {' or '.join(downloads.COLLECTIONS)}, not '{name}'")
 
 
 def load_outliers(opened: LoadedRun, config: DictConfig) -> dict[str, Source]:
-    """Return the test images of the data set that `outliers` names, `auto` being the run's counterpart, if any.
+    """Return the test images of the data set `outliers`; with `auto`, of the run's counterpart if it has one.
 
-    Says so before it fetches them. With `auto`, images that are out of reach are left out with a warning, soon. Raises
-    ConfigError if they are of another shape than the run's.
+    Logs a message before a download. With `auto`, a failed download is a warning and timeouts are short. Raises
+    ConfigError if the images have another shape than the run's.
     """
     name = config.outliers
     if name == "auto":
@@ -86,14 +86,14 @@ def load_outliers(opened: LoadedRun, config: DictConfig) -> dict[str, Source]:
     except DataError as error:
         if config.outliers != "auto":
             raise
-        log.warning("no outliers: %s\n  outliers=%s tries longer, and ends if it cannot", first_line(error), name)
+        log.warning("no outliers: %s\n  outliers=%s tries longer, and fails if there are none", first_line(error), name)
         return {}
 
 
 def fetch_outliers(name: str, root: str | None, unasked: bool) -> None:
-    """Fetch the test images of a data set if they are not there; raises DataError if no source gives them.
+    """Download the test images of a data set if they are missing; raises DataError if no source has them.
 
-    Sources that do not answer are given up soon where nobody asked for the images.
+    Timeouts are short if the user did not ask for the images (`unasked`).
     """
     if downloads.is_present(name, TEST_FILES, root):
         return

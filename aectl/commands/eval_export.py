@@ -1,4 +1,4 @@
-"""What `aectl eval` writes beside an evaluation: what a run makes of one's own images, and its parts for elsewhere."""
+"""`aectl eval images=` applies a run's model to the user's images; `export=` writes its parts as programs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from aectl.runs.loading import LoadedRun, explain_missing_data, open_run
 log = logging.getLogger("aectl")
 
 EXPORTED_KEYS = ("model", "noise", "penalty", "optimizer", "schedule", "epochs", "batch_size", "seed")
-"""Parts of a run's config that go with an exported file."""
+"""Config keys stored in an exported file."""
 
 
 def evaluate_images(config: DictConfig) -> None:
-    """Write the codes, reconstructions and errors of the images that the config names into the run's images/."""
+    """Write codes, reconstructions and errors of the images in `images=` into the run's images/ folder."""
     opened = open_run(config)
     images, names = eval_user_images.read_images(
         config.images, opened.shape, config.invert, opened.config.dataset.get("scale")
@@ -30,7 +30,7 @@ def evaluate_images(config: DictConfig) -> None:
     mean = training_intensity(opened)
     if mean is not None and eval_user_images.looks_inverted(images, mean):
         turned = str(not config.invert).lower()
-        log.warning("these images are light where the run's are dark, or the reverse: try invert=%s", turned)
+        log.warning("these images seem to be negatives of the run's images: try invert=%s", turned)
     device = opened.device.torch
     check_abilities(opened.model, images[:CHECKED_IMAGES].to(device), opened.state["classes"])
     rng = Rng(config.seed, device).fork("own images")
@@ -42,9 +42,9 @@ def evaluate_images(config: DictConfig) -> None:
 
 
 def training_intensity(opened: LoadedRun) -> float | None:
-    """Return the mean intensity of the run's training images, None if nothing tells; raises ChangedData.
+    """Return the mean intensity of the run's training images, None if unknown; raises ChangedData.
 
-    A run's record has it, so that the images themselves are not needed; but data that can be read must be the run's.
+    The record has it for published data. Other data are read to check that they have not changed.
     """
     known = opened.run.record.get("data") or {}
     is_published = "train_digest" not in known
@@ -58,13 +58,13 @@ def training_intensity(opened: LoadedRun) -> float | None:
 
 
 def check_export_format(format: str | None) -> None:
-    """Raise ConfigError if `export` names no format."""
+    """Raise ConfigError if `export` is not a known format."""
     if format and format not in export.FORMATS:
         raise ConfigError(f"export must be one of {', '.join(export.FORMATS)}, not '{format}'")
 
 
 def export_parts(config: DictConfig) -> None:
-    """Write the run's encoder and decoder, or all its weights, into its export/, in the format asked for."""
+    """Write the parts or weights of the run's model into its export/ folder, in the chosen format."""
     opened = open_run(config)
     paths = export.export_model(
         opened.model, opened.shape, opened.run.folder / "export", config.export, build_metadata(opened)
@@ -74,7 +74,7 @@ def export_parts(config: DictConfig) -> None:
 
 
 def build_metadata(opened: LoadedRun) -> dict[str, Any]:
-    """Return what an exported file tells of its origin: command, config, data set, epoch, versions and test numbers."""
+    """Return the metadata of an exported file: command, config, data set, epoch, versions and test metrics."""
     record, evaluated = opened.run.record, opened.run.metrics.get("test", {})
     stored = to_plain(opened.config)
     tables = {name: table for name, table in evaluated.items() if isinstance(table, dict) and "model" in table}

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: figures/ in the run's folder, the same in TensorBoard, and all in report.html."""
+"""Write the figures of an evaluation to figures/ and TensorBoard, and the page report.html."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from aectl.training.metrics_csv import METRICS_CSV
 
 
 def page_name(config: DictConfig) -> str:
-    """Return the name of the page's file; a quick evaluation has one of its own."""
+    """Return the file name of the page; a quick evaluation has a separate page."""
     return "report_quick.html" if config.quick else "report.html"
 
 
@@ -33,15 +33,15 @@ def page_name(config: DictConfig) -> str:
 def write_outputs(
     opened: LoadedRun, subject: Subject, section: dict[str, Any], config: DictConfig, made: Sequence[str]
 ) -> None:
-    """Draw what the model can do, hand pictures and numbers to TensorBoard, and write the page that shows both.
+    """Draw the figures, log figures and metrics to TensorBoard, and write the page.
 
-    `made` are the tables of this evaluation; the section may hold others, of earlier ones.
+    `made` are the tables of this evaluation. The section may also hold tables of earlier ones.
     """
     run = opened.run
     folder = run.folder / "figures"
     for place in (run.folder, folder):
         atomic_write.remove_abandoned(place)
-    # A run stopped within its first epoch has no curve yet.
+    # A run stopped in its first epoch has no curves yet.
     curves = run.folder / METRICS_CSV if opened.state["epoch"] else None
     paths = draw(opened.model, subject.bench.held_out, folder, seed=config.seed, metrics_csv=curves)
     current = {name for name in section["titles"] if not origin_note(section, name)}
@@ -49,7 +49,7 @@ def write_outputs(
     for name, (inliers, outliers) in found.items():
         paths.append(save(anomaly_figure(inliers, outliers, name), folder / f"anomalies_{name.replace(' ', '_')}.png"))
     if not found and "anomalies" in current:
-        # The outliers were not read this time: the figures of the evaluation that made the table still hold.
+        # The table and its figures are from an earlier evaluation, and still valid.
         paths += sorted(folder.glob("anomalies_*.png"))
     pr_curves = None if "anomalies" in current and "anomalies" not in made else found
     scalars = {
@@ -83,7 +83,7 @@ def write_outputs(
 
 
 def quote_command(stored: str) -> str:
-    """Return the command in a run's record, each word quoted for a shell; empty for that of another program."""
+    """Return the command in a run's record with each word quoted for a shell; empty unless it is `aectl train`."""
     try:
         words = shlex.split(stored)
     except ValueError:
@@ -92,14 +92,14 @@ def quote_command(stored: str) -> str:
 
 
 def eval_command(folder: Path, config: DictConfig) -> str:
-    """Return the command that evaluates a run as it was evaluated, all tables of it, quoted for a shell."""
+    """Return the shell command that repeats this evaluation with all tables."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else [f"split={config.split}"]
     kept = [word for word in typed if word.lstrip("+~").partition("=")[0] not in ("run", "only", "again")]
     return shlex.join(["aectl", "eval", f"run={display_path(folder)}", *kept])
 
 
 def anomaly_scores(subject: Subject) -> dict[str, Any]:
-    """Return the scores of inliers and outliers by the outliers' name; none for a model that scores no image."""
+    """Return the scores of inliers and outliers by the outliers' name; empty if the model has no anomaly score."""
     try:
         return anomaly.scores(subject)
     except Unmeasured:

@@ -1,4 +1,4 @@
-"""The progress bar of an evaluation: the table being made, and those left."""
+"""The progress bar of an evaluation: the current table and the remaining ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class TableProgress:
-    """Callable with the name of each step as it starts; moves the bar on by one."""
+    """Progress bar that is called with the name of each step when the step starts."""
 
     def __init__(self, steps: Sequence[str]) -> None:
         from rich.console import Console
@@ -29,13 +29,13 @@ class TableProgress:
         self.task = self.bar.add_task("", total=len(self.steps))
 
     def __call__(self, step: str) -> None:
-        """Show that a step starts: the ones before it are done."""
+        """Advance the bar to a step that starts now."""
         done = self.steps.index(step)
         self.bar.update(self.task, completed=done, description=describe_step(step, self.steps[done + 1 :]))
 
 
 def describe_step(step: str, left: Sequence[str]) -> str:
-    """Return what is being made and what is left: `probes, then clusters, likelihood and 3 more`."""
+    """Return the current and the remaining steps, e.g. `probes, then clusters, likelihood and 3 more`."""
     if not left:
         return step
     named = ", ".join(left[:2])
@@ -44,7 +44,7 @@ def describe_step(step: str, left: Sequence[str]) -> str:
 
 @contextmanager
 def table_progress(steps: Sequence[str]) -> Iterator[TableProgress]:
-    """Show a progress bar on stderr while the block runs; nothing where stderr is no terminal."""
+    """Show a progress bar during the block if stderr is a terminal."""
     progress = TableProgress(steps)
     with progress.bar:
         yield progress

@@ -1,6 +1,6 @@
-"""Where each table of metrics.json comes from: the weights, settings and time it was made with.
+"""Record the origin of each table in metrics.json: weights, settings and time.
 
-A section of metrics.json keeps this by table in `made`. A table is marked stale there if the checkpoint's weights have
+A section of metrics.json has the origins by table under `made`. A table is marked stale there if the checkpoint has
 changed since.
 """
 
@@ -27,12 +27,12 @@ CHECKPOINTS = CHOICES["checkpoint"]
 
 
 def section_name(config: DictConfig) -> str:
-    """Return the name of the evaluation's section in metrics.json; a quick evaluation has one of its own."""
+    """Return the name of the evaluation's section in metrics.json, e.g. `test` or `test_quick`."""
     return f"{config.split}_quick" if config.quick else str(config.split)
 
 
 def stored_section(run: Run, config: DictConfig) -> dict[str, Any]:
-    """Return the section that metrics.json holds, stale tables marked; empty if there is none or it is damaged."""
+    """Return the section of metrics.json with stale tables marked; empty if it is missing or damaged."""
     section = run.metrics.get(section_name(config), {})
     if not tables_of(section) or find_damage(section):
         return {}
@@ -41,35 +41,35 @@ def stored_section(run: Run, config: DictConfig) -> dict[str, Any]:
 
 
 def first_origins(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the origins of the tables in a section of an earlier version, as far as it says."""
+    """Return the known part of the tables' origins for a section of an earlier version, which stores none."""
     known = {key: section[key] for key in ("checkpoint", "epoch", "when") if key in section}
     return {name: dict(known) for name in tables_of(section)}
 
 
 def weights_digest(run: Run, checkpoint: str) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of a checkpoint's file; empty if there is no such file."""
+    """Return 16 hexadecimal digits of the SHA-256 of a checkpoint; empty if the file is missing."""
     path = run.checkpoint_path(checkpoint)
     try:
-        # A pipe in somebody else's folder would never end.
+        # Reading a pipe, in an untrusted folder, would never end.
         return file_digest(path) if path.is_file() else ""
     except (OSError, SparseFileError):
         return ""
 
 
 def table_settings(table: str, config: DictConfig) -> str:
-    """Return the settings that a table depends on, as they are typed: `seed=0 nll_images=1000 nll_samples=1000`."""
+    """Return the settings that a table depends on, e.g. `seed=0 nll_images=1000 nll_samples=1000`."""
     others = ("data",) if config.data == "changed" else ()
     return " ".join(f"{key}={config[key]}" for key in ("seed", *SETTINGS.get(table, ()), *others))
 
 
 def fingerprint(table: str, run: Run, config: DictConfig, weights: str) -> str:
-    """Return a digest of everything that decides a table's numbers: weights, data, settings and versions."""
+    """Return a digest of all that determines a table: weights, data, settings and versions."""
     content = [table, weights, table_settings(table, config), identify_data(run, config), package_versions(), VERSION]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def identify_data(run: Run, config: DictConfig) -> Any:
-    """Return what tells the run's own data from others: the digests in its record, else the state of its files."""
+    """Return what identifies the run's data: the digests in its record, else size and time of the files."""
     if config.data == "changed":
         return config.data
     known = run.record.get("data") or {}
@@ -77,7 +77,7 @@ def identify_data(run: Run, config: DictConfig) -> Any:
 
 
 def list_data_files(run: Run) -> list[Any]:
-    """Return size and time of the user's own files that the run's data come from."""
+    """Return path, size and modification time of the user's files that the run reads."""
     try:
         dataset = to_plain(run.config()["dataset"])
     except ConfigError:
@@ -94,7 +94,7 @@ def list_data_files(run: Run) -> list[Any]:
 
 
 def build_origin(table: str, run: Run, config: DictConfig, weights: str, epoch: int, seconds: float) -> dict[str, Any]:
-    """Return what `made` keeps of a table that was just made."""
+    """Return the origin of a new table for `made`."""
     return {
         "checkpoint": config.checkpoint,
         "epoch": epoch,
@@ -107,7 +107,7 @@ def build_origin(table: str, run: Run, config: DictConfig, weights: str, epoch: 
 
 
 def outdated_tables(section: Mapping[str, Any], run: Run, config: DictConfig, tables: Iterable[str]) -> list[str]:
-    """Return those of `tables` that the section lacks, or has from other weights, settings or versions."""
+    """Return the tables that are missing in the section, or have other weights, data, settings or versions."""
     made, weights = section.get("made", {}), weights_digest(run, config.checkpoint)
     return [
         name
@@ -117,9 +117,9 @@ def outdated_tables(section: Mapping[str, Any], run: Run, config: DictConfig, ta
 
 
 def mark_stale(section: dict[str, Any], run: Run, epoch: int | None = None) -> dict[str, Any]:
-    """Return the section with a text `stale` in the origin of each table whose weights its checkpoint does not hold.
+    """Return the section with a text `stale` in the origin of each table whose checkpoint has changed.
 
-    Sections of earlier versions do not record their weights: of those the epoch is compared with `epoch`, where given.
+    Sections of earlier versions do not record weights; for these the recorded epoch is compared with `epoch`, if given.
     """
     present: dict[str, str] = {}
     made = {}
@@ -131,5 +131,7 @@ def mark_stale(section: dict[str, Any], run: Run, epoch: int | None = None) -> d
         known = one.get("weights")
         changed = known != present[checkpoint] if known else epoch is not None and one.get("epoch") != epoch
         if changed:
-            made[name]["stale"] = f"{checkpoint}.pt has changed since epoch {one.get('epoch')}, when this was made"
+            made[name]["stale"] = (
+                f"{checkpoint}.pt has changed since epoch {one.get('epoch')}, when this table was made"
+            )
     return {**section, "made": made}

@@ -1,4 +1,4 @@
-"""One run evaluated and shown, or several in a leaderboard."""
+"""Evaluate one run and print its tables, or several runs in a leaderboard."""
 
 from __future__ import annotations
 
@@ -57,26 +57,26 @@ log = logging.getLogger("aectl")
 
 LEADERBOARDS = Path("outputs", "leaderboards")
 LIKELIHOOD_PART = ", likelihood from at most "
-"""What begins the last part of the text on a quick evaluation; not printed without the table."""
+"""Start of the last part of the note on a quick evaluation; printed only with the likelihood table."""
 
 
 class NotApplicable(ConfigError):
-    """None of the chosen tables can be made of a model."""
+    """None of the chosen tables applies to the model."""
 
 
 def evaluate_one(config: DictConfig, folder: Path) -> None:
-    """Print one run's tables; evaluate it first, unless metrics.json has the tables that are asked for."""
+    """Print the tables of a run; evaluate it first unless metrics.json has all of them."""
     chosen, run = chosen_tables(config), Run(folder)
     section = find_stored_section(run, config, chosen)
     if section:
-        log.info("evaluated %s; again=true computes it anew\n", section["when"][:16].replace("T", " ") + " UTC")
+        log.info("evaluated %s; again=true evaluates it again\n", section["when"][:16].replace("T", " ") + " UTC")
     else:
         section = evaluate(config, folder)
     print_section(section, run, chosen)
 
 
 def compare_runs(config: DictConfig, folders: list[Path]) -> None:
-    """Show several runs in one leaderboard, a row for each; evaluate those that have not been evaluated so."""
+    """Show several runs in one leaderboard; evaluate those that lack tables first."""
     chosen = chosen_tables(config)
     trained = [folder for folder in folders if Run(folder).checkpoint_path(config.checkpoint).is_file()]
     for folder in folders:
@@ -104,16 +104,16 @@ def compare_runs(config: DictConfig, folders: list[Path]) -> None:
 
 
 def common_folder(folders: list[Path]) -> Path | None:
-    """Return the sweep's folder that all the runs are in; None for runs from several places."""
+    """Return the folder of the sweep if all runs belong to one, else None."""
     parents = {folder.absolute().parent for folder in folders}
     parent = parents.pop()
     return parent if not parents and (parent / "multirun.yaml").is_file() else None
 
 
 def find_stored_section(run: Run, config: DictConfig, chosen: Sequence[str]) -> dict[str, Any]:
-    """Return the stored section if it has the tables of this command as they would be made now; empty if it has not.
+    """Return the stored section if its tables are complete and up to date, else an empty one.
 
-    Raises ChangedData if there are other data now; without any, stored tables are as good as before.
+    Raises ChangedData if the data have changed. Data that cannot be read are not checked.
     """
     section = {} if config.again or config.data == "changed" else stored_section(run, config)
     if not section or (config.figures and not (run.folder / page_name(config)).is_file()):
@@ -126,10 +126,10 @@ def find_stored_section(run: Run, config: DictConfig, chosen: Sequence[str]) -> 
 
 
 def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
-    """Evaluate one run: make the tables that are missing or outdated, and return its section of metrics.json.
+    """Evaluate one run and return its section of metrics.json; only missing and outdated tables are computed.
 
-    Tables that were not asked for stay as they are, marked stale if they describe other weights. Figures and page are
-    drawn anew. Raises ConfigError if no table of `only` applies to the model.
+    Tables outside `only` are kept, and marked stale if the weights have changed. Figures and page are always redrawn.
+    Raises ConfigError if no table in `only` applies to the model.
     """
     one = cast("DictConfig", OmegaConf.merge(config, {"run": escape_interpolation(str(folder))}))
     opened = open_run(one)
@@ -146,7 +146,7 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     subject = Subject(opened.model, bench, *draws)
     with table_progress([*wanted, *(["figures"] if one.figures else [])]) as progress:
         new = compute_tables(opened, subject, one, wanted, progress)
-        # Read again: another process may have added a table meanwhile.
+        # Read again, because another process may have added a table.
         stored = stored_section(run, one) if stored else {}
         section = merge_section(stored, new, opened, one, complete=not chosen)
         run.add_metrics(**{section_name(one): section})
@@ -157,10 +157,10 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def applicable_tables(model: Model, chosen: Sequence[str]) -> list[str]:
-    """Return the tables to make of a model, `objective` first; all that it is able to, or those of them in `chosen`.
+    """Return the tables that apply to a model, `objective` first; only those in `chosen` if it is not empty.
 
-    Warns of each chosen table that does not apply, with the ability that the model lacks; raises NotApplicable if none
-    applies.
+    Logs a warning for each chosen table that does not apply, with the ability that the model lacks. Raises
+    NotApplicable if none applies.
     """
     lacks = {one.name: lacking(model, one.name) for one in EVALUATIONS}
     unfit = [f"{name}: the model {lacks[name]}" for name in chosen if lacks[name]]
@@ -174,13 +174,13 @@ def applicable_tables(model: Model, chosen: Sequence[str]) -> list[str]:
 def compute_tables(
     opened: LoadedRun, subject: Subject, config: DictConfig, wanted: Sequence[str], progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Return the tables of `wanted` with their titles and origins, and which of them are missing and why."""
+    """Compute the tables `wanted`; return them with titles, origins, and the reasons for missing ones."""
     tables: dict[str, Rows] = {}
     seconds = {}
     if OBJECTIVE in wanted:
         progress(OBJECTIVE)
         start = perf_counter()
-        # The seed of training's own validation, so that split=valid repeats the trainer's numbers.
+        # The random numbers of validation in training, so that split=valid repeats the trainer's metrics.
         rng = Rng(opened.config.seed, opened.device.torch).fork("validation").fork("noise")
         tables[OBJECTIVE] = {"model": {**validate(opened.model, subject.bench.held_out, rng)}}
         seconds[OBJECTIVE] = perf_counter() - start
@@ -205,7 +205,7 @@ def compute_tables(
 def merge_section(
     stored: Mapping[str, Any], new: Mapping[str, Any], opened: LoadedRun, config: DictConfig, complete: bool
 ) -> dict[str, Any]:
-    """Return the section of metrics.json: the new tables, and of the stored ones those that were not made now."""
+    """Return the section of metrics.json with the new tables and the stored tables that were not replaced."""
     made = {**stored.get("made", {}), **new["made"]}
     made.pop(PUBLISHED, None)
     old = {name: rows for name, rows in tables_of(stored).items() if name in made and name not in new["made"]}
@@ -221,7 +221,7 @@ def merge_section(
         "when": now(),
         **({"data": "changed"} if opened.may_change else {}),
         **({"quick": describe_quick_scale(opened, config, new["images"], tables)} if config.quick else {}),
-        # Whether all tables that the model is able to were made, now or before.
+        # Whether all tables that apply to the model exist.
         "complete": complete or bool(stored.get("complete")),
     }
     missing = {**stored.get("missing", {}), **new["missing"]}
@@ -245,7 +245,7 @@ def merge_section(
 
 
 def describe_quick_scale(opened: LoadedRun, config: DictConfig, images: int, tables: Collection[str]) -> str:
-    """Return in words what a quick evaluation takes of the images and draws of a full one, as far as tables need it."""
+    """Return a note on the subsets of images and samples that a quick evaluation uses for its tables."""
     whole, train = (len(opened.dataset.split(name)) for name in (config.split, "train"))
     parts = [f"{images:,} of {whole:,} {config.split} images"]
     if {*tables} - {OBJECTIVE}:
@@ -257,7 +257,7 @@ def describe_quick_scale(opened: LoadedRun, config: DictConfig, images: int, tab
 
 
 def chosen_tables(config: DictConfig) -> list[str]:
-    """Return the names of the tables to make, none meaning all; raises ConfigError for one that there is not."""
+    """Return the tables in `only`, empty for all; raises ConfigError for an unknown table."""
     names = [one.name for one in EVALUATIONS]
     chosen = str(config.only).split(",") if isinstance(config.only, str) else list(config.only or [])
     for name in chosen:
@@ -269,7 +269,7 @@ def chosen_tables(config: DictConfig) -> list[str]:
 
 
 def print_section(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
-    """Print the tables, or the chosen ones, why others are missing, and where all of it is."""
+    """Print the tables, all or the chosen ones, the reasons for missing tables, and the paths of the results."""
     choices = run.record.get("choices", {})
     out = make_console()
     of_others = " of data that may have changed" if section.get("data") == "changed" else ""
@@ -299,7 +299,7 @@ def print_section(section: dict[str, Any], run: Run, chosen: Sequence[str] = ())
     if stale := [name for name in section["titles"] if origin_note(section, name).startswith("stale")]:
         out.print(
             f"stale, of earlier weights: {', '.join(stale)}; "
-            f"aectl eval run={shlex.quote(display_path(run.folder))} makes them anew"
+            f"aectl eval run={shlex.quote(display_path(run.folder))} computes them again"
         )
     page = "report_quick.html" if section.get("quick") else "report.html"
     for what, path in (("numbers", "metrics.json"), ("figures", "figures"), ("page   ", page)):

@@ -1,4 +1,4 @@
-"""One's own images, as files: read into a model's shape, and what a trained model makes of them, written as files."""
+"""Read the user's image files in a model's shape, and write codes, reconstructions and errors as files."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ log = logging.getLogger("aectl")
 
 ARRAYS = (".npy", ".npz")
 SHOWN = 20
-"""Images on the sheet of reconstructions; the arrays hold all."""
+"""Images in reconstructions.png; the arrays hold all."""
 BRIGHT, DARK = 0.6, 0.4
-"""Mean intensities that only a light and only a dark background reach."""
+"""Mean intensities above and below which images have a light or a dark background."""
 
 
 def read_images(
@@ -39,15 +39,15 @@ def read_images(
 ) -> tuple[Tensor, list[str]]:
     """Return images [N, C, H, W] of a model's shape, pixels in [0, 1], and their names.
 
-    `path` is a folder of image files (png, jpg, bmp, gif, …: what Pillow opens), taken in the order of their names
-    and without its sub-folders; one image file; or a .npy or .npz file as for `dataset=arrays`, whose images must
-    have the shape and are named by their positions. Image files are turned as their camera says, laid on white where
-    transparent, made grey (ITU-R 601) or RGB, and resized to H × W with antialiasing, whatever their proportions.
-    `invert` replaces x by 1 - x, as black ink on white paper needs it for a model of white digits on black; `white` is
-    the value of a white pixel, by default that of the numbers' type. A .npz with splits gives its test images. Files
-    that cannot be read are skipped, and named in the log.
+    `path` is a folder of image files that Pillow can open (png, jpg, bmp, gif, …), one image file, or a .npy or .npz
+    file as in `dataset=arrays`. A folder is read in the order of file names, without sub-folders. Image files are
+    rotated by their EXIF orientation, composed on white if transparent, converted to grey (ITU-R 601) or RGB, and
+    resized to H × W with antialiasing; proportions are not kept. Arrays must have the shape; their names are positions,
+    and a .npz with splits gives its test images. `invert` replaces x by 1 - x, e.g. for black ink on white paper and a
+    model of white digits on black. `white` is the value of a white pixel, by default the largest of the array's type.
+    Files that cannot be read are skipped with a warning.
 
-    Raises DataError for a path that is not there, a folder without images that can be read, or a wrong shape.
+    Raises DataError if the path does not exist, no image can be read, or the shape is wrong.
     """
     place = Path(path).expanduser()
     if place.suffix.lower() in ARRAYS and not place.is_dir():
@@ -67,9 +67,9 @@ def read_images(
 
 
 def looks_inverted(images: Tensor, mean: float) -> bool:
-    """Return whether images seem to be negatives of a model's data, whose mean intensity is `mean`.
+    """Return whether images seem to be negatives of training images with mean intensity `mean`.
 
-    True where the one's mean intensity is above 0.6 and the other's below 0.4: ink on paper and MNIST, or the reverse.
+    True if one mean intensity is above 0.6 and the other below 0.4, as for ink on paper and MNIST.
     """
     seen = float(images.mean())
     return min(seen, mean) < DARK and max(seen, mean) > BRIGHT
@@ -79,18 +79,18 @@ def looks_inverted(images: Tensor, mean: float) -> bool:
 def write_image_results(
     model: Model, images: Tensor, names: Sequence[str], folder: Path | str, rng: Rng | None = None
 ) -> dict[str, Path]:
-    """Write what a model makes of images [N, C, H, W] into `folder`; returns the paths of the files by their names.
+    """Apply a model to images [N, C, H, W] and write the results into `folder`; return paths by file name.
 
-    Of a model that encodes, codes.npz (`names`, `codes` [N, code]) and codes.csv; of one that reconstructs,
-    reconstructions.npz (`names`, `x`, `x_hat`) and reconstructions.png, the first 20. errors.csv has, as far as the
-    model can tell, each image's mean squared error per pixel and PSNR in dB, its log-likelihood in nats, exact or a
-    bound, and its most likely class. `rng` is for the draws that a likelihood needs, of seed 0 unless given. Images,
-    model and `rng` are on one device.
+    A model that encodes gets codes.npz (`names`, `codes` [N, code]) and codes.csv. A model that reconstructs gets
+    reconstructions.npz (`names`, `x`, `x_hat`) and reconstructions.png with the first 20 images. errors.csv has for
+    each image the columns that the model can compute: mean squared error per pixel, PSNR in dB, log-likelihood in nats
+    (exact or a bound), and predicted class. `rng` is used by likelihood estimates; its default seed is 0. Images, model
+    and `rng` must be on one device.
 
-    Raises ValueError for a model that can neither encode nor reconstruct.
+    Raises ValueError if the model can neither encode nor reconstruct.
     """
     if not isinstance(model, (Encodes, Reconstructs)):
-        raise ValueError("images: this model can neither encode nor reconstruct images, it only makes its own")
+        raise ValueError("images: this model can neither encode nor reconstruct images, it only generates them")
     folder = Path(folder)
     written: dict[str, Path] = {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def write_image_results(
 
 
 def score_images(model: Model, images: Tensor, restored: Tensor | None, rng: Rng) -> dict[str, list[Any]]:
-    """Return the columns of errors.csv: what the model says of each image, as far as it can."""
+    """Return the columns of errors.csv that the model can compute."""
     columns: dict[str, list[Any]] = {}
     if restored is not None:
         columns["mse"] = (images - restored).square().flatten(1).mean(1).double().tolist()
@@ -128,14 +128,14 @@ def score_images(model: Model, images: Tensor, restored: Tensor | None, rng: Rng
 
 
 def write_npz(path: Path, **arrays: Tensor | np.ndarray) -> dict[str, Path]:
-    """Write arrays as .npz; returns the path by its name."""
+    """Write arrays as .npz; return the path by file name."""
     plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     np.savez_compressed(path, **plain)
     return {path.name: path}
 
 
 def write_csv(path: Path, columns: dict[str, Iterable[Any]]) -> dict[str, Path]:
-    """Write columns of equal length as .csv, floats to nine digits, which tell any two of 32 bits apart."""
+    """Write columns of equal length as .csv, with nine digits, enough to identify any 32-bit float."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

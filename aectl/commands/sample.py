@@ -1,4 +1,4 @@
-"""aectl sample: pictures that a trained model makes, as PNG grids and .npz arrays in the run's samples/ folder."""
+"""aectl sample: write images made by a trained model as PNG grids and .npz arrays to the run's samples/ folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger("aectl")
 
 
 def run(config: DictConfig) -> None:
-    """Make the pictures of the asked kind, or of every kind that the model can."""
+    """Write the pictures of one kind, or of every kind that the model can make."""
     check_ranges(config)
     check_kind(config.kind)
     opened = open_run(config)
@@ -46,7 +46,7 @@ def run(config: DictConfig) -> None:
     warn_of_idle_keys(config, kinds, opened.model)
     check_images("n", config.n, opened.shape, opened.device.torch)
     request = build_request(config, opened, kinds)
-    # Without images to start from, grey ones are enough to see what the methods return.
+    # Without data, grey images are enough to check what the methods return.
     grey = torch.full((2, *opened.shape), 0.5, device=opened.device.torch)
     check_abilities(
         opened.model, request.source.first(CHECKED_IMAGES).x if len(request.source) else grey, opened.classes
@@ -68,7 +68,7 @@ def run(config: DictConfig) -> None:
 
 
 def check_kind(kind: str) -> None:
-    """Raise ConfigError if there are no pictures of this name."""
+    """Raise ConfigError if `kind` is unknown."""
     if kind != "all" and kind not in KINDS:
         raise ConfigError(
             f"kind: no pictures called '{kind}'" + suggest_nearest(kind, KINDS, f"choose from all, {', '.join(KINDS)}")
@@ -76,7 +76,7 @@ def check_kind(kind: str) -> None:
 
 
 def choose_kinds(kind: str, model: Model, name: str) -> list[str]:
-    """Return the kinds to make; raises ConfigError if the model cannot make the asked one, or none at all."""
+    """Return the kinds to make; raises ConfigError if the model cannot make `kind`, or any kind for `all`."""
     if kind == "all":
         found = [kind for kind, how in KINDS.items() if how.can(model)]
         if not found:
@@ -89,13 +89,13 @@ def choose_kinds(kind: str, model: Model, name: str) -> list[str]:
 
 
 def describe_left_out(kinds: Sequence[str]) -> str:
-    """Return a line with the kinds that are not in `kinds`, and why the model cannot make them; empty if none is."""
+    """Return a line with the kinds missing in `kinds` and the reasons; empty if none is missing."""
     reasons = "; ".join(f"{kind}: {how.lacks}" for kind, how in KINDS.items() if kind not in kinds)
     return reasons and f"left out: {reasons}"
 
 
 def check_label(label: int | None, opened: LoadedRun, name: str) -> None:
-    """Raise ConfigError if a class is asked for that there is not, or that the model cannot be told."""
+    """Raise ConfigError if `label` is not a class of the data, or the model is not conditional."""
     if label is None:
         return
     if not is_conditional(opened.model):
@@ -107,7 +107,7 @@ def check_label(label: int | None, opened: LoadedRun, name: str) -> None:
 
 
 def warn_of_idle_keys(config: DictConfig, kinds: Sequence[str], model: Model) -> None:
-    """Warn of a setting that none of the pictures heeds."""
+    """Warn of settings that do not affect any of the kinds."""
     heeded = {key for kind in kinds for key in KINDS[kind].heeds(model)}
     of_request = {one.name for one in fields(Request)} - {"n"}
     defaults = {one.name: one.default for one in fields(SampleConfig) if one.name in of_request}
@@ -117,11 +117,11 @@ def warn_of_idle_keys(config: DictConfig, kinds: Sequence[str], model: Model) ->
 
 
 def build_request(config: DictConfig, opened: LoadedRun, kinds: Sequence[str]) -> Request:
-    """Return what the config asks of the model, with the images that the kinds need as far as they can be read."""
+    """Build the request for the kinds, with the images that they need if these can be read."""
     device = opened.device.torch
     needed = {which for kind in kinds for which in KINDS[kind].needs(opened.model)}
     if is_planar(opened.shape):
-        # The points of the data stand behind all pictures.
+        # Planar pictures show the test points in the background.
         needed.add("test")
     found, why_none = images_of(opened, needed)
     source = found.get("test")
@@ -144,7 +144,7 @@ def build_request(config: DictConfig, opened: LoadedRun, kinds: Sequence[str]) -
 
 
 def images_of(opened: LoadedRun, needed: Iterable[str]) -> tuple[dict[str, Source], str]:
-    """Return the splits that are needed by name, or why the run's data cannot be read; raises ChangedData."""
+    """Return the needed splits by name, or the reason why they cannot be read; raises ChangedData."""
     try:
         return {which: opened.dataset.split(which, opened.device.torch) for which in needed}, ""
     except (ValueError, OSError) as error:
@@ -154,9 +154,9 @@ def images_of(opened: LoadedRun, needed: Iterable[str]) -> tuple[dict[str, Sourc
 @torch.no_grad()
 @default_style()
 def write_pictures(kind: Kind, opened: LoadedRun, request: Request, folder: Path, name: str) -> None:
-    """Make the pictures of one kind and write them as <kind>.png and <kind>.npz, and as a GIF if they move."""
+    """Write the pictures of one kind as <kind>.png and <kind>.npz, and as a GIF if they are animated."""
     arrays = {key: value.cpu() for key, value in kind.make(opened.model, request).items()}
-    # Not compressed: grey pixels hardly shrink, and it takes longer than to make them.
+    # Not compressed: grey pixels hardly shrink, and compression takes longer than sampling.
     plain: dict[str, Any] = {key: value.numpy() for key, value in arrays.items()}
     with write_atomically(folder / f"{kind.name}.npz", sync=False) as file:
         np.savez(file, **plain)
@@ -170,20 +170,20 @@ def write_pictures(kind: Kind, opened: LoadedRun, request: Request, folder: Path
 
 
 def explain_refusal(name: str, model: Model, verb: str, lacks: str, can: Callable[[type], bool]) -> str:
-    """Return why the model cannot, with the models of conf/ that can unless only a setting of this one is missing."""
+    """Return why the model cannot, and which models in conf/ can unless a setting of this one is enough."""
     able = [] if can(type(model)) else [option for option, target in shipped_models().items() if can(target)]
     others = f". Models that can: {', '.join(able)}" if able else ""
     return f"model '{name}' cannot {verb}: {lacks}{others}"
 
 
 def shipped_models() -> dict[str, type]:
-    """Return the class behind each option of the group `model` that names one."""
+    """Return the class of each option in conf/model."""
     names = {path.stem: find_class_name(path) for path in sorted(Path(conf_dir(), "model").glob("*.yaml"))}
     return {option: get_class(name) for option, name in names.items() if name is not None}
 
 
 def find_class_name(path: Path) -> str | None:
-    """Return the class that an option of a group names, or the option that it builds on; None if neither does."""
+    """Return the `_target_` of an option or of the option it extends; None if neither has one."""
     config = cast("DictConfig", OmegaConf.load(path))
     node = config.get("model", config)
     if "_target_" in node:

@@ -1,7 +1,7 @@
-"""A run's folder has one owner at a time: who trains there holds its lock, and nobody else changes anything in it.
+"""Lock a run's folder for the process that trains it.
 
-Hydra writes its config before any of our code runs. It does so aside, in a folder of the process, and only the owner
-puts that in its place: what is refused leaves the config of the run as it was.
+Hydra writes its config before aectl's code runs, into a temporary folder of the process. Only the owner of the lock
+moves it to `.hydra`, so a refused command does not change the run's config.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from aectl.system import atomic_write
 from aectl.system.file_lock import FileLock, Timeout
 
 PID = ".pid"
-"""The owner's process id: run.json has it only once all is ready, and that of the start before until then."""
+"""File with the owner's process id. Until training starts, run.json still has the id of the previous start."""
 LONGEST_PID = 20
-"""Digits; Python makes no number of some thousand."""
+"""Digits; Python refuses to parse numbers with thousands."""
 OWNER_WAIT_SECONDS = 0.5
-"""For an owner of a moment to have written its process id."""
+"""Time for a new owner to write its process id."""
 
 
 class RunLockedError(ConfigError):
-    """A run that another process trains: nothing in its folder may be touched."""
+    """The run folder is locked by another process."""
 
 
 class RunFolderError(OSError):
-    """A run's folder that cannot be written to, or is no more, and what to do about it."""
+    """The run folder cannot be written to, or was removed."""
 
 
 def lock_run(config: DictConfig, run: Run) -> FileLock:
-    """Return the lock of the run's folder, held; raises ConfigError if it is another run's or being trained."""
+    """Acquire the lock of the run's folder; raises ConfigError if the folder is locked or holds another run."""
     lock = FileLock(run.folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -49,7 +49,7 @@ def lock_run(config: DictConfig, run: Run) -> FileLock:
     if (run.folder / RECORD).is_file() and not config.resume:
         lock.release()
         raise ConfigError(
-            f"{run.folder} holds a run already; aectl train resume={shlex.quote(str(run.folder))} goes on with it"
+            f"{run.folder} holds a run already; aectl train resume={shlex.quote(str(run.folder))} resumes it"
         )
     (run.folder / PID).write_text(str(os.getpid()), encoding="ascii")
     remove_leftovers(run)
@@ -57,7 +57,7 @@ def lock_run(config: DictConfig, run: Run) -> FileLock:
 
 
 def remove_leftovers(run: Run) -> None:
-    """Remove what killed processes have left half done in a run's folder, which is one's own."""
+    """Remove temporary files of killed processes from a run's folder; the caller must hold its lock."""
     for folder in (run.folder, run.folder / "checkpoints"):
         atomic_write.remove_abandoned(folder)
     for aside in run.folder.glob(".hydra~*"):
@@ -67,7 +67,7 @@ def remove_leftovers(run: Run) -> None:
 
 
 def find_owner(run: Run) -> int | str:
-    """Return the process that holds the lock of a run's folder, as far as its files tell."""
+    """Return the id of the process that holds the lock, or a phrase if it is not known."""
     end = time.monotonic() + OWNER_WAIT_SECONDS
     while time.monotonic() < end:
         path = run.folder / PID
@@ -76,11 +76,11 @@ def find_owner(run: Run) -> int | str:
             return int(text)
         time.sleep(0.01)
     known = run.record.get("pid") if (run.folder / RECORD).is_file() else None
-    return known or "that has only begun"
+    return known or "that has just started"
 
 
 def adopt_hydra_folder(run: Run, aside: str | None) -> None:
-    """Put what Hydra wrote aside in its place: `.hydra` of a run that starts, `.hydra.1`, `.hydra.2`, … of a resume."""
+    """Move Hydra's temporary folder `aside` to `.hydra`, or to the next `.hydra.N` if the run is resumed."""
     if not aside or not (run.folder / aside).is_dir():
         return
     place, number = run.folder / ".hydra", 0
@@ -88,14 +88,14 @@ def adopt_hydra_folder(run: Run, aside: str | None) -> None:
         while place.exists():
             number += 1
             place = run.folder / f".hydra.{number}"
-    # Left by a start that was killed before there was a run.
+    # Left by a start that was killed before run.json was written.
     shutil.rmtree(place, ignore_errors=True)
     (run.folder / aside).replace(place)
 
 
 @contextlib.contextmanager
 def explain_write_errors(run: Run) -> Iterator[None]:
-    """Add to errors of the run's folder, from within, what can be done about them."""
+    """Turn write errors in the run's folder into RunFolderError with a hint on what to do."""
     try:
         yield
     except OSError as error:
@@ -103,27 +103,27 @@ def explain_write_errors(run: Run) -> Iterator[None]:
             raise
         if not run.folder.is_dir():
             raise RunFolderError(f"{run.folder} is gone: it was removed while it trained") from error
-        goes_on = (run.folder / RECORD).is_file()
-        again = f"aectl train resume={shlex.quote(str(run.folder))}" if goes_on else "type the command again"
+        is_recorded = (run.folder / RECORD).is_file()
+        again = f"aectl train resume={shlex.quote(str(run.folder))}" if is_recorded else "run the command again"
         first = "free some space" if atomic_write.is_full(error) else "fix that"
         raise RunFolderError(f"{atomic_write.describe_error(error)}\n  {first}, then {again}") from error
 
 
 def discard_start(run: Run, aside: str | None, is_owner: bool = True) -> None:
-    """Remove what a start that never began left in its folder, and folders that are empty then, but not the present.
+    """Remove the files of a start that failed before training, and folders that are empty then.
 
-    Of a folder that has an owner only what is one's own.
+    If another process owns the folder, only this process's temporary folder `aside` is removed.
     """
     if aside:
         shutil.rmtree(run.folder / aside, ignore_errors=True)
     if is_owner and not (run.folder / RECORD).is_file():
-        # On a disk that cannot be written to nothing can be removed either.
+        # On a read-only disk, nothing can be removed either.
         with contextlib.suppress(OSError):
             remove_run_folder(run.folder)
 
 
 def remove_run_folder(folder: Path) -> None:
-    """Remove the folder of a run that never began, and those above that are empty then."""
+    """Remove the folder of a run that never started, and empty parents."""
     for name in ("train.log", ".lock", ".lock.owner", PID):
         (folder / name).unlink(missing_ok=True)
     remove_empty_folders(folder, 3)

@@ -73,7 +73,7 @@ def load_initial_weights(model: Model, config: DictConfig, run: Run) -> dict[str
     """
     recorded = run.record.get("init_from") or {} if config.resume else {}
     if config.resume and not recorded and config.init_from == "latest":
-        raise ConfigError(f"{run.folder} does not say which run init_from=latest was: type its command again")
+        raise ConfigError(f"{run.folder} does not say which run init_from=latest was: run its command again")
     try:
         source = Run(find_run(recorded.get("run") or config.init_from).absolute())
         weights = read_checkpoint(source, "best", "cpu")["model"]

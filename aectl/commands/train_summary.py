@@ -1,4 +1,4 @@
-"""The lines that end `aectl train`: how long it took, how good the model is, and what the cheap baselines reach."""
+"""Write the summary of `aectl train`: time, best objective, and comparison with cheap baselines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from aectl.training.step_cost import count_parameters
 from aectl.training.trainer import Trainer
 
 UNITS = {"mse": "per pixel", **dict.fromkeys(("nll", "kl", "negative_elbo", "pseudo_nll", "classification"), "nats")}
-"""Of metrics that mean the same for all models; that of a loss is the model's own."""
+"""Units of metrics that mean the same for all models. The unit of a loss belongs to the model."""
 SHARES = ("error",)
-"""Metrics that are written as percentages."""
+"""Metrics printed as percentages."""
 
 
 def summarise_training(trainer: Trainer, run: Run) -> list[str]:
-    """Return the lines on a run that has ended, of at most 80 characters each."""
+    """Return the summary of a finished run, in lines of at most 80 characters."""
     rows = read_metrics_csv(run.folder / METRICS_CSV)[1]
     spent = format_duration(sum(float(row["seconds"]) for row in rows if row.get("seconds")))
     parameters, device = f"{count_parameters(trainer.model.parameters()):,} parameters", trainer.device
@@ -35,12 +35,12 @@ def summarise_training(trainer: Trainer, run: Run) -> list[str]:
     try:
         return [*lines, *compare_with_baselines(trainer, best)]
     except Exception as error:
-        # A model of one's own may raise anything where it is compared, and all of the run is written already.
+        # A user's model may raise any error here, and the run is already saved.
         return [*lines, f"     no comparison with baselines: {type(error).__name__}: {first_line_of(error)}"]
 
 
 def compare_with_baselines(trainer: Trainer, best: Mapping[str, str]) -> list[str]:
-    """Return a line for each baseline that has a metric of the best epoch."""
+    """Return a line for each baseline whose metric was recorded in the best epoch."""
     lines = []
     for baseline in compute_baselines(trainer):
         if not (text := best.get(baseline.metric)):
@@ -53,8 +53,8 @@ def compare_with_baselines(trainer: Trainer, best: Mapping[str, str]) -> list[st
 
 
 def format_gain(baseline: Baseline, value: float) -> str:
-    """Return by how many dB a squared error is below the baseline's; nothing for other metrics."""
-    # An error that is no positive number has no decibels: of a model of one's own it may be anything.
+    """Return the gain of a squared error over the baseline in dB; empty for other metrics."""
+    # A user's model may return zero, NaN or infinity, which have no gain in dB.
     if baseline.metric != "val/mse" or not 0 < value < math.inf or not 0 < baseline.value < math.inf:
         return ""
     gain = round(10 * math.log10(baseline.value / value), 1)

@@ -73,4 +73,4 @@ def test_commands_to_type_next_are_quoted(aectl, tmp_path):
     assert "tensorboard --logdir 'my runs'" in out
     code, _, err = aectl("train", *WORDS, "hydra.run.dir=my runs/a b")
     assert code == 2
-    assert f"aectl train resume='{tmp_path}/my runs/a b' goes on with it" in err
+    assert f"aectl train resume='{tmp_path}/my runs/a b' resumes it" in err
