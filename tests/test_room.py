@@ -110,18 +110,18 @@ def test_limits_of_control_groups_are_found(tmp_path):
 
 
 def test_pictures_that_the_disk_has_no_room_for_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"take 10,000,000,000,000,000 bytes, and .* left"):
-        resize_cache.check_room(tmp_path / "x.npy", 10**6, (1, 10**5, 10**5))
+    with pytest.raises(DataError, match=r"take 10,000,000,000,000,000 bytes, but .* free"):
+        resize_cache.check_space(tmp_path / "x.npy", 10**6, (1, 10**5, 10**5))
     with pytest.raises(DataError, match="bytes of memory"):
-        resize_cache.check_room(Path(tmp_path / "x.npy"), 0, (1, 10**6, 10**6))
+        resize_cache.check_space(Path(tmp_path / "x.npy"), 0, (1, 10**6, 10**6))
 
 
 def test_archives_that_are_larger_unpacked_than_memory_are_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "x.npz", x=np.zeros((100, 100, 100), np.uint8))
-    assert array_files.read(tmp_path / "x.npz")["all"].pixels.shape == (100, 1, 100, 100)
+    assert array_files.read_array_file(tmp_path / "x.npz")["all"].pixels.shape == (100, 1, 100, 100)
     monkeypatch.setattr(array_files, "memory_bytes", lambda: 1e5)
-    with pytest.raises(DataError, match=r"x.npz has 1,000,128 bytes unpacked, and this machine's memory 100,000"):
-        array_files.read(tmp_path / "x.npz")
+    with pytest.raises(DataError, match=r"x.npz unpacks to 1,000,128 bytes, but this machine has 100,000 bytes"):
+        array_files.read_array_file(tmp_path / "x.npz")
 
 
 def test_a_message_is_a_line_or_two_of_what_can_be_shown():

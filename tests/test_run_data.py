@@ -15,7 +15,7 @@ from aectl.cli import hydra_main
 from aectl.config import ConfigError
 from aectl.config.absolute_paths import make_data_paths_absolute
 from aectl.data.datasets import arrays, digits
-from aectl.data.digests import describe, describe_splits, differences, mean_intensity
+from aectl.data.digests import describe, describe_differences, describe_splits, mean_intensity
 from aectl.runs.run import Run
 from aectl.sweep import plan
 from aectl.training import checkpoint
@@ -163,10 +163,10 @@ def test_only_what_both_describe_is_compared():
     data = digits()
     now = describe_splits(data)
     assert now == describe_splits(digits())
-    assert not differences({}, now) and not differences({"test_images": 3, "test_digest": None}, {})
+    assert not describe_differences({}, now) and not describe_differences({"test_images": 3, "test_digest": None}, {})
     then = {**now, "valid_labels": "0"}
-    assert differences(then, now) == "other labels in valid"
-    assert differences({key: value for key, value in then.items() if "valid" not in key}, now) == ""
+    assert describe_differences(then, now) == "other labels in valid"
+    assert describe_differences({key: value for key, value in then.items() if "valid" not in key}, now) == ""
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_a_run_does_without_its_data_where_none_are_used(aectl):
     assert all(f"no pictures of kind {kind}: {reason}" in said for kind in ("density", "reconstruction"))
     assert aectl("eval", "run=run", "images=mine.npz")[0] == 0
     assert refused(aectl("sample", "run=run", "kind=reconstruction"), f"kind=reconstruction: {reason}")
-    assert refused(aectl("eval", "run=run", "again=true"), "own.npz is not there")
+    assert refused(aectl("eval", "run=run", "again=true"), "own.npz does not exist")
     code, said, _ = aectl("sample", "run=ae", "n=2")
     assert code == 0 and "training.gif" in said and f"kind interpolation: {reason}" in said
     for path in Path("ae").glob("events*"):
@@ -308,7 +308,7 @@ def test_a_run_is_used_from_another_working_folder(aectl, tmp_path, monkeypatch)
     # As runs of earlier versions have them, from where they were trained.
     path = tmp_path / "next" / ".hydra" / "config.yaml"
     path.write_text(path.read_text().replace(f"{tmp_path}/", ""))
-    with pytest.raises(ConfigError, match=r"own.npz is not there"):
+    with pytest.raises(ConfigError, match=r"own.npz does not exist"):
         package.dataset("../next")
     monkeypatch.chdir(tmp_path)
     assert len(package.dataset("next").split("test")) == 9

@@ -104,7 +104,7 @@ def fetch_outliers(name: str, root: str | None, unasked: bool) -> None:
         alone,
         whole,
     )
-    with downloads.brief_timeouts() if unasked else nullcontext():
+    with downloads.shorten_timeouts() if unasked else nullcontext():
         downloads.fetch(name, TEST_FILES, downloads.raw_folder(name, root), others=False)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aectl.data.datasets import load_for_testing
+from aectl.data.datasets import load_test_source
 from aectl.data.downloads import DataError
-from aectl.data.image_files import Survey, image_files, picture, read_all, skipped_line
+from aectl.data.image_files import ReadReport, list_image_files, read_image, read_image_files, summarise_skipped
 from aectl.evaluation.context import CHUNK, apply
 from aectl.evaluation.reconstruction import psnr
 from aectl.figures.image_grids import reconstructions
@@ -51,16 +51,16 @@ def read_images(
     """
     place = Path(path).expanduser()
     if place.suffix.lower() in ARRAYS and not place.is_dir():
-        source = load_for_testing(str(place), scale=white)
+        source = load_test_source(str(place), scale=white)
         if source.shape != tuple(shape):
             raise DataError(f"images in {place} are {source.shape} (C, H, W), the model's are {tuple(shape)}")
         images, names = source.pixels(), [str(i) for i in source.index.tolist()]
     else:
         skipped: Counter[str] = Counter()
-        files, survey = image_files(place, skipped), Survey()
-        found = dict(read_all(files, lambda file: picture(file, shape, white, survey), survey))
+        files, survey = list_image_files(place, skipped), ReadReport()
+        found = dict(read_image_files(files, lambda file: read_image(file, shape, white, survey), survey))
         images, names = torch.stack([*found.values()]), [escape_unprintable(files[position].name) for position in found]
-        for line in (skipped_line(place, skipped), *survey.notices(place.name)):
+        for line in (summarise_skipped(place, skipped), *survey.notices(place.name)):
             if line:
                 log.warning("%s", line)
     return (1 - images if invert else images), names

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from aectl.config import ConfigError, conf_dir
 from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.schema import SampleConfig, check_ranges
-from aectl.data.datasets import Source, empty
+from aectl.data.datasets import Source, make_empty_source
 from aectl.evaluation.ability_checks import CHECKED_IMAGES, check_abilities
 from aectl.figures.animation import animation
 from aectl.figures.examples import is_planar
@@ -129,7 +129,7 @@ def build_request(config: DictConfig, opened: LoadedRun, kinds: Sequence[str]) -
         config.n,
         Rng(config.seed, device),
         config.temperature,
-        empty(opened.shape, opened.classes).to(device) if source is None else source,
+        make_empty_source(opened.shape, opened.classes).to(device) if source is None else source,
         label=config.label,
         path=config.path,
         density=config.density,

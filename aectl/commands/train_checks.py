@@ -22,7 +22,7 @@ from aectl.config import (
 from aectl.config.absolute_paths import make_data_paths_absolute, set_literal
 from aectl.config.data_paths import check_paths, find_data_paths
 from aectl.config.schema import check_ranges
-from aectl.data.digests import differences
+from aectl.data.digests import describe_differences
 from aectl.evaluation import references
 from aectl.runs.jobs import PLAN
 from aectl.runs.loading import PARTS, drop_incomplete_root, trusted_modules
@@ -64,7 +64,9 @@ def check_sweep_data(config: DictConfig, run: Run, data: Mapping[str, Any]) -> N
     if not (run.folder.parent / PLAN).is_file():
         return
     for other in map(Run, sorted(path.parent for path in run.folder.parent.glob(f"*/{RECORD}"))):
-        if other.folder.name == run.folder.name or not (what := differences(other.record.get("data") or {}, data)):
+        if other.folder.name == run.folder.name or not (
+            what := describe_differences(other.record.get("data") or {}, data)
+        ):
             continue
         if to_plain(other.config(trusted_modules(config)).get("dataset")) == to_plain(config.dataset):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Read images and labels from .npy and .npz files: which array is what, and whether its numbers are pixels."""
+"""Read images and labels from .npy and .npz files."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from numpy.lib.format import MAGIC_PREFIX
 from torch import Tensor
 
 from aectl.data.downloads import DataError
-from aectl.data.memmap import PIECE, Mapped, can_stay
-from aectl.data.pixel_range import DIM, check_white, dim_notice, white_hint
+from aectl.data.memmap import PIECE_IMAGES, MappedImages, can_map
+from aectl.data.pixel_range import DIM_SHARE, check_white, describe_dim_pixels, suggest_white
 from aectl.system.machine import memory_bytes
 
 log = logging.getLogger("aectl")
 
-MOST_CLASSES = 2**31
-LARGEST, MOST = 2**31, 100
-"""Bytes that any .npz may hold, and how many times its own size a larger one may; images shrink to a tenth or so."""
+MAX_CLASSES = 2**31
+MAX_UNPACKED_BYTES, MAX_COMPRESSION = 2**31, 100
+"""A .npz is rejected if it unpacks to more than this many bytes and to more than this many times its own size. Images
+typically compress to about a tenth."""
 
-SEEN_BYTES = 2**26
-"""Of a file that may be larger than memory, how much is looked at for its brightest pixel."""
+SCANNED_BYTES = 2**26
+"""Bytes of a memory-mapped file that are scanned for the maximum pixel value."""
 ALL = "all"
-"""The part of a file that has no splits of its own."""
+"""The split name of a file without splits."""
 IMAGES = ("x", "image", "images", "img", "imgs", "data", "pixels", "samples", "arr0", "")
 LABELS = ("y", "label", "labels", "target", "targets", "class", "classes", "digit", "arr1")
 PARTS = {
@@ -41,19 +42,19 @@ PARTS = {
     "test": "test",
     "testing": "test",
 }
-"""Words in the names of arrays: of images, of labels, and of the splits they belong to."""
+"""Words that are recognised in array names, for images, labels and splits."""
 
 
 class Images(NamedTuple):
-    """Images of one split; `pixels * scale` lies in [0, 1], and labels are -1 where there are none."""
+    """Images of one split. `pixels * scale` is in [0, 1]; missing labels are -1."""
 
-    pixels: Tensor | Mapped  # [N, C, H, W], uint8 or float32
+    pixels: Tensor | MappedImages  # [N, C, H, W], uint8 or float32
     labels: Tensor  # [N], int64
     scale: float
 
 
 class Role(NamedTuple):
-    """What an array of a .npz is: the split it belongs to, and whether it has images or labels."""
+    """Role of an array in a .npz: its split, and "images" or "labels"."""
 
     part: str
     what: str
@@ -65,69 +66,74 @@ class Role(NamedTuple):
 ROLES = tuple(Role(part, what) for part in (ALL, "train", "valid", "test") for what in ("images", "labels"))
 
 
-def read(file: Path, keys: Mapping[str, str] | None = None, white: float | None = None) -> dict[str, Images]:
-    """Return a file's images and labels by split: "all" alone, or "train" with "valid" and "test" if it has them.
+def read_array_file(file: Path, keys: Mapping[str, str] | None = None, white: float | None = None) -> dict[str, Images]:
+    """Return the images and labels of a file by split: only "all", or "train" and, if present, "valid" and "test".
 
-    `keys` says which array is what (`images`, `labels`, `train_images`, `test_labels`, …) where the names do not, and
-    `white` which value a white pixel has (None: 255 for uint8, 1 for floats). `arrays` in `datasets.py` describes the
-    formats; raises DataError for anything else.
+    `keys` maps roles (`images`, `labels`, `train_images`, `test_labels`, …) to array names, if these cannot be
+    recognised. `white` is the value of a white pixel (None: 255 for uint8, 1 for floats). `datasets.arrays` describes
+    the formats. Raises DataError for any other file.
     """
     if not file.is_file():
-        raise DataError(f"{file} is not there, or is no file")
+        raise DataError(f"{file} does not exist or is not a file")
     check_white(white)
     try:
-        found = content_of(file)
+        found = load_arrays(file)
     except DataError:
         raise
     except Exception as error:
-        # NumPy, zipfile and Python's parser of headers raise nearly anything of damaged bytes: MemoryError, TokenError.
-        raise DataError(f"{file} is no .npy or .npz file of numbers, or is damaged (pickles are not loaded)") from error
-    named = {Role(ALL, "images"): next(iter(found))} if is_npy(file) else roles_of(found, file, keys)
+        # NumPy and zipfile raise almost any exception for damaged files, including MemoryError and TokenError.
+        raise DataError(
+            f"{file} is not a .npy or .npz file of numbers, or is damaged (pickles are not loaded)"
+        ) from error
+    named = {Role(ALL, "images"): next(iter(found))} if is_npy(file) else find_roles(found, file, keys)
     parts = {}
     for part in dict.fromkeys(role.part for role in named):
         images, labels = (named.get(Role(part, what)) for what in ("images", "labels"))
         if images is None:
-            raise DataError(f"{file} has labels '{labels}' and no images for them: name them by dataset.keys=")
-        pixels, scale = check_images(found[images], file, white)
+            raise DataError(f"{file} has labels '{labels}' but no images for them: name the images by dataset.keys=")
+        pixels, scale = convert_images(found[images], file, white)
         known = None if labels is None else found[labels]
-        parts[part] = Images(pixels, check_labels(known, len(pixels), file), scale)
-    check_alike(parts, file)
-    notice = dim_notice(brightest(parts), next(iter(parts.values())).scale, file.name)
+        parts[part] = Images(pixels, convert_labels(known, len(pixels), file), scale)
+    check_same_format(parts, file)
+    notice = describe_dim_pixels(find_maximum(parts), next(iter(parts.values())).scale, file.name)
     if notice:
         log.warning("%s", notice)
     return parts
 
 
 def is_npy(file: Path) -> bool:
-    """Return whether a file begins as a .npy does."""
+    """Return whether a file starts with the magic bytes of the .npy format."""
     with file.open("rb") as stream:
         return stream.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
 
 
-def roles_of(found: Mapping[str, np.ndarray], file: Path, keys: Mapping[str, str] | None) -> dict[Role, str]:
-    """Return which array of a .npz has which role, and log what is ignored; raises DataError where names are ambiguous.
+def find_roles(found: Mapping[str, np.ndarray], file: Path, keys: Mapping[str, str] | None) -> dict[Role, str]:
+    """Return the name of the array for each role, and log the arrays that are ignored.
 
-    Names are understood in any order and case: x and y, images and labels, data and target, arr_0 and arr_1, each also
-    with a split: x_train, test_labels, valY. Without any such name the one array that could be images has them.
+    Recognised names are x and y, images and labels, data and target, arr_0 and arr_1, in any case, each optionally with
+    a split: x_train, test_labels, valY. If no name is recognised, the only array with the shape of images is used.
+    Raises DataError for ambiguous names.
     """
-    roles = chosen(found, file, keys) if keys else guessed(found, file)
+    roles = choose_roles(found, file, keys) if keys else guess_roles(found, file)
     splits = {role.part for role in roles if role.what == "images"}
     if ALL in splits and len(splits) > 1:
-        # x and x_test: x is to train on.
+        # With x and x_test, x holds the training images.
         roles = {Role("train", role.what) if role.part == ALL else role: key for role, key in roles.items()}
     elif ALL not in splits:
-        # Next to x_train and x_test an array named "labels" has the names of classes, or something else.
+        # With x_train and x_test, an array called "labels" holds something else, e.g. the class names.
         roles = {role: key for role, key in roles.items() if role.part != ALL}
         if "train" not in splits:
-            raise DataError(f"{file} has {listed(roles.values())} and no training images: name them by dataset.keys=")
+            raise DataError(
+                f"{file} has {quote_names(roles.values())} but no training images: name them by dataset.keys="
+            )
     if ignored := [key for key in found if key not in roles.values()]:
-        hint = labels_hint(found, roles, ignored)
-        log.info("%s: reading %s, ignoring %s%s", file.name, listed(roles.values()), listed(ignored), hint)
+        hint = suggest_labels(found, roles, ignored)
+        log.info("%s: reading %s, ignoring %s%s", file.name, quote_names(roles.values()), quote_names(ignored), hint)
     return roles
 
 
-def labels_hint(found: Mapping[str, np.ndarray], roles: Mapping[Role, str], ignored: Iterable[str]) -> str:
-    """Return how to name the labels, where none were found and an ignored array has an integer for each image."""
+def suggest_labels(found: Mapping[str, np.ndarray], roles: Mapping[Role, str], ignored: Iterable[str]) -> str:
+    """Return a hint how to select labels, if none were found but an ignored array could be labels."""
     for role, images in roles.items():
         labels = Role(role.part, "labels")
         if role.what != "images" or labels in roles:
@@ -136,27 +142,27 @@ def labels_hint(found: Mapping[str, np.ndarray], roles: Mapping[Role, str], igno
         for key in ignored:
             if found[key].dtype.kind in "iu" and found[key].shape in ((count,), (count, 1)):
                 names = f"{role}: {images}, {labels}: {key}"
-                return f"; if '{key}' has the labels, type 'dataset.keys={{{names}}}'"
+                return f"; if '{key}' holds the labels, set 'dataset.keys={{{names}}}'"
     return ""
 
 
-def guessed(found: Mapping[str, np.ndarray], file: Path) -> dict[Role, str]:
-    """Return the roles that the names of arrays tell; raises DataError if two arrays have the same."""
+def guess_roles(found: Mapping[str, np.ndarray], file: Path) -> dict[Role, str]:
+    """Return the roles recognised from array names; raises DataError if two arrays have the same role."""
     roles: dict[Role, str] = {}
     for key, array in found.items():
-        role = role_of(key, array)
+        role = guess_role(key, array)
         if role is None:
             continue
         if role in roles:
-            raise DataError(f"{file}: '{roles[role]}' or '{key}'? {suggestion(role, key)}")
+            raise DataError(f"{file}: '{roles[role]}' or '{key}'? {suggest_key(role, key)}")
         roles[role] = key
     whole, train = (roles.get(Role(part, "images")) for part in (ALL, "train"))
     if whole and train:
-        raise DataError(f"{file}: '{whole}' or '{train}'? {suggestion(Role('train', 'images'), train)}")
+        raise DataError(f"{file}: '{whole}' or '{train}'? {suggest_key(Role('train', 'images'), train)}")
     if not any(role.what == "images" for role in roles):
         possible = [key for key, array in found.items() if array.ndim in (3, 4) and key not in roles.values()]
         if len(possible) > 1:
-            raise DataError(f"{file} has {listed(possible)}: {suggestion(Role(ALL, 'images'), possible[0])}")
+            raise DataError(f"{file} has {quote_names(possible)}: {suggest_key(Role(ALL, 'images'), possible[0])}")
         if not possible:
             shapes = ", ".join(f"'{key}' {array.shape}" for key, array in found.items()) or "no array"
             raise DataError(f"{file}: images must be [N, H, W], [N, C, H, W] or [N, H, W, C], not {shapes}")
@@ -164,13 +170,13 @@ def guessed(found: Mapping[str, np.ndarray], file: Path) -> dict[Role, str]:
     return roles
 
 
-def role_of(key: str, array: np.ndarray) -> Role | None:
-    """Return what the name of an array says it is, None if it says nothing."""
+def guess_role(key: str, array: np.ndarray) -> Role | None:
+    """Return the role recognised from the name of an array, or None."""
     words = [
         word for word in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[XY]\b|[A-Z][a-z])", "_", key).lower()) if word
     ]
     if len(words) == 1:
-        # xtrain, trainx, ytest: a split and a letter.
+        # A split and a letter in one word: xtrain, trainx, ytest.
         glued = re.fullmatch(rf"([xy])({'|'.join(PARTS)})|({'|'.join(PARTS)})([xy])", words[0])
         words = [word for word in glued.groups() if word] if glued else words
     parts = [PARTS[word] for word in words if word in PARTS]
@@ -180,85 +186,88 @@ def role_of(key: str, array: np.ndarray) -> Role | None:
     part = parts[0] if parts else ALL
     if rest in LABELS:
         return Role(part, "labels")
-    # A name such as "train" alone is of the images; a list of indices of that name is not.
+    # An array called just "train" holds images if it has their shape; otherwise it may be a list of indices.
     return Role(part, "images") if rest in IMAGES and (rest or array.ndim in (3, 4)) else None
 
 
-def chosen(found: Mapping[str, np.ndarray], file: Path, keys: Mapping[str, str]) -> dict[Role, str]:
-    """Return the roles that `dataset.keys` gives, and labels of those images that are found by their names.
+def choose_roles(found: Mapping[str, np.ndarray], file: Path, keys: Mapping[str, str]) -> dict[Role, str]:
+    """Return the roles set by `dataset.keys`, and matching labels recognised from their names.
 
-    Raises DataError for a role or an array that does not exist.
+    Raises DataError for an unknown role or array.
     """
     known = {str(role): role for role in ROLES}
     if not isinstance(keys, Mapping):
-        raise DataError(f"dataset.keys must say which array is what, as in {{images: a, labels: b}}, not {keys!r}")
+        raise DataError(f"dataset.keys must map roles to arrays, as in {{images: a, labels: b}}, not {keys!r}")
     for name, key in keys.items():
         if name not in known:
             raise DataError(f"dataset.keys: no '{name}', choose from {', '.join(known)}")
         if key not in found:
-            raise DataError(f"dataset.keys.{name}: no array '{key}' in {file}, which has {listed(found)}")
+            raise DataError(f"dataset.keys.{name}: no array '{key}' in {file}, which has {quote_names(found)}")
     roles = {known[name]: key for name, key in keys.items()}
     for key, array in found.items():
-        role = role_of(key, array)
+        role = guess_role(key, array)
         if role and role.what == "labels" and Role(role.part, "images") in roles and key not in roles.values():
             roles.setdefault(role, key)
     return roles
 
 
-def suggestion(role: Role, key: str) -> str:
-    """Return the words to type to choose an array."""
+def suggest_key(role: Role, key: str) -> str:
+    """Return the override that selects an array."""
     return f"choose one, as in 'dataset.keys={{{role}: {key}}}'"
 
 
-def listed(keys: Iterable[str]) -> str:
-    """Return names in quotes, the first ten of them."""
+def quote_names(keys: Iterable[str]) -> str:
+    """Return the first ten names in quotes."""
     names = [f"'{key}'" for key in keys]
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def content_of(file: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a .npz by name, or that of a .npy, mapped into memory, as `x`."""
-    # NumPy warns of sizes whose product is no 64-bit number, and goes on with another one.
+def load_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a .npz by name; the array of a .npy is memory-mapped and called `x`."""
+    # For sizes whose product overflows 64 bits NumPy only warns and uses a wrong number.
     with file.open("rb") as stream, np.errstate(over="raise"):
         if is_npy(file):
             return {"x": np.load(file, mmap_mode="r", allow_pickle=False)}
-        check_unpacked(file, stream)
+        check_unpacked_size(file, stream)
         return dict(np.load(stream, allow_pickle=False))
 
 
-def check_unpacked(file: Path, stream: IO[bytes]) -> None:
-    """Raise DataError if what a .npz holds is larger than memory, or far larger than the file, once it is unpacked."""
+def check_unpacked_size(file: Path, stream: IO[bytes]) -> None:
+    """Raise DataError if a .npz unpacks to more than the memory, or to far more than the size of the file."""
     with zipfile.ZipFile(stream) as archive:
         size = sum(member.file_size for member in archive.infolist())
     if size > memory_bytes():
-        raise DataError(f"{file} has {size:,} bytes unpacked, and this machine's memory {memory_bytes():,.0f}")
-    if size > max(LARGEST, MOST * file.stat().st_size):
-        raise DataError(f"{file} would unpack to {size:,} bytes; a .npy has them as they are")
+        raise DataError(f"{file} unpacks to {size:,} bytes, but this machine has {memory_bytes():,.0f} bytes of memory")
+    if size > max(MAX_UNPACKED_BYTES, MAX_COMPRESSION * file.stat().st_size):
+        raise DataError(f"{file} would unpack to {size:,} bytes, far more than its own size: save it as .npy instead")
     stream.seek(0)
 
 
-def check_labels(labels: np.ndarray | None, count: int, file: Path) -> Tensor:
-    """Return labels [N], -1 where there are none, of integers [N] or [N, 1]; raises DataError for others."""
+def convert_labels(labels: np.ndarray | None, count: int, file: Path) -> Tensor:
+    """Return labels as int64 [N], all -1 for None; raises DataError unless they are integers [N] or [N, 1]."""
     if labels is None:
         return torch.full((count,), -1)
     if labels.shape == (count, 1):
         labels = labels[:, 0]
-    if labels.shape != (count,) or labels.dtype.kind not in "iu" or not in_range(labels):
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or not are_classes(labels):
         raise DataError(
-            f"labels in {file} must be integers from -1, one for each of {count:,} images, "
+            f"labels in {file} must be integers ≥ -1, one for each of {count:,} images, "
             f"not {labels.dtype} {labels.shape}"
         )
     return torch.from_numpy(labels.astype(np.int64, copy=False))
 
 
-def in_range(labels: np.ndarray) -> bool:
-    """Return whether labels are classes, or -1 for none."""
-    return not ((labels < -1).any() or (labels >= MOST_CLASSES).any())
+def are_classes(labels: np.ndarray) -> bool:
+    """Return whether all labels lie in [-1, MAX_CLASSES)."""
+    return not ((labels < -1).any() or (labels >= MAX_CLASSES).any())
 
 
-def check_images(images: np.ndarray, file: Path, white: float | None = None) -> tuple[Tensor | Mapped, float]:
-    """Return images as [N, C, H, W], uint8 or float32, and the scale that makes them pixels; raises DataError."""
-    shape, stays = images.shape, can_stay(images)
+def convert_images(images: np.ndarray, file: Path, white: float | None = None) -> tuple[Tensor | MappedImages, float]:
+    """Return images [N, C, H, W], uint8 or float32, and the factor that scales them to [0, 1].
+
+    Raises DataError for other shapes, types or values.
+    """
+    shape, stays = images.shape, can_map(images)
     if images.ndim == 3:
         images = images[:, None]
     elif images.ndim == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3):
@@ -267,7 +276,7 @@ def check_images(images: np.ndarray, file: Path, white: float | None = None) -> 
         raise DataError(f"images in {file} must be [N, H, W], [N, C, H, W] or [N, H, W, C] with C 1 or 3, not {shape}")
     kind = images.dtype.kind
     if images.dtype != np.uint8 and kind != "f" and not (kind in "iu" and white):
-        hint = f": {white_hint(extremes(images)[1])}" if kind in "iu" else ""
+        hint = f": {suggest_white(extremes(images)[1])}" if kind in "iu" else ""
         raise DataError(f"images in {file} must be uint8, or floats in [0, 1], not {images.dtype}{hint}")
     if images.dtype != np.uint8 or white:
         high = white or 1
@@ -276,16 +285,16 @@ def check_images(images: np.ndarray, file: Path, white: float | None = None) -> 
             span = f"[0, {high:g}]"
             raise DataError(
                 f"{'floats' if kind == 'f' and not white else 'pixels'} in {file} must lie in {span}, "
-                f"but go from {least:.9g} to {greatest:.9g}: {white_hint(greatest)}"
+                f"but go from {least:.9g} to {greatest:.9g}: {suggest_white(greatest)}"
             )
     scale = 1 / (white or (255 if images.dtype == np.uint8 else 1))
     if stays:
-        return Mapped(images), scale
+        return MappedImages(images), scale
     return torch.from_numpy(np.array(images, np.uint8 if images.dtype == np.uint8 else np.float32, order="C")), scale
 
 
-def check_alike(parts: Mapping[str, Images], file: Path) -> None:
-    """Raise DataError if the splits of a file have images of different shapes or types."""
+def check_same_format(parts: Mapping[str, Images], file: Path) -> None:
+    """Raise DataError if the images of two splits differ in shape or type."""
     found = {name: (tuple(images.pixels.shape[1:]), images.pixels.dtype) for name, images in parts.items()}
     if len(set(found.values())) > 1:
         texts = ", ".join(
@@ -294,32 +303,34 @@ def check_alike(parts: Mapping[str, Images], file: Path) -> None:
         raise DataError(f"the splits in {file} must have images of one shape and type, not {texts}")
 
 
-def brightest(parts: Mapping[str, Images]) -> float:
-    """Return the greatest value of all images before it is scaled, or the first one found that is not dim.
+def find_maximum(parts: Mapping[str, Images]) -> float:
+    """Return the maximum value of all images before scaling, or the first one found that is not dim.
 
-    Of images that stay in their file it is that of some, evenly spaced: the others are not read for it.
+    Of memory-mapped images, only an evenly spaced part is read.
     """
     found = 0.0
     for images in parts.values():
-        for piece in pieces_of(images.pixels):
+        for piece in iterate_pieces(images.pixels):
             found = max(found, float(piece.max()))
-            if found * images.scale >= DIM:
+            if found * images.scale >= DIM_SHARE:
                 return found
     return found
 
 
-def pieces_of(pixels: Tensor | Mapped) -> Iterator[Tensor]:
-    """Yield images in pieces: all of a tensor, at most SEEN_BYTES of those that stay in a file."""
+def iterate_pieces(pixels: Tensor | MappedImages) -> Iterator[Tensor]:
+    """Yield images in pieces: all images of a tensor, at most SCANNED_BYTES of memory-mapped ones."""
     if isinstance(pixels, Tensor):
-        yield from pixels.split(PIECE)
+        yield from pixels.split(PIECE_IMAGES)
         return
-    most = max(SEEN_BYTES * len(pixels) // pixels.nbytes, 1)
+    most = max(SCANNED_BYTES * len(pixels) // pixels.nbytes, 1)
     for position in torch.arange(0, len(pixels), max(len(pixels) // most, 1)):
         yield pixels.index_select(0, position[None])
 
 
 def extremes(images: np.ndarray) -> tuple[float, float]:
     """Return the least and the greatest of all pixels, NaN if one of them is: a file is read once, piece by piece."""
-    pieces = [(part.min(), part.max()) for part in (images[i : i + PIECE] for i in range(0, len(images), PIECE))]
+    pieces = [
+        (part.min(), part.max()) for part in (images[i : i + PIECE_IMAGES] for i in range(0, len(images), PIECE_IMAGES))
+    ]
     low, high = np.asarray(pieces).T
     return float(low.min()), float(high.max())

@@ -1,11 +1,11 @@
-"""Splits by the content of each image, so that adding images to a data set moves no image that it had.
+"""Split images by their content, so that adding images to a dataset moves no existing image to another split.
 
-Each image has a hash of 128 bits, and the first 64 of them are its place in [0, 1), uniform over images. Test images
-are those with the lowest places, validation images those with the highest. An image keeps its place whatever else is in
-the file, and equal images have one place, so that they are all on one side.
+The first 64 bits of each image's 128-bit hash define its position in [0, 1). Positions are uniform over images. Test
+images have the lowest positions, validation images the highest. The position of an image does not depend on other
+images, and equal images have equal positions, so they share a split.
 
-A share p holds out the places below p: about p N images, and adding images moves none. A count holds out exactly that
-many (fewer where equal images straddle the border); adding k images moves at most k old ones over it.
+A share p holds out the positions below p: about p N images, and adding images moves none. A count holds out exactly
+that many images, or fewer if equal images straddle the border; adding k images moves at most k existing ones.
 
 BLAKE2b hashes 60,000 images of 28×28 bytes in 0.06 s.
 """
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aectl.data.memmap import PIECE, Mapped
+from aectl.data.memmap import PIECE_IMAGES, MappedImages
 from aectl.system import atomic_write
 from aectl.system.user_cache import NoHomeError, baseline_folder
 
@@ -30,47 +30,46 @@ log = logging.getLogger("aectl")
 
 HASH_BYTES = 16
 CACHED_BYTES = 2**26
-"""A file of images larger than this keeps its hashes in the user's cache; a smaller one is hashed in a tenth of a
-second."""
+"""Hashes of larger files are kept in the user's cache; smaller files are hashed within 0.1 s."""
 
 
-def hash_images(images: Tensor | Mapped) -> Tensor:
-    """Return the BLAKE2b hash of the pixels of each image as two numbers, [N, 2], int64."""
+def hash_images(images: Tensor | MappedImages) -> Tensor:
+    """Return the BLAKE2b hash of the pixels of each image, [N, 2], int64."""
     found = bytearray()
-    for piece in images.split(PIECE):
+    for piece in images.split(PIECE_IMAGES):
         rows = piece.contiguous().cpu().numpy().reshape(len(piece), -1)
         found += b"".join(hashlib.blake2b(row.data, digest_size=HASH_BYTES).digest() for row in rows)
     return as_tensor(bytes(found))
 
 
-def hash_array_file(file: Path, images: Tensor | Mapped) -> Tensor:
-    """Return `hash_images` of a file's images; those of a large .npy are kept until the file changes."""
-    if not isinstance(images, Mapped) or images.nbytes < CACHED_BYTES:
+def hash_array_file(file: Path, images: Tensor | MappedImages) -> Tensor:
+    """Return `hash_images` of the images of a file, cached for a large .npy until the file changes."""
+    if not isinstance(images, MappedImages) or images.nbytes < CACHED_BYTES:
         return hash_images(images)
-    return keep_hashes([file], lambda: hash_images(images))
+    return cache_hashes([file], lambda: hash_images(images))
 
 
 def hash_image_files(files: Sequence[Path]) -> Tensor:
-    """Return the BLAKE2b hash of the bytes of each file, [N, 2], int64; they are kept until a file changes."""
+    """Return the BLAKE2b hash of the bytes of each file, [N, 2], int64, cached until a file changes."""
 
     def read_all() -> Tensor:
         digests = [hashlib.blake2b(file.read_bytes(), digest_size=HASH_BYTES).digest() for file in files]
         return as_tensor(b"".join(digests))
 
-    return keep_hashes(files, read_all)
+    return cache_hashes(files, read_all)
 
 
-def keep_hashes(files: Sequence[Path], compute: Callable[[], Tensor]) -> Tensor:
-    """Return the hashes that an earlier call has left in the user's cache, else compute and leave them there."""
+def cache_hashes(files: Sequence[Path], compute: Callable[[], Tensor]) -> Tensor:
+    """Return the hashes of the files from the user's cache, or compute and cache them."""
     try:
-        path = baseline_folder() / "hashes" / f"{state_of_files(files)}.npy"
+        path = baseline_folder() / "hashes" / f"{fingerprint_files(files)}.npy"
     except NoHomeError:
         return compute()
     with contextlib.suppress(OSError, ValueError):
         return torch.from_numpy(np.load(path, allow_pickle=False))
     log.info("hashing %s, once", files[0] if len(files) == 1 else f"{len(files):,} files")
     found = compute()
-    # Without a cache that can be written to, they are computed each time.
+    # If the cache is not writable, the hashes are computed every time.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write.write_atomically(path, sync=False) as file:
@@ -78,31 +77,30 @@ def keep_hashes(files: Sequence[Path], compute: Callable[[], Tensor]) -> Tensor:
     return found
 
 
-def state_of_files(files: Sequence[Path], *others: object) -> str:
-    """Return a name that changes when a file is replaced or written to, or when one of `others` changes.
+def fingerprint_files(files: Sequence[Path], *others: object) -> str:
+    """Return a key that changes when a file is replaced or modified, or when one of `others` changes.
 
-    The time of the last change of status is part of it: unlike the time of the last write it cannot be set back, as
-    `cp -p` and archives do.
+    It includes ctime because mtime can be set back, e.g. by `cp -p` and by unpacking archives.
     """
     found = [(str(path.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path in files for s in [path.stat()]]
     return hashlib.sha256(repr((found, *others)).encode()).hexdigest()[:32]
 
 
 def as_tensor(digests: bytes) -> Tensor:
-    """Return digests of 16 bytes as numbers [N, 2], int64."""
+    """Return concatenated 16-byte digests as int64 [N, 2]."""
     return torch.from_numpy(np.frombuffer(digests, "<i8").reshape(-1, 2).astype(np.int64))
 
 
-def places(hashes: Tensor) -> Tensor:
-    """Return the place of each image in [0, 1), [N], double."""
+def hash_positions(hashes: Tensor) -> Tensor:
+    """Return the position of each image in [0, 1), [N], float64."""
     return hashes[:, 0].double() / 2.0**64 + 0.5
 
 
 def hold_out(place: Tensor, amount: float) -> Tensor:
-    """Return whether each image is held out, [N], bool: those with the lowest places.
+    """Return whether each image is held out, [N], bool: those with the lowest positions.
 
-    `amount` is their count, or the share of places if < 1. Any `amount` but 0 holds out at least one image, and never
-    all: of a set so small that no place is below the share, the one with the lowest. Where all images are equal, the
+    `amount` is a count, or a share of the range [0, 1) if < 1. Unless `amount` is 0, at least one image is held out,
+    and never all: if no position is below the share, the image with the lowest position. If all images are equal, the
     first ones are held out.
     """
     n = len(place)

@@ -1,4 +1,4 @@
-"""What data a run was trained on: digests of the images and labels of each split, and how others differ from them."""
+"""Describe the data of a run by digests of the images and labels of each split, and compare such descriptions."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from aectl.data.datasets import Dataset, Source
 
 SPLITS = ("train", "valid", "test")
-SEEN = 1000
-"""Images that the mean intensity is taken over."""
+MEAN_IMAGES = 1000
+"""Images over which the mean intensity is computed."""
 
 
 def describe(dataset: Dataset, train: Source, valid: Source) -> dict[str, Any]:
-    """Return the name of a data set, the mean intensity of its training images, and what tells its splits from others.
+    """Return the name of a dataset, the mean intensity of its training images, and sizes and digests of its splits.
 
-    The latter is left out of published and synthetic sets: their config says it already.
+    Sizes and digests are omitted for published and synthetic datasets, which their config already determines.
     """
     found = {"name": dataset.name, "mean": mean_intensity(train)}
     return found if getattr(dataset, "is_fixed", False) else found | describe_splits(dataset, train, valid)
 
 
 def describe_splits(dataset: Dataset, train: Source | None = None, valid: Source | None = None) -> dict[str, Any]:
-    """Return the numbers of images, and digests of images and labels, of all splits; some may be at hand already."""
+    """Return the sizes and digests of all splits; `train` and `valid` avoid loading them again."""
     known = {"train": train, "valid": valid}
     found: dict[str, Any] = {}
     for which in SPLITS:
@@ -34,28 +34,28 @@ def describe_splits(dataset: Dataset, train: Source | None = None, valid: Source
 
 
 def describe_split(which: str, source: Source) -> dict[str, Any]:
-    """Return the number of images of a split and digests of its images and labels, both in their order."""
+    """Return the number of images of a split, and order-dependent digests of its images and labels."""
     hashes = source.image_hashes()
     kind = repr((source.shape, str(source.images.dtype), source.scale)).encode()
     return {
         f"{which}_images": len(source),
-        f"{which}_digest": digest(kind, hashes.numpy().tobytes()),
-        f"{which}_labels": digest(source.labels.cpu().numpy().tobytes()),
+        f"{which}_digest": compute_digest(kind, hashes.numpy().tobytes()),
+        f"{which}_labels": compute_digest(source.labels.cpu().numpy().tobytes()),
     }
 
 
-def digest(*parts: bytes) -> str:
-    """Return 16 hexadecimal digits of the BLAKE2b hash of some bytes."""
+def compute_digest(*parts: bytes) -> str:
+    """Return the BLAKE2b hash of the parts as 16 hexadecimal digits."""
     found = hashlib.blake2b(digest_size=8)
     for part in parts:
         found.update(part)
     return found.hexdigest()
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return in a few words how two descriptions of data differ; the empty text if they do not.
+def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describe how two descriptions of data differ; an empty string if they do not.
 
-    Only what both describe is compared.
+    Only splits that occur in both are compared.
     """
     both = [which for which in SPLITS if f"{which}_digest" in then and f"{which}_digest" in now]
     before, after = (sum(found.get(f"{which}_images") or 0 for which in both) for found in (then, now))
@@ -69,8 +69,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def mean_intensity(source: Source) -> float | None:
-    """Return the mean pixel, in [0, 1], of 1,000 images evenly spaced over a source; None if it is empty."""
+    """Return the mean pixel, in [0, 1], of up to 1,000 evenly spaced images; None for an empty source."""
     if not len(source):
         return None
-    chosen = torch.linspace(0, len(source) - 1, min(SEEN, len(source)), device=source.labels.device)
+    chosen = torch.linspace(0, len(source) - 1, min(MEAN_IMAGES, len(source)), device=source.labels.device)
     return float(source.batch(chosen.long()).x.mean())

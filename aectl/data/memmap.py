@@ -1,7 +1,7 @@
-"""Images that stay in their file, so that there may be more of them than memory holds.
+"""Memory-mapped images, for files larger than memory.
 
-The file is mapped, read-only: a map that copies on writing is refused for a file larger than memory. The system keeps
-of it what fits, and takes that back when memory is wanted elsewhere. The file must not change meanwhile.
+The mapping is read-only: a copy-on-write mapping is refused for files larger than memory. The operating system caches
+pages of the file while memory is free. The file must not change while it is mapped.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PIECE = 5000
-"""Images at a time, where all of them are gone through."""
-SHARE = 0.5
-"""Images move to a GPU that has so much of its free memory for them; the rest is for what is computed."""
+PIECE_IMAGES = 5000
+"""Images read at a time when all of them are processed."""
+GPU_MEMORY_SHARE = 0.5
+"""Images are copied to a GPU if they take less than this share of its free memory."""
 TYPES = {np.dtype(np.uint8): torch.uint8, np.dtype(np.float32): torch.float32}
-"""Numbers that can be taken as they are in the file."""
+"""Types that need no conversion."""
 
 
-def can_stay(images: np.ndarray) -> bool:
-    """Return whether images are in a mapped file and can stay there: bytes or floats, one image behind the other."""
+def can_map(images: np.ndarray) -> bool:
+    """Return whether images are memory-mapped, contiguous and of a type that needs no conversion."""
     return isinstance(images, np.memmap) and images.flags.c_contiguous and images.dtype in TYPES
 
 
-class Mapped:
-    """Some of the images of a file, which are gathered when they are asked for: in the place of a tensor [N, C, H, W].
+class MappedImages:
+    """Images of a memory-mapped file, with the part of the interface of a tensor [N, C, H, W] that `Source` needs.
 
-    `file` is the whole file's array [M, C, H, W], `rows` [N], int64, which of its images these are, None for all of
-    them; `device` is where they come to. It has of a tensor what a `Source` needs. Choosing some costs 8 bytes each.
+    `file` is the array [M, C, H, W] of the whole file, `rows` [N], int64, are the selected images (None: all), and
+    `device` is where selected images are copied to. A selection takes 8 bytes per image.
     """
 
     def __init__(self, file: np.ndarray, rows: Tensor | None = None, device: torch.device | str = "cpu") -> None:
-        # A memmap makes another memmap of each batch, which takes longer.
+        # Indexing a memmap creates a memmap for every batch, which is slower than indexing an array.
         self.file, self.device = np.asarray(file), torch.device(device)
         self.rows = torch.arange(len(file)) if rows is None else rows
 
@@ -52,45 +52,45 @@ class Mapped:
 
     @property
     def nbytes(self) -> int:
-        """How much memory all of them would take."""
+        """Size of all images in bytes."""
         return self.shape.numel() * self.file.itemsize
 
     def index_select(self, dim: int, indices: Tensor) -> Tensor:
         """Return the images at `indices` [n], on any device, as a tensor [n, C, H, W]; `dim` is 0."""
         images = torch.from_numpy(np.ascontiguousarray(self.file[self.rows[indices.cpu()].numpy()]))
         if self.device.type == "cuda":
-            # From memory that the system cannot move the copy goes on by itself.
+            # Copies from pinned memory run asynchronously.
             return images.pin_memory().to(self.device, non_blocking=True)
         return images.to(self.device)
 
-    def take(self, indices: Tensor) -> Mapped:
-        """Return the images at `indices` [n] alone; none is read."""
-        return Mapped(self.file, self.rows[indices.cpu()], self.device)
+    def take(self, indices: Tensor) -> MappedImages:
+        """Return only the images at `indices` [n], without reading any."""
+        return MappedImages(self.file, self.rows[indices.cpu()], self.device)
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """Yield all of them in order, `size` at a time."""
+        """Yield all images in order, `size` at a time."""
         for indices in torch.arange(len(self)).split(size):
             yield self.index_select(0, indices)
 
     def float(self) -> Tensor:
-        """Return all of them as floats [N, C, H, W], in memory."""
+        """Return all images as a float tensor [N, C, H, W]."""
         return self.all(torch.float32)
 
-    def to(self, device: torch.device | str) -> Mapped | Tensor:
-        """Return them as a tensor on a GPU that has the room, else the same images, which come there when asked for."""
-        there = Mapped(self.file, self.rows, device)
-        return there.all(self.dtype) if self.nbytes < SHARE * free_bytes(there.device) else there
+    def to(self, device: torch.device | str) -> MappedImages | Tensor:
+        """Return a tensor if `device` is a GPU with enough free memory, else memory-mapped images for that device."""
+        there = MappedImages(self.file, self.rows, device)
+        return there.all(self.dtype) if self.nbytes < GPU_MEMORY_SHARE * count_free_bytes(there.device) else there
 
     def all(self, dtype: torch.dtype) -> Tensor:
-        """Return all of them as a tensor [N, C, H, W] of numbers of a type."""
+        """Return all images as a tensor [N, C, H, W] of the given dtype."""
         found = torch.empty(self.shape, dtype=dtype, device=self.device)
-        for place, piece in zip(found.split(PIECE), self.split(PIECE), strict=True):
+        for place, piece in zip(found.split(PIECE_IMAGES), self.split(PIECE_IMAGES), strict=True):
             place.copy_(piece)
         return found
 
 
-def free_bytes(device: torch.device) -> int:
-    """Return how much memory a GPU has left; 0 where it is the CPU's, which holds the file already."""
+def count_free_bytes(device: torch.device) -> int:
+    """Return the free memory of a GPU in bytes; 0 for the CPU, where images stay memory-mapped."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":

@@ -1,4 +1,4 @@
-"""Corruptions x̃ ~ Ñ(x) of images, drawn anew at every call (lecture, "Como adicionar ruído?"; Vincent et al. 2010)."""
+"""Random corruptions x̃ ~ Ñ(x) of images (lecture, "Como adicionar ruído?"; Vincent et al. 2010)."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from torch.nn import functional
 
 from aectl.rng import Rng
 
-FARTHEST = 1000
-"""Pixels that an image can be shifted by; so much black is laid around it."""
+MAX_SHIFT = 1000
+"""Largest shift in pixels, which is also the width of the black padding."""
 
 
 class Noise(nn.Module):
-    """Base of all corruptions: called with images and the run's rng, it returns corrupted images of the same shape."""
+    """Base class of corruptions: maps images and an rng to corrupted images of the same shape."""
 
     def forward(self, x: Tensor, rng: Rng) -> Tensor:
         """Return a corrupted copy of x [N, …]."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward(x, rng)")
 
     def strength(self, name: str, value: float) -> None:
-        """Keep `value` as the buffer `name`."""
+        """Register `value` as the buffer `name`, not saved in checkpoints."""
         self.register_buffer(name, torch.tensor(float(value)), persistent=False)
 
 
 class Gaussian(Noise):
-    """Adds normal noise: x̃ = x + σ ε, ε ~ N(0, 1), optionally clipped to [0, 1].
+    """Add Gaussian noise: x̃ = x + σ ε, ε ~ N(0, 1), optionally clipped to [0, 1].
 
-    Raises ValueError unless std ≥ 0. Source: lecture, "Como adicionar ruído?", which takes σ ≥ 1.
+    Raises ValueError unless std ≥ 0. Source: lecture, "Como adicionar ruído?", which uses σ ≥ 1.
     """
 
     std: Tensor
@@ -45,7 +45,7 @@ class Gaussian(Noise):
 
 
 class Masking(Noise):
-    """Sets each pixel to zero with probability p: x̃ = x ⊙ m, m ~ Bernoulli(1 - p).
+    """Set each pixel to 0 with probability p: x̃ = x ⊙ m, m ~ Bernoulli(1 - p).
 
     Raises ValueError unless 0 ≤ p ≤ 1. Source: lecture, "Ruído impulsivo"; Vincent et al. 2010, section 3.3.
     """
@@ -61,7 +61,7 @@ class Masking(Noise):
 
 
 class SaltAndPepper(Noise):
-    """Sets each pixel with probability p to 0 or 1, either with even chance.
+    """Replace each pixel with probability p by 0 or 1, with equal probability.
 
     Raises ValueError unless 0 ≤ p ≤ 1. Source: Vincent et al. 2010, section 3.3.
     """
@@ -73,17 +73,17 @@ class SaltAndPepper(Noise):
         self.strength("p", check_probability(p))
 
     def forward(self, x: Tensor, rng: Rng) -> Tensor:
-        # One draw decides both: u < p/2 is pepper, p/2 ≤ u < p is salt.
+        # u < p/2 is pepper, p/2 ≤ u < p is salt.
         u = rng.uniform(*x.shape)
         salted = torch.where(u < self.p, torch.ones_like(x), x)
         return torch.where(u < self.p / 2, torch.zeros_like(x), salted)
 
 
 class Jitter(Noise):
-    """Shifts each image by up to `shift` whole pixels each way, black coming in, and mirrors it with probability p.
+    """Shift each image by up to `shift` pixels in each direction, and mirror it left to right with probability p.
 
-    It changes where things are, not what they are: the corruption that classifiers are trained under. Raises
-    ValueError for a negative shift and unless 0 ≤ p ≤ 1.
+    New pixels are black. This is data augmentation for classifiers: it does not change the class. Raises ValueError for
+    a negative shift and unless 0 ≤ p ≤ 1.
     """
 
     p: Tensor
@@ -92,8 +92,8 @@ class Jitter(Noise):
         super().__init__()
         if shift < 0:
             raise ValueError(f"shift must be at least 0, not {shift}")
-        if shift > FARTHEST:
-            raise ValueError(f"shift must be at most {FARTHEST:,}, not {shift}")
+        if shift > MAX_SHIFT:
+            raise ValueError(f"shift must be at most {MAX_SHIFT:,}, not {shift}")
         self.shift = shift
         self.strength("p", check_probability(p))
 
@@ -105,12 +105,12 @@ class Jitter(Noise):
         columns = offsets[1, :, None] + torch.arange(width, device=x.device)
         padded = functional.pad(x, (self.shift,) * 4)
         each = torch.arange(n, device=x.device)[:, None, None]
-        # The two index pairs stand around the channels, which NumPy's rule then puts last.
+        # Advanced indices separated by a slice put the channels last.
         return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def check_probability(p: float) -> float:
-    """Return p, or raise ValueError unless 0 ≤ p ≤ 1."""
+    """Return p; raises ValueError unless 0 ≤ p ≤ 1."""
     if not 0 <= p <= 1:
         raise ValueError(f"p must lie in [0, 1], not {p}")
     return p

@@ -1,4 +1,4 @@
-"""Small binary patches cut from the images of another set: images with so few pixels that all can be gone through."""
+"""Small binary patches of the images of another dataset, with so few pixels that all images can be enumerated."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from aectl.data.datasets import Dataset, Source, digits, fashion_mnist, mnist, p
 from aectl.rng import Rng
 
 SETS: dict[str, Callable[..., Dataset]] = {"digits": digits, "mnist": mnist, "fashion_mnist": fashion_mnist}
-"""What patches can be cut from, by name."""
+"""Datasets from which patches can be cut, by name."""
 
 
 @dataclass(frozen=True)
 class Patches(Dataset):
-    """Patches of the images that `read` gives, of `shape` (1, side, side); those of one image are in one split.
+    """Patches of `shape` (1, side, side) of the images that `read` returns; the patches of an image share its split.
 
-    Of each image `per_image` places are drawn, uniformly and from `seed` alone; pixels are 1 from `threshold` on, else
-    0. Patches without a pixel of 1 are left out unless `blank`. Labels and positions are those of the images. Raises
-    ValueError if no patch is left of the training images.
+    `per_image` patches are cut from each image at uniformly random positions, which depend only on `seed`. Pixels are 1
+    if they are at least `threshold`, else 0. Patches without any 1 are dropped unless `blank`. Patches have the labels
+    and indices of their images. Raises ValueError if the training images yield no patch.
     """
 
     per_image: int = 8
@@ -32,11 +32,11 @@ class Patches(Dataset):
     def split(self, which: str, device: torch.device | str = "cpu") -> Source:
         found = self.cut(super().split(which), Rng(self.seed).fork("patches", which))
         if which == "train" and not len(found):
-            raise ValueError(f"threshold: no pixel of any patch reaches {self.threshold}")
+            raise ValueError(f"threshold: no pixel of any training patch reaches {self.threshold}")
         return found.to(device)
 
     def cut(self, source: Source, rng: Rng) -> Source:
-        """Return the patches of a source of grey images [N, 1, H, W], image by image."""
+        """Return the patches of a source of grey images [N, 1, H, W], in the order of the images."""
         ink, side = source.pixels().squeeze(1) >= self.threshold, self.shape[-1]
         windows = ink.unfold(1, side, 1).unfold(2, side, 1)
         image = torch.arange(len(source)).repeat_interleave(self.per_image)
@@ -58,15 +58,15 @@ def patches(
     seed: int = 0,
     exclude: Sequence[int] = (),
 ) -> Dataset:
-    """Return binary patches, `side` × `side` pixels, of `digits`, `mnist` or `fashion_mnist`; see `Patches`.
+    """Return binary patches of `side` × `side` pixels of `digits`, `mnist` or `fashion_mnist`; see `Patches`.
 
-    `valid` counts the images, not patches, whose patches are held out for validation, or is their share if < 1; None
-    takes as many as that set does by itself. `root` is the folder of the files of `mnist` and `fashion_mnist`. Raises
-    ValueError for an unknown set or an argument out of range and, at the first split, DataError without files.
+    `valid` is the number of images (not patches) held out for validation, or their share if < 1; None uses the default
+    of that dataset. `root` is the folder of the files of `mnist` and `fashion_mnist`. Raises ValueError for an unknown
+    dataset or an argument out of range. The first split raises DataError if the files are unavailable.
     """
     if of not in SETS:
         raise ValueError(f"of must be one of {', '.join(SETS)}, not '{of}'")
-    # The bundled set has no folder.
+    # The bundled digits have no folder.
     files = {} if of == "digits" else {"root": root}
     held = {} if valid is None else {"valid": valid}
     images = SETS[of](exclude=exclude, **files, **held)

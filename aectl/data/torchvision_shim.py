@@ -1,8 +1,8 @@
-"""torchvision, imported when it is asked for, also where its compiled operators are out of reach.
+"""Import torchvision on first use, even if its compiled operators are unavailable.
 
-torchvision's default wheel is built for CUDA. Beside a CPU-only torch its library cannot be loaded, and `import
-torchvision` stops with "operator torchvision::nms does not exist", although datasets, transforms and `make_grid` need
-no compiled operator at all. Declaring the two operators that the import looks up is enough.
+torchvision's default wheel is built for CUDA. With a CPU-only torch, `import torchvision` fails with "operator
+torchvision::nms does not exist", although datasets, transforms and `make_grid` need no compiled operators. It succeeds
+if the two operators that the import looks up are declared first.
 
     from aectl.data.torchvision_shim import torchvision
     grid = torchvision().utils.make_grid(images)
@@ -22,13 +22,13 @@ MISSING = "operator torchvision::nms does not exist"
 
 @functools.cache
 def torchvision() -> ModuleType:
-    """Return torchvision; afterwards plain `import torchvision`, as other packages do it, works as well.
+    """Return torchvision; afterwards a plain `import torchvision` works too.
 
-    Call it before `import torchmetrics.functional.image`, which imports torchvision. Raises ImportError where it is
-    not installed, and whatever else its import raises.
+    Call it before `import torchmetrics.functional.image`, which imports torchvision. Raises ImportError if torchvision
+    is not installed.
     """
     with warnings.catch_warnings():
-        # The same mismatch costs torchvision.io its decoders, of which some versions warn; nothing here decodes files.
+        # With the same mismatch, some versions warn that torchvision.io lacks its decoders, which are not used here.
         warnings.filterwarnings("ignore", message="Failed to load image Python extension")
         try:
             return importlib.import_module("torchvision")
@@ -36,7 +36,7 @@ def torchvision() -> ModuleType:
             if MISSING not in str(error):
                 raise
         declare_operators()
-        # What the failed import left behind would be taken for imported.
+        # Remove partially imported modules, or the second import would return them.
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
         return importlib.import_module("torchvision")
@@ -44,10 +44,10 @@ def torchvision() -> ModuleType:
 
 @functools.cache
 def declare_operators() -> object:
-    """Declare the schemas of `nms` and `qnms` without kernels; return the library that keeps them declared."""
+    """Declare the schemas of `nms` and `qnms` without kernels, and return their library."""
     import torch
 
-    # The cache holds the library: torch withdraws the declarations as soon as it is collected.
+    # The function's cache keeps the library alive: torch removes the declarations when it is garbage-collected.
     library = torch.library.Library("torchvision", "FRAGMENT")
     library.define(f"nms{SIGNATURE}")
     library.define(f"qnms{SIGNATURE}")

@@ -1,6 +1,6 @@
-"""Points of the plane near a curve or in clusters, as images of two pixels: data whose manifold one can see.
+"""Toy data: points of the plane near a curve or in clusters, so that the data manifold can be plotted.
 
-A point (x, y) is an image [1, 1, 2] with the pixels x and y, so that every model takes it as it takes any image.
+A point (x, y) is an image [1, 1, 2] with pixels x and y, so it can be used with every model.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aectl.data.datasets import Dataset, Source, dataset, held_out, portion
+from aectl.data.datasets import Dataset, Source, count_held_out, dataset, split_by_position
 from aectl.rng import Rng
 
 REACH = 0.36
-"""Half the side that the curve fills of the unit square; the margin around it is for what lies off the curve."""
-WIDEST = 0.05
-"""The largest spread: a point beyond the margin, cut to the square, is then rarer than one in 200."""
+"""Half-width of the curve in the unit square; the margin around it is for points off the curve."""
+MAX_SPREAD = 0.05
+"""Largest spread, at which fewer than one point in 200 lies outside the square and is clipped."""
 MODES = 8
-"""Normal distributions on the ring."""
+"""Number of Gaussians on the ring."""
 SPIRAL = (0.5 * math.pi, 4 * math.pi)
-"""The angles, in radians, at which the spiral begins and ends."""
+"""Angles in radians at which the spiral starts and ends."""
 
 
 def spiral(u: Tensor) -> Tensor:
     """Return points [N, 2] of an Archimedean spiral, radius ∝ angle, for u [N] in [0, 1).
 
-    The square of the angle grows evenly with u, and so, but near the centre, does the length of the way.
+    The squared angle is linear in u, so points are about evenly spaced along the curve except near the centre.
     """
     start, end = SPIRAL
     angle = (start**2 + (end**2 - start**2) * u).sqrt()
@@ -37,7 +37,7 @@ def spiral(u: Tensor) -> Tensor:
 
 
 def moons(u: Tensor) -> Tensor:
-    """Return points [N, 2] of two half circles that reach into each other, for u [N]: the upper for u < ½."""
+    """Return points [N, 2] of two interleaved half circles for u [N] in [0, 1): the upper one for u < ½."""
     angle = 2 * math.pi * u % math.pi
     upper = torch.stack([angle.cos(), angle.sin()], 1)
     both = torch.where((u < 0.5)[:, None], upper, torch.tensor([1.0, 0.5]) - upper)
@@ -45,16 +45,16 @@ def moons(u: Tensor) -> Tensor:
 
 
 def circle(u: Tensor) -> Tensor:
-    """Return points [N, 2] of the unit circle, for u [N] in [0, 1)."""
+    """Return points [N, 2] of the unit circle for u [N] in [0, 1)."""
     angle = 2 * math.pi * u
     return torch.stack([angle.cos(), angle.sin()], 1)
 
 
 def ring(u: Tensor) -> Tensor:
-    """Return points [N, 2] that are each one of MODES, evenly spaced on the unit circle, for u [N] in [0, 1).
+    """Return points [N, 2], each one of MODES evenly spaced points of the unit circle, for u [N] in [0, 1).
 
-    With a spread about them they are a mixture of normal distributions, of known density: what adversarial networks
-    are tried on, since they tend to miss some of the modes (Metz et al. 2017, "Unrolled GANs").
+    With spread they form a mixture of Gaussians, a common test for GANs, which tend to miss some of the modes (Metz et
+    al. 2017, "Unrolled GANs").
     """
     return circle((MODES * u).floor() / MODES)
 
@@ -64,16 +64,16 @@ CURVES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "moons": (moons, 2),
     "circle": (circle, 3),
 }
-"""For each kind: the curve in [-1, 1]², and its classes, equal parts of the way along it."""
+"""For each kind: the curve in [-1, 1]², and the number of classes, equal parts along it."""
 
 
 Kind = Literal["spiral", "moons", "circle", "gaussians"]
 KINDS = {**CURVES, "gaussians": (ring, MODES)}
-"""The same with the ring, whose classes are its points."""
+"""CURVES and the ring, whose classes are its points."""
 
 
 def curve(kind: str, u: Tensor) -> Tensor:
-    """Return the points [N, 2] of the unit square at u [N] in [0, 1), the share of the way along a kind of curve.
+    """Return points [N, 2] in the unit square at relative positions u [N] in [0, 1) along a curve.
 
     Raises ValueError for an unknown kind.
     """
@@ -82,7 +82,7 @@ def curve(kind: str, u: Tensor) -> Tensor:
 
 
 def check_kind(kind: str) -> None:
-    """Raise ValueError, with the choices, unless there are points called `kind`."""
+    """Raise ValueError unless `kind` is in KINDS."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not '{kind}'")
 
@@ -97,19 +97,19 @@ def toy(
     seed: int = 0,
     exclude: Sequence[int] = (),
 ) -> Dataset:
-    """Return points of the unit square about a `spiral`, two `moons`, a `circle`, or 8 points of one, the `gaussians`.
+    """Return points in the unit square near a `spiral`, two `moons` or a `circle`, or of 8 `gaussians` on a ring.
 
-    x = c(u) + s ε, ε ~ N(0, I), u uniform on [0, 1), s the `spread` in units of the square's side. Classes are the two
-    moons, the 8 points, or thirds of the way along the curve. `valid` and `test` are counts, or shares of the points if
-    < 1; `seed` is of the points, and no matter of the run's. Raises ValueError for an unknown kind or an argument out
-    of range.
+    x = c(u) + s ε, ε ~ N(0, I), u uniform on [0, 1), s the `spread` in units of the square's side. The classes are the
+    two moons, the 8 Gaussians, or thirds of the curve. `valid` and `test` are counts, or shares of the points if < 1.
+    The points depend on `seed`, not on the run's seed. Raises ValueError for an unknown kind or an argument out of
+    range.
     """
     check_kind(kind)
     if points < 3:
         raise ValueError(f"points must be at least 3, not {points}")
-    if not 0 <= spread <= WIDEST:
-        raise ValueError(f"spread must lie in [0, {WIDEST}], not {spread}")
-    tested = held_out("test", test, points, points)
+    if not 0 <= spread <= MAX_SPREAD:
+        raise ValueError(f"spread must lie in [0, {MAX_SPREAD}], not {spread}")
+    tested = count_held_out("test", test, points, points)
     classes = KINDS[kind][1]
 
     @cache
@@ -118,7 +118,7 @@ def toy(
         u = rng.uniform(points)
         x = (curve(kind, u) + spread * rng.normal(points, 2)).clamp(0, 1)
         whole = Source(x.view(-1, 1, 1, 2), (classes * u).long(), torch.arange(points), 1.0, classes)
-        return portion(whole, part, tested)
+        return split_by_position(whole, part, tested)
 
-    kept = held_out("valid", valid, points, points - tested)
+    kept = count_held_out("valid", valid, points, points - tested)
     return Dataset("toy", (1, 1, 2), classes, read, kept, exclude, is_fixed=True)

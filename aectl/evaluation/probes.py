@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from aectl.data.datasets import Source, balanced
+from aectl.data.datasets import Source, draw_balanced
 from aectl.evaluation.codes import RAW, check_finite, code_baselines, pixels, slug
 from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
 from aectl.evaluation.evaluation import Evaluation
@@ -180,7 +180,7 @@ def few_label_probes(task: Task, bench: Benchmark) -> Row:
     for n in FEW:
         if n > len(task.train):
             break
-        drawn = [balanced(task.train_labels, n, bench.rng("few labels", n, i)) for i in range(DRAWS)]
+        drawn = [draw_balanced(task.train_labels, n, bench.rng("few labels", n, i)) for i in range(DRAWS)]
         parts = [Task(task.train[i], task.train_labels[i], task.test, task.test_labels) for i in drawn]
         found = torch.stack([100 * are_correct(part).double().mean() for part in parts])
         row |= {f"linear_{n}": float(found.mean()), f"linear_{n}_sd": float(found.std())}

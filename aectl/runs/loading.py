@@ -134,7 +134,7 @@ def check_data(run: Run, dataset: Dataset, how: str = "data=changed") -> None:
 
 def check_data_description(run: Run, now: Mapping[str, Any], how: str = "data=changed") -> None:
     """Raise ChangedData if the description `now` of the data differs from the one in the run's record."""
-    if what := digests.differences(run.record.get("data") or {}, now):
+    if what := digests.describe_differences(run.record.get("data") or {}, now):
         raise ChangedData(
             f"the data of {display_path(run.folder)} have changed since it was trained: {what}\n"
             f"  {how} uses them as they are now"

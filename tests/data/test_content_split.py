@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from aectl.data import content_split
-from aectl.data.content_split import hash_array_file, hash_images, hold_out, places, state_of_files
+from aectl.data.content_split import fingerprint_files, hash_array_file, hash_images, hash_positions, hold_out
 from aectl.data.datasets import arrays
 from aectl.data.folder import folder
-from aectl.data.memmap import Mapped
+from aectl.data.memmap import MappedImages
 
 SPLITS = ("train", "valid", "test")
 
@@ -44,11 +44,11 @@ def test_equal_images_and_only_those_have_equal_hashes():
     assert hashes.shape == (305, 2)
     assert torch.equal(hashes[300:], hashes[:5])
     assert len(set(map(tuple, hashes.tolist()))) == 300
-    where = places(hashes)
+    where = hash_positions(hashes)
     assert where.min() >= 0 and where.max() < 1
     assert where[:300].mean() == pytest.approx(0.5, abs=0.05)
     # Written down, so that a release which moves images between the splits does so knowingly.
-    assert places(hash_images(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))).item() == pytest.approx(
+    assert hash_positions(hash_images(torch.zeros(1, 1, 4, 4, dtype=torch.uint8))).item() == pytest.approx(
         0.8824683751, abs=1e-9
     )
 
@@ -159,7 +159,7 @@ def test_hashes_of_a_large_file_are_kept_until_it_is_written_to(tmp_path, monkey
     np.save(path, images)
     asked = []
     monkeypatch.setattr(content_split, "hash_images", lambda found: asked.append(1) or hash_images(found))
-    mapped = Mapped(np.load(path, mmap_mode="r"))
+    mapped = MappedImages(np.load(path, mmap_mode="r"))
     first = hash_array_file(path, mapped)
     assert torch.equal(hash_array_file(path, mapped), first) and len(asked) == 1
     stat = path.stat()
@@ -167,7 +167,7 @@ def test_hashes_of_a_large_file_are_kept_until_it_is_written_to(tmp_path, monkey
     changed[3] = 0
     changed.flush()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    second = hash_array_file(path, Mapped(np.load(path, mmap_mode="r")))
+    second = hash_array_file(path, MappedImages(np.load(path, mmap_mode="r")))
     assert len(asked) == 2
     assert (first != second).any(1).nonzero().flatten().tolist() == [3]
 
@@ -176,18 +176,18 @@ def test_without_a_cache_that_can_be_written_to_hashes_are_computed_each_time(tm
     monkeypatch.setattr(content_split, "CACHED_BYTES", 100)
     monkeypatch.setenv("AECTL_CACHE", "/dev/null/nowhere")
     np.save(tmp_path / "x.npy", pictures(50)[:, None])
-    mapped = Mapped(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    mapped = MappedImages(np.load(tmp_path / "x.npy", mmap_mode="r"))
     assert torch.equal(hash_array_file(tmp_path / "x.npy", mapped), hash_images(mapped))
 
 
 def test_a_file_that_is_replaced_by_one_of_its_size_and_time_is_another(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(b"one")
-    stat, before = path.stat(), state_of_files([path])
-    assert state_of_files([path]) == before != state_of_files([path], (1, 8, 8))
+    stat, before = path.stat(), fingerprint_files([path])
+    assert fingerprint_files([path]) == before != fingerprint_files([path], (1, 8, 8))
     path.write_bytes(b"two")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert state_of_files([path]) != before
+    assert fingerprint_files([path]) != before
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ def install(folder, monkeypatch, content):
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     small = {name: replace(one, digests=digests) for name, one in downloads.COLLECTIONS.items()}
     monkeypatch.setattr(downloads, "COLLECTIONS", small)
-    monkeypatch.setattr(downloads, "sources", lambda name: iter(()))
-    monkeypatch.setattr(datasets, "TRAINING", TRAINING)
+    monkeypatch.setattr(downloads, "list_sources", lambda name: iter(()))
+    monkeypatch.setattr(datasets, "TRAINING_IMAGES", TRAINING)
     for name in ("MNIST", "FashionMNIST"):
         raw = folder / name / "raw"
         raw.mkdir(parents=True)
@@ -139,7 +139,11 @@ def test_an_unknown_split_is_refused():
     [
         ("train-images-idx3-ubyte", idx(np.zeros(9)), "raw/train-images-idx3-ubyte is not an IDX file"),
         ("train-images-idx3-ubyte", b"\0\0\x08", "train-images-idx3-ubyte is not an IDX file"),
-        ("train-labels-idx1-ubyte", idx(np.zeros(9))[:-1], "train-labels-idx1-ubyte has 8 values .* promises 9"),
+        (
+            "train-labels-idx1-ubyte",
+            idx(np.zeros(9))[:-1],
+            "train-labels-idx1-ubyte has 8 values, but its header says 9",
+        ),
     ],
 )
 def test_a_file_of_another_format_is_named(tmp_path, monkeypatch, name, content, message):
@@ -241,7 +245,7 @@ def test_classes_that_the_training_file_lacks_are_refused(tmp_path):
     images = np.zeros((4, 2, 2), np.uint8)
     path = save(tmp_path, x=images, y=np.array([0, 1, 0, 1]))
     other = save(tmp_path, name="other", x=images, y=np.array([0, 1, 2, 1]))
-    with pytest.raises(ValueError, match=r"of 3 classes, where those in .* of 2 classes"):
+    with pytest.raises(ValueError, match=r"of 3 classes, but those in .* of 2 classes"):
         datasets.arrays(path, other).split("test")
 
 
@@ -287,9 +291,9 @@ def test_labels_that_do_not_fit_are_refused(tmp_path, labels):
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere.npy is not there"):
+    with pytest.raises(ValueError, match=r"nowhere.npy does not exist"):
         datasets.arrays(str(tmp_path / "nowhere.npy"))
-    with pytest.raises(ValueError, match="is not there, or is no file"):
+    with pytest.raises(ValueError, match="does not exist or is not a file"):
         datasets.arrays(str(tmp_path))
     objects = np.array([{"a": 1}], dtype=object)
     whole = (tmp_path / "whole.npz", tmp_path / "whole.npy")
@@ -301,7 +305,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
     paths = [save(tmp_path, objects, "pickle"), save(tmp_path, x=objects), *(str(tmp_path / name) for name in damaged)]
     for path in paths:
-        with pytest.raises(downloads.DataError, match=r"no .npy or .npz file of numbers"):
+        with pytest.raises(downloads.DataError, match=r"not a .npy or .npz file of numbers"):
             datasets.arrays(path)
     with pytest.raises(downloads.DataError, match=r"must be .N, H, W."):
         datasets.arrays(save(tmp_path, y=np.zeros(3, int)))
@@ -361,9 +365,9 @@ def test_arrays_are_found_by_their_usual_names(tmp_path, named, splits):
         ({"x": pixels(), "y": classes(), "labels": classes()}, None, r"'y' or 'labels'\?"),
         ({"x_test": pixels(), "y_test": classes()}, None, r"no training images.*dataset.keys="),
         ({"x_train": pixels(), "x_test": pixels(5)[:, :2]}, None, r"one shape and type, not train \(1, 4, 4\)"),
-        ({"x_train": pixels(), "y_val": classes(), "x_test": pixels(5)}, None, r"labels 'y_val' and no images"),
+        ({"x_train": pixels(), "y_val": classes(), "x_test": pixels(5)}, None, r"labels 'y_val' but no images"),
         ({"a": pixels()}, {"image": "a"}, r"dataset.keys: no 'image', choose from images"),
-        ({"a": pixels()}, "a", r"dataset.keys must say .* not 'a'"),
+        ({"a": pixels()}, "a", r"dataset.keys must map roles .* not 'a'"),
         ({"a": pixels()}, {"images": "b"}, r"dataset.keys.images: no array 'b'.* has 'a'"),
     ],
 )
@@ -389,14 +393,14 @@ def test_unread_labels_are_answered_with_how_to_name_them(tmp_path, caplog):
         assert datasets.arrays(path).classes == 0
         assert datasets.arrays(path, keys={"images": "bilder", "labels": "etiketten"}).classes == 3
     first, second = caplog.messages
-    assert first.endswith("'etiketten' has the labels, type 'dataset.keys={images: bilder, labels: etiketten}'")
+    assert first.endswith("'etiketten' holds the labels, set 'dataset.keys={images: bilder, labels: etiketten}'")
     assert second == "own.npz: reading 'bilder', 'etiketten', ignoring 'extra'"
 
 
 @pytest.mark.parametrize(
     ("array", "scale", "notice", "highest"),
     [
-        (np.full((6, 2, 2), 1, np.uint8), None, "brightest pixel is 1 of 255.*type dataset.scale=1 ", 1 / 255),
+        (np.full((6, 2, 2), 1, np.uint8), None, "brightest pixel is 1 of 255.*set dataset.scale=1 ", 1 / 255),
         (np.full((6, 2, 2), 1, np.uint8), 1, None, 1),
         (np.full((6, 2, 2), 0.003), None, "brightest pixel is 0.003 of 1", 0.003),
         (np.full((6, 2, 2), 4000, np.int32), 4095, None, 4000 / 4095),
@@ -414,7 +418,7 @@ def test_pixels_far_below_white_are_noticed_and_scale_decides(tmp_path, caplog, 
 @pytest.mark.parametrize(
     ("array", "scale", "message"),
     [
-        (np.full((6, 2, 2), 3000, np.int32), None, "not int32: type dataset.scale=4095"),
+        (np.full((6, 2, 2), 3000, np.int32), None, "not int32: set dataset.scale=4095"),
         (np.full((6, 2, 2), 1.0000001), None, "go from 1.0000001 to 1.0000001"),
         (np.full((6, 2, 2), 200, np.uint8), 100, r"must lie in \[0, 100\], but go from 200 to 200"),
         (np.full((6, 2, 2), -5, np.int32), 255, r"must lie in \[0, 255\], but go from -5"),

@@ -13,7 +13,7 @@ from PIL import Image
 from aectl.data import resize_cache
 from aectl.data.downloads import DataError
 from aectl.data.folder import folder
-from aectl.data.image_files import picture
+from aectl.data.image_files import read_image
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +74,8 @@ def test_the_test_images_may_have_a_folder_of_their_own(tmp_path):
 
 def test_images_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
     root, read = photos(tmp_path / "photos"), []
-    picture = resize_cache.picture
-    monkeypatch.setattr(resize_cache, "picture", lambda file, *more: read.append(file) or picture(file, *more))
+    picture = resize_cache.read_image
+    monkeypatch.setattr(resize_cache, "read_image", lambda file, *more: read.append(file) or picture(file, *more))
     before, _ = everything(folder(str(root), size=8))
     # Nobody who has the images can change the file.
     with pytest.raises(ValueError, match="read-only"):
@@ -139,7 +139,7 @@ def test_files_that_cannot_be_read_are_skipped_and_named_each_time(tmp_path, cap
         caplog.clear()
         x, y = everything(folder(str(root), size=8, test=2, valid=1))
         assert x[:, 0, 0, 0].tolist() == [0, 2, 3, 4, 40, 41, 42, 43, 44] and y.tolist() == [0] * 4 + [1] * 5
-        assert "photos: skipped cat/1.png, which cannot be read" in caplog.text
+        assert "photos: skipped unreadable cat/1.png" in caplog.text
 
 
 def test_a_test_folder_may_lack_a_class_and_keeps_the_numbers(tmp_path):
@@ -192,7 +192,7 @@ def test_pages_after_the_first_are_counted(tmp_path, caplog):
     pages = [Image.new("L", (8, 8), level) for level in (7, 90)]
     pages[0].save(root / "a.tiff", save_all=True, append_images=pages[1:])
     assert everything(folder(str(root), size=8))[0][5].unique().tolist() == [7]
-    assert "photos: only the first page or frame is used of a.tiff" in caplog.text
+    assert "photos: using only the first page or frame of a.tiff" in caplog.text
 
 
 def test_transparent_pixels_of_16_bits_are_white(tmp_path):
@@ -203,5 +203,5 @@ def test_transparent_pixels_of_16_bits_are_white(tmp_path):
     chunk = struct.pack(">I", 2) + b"tRNS" + content + struct.pack(">I", zlib.crc32(b"tRNS" + content))
     at = data.index(b"IDAT") - 4
     (tmp_path / "a.png").write_bytes(data[:at] + chunk + data[at:])
-    found = picture(tmp_path / "a.png", (1, 8, 8)) * 65535
+    found = read_image(tmp_path / "a.png", (1, 8, 8)) * 65535
     assert torch.allclose(found[0].flatten(), torch.tensor([*range(5), 65.535, *range(6, 64)]) * 1000, atol=0.1)

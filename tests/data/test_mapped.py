@@ -10,7 +10,7 @@ import torch
 
 from aectl.data import memmap
 from aectl.data.datasets import arrays
-from aectl.data.memmap import Mapped
+from aectl.data.memmap import MappedImages
 from aectl.evaluation.context import digest
 
 SPLITS = ("train", "valid", "test")
@@ -31,7 +31,7 @@ def test_splits_and_batches_are_those_of_the_images_in_memory(tmp_path, shape, d
     there, here = both(tmp_path, shape, dtype)
     for which in SPLITS:
         one, other = there.split(which), here.split(which)
-        assert isinstance(one.images, Mapped) and isinstance(other.images, torch.Tensor)
+        assert isinstance(one.images, MappedImages) and isinstance(other.images, torch.Tensor)
         assert (one.shape, one.images.shape, one.images.dtype) == (other.shape, other.images.shape, other.images.dtype)
         indices = torch.arange(len(one)).flip(0)[:7]
         for a, b in zip(one.batch(indices), other.batch(indices), strict=True):
@@ -64,9 +64,9 @@ def test_a_run_comes_to_the_same_weights(aectl, tmp_path):
 def test_they_move_to_a_device_that_has_room_for_twice_as_many(tmp_path, monkeypatch):
     source = both(tmp_path, (200, 4, 5), np.uint8)[0].split("train")
     assert source.images.nbytes == 150 * 20
-    monkeypatch.setattr(memmap, "free_bytes", lambda device: 2 * 150 * 20)
-    assert isinstance(source.to("cpu").images, Mapped)
-    monkeypatch.setattr(memmap, "free_bytes", lambda device: 2 * 150 * 20 + 1)
+    monkeypatch.setattr(memmap, "count_free_bytes", lambda device: 2 * 150 * 20)
+    assert isinstance(source.to("cpu").images, MappedImages)
+    monkeypatch.setattr(memmap, "count_free_bytes", lambda device: 2 * 150 * 20 + 1)
     moved = source.to("cpu")
     assert isinstance(moved.images, torch.Tensor) and moved.images.dtype == torch.uint8
     assert torch.equal(moved.pixels(), source.pixels())

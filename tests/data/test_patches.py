@@ -92,7 +92,7 @@ def test_mnist_has_its_own_folder(tmp_path):
         ({"threshold": 0.0}, "threshold must lie in"),
         ({"threshold": 1.1}, "threshold must lie in"),
         ({"valid": 5000}, "valid must be a count from 0 to 1,436"),
-        ({"exclude": [12]}, "exclude must name some of 10 classes"),
+        ({"exclude": [12]}, "exclude must list classes from 0 to 9"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):

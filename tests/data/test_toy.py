@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import make_moons
 
-from aectl.data.toy import CURVES, WIDEST, curve, toy
+from aectl.data.toy import CURVES, MAX_SPREAD, curve, toy
 
 KINDS = sorted(CURVES)
 
@@ -36,7 +36,7 @@ def test_points_are_near_their_curve_by_the_spread(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_points_and_curve_fill_the_square_and_stay_in_it(kind):
-    points, _ = whole(kind, spread=WIDEST)
+    points, _ = whole(kind, spread=MAX_SPREAD)
     assert points.min() >= 0
     assert points.max() <= 1
     places = curve(kind, torch.arange(20_000) / 20_000)
@@ -129,7 +129,7 @@ def test_classes_can_be_left_out_of_training():
         ({"spread": -0.01}, "spread must lie in"),
         ({"points": 100, "test": 100}, "test must be a count from 0 to 99"),
         ({"points": 100, "test": 50, "valid": 50}, "valid must be a count from 0 to 49"),
-        ({"exclude": [3]}, "exclude must name some of 3 classes"),
+        ({"exclude": [3]}, "exclude must list classes from 0 to 2"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from aectl.data.datasets import Source, balanced
+from aectl.data.datasets import Source, draw_balanced
 from aectl.evaluation import probes
 from aectl.evaluation.baseline_cache import Cache
 from aectl.evaluation.context import Benchmark, Subject, Unmeasured
@@ -178,22 +178,22 @@ def test_one_scale_leaves_the_shape_of_a_code_as_it_is():
 
 def test_few_labels_are_equally_many_of_each_class():
     labels = classes(1000, 0)
-    drawn = balanced(labels, 100, Rng(0))
+    drawn = draw_balanced(labels, 100, Rng(0))
     assert labels[drawn].bincount().tolist() == [25] * CLASSES
     assert len(set(drawn.tolist())) == 100
-    counts = labels[balanced(labels, 10, Rng(0))].bincount()
+    counts = labels[draw_balanced(labels, 10, Rng(0))].bincount()
     assert sorted(counts.tolist()) == [2, 2, 3, 3]
     # Which classes have one more is drawn, and so is which images are taken.
-    odd = {tuple(labels[balanced(labels, 5, Rng(seed))].bincount().tolist()) for seed in range(40)}
+    odd = {tuple(labels[draw_balanced(labels, 5, Rng(seed))].bincount().tolist()) for seed in range(40)}
     assert len(odd) == CLASSES
-    assert len({i for seed in range(60) for i in balanced(labels, 100, Rng(seed)).tolist()}) > 990
+    assert len({i for seed in range(60) for i in draw_balanced(labels, 100, Rng(seed)).tolist()}) > 990
 
 
 def test_where_a_class_is_rare_the_others_have_more():
     labels = torch.cat([torch.zeros(3), torch.ones(50), torch.full((50,), 7)]).long()
-    drawn = labels[balanced(labels, 23, Rng(0))]
+    drawn = labels[draw_balanced(labels, 23, Rng(0))]
     assert [int((drawn == label).sum()) for label in (0, 1, 7)] == [3, 10, 10]
-    assert sorted(balanced(labels, 103, Rng(0)).tolist()) == list(range(103))
+    assert sorted(draw_balanced(labels, 103, Rng(0)).tolist()) == list(range(103))
 
 
 def test_the_spread_of_few_labels_is_over_draws():
@@ -201,7 +201,7 @@ def test_the_spread_of_few_labels_is_over_draws():
     one = bench()
     found = []
     for i in range(5):
-        drawn = balanced(given.train_labels, 10, one.rng("few labels", 10, i))
+        drawn = draw_balanced(given.train_labels, 10, one.rng("few labels", 10, i))
         scaled = rescale(given)
         model = LogisticRegression().fit(scaled.train[drawn].numpy(), given.train_labels[drawn].numpy())
         found.append(100 * model.score(scaled.test.numpy(), given.test_labels.numpy()))

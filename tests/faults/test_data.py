@@ -25,7 +25,7 @@ from PIL import Image
 
 import aectl as package
 from aectl.data import array_files, downloads, image_files
-from aectl.data.datasets import idx
+from aectl.data.datasets import parse_idx
 from aectl.data.downloads import DataError
 from aectl.runs.loading import drop_incomplete_root
 from aectl.sampling import history
@@ -56,7 +56,7 @@ def small_files(monkeypatch):
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
     small = {name: replace(one, digests=digests) for name, one in downloads.COLLECTIONS.items()}
     monkeypatch.setattr(downloads, "COLLECTIONS", small)
-    monkeypatch.setattr(downloads, "sources", lambda name: iter(()))
+    monkeypatch.setattr(downloads, "list_sources", lambda name: iter(()))
 
 
 def put(root, **changed):
@@ -89,7 +89,7 @@ def test_no_damaged_file_is_ever_used(tmp_path, torture, tally, part):
             put(tmp_path, **{name: bad})
             with contextlib.suppress(DataError):
                 # A flipped bit in gzip's own header, such as that of its system, unpacks to the same bytes.
-                assert downloads.read("mnist", [name], tmp_path) == {name: content}
+                assert downloads.read_published_files("mnist", [name], tmp_path) == {name: content}
                 assert packed is not content
                 continue
             tally("damaged files refused")
@@ -99,7 +99,7 @@ def test_an_idx_file_is_one_or_is_refused(tmp_path, torture, tally):
     content = FILES["train-images-idx3-ubyte"]
     for bad in damaged(content, 1 if torture else 7):
         try:
-            found = idx(bad, tmp_path / "x", 3)
+            found = parse_idx(bad, tmp_path / "x", 3)
             assert len(bad) == len(content)
             assert bad[:16] == content[:16]
             assert found.numel() == 320
@@ -107,7 +107,7 @@ def test_an_idx_file_is_one_or_is_refused(tmp_path, torture, tally):
             tally("damaged files refused")
     for header in (b"", b"\0\0\x08", b"\0\0\x0d\x03", b"\0\0\x08\x03" + b"\xff" * 12, b"\x1f\x8b\x08\x00", b"<html>"):
         with pytest.raises(DataError):
-            idx(header + bytes(100), tmp_path / "x", 3)
+            parse_idx(header + bytes(100), tmp_path / "x", 3)
 
 
 def test_a_file_that_is_none_is_passed_over_at_once(tmp_path, monkeypatch, tally):
@@ -125,7 +125,7 @@ def test_a_file_that_is_none_is_passed_over_at_once(tmp_path, monkeypatch, tally
             with (raw / name).open("wb") as file:
                 file.truncate(2**40)
         with pytest.raises(DataError):
-            downloads.read("mnist", [name], tmp_path)
+            downloads.read_published_files("mnist", [name], tmp_path)
         (raw / name).rmdir() if number == 2 else None
         (raw / name).touch()
         tally("damaged files refused")
@@ -221,18 +221,18 @@ def mirror(tmp_path):
 
 
 BAD = {
-    "page": "not the published ones",
+    "page": "differ from the published file",
     "missing": "Not Found",
     "broken": "damaged gzip data",
     "half": "damaged gzip data",
-    "empty": "not the published ones",
-    "bomb": "not the published ones",
+    "empty": "differ from the published file",
+    "bomb": "differ from the published file",
     "hangs": "timed out",
     "drips": "too large or too slow",
     "endless": "too large or too slow",
     "to_file": "Redirection to url .file:",
     "to_itself": "infinite loop",
-    "to_another": "not the published ones",
+    "to_another": "differ from the published file",
     "nonsense": "SSH-2.0",
 }
 """What a source may do, and what is said of it."""
@@ -240,22 +240,22 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_source_of_bad_manners_is_passed_over_for_the_next(tmp_path, monkeypatch, caplog, mirror, kind, tally):
-    monkeypatch.setattr(downloads, "LARGEST_FILE", 2**20)
+    monkeypatch.setattr(downloads, "MAX_FILE_BYTES", 2**20)
     monkeypatch.setattr(downloads, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(downloads, "TRANSFER_SECONDS", 0.2)
 
     def fetcher(kind):
         return f"{mirror}/{kind}", lambda names, scratch: downloads.download(f"{mirror}/{kind}/", names, scratch)
 
-    monkeypatch.setattr(downloads, "sources", lambda name: iter([fetcher(kind)]))
+    monkeypatch.setattr(downloads, "list_sources", lambda name: iter([fetcher(kind)]))
     started = time.monotonic()
     with pytest.raises(DataError) as caught:
-        downloads.read("mnist", NAMES, tmp_path / "data")
+        downloads.read_published_files("mnist", NAMES, tmp_path / "data")
     assert re.search(BAD[kind], str(caught.value))
     assert time.monotonic() - started < 5
     assert list((tmp_path / "data" / "MNIST" / "raw").iterdir()) == []
-    monkeypatch.setattr(downloads, "sources", lambda name: iter([fetcher(kind), fetcher("good")]))
-    assert downloads.read("mnist", NAMES, tmp_path / "data") == FILES
+    monkeypatch.setattr(downloads, "list_sources", lambda name: iter([fetcher(kind), fetcher("good")]))
+    assert downloads.read_published_files("mnist", NAMES, tmp_path / "data") == FILES
     tally("bad sources passed over")
 
 
@@ -274,8 +274,8 @@ def slow(names, scratch):
         time.sleep(60)
 
 downloads.COLLECTIONS["mnist"] = replace(downloads.COLLECTIONS["mnist"], digests=DIGESTS)
-downloads.sources = lambda name: iter([("slow", slow)])
-downloads.read("mnist", list(FILES), Path(sys.argv[1]))
+downloads.list_sources = lambda name: iter([("slow", slow)])
+downloads.read_published_files("mnist", list(FILES), Path(sys.argv[1]))
 """
 
 
@@ -297,8 +297,8 @@ def test_a_process_killed_halfway_leaves_whole_files_and_the_next_goes_on(tmp_pa
         asked.extend(names)
         yield from ((name, FILES[name]) for name in names)
 
-    monkeypatch.setattr(downloads, "sources", lambda name: iter([("good", good)]))
-    assert downloads.read("mnist", NAMES, root) == FILES
+    monkeypatch.setattr(downloads, "list_sources", lambda name: iter([("good", good)]))
+    assert downloads.read_published_files("mnist", NAMES, root) == FILES
     assert asked == NAMES[1:]
     assert not list(raw.parent.glob(".fetch-*"))
     tally("killed downloads gone on with")
@@ -316,13 +316,13 @@ def test_an_archive_writes_nothing_and_is_believed_in_no_link_and_no_size(tmp_pa
             member = tarfile.TarInfo(path)
             member.size = 2
             tar.addfile(member, io.BytesIO(b"no"))
-    assert list(downloads.members(place, "data/", NAMES)) == []
-    monkeypatch.setattr(downloads, "LARGEST_FILE", 100)
+    assert list(downloads.read_tar_members(place, "data/", NAMES)) == []
+    monkeypatch.setattr(downloads, "MAX_FILE_BYTES", 100)
     with tarfile.open(tmp_path / "large.tar", "w") as tar:
         member = tarfile.TarInfo(f"data/{name}")
         member.size = 101
         tar.addfile(member, io.BytesIO(bytes(101)))
-    assert list(downloads.members(tmp_path / "large.tar", "data/", NAMES)) == []
+    assert list(downloads.read_tar_members(tmp_path / "large.tar", "data/", NAMES)) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "large.tar"]
     tally("attacks refused", 12)
 
@@ -365,7 +365,7 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path, tally):
     (tmp_path / "c.npy").write_bytes(__import__("pickle").dumps(objects))
     for name in ("a.npy", "a.npz", "b.npz", "c.npy"):
         with pytest.raises(DataError, match="pickles are not loaded"):
-            array_files.read(tmp_path / name)
+            array_files.read_array_file(tmp_path / name)
         tally("attacks refused")
     assert not (tmp_path / "canary").exists()
 
@@ -397,18 +397,18 @@ def test_a_header_that_promises_more_is_refused(tmp_path, monkeypatch, what, tal
         archive.writestr("x.npy", content)
     for name in ("a.npy", "a.npz"):
         with pytest.raises(DataError):
-            array_files.read(tmp_path / name)
+            array_files.read_array_file(tmp_path / name)
         tally("damaged files refused")
     assert not (tmp_path / "canary").exists()
 
 
 def test_a_file_that_unpacks_to_more_than_a_machine_holds_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(array_files, "LARGEST", 2**20)
+    monkeypatch.setattr(array_files, "MAX_UNPACKED_BYTES", 2**20)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((2**15, 8, 8), np.uint8))
     with pytest.raises(DataError, match="would unpack to 2,0"):
-        array_files.read(tmp_path / "a.npz")
+        array_files.read_array_file(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", x=np.zeros((2**15, 8, 8), np.uint8))
-    assert len(array_files.read(tmp_path / "b.npz")["all"].pixels) == 2**15
+    assert len(array_files.read_array_file(tmp_path / "b.npz")["all"].pixels) == 2**15
 
 
 def arrays():
@@ -429,7 +429,7 @@ def test_damaged_arrays_are_arrays_or_are_refused(tmp_path, torture, tally, name
         for bad in damaged(arrays()[name], 1 if torture else 13):
             file.write_bytes(bad)
             try:
-                images, labels, _ = array_files.read(file)["all"]
+                images, labels, _ = array_files.read_array_file(file)["all"]
                 assert len(images) == len(labels)
             except DataError:
                 tally("damaged files refused")
@@ -445,7 +445,7 @@ def test_damaged_pictures_are_pictures_or_are_refused(tmp_path, torture, tally, 
         for bad in damaged(stream.getvalue(), 1 if torture else 17):
             file.write_bytes(bad)
             try:
-                found = image_files.picture(file, (1, 4, 4))
+                found = image_files.read_image(file, (1, 4, 4))
                 assert torch.isfinite(found).all()
             except DataError:
                 tally("damaged files refused")
@@ -462,7 +462,7 @@ def test_no_picture_is_handed_to_another_program(tmp_path, monkeypatch, tally):
     for name in ("x.eps", "x.png", "x.ps"):
         (tmp_path / name).write_bytes(SCRIPT)
         with pytest.raises(DataError):
-            image_files.picture(tmp_path / name, (1, 8, 8))
+            image_files.read_image(tmp_path / name, (1, 8, 8))
         tally("attacks refused")
     assert not (tmp_path / "canary").exists()
     assert not image_files.is_image(tmp_path / "x.eps")
@@ -488,5 +488,5 @@ def test_a_picture_of_a_billion_pixels_is_refused(tmp_path, tally):
     content[29:33] = struct.pack(">I", __import__("zlib").crc32(bytes(content[12:29])))
     (tmp_path / "x.png").write_bytes(bytes(content))
     with pytest.raises(DataError, match="cannot be read as an image"):
-        image_files.picture(tmp_path / "x.png", (1, 8, 8))
+        image_files.read_image(tmp_path / "x.png", (1, 8, 8))
     tally("damaged files refused")

@@ -31,7 +31,7 @@ def homeless(monkeypatch):
 
 
 def test_without_a_home_the_error_names_the_variable(homeless, tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=r"HOME is not set\n  set AECTL_DATA=DIR"):
+    with pytest.raises(DataError, match=r"HOME is not set\n  Set AECTL_DATA=DIR"):
         data_folder()
     monkeypatch.setenv("AECTL_DATA", str(tmp_path))
     assert data_folder() == tmp_path
@@ -94,7 +94,7 @@ def test_a_folder_of_images_names_the_variable_where_the_cache_is_not_writable(t
     words = ["train", "dataset=folder", f"dataset.root={tmp_path}/pictures", "dataset.size=8", "device.threads=1"]
     code, said = finish(words, tmp_path / "run", Fault(obey=True))
     assert code == 2, said
-    assert "set AECTL_DATA=DIR" in said.splitlines()[-1]
+    assert "Set AECTL_DATA=DIR" in said.splitlines()[-1]
 
 
 def test_a_backend_that_is_not_there_spoils_no_figures(aectl, kept, monkeypatch):

@@ -55,7 +55,7 @@ def guarded():
 def attack(aectl, monkeypatch):
     """Return a function that types words and returns the exit code, what was said, and what was wrong with it."""
     # Nothing is fetched.
-    monkeypatch.setattr("aectl.data.downloads.sources", lambda name: iter(()))
+    monkeypatch.setattr("aectl.data.downloads.list_sources", lambda name: iter(()))
 
     def type_in(*words):
         started = time.monotonic()
@@ -223,7 +223,7 @@ def test_what_is_no_image_is_not_read(kind, content, message, tmp_path, monkeypa
     if kind is folder_of:
         dataset = folder("mine")
         assert sum(len(dataset.split(which)) for which in ("train", "valid", "test")) == (30 if message else 31)
-        assert ("mine: skipped mine/mine.png, which cannot be read" in caplog.text) == bool(message)
+        assert ("mine: skipped unreadable mine/mine.png" in caplog.text) == bool(message)
         return
     with pytest.raises(DataError, match=re.escape(message)) if message else contextlib.nullcontext():
         arrays("mine.npz").split("train")

@@ -88,7 +88,7 @@ def test_a_data_set_stands_where_its_paths_are_seen(tally):
     nodes = (
         {"dataset": {"_target_": "aectl.data.datasets.mnist", "_args_": ["/tmp/x"]}},
         {"dataset": {"_target_": "aectl.data.patches.patches", "_args_": ["mnist", 3, 1, 0.5, False, "/tmp/x"]}},
-        {"dataset": {"_target_": "aectl.data.datasets.from_collection", "name": "mnist", "root": "/tmp/x"}},
+        {"dataset": {"_target_": "aectl.data.datasets.build_published", "name": "mnist", "root": "/tmp/x"}},
         {"model": {"_target_": ARRAYS, "path": "/tmp/x"}},
         {"penalty": {"x": [{"_target_": "aectl.data.datasets.mnist", "root": "/tmp/x"}]}},
     )
