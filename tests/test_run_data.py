@@ -378,7 +378,7 @@ def test_all_jobs_of_a_sweep_start_from_the_same_run(aectl, tmp_path, monkeypatc
         Path("outputs", name).mkdir(parents=True)
         Path("outputs", name, "run.json").write_text(json.dumps({"started": str(started)}))
     typed = []
-    monkeypatch.setattr(hydra_main, "launch", lambda name, words, task: typed.extend(words))
+    monkeypatch.setattr(hydra_main, "launch_hydra", lambda name, words, task: typed.extend(words))
     assert aectl("train", "-m", "model.code=1,2", f"init_from={value}")[0] == 0
     assert typed[-1] == f"init_from={expected.format(tmp_path, tmp_path)}"
     assert refused(aectl("train", "-m", "init_from=nowhere"), "'nowhere' is not a run")
