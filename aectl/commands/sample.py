@@ -51,7 +51,7 @@ def run(config: DictConfig) -> None:
     check_abilities(
         opened.model, request.source.first(CHECKED_IMAGES).x if len(request.source) else grey, opened.classes
     )
-    made = 0
+    made, reasons = 0, []
     folder = opened.run.folder / "samples"
     folder.mkdir(exist_ok=True)
     remove_abandoned(folder)
@@ -62,9 +62,10 @@ def run(config: DictConfig) -> None:
         except Impossible as reason:
             if config.kind != "all":
                 raise ConfigError(f"kind={kind}: {reason}") from None
+            reasons.append(str(reason))
             log.warning("no pictures of kind %s: %s", kind, reason)
     if not made:
-        raise ConfigError("no pictures could be made")
+        raise ConfigError(f"no pictures could be made: {reasons[0]}")
 
 
 def check_kind(kind: str) -> None:

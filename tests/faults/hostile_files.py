@@ -123,10 +123,10 @@ ARRAYS = [
 """What a file for `dataset=arrays` holds, and what is said of it."""
 
 
-def picture(size=(9, 9), mode="L", kind="PNG"):
+def picture(size=(9, 9), mode="L", kind="PNG", colour=0):
     """Return an image file."""
     stream = io.BytesIO()
-    Image.new(mode, size).save(stream, kind)
+    Image.new(mode, size, colour).save(stream, kind)
     return stream.getvalue()
 
 

@@ -38,7 +38,7 @@ def test_what_learns_raises_none(model, aectl, soon, torture, tally):
     # A small VAE's reconstructions are better than the mean image after some 300 steps.
     quick = ("model.encoder.widths=[100]", "model.decoder.widths=[100]", "optimizer.lr=0.005") if model == "vae" else ()
     epochs = 20 if torture else 6 if model == "vae" else 3
-    words = ("train", f"model={model}", SMALL, *DIGITS, f"epochs={epochs}", "optimizer.lr=0.003", *quick)
+    words = ("train", f"model={model}", SMALL, *DIGITS, f"epochs={epochs}", *quick)
     assert aectl(*words)[0] == 0
     assert (alarms(), said()) == ({}, [])
     tally("runs that learnt: without an alarm")
@@ -96,9 +96,9 @@ def test_a_discriminator_that_is_always_right_or_never_is_told_of_and_a_critic_i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [0.0002, 0.05])
+@pytest.mark.parametrize("rate", [0.0002, 0.5])
 def test_of_generators_as_they_come_only_the_collapsed_one_is_told(rate, aectl, tally):
-    """At 250 times the usual rate the discriminator wins, and after 10 epochs all samples are one image."""
+    """At 2,500 times the usual rate the discriminator wins, and after 10 epochs all samples are one image."""
     words = ("model=gan", *DIGITS, "batch_size=32", "epochs=30", f"optimizer.lr={rate}")
     assert aectl("train", *words)[0] == 0
     assert sorted(alarms()) == ([] if rate < 0.01 else ["collapse", "discriminator"])

@@ -183,7 +183,8 @@ def folder_of(content):
     place = Path("mine")
     place.mkdir(exist_ok=True)
     for number in range(30):
-        (place / f"{number}.png").write_bytes(hostile_files.picture())
+        # Equal pictures would all be of one split.
+        (place / f"{number}.png").write_bytes(hostile_files.picture(colour=number))
     (place / "mine.png").write_bytes(content)
     return ("train", "dataset=folder", "dataset.root=mine", *NET, *SMALL, "batch_size=2")
 
