@@ -1,7 +1,7 @@
 """aectl: train, evaluate and sample autoencoders and small generative networks from the command line.
 
-From Python, `aectl.load("latest")` returns a trained model, `aectl.dataset("latest")` what it was trained on, and
-`aectl.Rng(seed)` the numbers that sampling draws.
+From Python, `aectl.load("latest")` returns a trained model, `aectl.dataset("latest")` returns its dataset, and
+`aectl.Rng(seed)` is the random number generator for sampling.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["Rng", "dataset", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch only when it is asked for, so that `aectl --help` stays quick."""
+    """Import modules that need torch on first use, so that `aectl --help` starts quickly."""
     if name in ("dataset", "load"):
         from aectl.runs import loading
 

@@ -1,4 +1,4 @@
-"""`python -m aectl` is `aectl`."""
+"""Entry point of `python -m aectl`."""
 
 from aectl.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The run's random numbers: every draw of a model, a corruption or the data order passes through here."""
+"""Random numbers of a run, used by models, noise and the order of the data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 
 
 class Rng:
-    """A seeded source of random tensors on one device.
+    """Seeded random number generator on one device.
 
-    One seam for all randomness is what makes a resumed run equal to an uninterrupted one: the state below is all
-    there is to save. And it makes processes that share a batch equal to one process: the `part`-th of `parts` draws
-    what all of them need, and returns its own. The batch is the tensor's first dimension, or the one called `batch`;
-    what does not belong to images of the batch is drawn from `whole`.
+    All randomness of a run comes from this class, so its state is all that a resumed run needs to continue exactly.
+
+    If several processes share a batch, process `part` of `parts` draws the numbers of all processes and returns its own
+    part, so the results equal those of a single process. The batch is dimension `batch` of the tensor, by default the
+    first. Use `whole` to draw tensors that are not split over processes.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu", part: int = 0, parts: int = 1) -> None:
@@ -26,13 +27,13 @@ class Rng:
         self.generator = torch.Generator(self.device).manual_seed(self.seed)
 
     def fork(self, *names: str | int) -> Rng:
-        """Return a new source that depends on this one's seed and on `names` alone, not on what was drawn before."""
+        """Return a new Rng that depends only on this one's seed and on `names`, not on previous draws."""
         digest = hashlib.sha256(repr((self.seed, *names)).encode()).digest()
         return Rng(int.from_bytes(digest[:7], "big"), self.device, self.part, self.parts)
 
     @property
     def whole(self) -> Rng:
-        """The same source, for tensors that are no process's part of something: all draw the same."""
+        """The same generator for tensors that are not split over processes: all processes draw the same numbers."""
         if self.parts == 1:
             return self
         other = copy.copy(self)
@@ -40,15 +41,15 @@ class Rng:
         return other
 
     def normal(self, *shape: int, batch: int = 0) -> Tensor:
-        """Draw standard normal numbers, N(0, 1)."""
+        """Draw numbers from N(0, 1)."""
         return self.draw(torch.randn, shape, batch)
 
     def uniform(self, *shape: int, batch: int = 0) -> Tensor:
-        """Draw numbers uniform on [0, 1)."""
+        """Draw uniform numbers in [0, 1)."""
         return self.draw(torch.rand, shape, batch)
 
     def draw(self, function: Callable[..., Tensor], shape: tuple[int, ...], batch: int) -> Tensor:
-        """Return this process's part of what `function` draws for all of them."""
+        """Call `function` for the numbers of all processes and return this process's part."""
         if self.parts == 1:
             return function(shape, generator=self.generator, device=self.device)
         sizes = list(shape)
@@ -57,17 +58,17 @@ class Rng:
         return drawn.narrow(batch, self.part * shape[batch], shape[batch])
 
     def bernoulli(self, probability: Tensor) -> Tensor:
-        """Draw 1 with the given probabilities, else 0; same shape as `probability`."""
+        """Draw 1 with the given probabilities, else 0; the result has the shape of `probability`."""
         return (self.uniform(*probability.shape) < probability).to(probability.dtype)
 
     def permutation(self, n: int) -> Tensor:
-        """Draw a permutation of 0 … n-1."""
+        """Draw a random permutation of 0 … n-1."""
         return torch.randperm(n, generator=self.generator, device=self.device)
 
     def state(self) -> Tensor:
-        """Return the state as a tensor of bytes, for a checkpoint."""
+        """Return the state of the generator as a tensor of bytes, for checkpoints."""
         return self.generator.get_state()
 
     def restore(self, state: Tensor) -> None:
-        """Go back to a state that `state()` returned."""
+        """Restore a state returned by `state()`."""
         self.generator.set_state(state.cpu())

@@ -38,10 +38,10 @@ def manifold(lab: Lab) -> Drawn:
     for kind, row in zip(runs.TOYS, figure.subplots(len(runs.TOYS), 3), strict=True):
         subject = lab.subject(f"toy-{kind}")
         arrows = planar_fields.draw_arrows(row[0], subject.model, subject.bench.held_out)
-        planar_fields.dress(row[0], "g(f(x)) - x, arrows cut to one cell")
+        planar_fields.format_panel(row[0], "g(f(x)) - x, arrows cut to one cell")
         bar(figure, row[0], arrows)
         shades = planar_fields.draw_errors(row[1], subject.model, subject.bench.held_out)
-        planar_fields.dress(row[1], "its length: the reconstruction error")
+        planar_fields.format_panel(row[1], "its length: the reconstruction error")
         bar(figure, row[1], shades)
         found = off_the_curve(row[2], subject.model, kind)
         numbers |= {f"{kind}_{key}": value for key, value in found.items()}

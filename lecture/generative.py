@@ -31,7 +31,7 @@ def planes(lab: Lab) -> Drawn:
     panes = figure.subplots(2, 2, height_ratios=(1, 1.05))
     numbers: Numbers = {}
     plain, vae = lab.subject("deep-2"), lab.subject("vae-2")
-    low, high = plain.codes.quantile(torch.tensor(paths.CENTRAL), dim=0)
+    low, high = plain.codes.quantile(torch.tensor(paths.QUANTILES), dim=0)
     box = low + (high - low) * Rng(0).fork("box").uniform(COUNTED, 2)
     prior = Rng(0).fork("prior").normal(COUNTED, 2)
     held_out = lab.digits.held_out.pixels()[:COUNTED]
@@ -61,7 +61,7 @@ def vae_plane(lab: Lab) -> Drawn:
     titles = {"deep-2": "Autoencoder: over the box of its codes", "vae-2": "VAE: over the quantiles of N(0, I)"}
     request = Request(1, Rng(0), 1.0, lab.digits.held_out)
     for axes, (run, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        found = paths.manifold(lab.subject(run).model, request, PLANE)
+        found = paths.decode_plane(lab.subject(run).model, request, PLANE)
         panels.tiles(axes, found["images"], title)
         places = image_grids.centres(found["images"], 0)[[0, -1]]
         across, up = found["codes"][0, [0, -1], 0], found["codes"][[0, -1], 0, 1]
@@ -76,7 +76,7 @@ def training(lab: Lab) -> Drawn:
     """The same random codes through a GAN's generator after more and more epochs, and the distance to the data."""
     folder = lab.root / "gan"
     request = Request(1, Rng(0), 1.0, lab.digits.held_out, folder=folder)
-    drawn = history.training(lab.subject("gan").model, request)
+    drawn = history.load_training_images(lab.subject("gan").model, request)
     epochs = drawn["epochs"].tolist()
     wanted = np.geomspace(1, epochs[-1], EPOCHS)
     places = sorted({min(range(len(epochs)), key=lambda i: abs(epochs[i] - place)) for place in wanted})

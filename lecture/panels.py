@@ -37,7 +37,7 @@ def tiles(
 ) -> None:
     """Show images [rows, columns, C, H, W] as a sheet, with names beside its rows and below its columns."""
     axes.imshow(image_grids.mosaic(pictures), aspect="equal", interpolation="nearest")
-    image_grids.undress(axes)
+    image_grids.hide_axes(axes)
     axes.set_yticks(image_grids.centres(pictures, 0)[: len(rows)], list(rows))
     if columns:
         axes.set_xticks(image_grids.centres(pictures, 1), list(columns))

@@ -76,21 +76,23 @@ def request(n=20, **given):
 
 def test_great_circles_keep_the_length_and_pass_the_middle():
     a, b = torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([[0.0, 3.0, 0.0]])
-    way = paths.spherical(a, b, torch.linspace(0, 1, 5)[:, None])
+    way = paths.interpolate_spherically(a, b, torch.linspace(0, 1, 5)[:, None])
     torch.testing.assert_close(way.norm(dim=1), torch.full((5,), 3.0))
     torch.testing.assert_close(way[2], torch.tensor([3.0, 3.0, 0.0]) / 2**0.5)
-    torch.testing.assert_close(paths.linear(a, b, torch.tensor([[0.5]])), torch.tensor([[1.5, 1.5, 0.0]]))
+    torch.testing.assert_close(paths.interpolate_linearly(a, b, torch.tensor([[0.5]])), torch.tensor([[1.5, 1.5, 0.0]]))
 
 
 @pytest.mark.parametrize("factor", [2.0, -1.0, 0.0])
 def test_codes_on_one_line_are_joined_by_it(factor):
     a, share = torch.tensor([[1.0, 2.0]]), torch.linspace(0, 1, 5)[:, None]
-    torch.testing.assert_close(paths.spherical(a, factor * a, share), paths.linear(a, factor * a, share))
+    torch.testing.assert_close(
+        paths.interpolate_spherically(a, factor * a, share), paths.interpolate_linearly(a, factor * a, share)
+    )
 
 
 def test_interpolations_are_straight_for_encoders_and_round_for_priors_unless_told():
     def is_straight(model, path):
-        codes = paths.interpolation(model, request(path=path))["codes"]
+        codes = paths.interpolate_codes(model, request(path=path))["codes"]
         return torch.allclose(codes.diff(2, 1), torch.zeros(()), atol=1e-5)
 
     assert [is_straight(Plane(), path) for path in ("auto", "linear", "spherical")] == [True, True, False]
@@ -99,17 +101,17 @@ def test_interpolations_are_straight_for_encoders_and_round_for_priors_unless_to
 
 def test_interpolations_go_from_the_code_of_one_image_to_that_of_another():
     asked = request()
-    made, x = paths.interpolation(Plane(), asked), asked.images(4)
+    made, x = paths.interpolate_codes(Plane(), asked), asked.images(4)
     torch.testing.assert_close(
         made["codes"][:, [0, -1]], torch.stack([Plane().encode(x[:2]), Plane().encode(x[2:])], 1)
     )
     with pytest.raises(Impossible, match="two images"):
-        paths.interpolation(Plane(), request(source=source(1)))
+        paths.interpolate_codes(Plane(), request(source=source(1)))
 
 
 def test_a_traversal_changes_one_unit_the_most_varied_first():
     asked = request()
-    made = paths.traversal(Plane(), asked)
+    made = paths.traverse_units(Plane(), asked)
     assert made["units"].tolist() == [1, 0]
     codes = Plane().encode(asked.images(500))
     torch.testing.assert_close(made["codes"][0, :, 0], codes[0, 0].expand(10))
@@ -118,7 +120,7 @@ def test_a_traversal_changes_one_unit_the_most_varied_first():
 
 
 def test_without_an_encoder_a_traversal_covers_the_prior_about_zero():
-    made = paths.traversal(Prior(), request())
+    made = paths.traverse_units(Prior(), request())
     torch.testing.assert_close(made["codes"], torch.linspace(-2, 2, 10)[None, :, None] * torch.eye(3)[:, None])
 
 
@@ -145,7 +147,7 @@ def test_a_mixture_finds_the_clusters_and_a_gaussian_does_not():
 
 
 def test_the_gaussian_of_wide_codes_has_their_mean_and_whole_covariance():
-    code = draw.WIDEST + 16
+    code = draw.MAX_DIRECTIONS + 16
     codes = Rng(0).normal(3000, code) @ (Rng(1).normal(code, code) / code**0.5) + 7
     drawn = draw.Mixture.fitted(codes, 1, seed=0).sample(100_000, Rng(2))
     torch.testing.assert_close(drawn.mean(0), codes.mean(0), atol=0.05, rtol=0)
@@ -165,16 +167,16 @@ def test_codes_that_are_all_equal_are_drawn_as_they_are():
 
 
 def test_a_density_needs_as_many_images_as_components():
-    made = draw.density(Plane(), request(train=source(), density="gaussian", components=99))
+    made = draw.sample_density(Plane(), request(train=source(), density="gaussian", components=99))
     assert made["images"].shape == (20, *SHAPE)
     torch.testing.assert_close(Plane().encode(made["images"]), made["codes"])
-    with pytest.raises(Impossible, match="41 components"):
-        draw.density(Plane(), request(train=source(), components=41))
+    with pytest.raises(Impossible, match="components=41 needs"):
+        draw.sample_density(Plane(), request(train=source(), components=41))
 
 
 def test_a_chain_corrupts_and_reconstructs_again_and_again():
     asked = request(steps=20)
-    made = again.chain(Halves(Less()), asked)
+    made = again.run_chain(Halves(Less()), asked)
     assert made["steps"].tolist() == list(range(0, 21, 2))
     x = asked.images(2)
     for step in range(20):
@@ -182,7 +184,7 @@ def test_a_chain_corrupts_and_reconstructs_again_and_again():
             torch.testing.assert_close(made["images"][:, step // 2], x)
         x = (0.5 * (x - 0.1)).clamp_min(0)
     assert float(made["images"].min()) == 0
-    assert again.chain(Halves(Less()), request(steps=3))["steps"].tolist() == [0, 1, 2, 3]
+    assert again.run_chain(Halves(Less()), request(steps=3))["steps"].tolist() == [0, 1, 2, 3]
 
 
 class Counter(Halves):
@@ -196,7 +198,7 @@ class Counter(Halves):
 
 
 def test_a_model_walks_its_own_chain_from_its_own_start():
-    made = again.chain(Counter(Less()), request(steps=20))
+    made = again.run_chain(Counter(Less()), request(steps=20))
     assert made["images"].shape == (2, 11, *SHAPE)
     torch.testing.assert_close(made["images"][1, :, 0, 0, 0], made["steps"] / 100)
     assert made["steps"].tolist() == list(range(0, 21, 2))
@@ -211,11 +213,11 @@ def test_a_model_walks_its_own_chain_from_its_own_start():
     ],
 )
 def test_a_chain_is_shown_behind_its_burn_in_and_as_often_as_asked(given, steps):
-    made = again.chain(Counter(None), request(**given))
+    made = again.run_chain(Counter(None), request(**given))
     assert made["steps"].tolist() == steps
     torch.testing.assert_close(made["images"][0, :, 0, 0, 0], torch.tensor(steps) / 100)
     # The chain of corruptions likewise.
-    other = again.chain(Halves(Less()), request(**given))
+    other = again.run_chain(Halves(Less()), request(**given))
     assert other["steps"].tolist() == steps
 
 
@@ -232,18 +234,18 @@ def test_a_chain_takes_a_noise():
 
 
 def test_a_class_is_drawn_where_the_model_has_one():
-    made = draw.prior(Prior(), request(label=3, temperature=0.5))["images"]
+    made = draw.sample_prior(Prior(), request(label=3, temperature=0.5))["images"]
     torch.testing.assert_close(made, torch.full((20, *SHAPE), 0.15))
-    assert float(draw.prior(Prior(), request())["images"].max()) == 0
+    assert float(draw.sample_prior(Prior(), request())["images"].max()) == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 8), (1, 4, 6), (1, 1, 2), (3, 64, 60)], ids=str)
 def test_sheets_are_cut_into_the_images_that_they_were_made_of(shape):
     images = (255 * Rng(0).uniform(12, *shape)).round() / 255
     sheet = (255 * make_grid(images, 4)).round().byte().permute(1, 2, 0).expand(-1, -1, 3).numpy()
-    torch.testing.assert_close(history.cut(sheet, shape), images.view(3, 4, *shape))
-    with pytest.raises(Impossible, match="other images"):
-        history.cut(sheet, (1, 31, 30))
+    torch.testing.assert_close(history.split_sheet(sheet, shape), images.view(3, 4, *shape))
+    with pytest.raises(Impossible, match=r"do not have the shape \(1, 31, 30\)"):
+        history.split_sheet(sheet, (1, 31, 30))
 
 
 def write(folder, levels, suffix, purge_step=None):
@@ -257,14 +259,14 @@ def write(folder, levels, suffix, purge_step=None):
 def test_training_is_read_from_all_files_without_what_a_resume_forgot(tmp_path):
     write(tmp_path, {1: 10, 2: 20, 3: 30, 4: 40}, ".a")
     write(tmp_path, {3: 33}, ".b", purge_step=3)
-    made = history.training(Prior(), request(folder=tmp_path))
+    made = history.load_training_images(Prior(), request(folder=tmp_path))
     assert made["epochs"].tolist() == [1, 2, 3]
     assert made["images"].shape == (3, 2, 2, *SHAPE)
     assert [round(255 * level) for level in made["images"].mean((1, 2, 3, 4, 5)).tolist()] == [10, 20, 33]
     with pytest.raises(Impossible, match="'reconstruction'"):
-        history.training(Halves(None), request(folder=tmp_path))
+        history.load_training_images(Halves(None), request(folder=tmp_path))
     with pytest.raises(Impossible, match="'samples'"):
-        history.training(Prior(), request(folder=tmp_path / "absent"))
+        history.load_training_images(Prior(), request(folder=tmp_path / "absent"))
 
 
 def test_help_names_every_kind():
@@ -305,7 +307,7 @@ def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl, traine
     assert set(contents()) == {"density.png", "density.npz"}
     code, out, err = aectl(*SAMPLE, "kind=density", "components=5000")
     assert code != 0
-    assert "kind=density: 5,000 components need as many training images, of which there are 1,287" in err
+    assert "kind=density: components=5,000 needs at least 5,000 training images, but there are 1,287" in err
 
 
 @pytest.mark.parametrize(
@@ -407,7 +409,7 @@ def test_a_run_whose_event_files_are_gone_makes_its_other_pictures(aectl, traine
         path.unlink()
     code, out, err = aectl(*SAMPLE, "n=4")
     assert code == 0, out + err
-    assert "no pictures of kind training: the run's event files have no pictures called 'reconstruction'" in out + err
+    assert "no pictures of kind training: the run's event files have no images called 'reconstruction'" in out + err
     assert "interpolation.png" in contents()
     code, out, err = aectl(*SAMPLE, "kind=training")
     assert code != 0

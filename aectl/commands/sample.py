@@ -18,7 +18,7 @@ from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.schema import SampleConfig, check_ranges
 from aectl.data.datasets import Source, make_empty_source
 from aectl.evaluation.ability_checks import CHECKED_IMAGES, check_abilities
-from aectl.figures.animation import animation
+from aectl.figures.animation import write_animation
 from aectl.figures.examples import is_planar
 from aectl.figures.sample_figures import figure
 from aectl.figures.style import default_style, save
@@ -167,7 +167,7 @@ def write_pictures(kind: Kind, opened: LoadedRun, request: Request, folder: Path
     title = f"{kind.title_for(opened.model, request)}\n{state}"
     log.info("%s", save(figure(kind.layout, arrays, request.source, title), folder / f"{kind.name}.png"))
     if moves:
-        log.info("%s", animation(arrays, name, folder / f"{kind.name}.gif"))
+        log.info("%s", write_animation(arrays, name, folder / f"{kind.name}.gif"))
 
 
 def explain_refusal(name: str, model: Model, verb: str, lacks: str, can: Callable[[type], bool]) -> str:

@@ -1,4 +1,4 @@
-"""Figures of how far images of another kind stand out: errors of both kinds, and the trade-off of every threshold."""
+"""Figures of anomaly detection: reconstruction errors of inliers and outliers, and the ROC curve."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ BINS = 80
 
 
 def anomaly_figure(inliers: Tensor, outliers: Tensor, name: str) -> Figure:
-    """Show the reconstruction errors of known images [N] and of images called `name` [M], and their ROC curve.
+    """Show the reconstruction errors of inliers [N] and outliers [M], which are called `name`, and their ROC curve.
 
-    Errors are mean squared errors per pixel, on a logarithmic axis where they are all above zero.
+    Errors are mean squared errors per pixel, on a logarithmic axis if all are positive.
     """
     from sklearn.metrics import roc_auc_score, roc_curve
 

@@ -1,4 +1,4 @@
-"""Figures of codes: how their numbers are spread, which units are in use, and where the classes lie."""
+"""Figures of codes: distribution of their values, active units, and scatter plots of the classes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from aectl.figures import style
 
 ACTIVE = 1e-3
-"""A unit is active for an image if |h| is larger."""
-INFORMED = 0.01
-"""A latent is active if its posterior mean varies over images with a larger variance."""
+"""A unit is active for an image if |h| exceeds this."""
+ACTIVE_VARIANCE = 0.01
+"""A latent is active if the variance of its posterior mean over images exceeds this."""
 LEAST = 1e-6
 """Smallest variance that is shown."""
-CROWD = 30
-"""Classes beyond which single colours and a legend say nothing."""
+MAX_CLASSES = 30
+"""Largest number of classes shown by colours and a legend."""
 
 
 def code_histogram(codes: Tensor) -> Figure:
-    """Show how all numbers of codes [N, code] are spread, with counts on a logarithmic scale."""
+    """Show the histogram of all values of codes [N, code], on a logarithmic scale."""
     values = codes.detach().float().cpu().numpy().ravel()
     figure, axes = style.chart(f"Code values of {len(codes):,} images, {codes.shape[1]:,} units each")
     axes.hist(values, bins=80, weights=np.full(len(values), 1 / len(values)), color=style.BLUE, log=True)
@@ -38,7 +38,7 @@ def code_histogram(codes: Tensor) -> Figure:
 
 
 def unit_activity(codes: Tensor) -> Figure:
-    """Show for what share of images each unit of codes [N, code] is active, |h| > 0.001, most active first."""
+    """Show the share of images for which each unit of codes [N, code] is active (|h| > 0.001), in descending order."""
     active = (codes.detach().abs() > ACTIVE).float().cpu()
     shares = active.mean(0).sort(descending=True).values.numpy()
     count = len(shares)
@@ -55,34 +55,34 @@ def unit_activity(codes: Tensor) -> Figure:
 
 
 def latent_activity(means: Tensor) -> Figure:
-    """Show how much each column of posterior means [N, code] varies over images, most first.
+    """Show the variance over images of each column of posterior means [N, code], in descending order.
 
-    A latent is active if the variance exceeds 0.01 (Burda et al. 2016), as in `active_latents` of the table of codes.
+    A latent is active if the variance exceeds 0.01 (Burda et al. 2016), as for the metric `active_latents`.
     """
     variances = means.detach().double().var(0, correction=0).sort(descending=True).values.cpu().numpy()
     count = len(variances)
-    active = int((variances > INFORMED).sum())
+    active = int((variances > ACTIVE_VARIANCE).sum())
     figure, axes = style.chart(f"Active latents: {active:,} of {count:,}, over {len(means):,} images")
     edges = np.arange(count + 1) + 0.5
-    # A variance of zero has no logarithm.
+    # The axis is logarithmic, and variances may be 0.
     axes.stairs(np.maximum(variances, LEAST), edges, baseline=LEAST, fill=True, color=style.BLUE)
     axes.set_xlim(0.5, count + 0.5)
     axes.set_yscale("log")
-    axes.axhline(INFORMED, color=style.ORANGE, linewidth=1.2, label=f"active above {INFORMED:g}")
+    axes.axhline(ACTIVE_VARIANCE, color=style.ORANGE, linewidth=1.2, label=f"active above {ACTIVE_VARIANCE:g}")
     axes.legend(fontsize=style.SMALL, frameon=True, framealpha=0.8, edgecolor="none", loc="upper right")
     style.name_axes(axes, "latents, most active first", "variance of the posterior mean")
     return figure
 
 
 def code_scatter(codes: Tensor, labels: Tensor, title: str) -> Figure:
-    """Show codes [N, code] as points of a plane, coloured by class; labels [N], -1 for none.
+    """Show codes [N, code] as a scatter plot, coloured by labels [N] (-1: none).
 
-    Codes of two numbers are shown as they are, wider ones by their first two principal components. Raises ValueError
-    for codes of one number.
+    Two-dimensional codes are shown directly, wider ones by their first two principal components. Raises ValueError for
+    one-dimensional codes.
     """
     if codes.shape[1] < 2:
         raise ValueError("a scatter plot needs codes of at least 2 numbers")
-    points, names = on_plane(codes.detach().float().cpu())
+    points, names = project_to_plane(codes.detach().float().cpu())
     figure, axes = style.chart(title, 6.2, 5.2)
     scatter(axes, points.numpy(), labels.cpu().numpy())
     axes.set_aspect("equal", adjustable="datalim")
@@ -90,14 +90,14 @@ def code_scatter(codes: Tensor, labels: Tensor, title: str) -> Figure:
     return figure
 
 
-def on_plane(codes: Tensor) -> tuple[Tensor, tuple[str, str]]:
-    """Return points [N, 2] for codes [N, code], and what their axes mean."""
+def project_to_plane(codes: Tensor) -> tuple[Tensor, tuple[str, str]]:
+    """Project codes [N, code] to points [N, 2]; return them with the names of the axes."""
     if codes.shape[1] == 2:
         return codes, ("first coordinate of the code", "second coordinate of the code")
     centred = (codes - codes.mean(0)).double()
     variances, directions = torch.linalg.eigh(centred.T @ centred)
     top = directions[:, [-1, -2]]
-    # An eigenvector's sign is arbitrary; let its largest entry be positive, on every machine.
+    # The sign of an eigenvector is arbitrary; make its largest entry positive, so that figures are reproducible.
     top = top * top.gather(0, top.abs().argmax(0, keepdim=True)).sign()
     shares = variances[[-1, -2]].clamp_min(0) / variances.sum().clamp_min(1e-300)
     names = [f"principal component {i + 1} ({float(share):.0%} of the variance)" for i, share in enumerate(shares)]
@@ -105,9 +105,9 @@ def on_plane(codes: Tensor) -> tuple[Tensor, tuple[str, str]]:
 
 
 def scatter(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
-    """Draw points [N, 2], a colour, a shape and a name for each class."""
+    """Draw points [N, 2] with a colour, a marker and a name for each class."""
     classes = sorted(set(labels[labels >= 0].tolist()))
-    if not classes or len(classes) > CROWD:
+    if not classes or len(classes) > MAX_CLASSES:
         axes.scatter(points[:, 0], points[:, 1], s=9, color=style.BLUE, alpha=0.6, linewidths=0)
         return
     halo = [patheffects.withStroke(linewidth=3, foreground="white")]

@@ -1,4 +1,4 @@
-"""Learning curves, from a run's metrics.csv."""
+"""Learning curves of a run, from its metrics.csv."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from aectl.training.metrics_csv import read_metrics_csv
 
 COLUMNS = 3
 WIDTH, HEIGHT, LOSS_HEIGHT = 10.2, 2.3, 3.8
-"""Inches: of the figure, of a row of small panels, and of the panel of losses."""
+"""Inches: width of the figure, height of a row of small panels, and height of the loss panel."""
 LOOKS = {
     "train": {"color": style.BLUE, "linestyle": "-"},
     "val": {"color": style.ORANGE, "linestyle": "--"},
     "": {"color": style.INK, "linestyle": "-"},
 }
 SHADES = (1.0, 0.5)
-"""Opacities that tell several curves of one part apart."""
+"""Opacities by which several curves of one split are distinguished."""
 
 Curve = list[float]
 
 
 def learning_curves(metrics_csv: Path) -> Figure:
-    """Show every metric over the epochs, training and validation in one panel, all losses in a large one on top.
+    """Show every metric over the epochs, with one panel per metric and a large panel for all losses on top.
 
-    Raises ValueError if the file has no finished epoch, OSError if it cannot be read.
+    Raises ValueError if the file has no finished epoch, and OSError if it cannot be read.
     """
-    epochs, stages, curves = read(metrics_csv)
+    epochs, stages, curves = read_curves(metrics_csv)
     panels: dict[str, dict[str, Curve]] = {"loss": {}}
     for tag, values in curves.items():
         name = tag.rpartition("/")[2]
@@ -69,13 +69,13 @@ def draw_panel(axes: Axes, name: str, epochs: list[int], curves: dict[str, Curve
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.set_xlabel("epoch", fontsize=style.SMALL, color=style.INK)
     if name == "lr":
-        # A constant rate would otherwise fill the axis with its rounding.
+        # Otherwise the axis of a constant rate would show only rounding errors.
         axes.set_ylim(0, 1.1 * max(max(values) for values in curves.values()))
     if any(tag != name for tag in curves):
         axes.legend(fontsize=style.SMALL - 1, frameon=True, framealpha=0.8, edgecolor="none")
 
 
-def read(path: Path) -> tuple[list[int], list[str], dict[str, Curve]]:
+def read_curves(path: Path) -> tuple[list[int], list[str], dict[str, Curve]]:
     """Return epochs, their stages, and the values of each metric, nan where an epoch has none; without the seconds."""
     _, rows = read_metrics_csv(path)
     if not rows:

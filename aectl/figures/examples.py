@@ -1,7 +1,7 @@
-"""What the pictures show of a model: fixed examples, what noise makes of them, codes and filters.
+"""Data for figures of a model: fixed example images, corrupted images, codes and filters.
 
-Every probe asks for abilities, never for a kind of model, and is a function of the model and a seed: nothing here
-draws from the run's own random numbers. Wrap calls in `at_rest`.
+Results depend only on the model and a seed; the run's own random numbers are not used. Wrap calls in
+`evaluation_mode`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ BATCH = 500
 
 
 @contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Context in which `model` is in evaluation mode and takes no gradients; then each part has its own mode again."""
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Set `model` to evaluation mode without gradients within the block, then restore the mode of each submodule."""
     modes = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
@@ -36,7 +36,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 
 def examples(source: Source, n: int) -> Tensor:
-    """Return `n` images [n, C, H, W], always the same: the first of each class, then those that come first."""
+    """Return `n` fixed images [n, C, H, W]: the first image of each class, then the first remaining ones."""
     labels = source.labels.tolist()
     leading = {label: i for i, label in reversed(list(enumerate(labels))) if label >= 0}
     chosen = [leading[label] for label in sorted(leading)][:n]
@@ -45,8 +45,8 @@ def examples(source: Source, n: int) -> Tensor:
     return source.batch(torch.tensor(chosen, device=source.images.device)).x
 
 
-def corrupted(model: Model, x: Tensor, seed: int) -> Tensor | None:
-    """Return what a model that trains on noise sees of `x`, or None for a model without noise."""
+def corrupt_images(model: Model, x: Tensor, seed: int) -> Tensor | None:
+    """Return `x` corrupted by the model's noise, or None for a model without noise."""
     noise = getattr(model, "noise", None)
     return None if noise is None else noise(x, Rng(seed, x.device).fork("noise"))
 
@@ -62,10 +62,10 @@ def posterior_means(model: HasPosterior, source: Source, n: int) -> Tensor:
 
 
 def pixel_layer(model: nn.Module, pixels: int) -> nn.Linear | None:
-    """Return the first dense layer whose inputs are the image's pixels, or None.
+    """Return the first dense layer whose inputs are the pixels of the image, or None.
 
-    The number of inputs does not settle it, since a code or a convolution's output may have as many: the layer must
-    follow an `nn.Flatten` with no convolution before it.
+    The layer must follow an `nn.Flatten` with no convolution before it. The number of inputs alone is not sufficient:
+    a code or the output of a convolution may have the same size.
     """
     flat = False
     for layer in model.modules():
@@ -78,9 +78,9 @@ def pixel_layer(model: nn.Module, pixels: int) -> nn.Linear | None:
 
 
 def filter_tiles(model: nn.Module, shape: tuple[int, int, int], n: int = 100) -> Tensor | None:
-    """Return the weights of the first `n` units of the first layer as images [n, C, H, W], or None if it is not dense.
+    """Return the weights of the first `n` units of a dense first layer as images [n, C, H, W], or None.
 
-    Each tile has its own scale, symmetric about zero: 0.5 is weight 0, and 0 or 1 the largest of either sign.
+    Each image is scaled symmetrically by its largest absolute weight: 0.5 is weight 0.
     """
     layer = pixel_layer(model, shape[0] * shape[1] * shape[2])
     if layer is None:
@@ -91,5 +91,5 @@ def filter_tiles(model: nn.Module, shape: tuple[int, int, int], n: int = 100) ->
 
 
 def is_planar(shape: tuple[int, int, int]) -> bool:
-    """Return whether images of `shape` (C, H, W) are points of the plane: two values in all."""
+    """Return whether images of `shape` (C, H, W) have two values, i.e. are points of the plane."""
     return math.prod(shape) == 2

@@ -1,6 +1,6 @@
-"""Figures made of images: reconstructions, samples, interpolations, filters and the plane of a two-dimensional code.
+"""Grids of images: reconstructions, samples, interpolations, filters and the plane of two-dimensional codes.
 
-Images are tensors [..., C, H, W] with C = 1 or 3, pixels in [0, 1]; what lies outside is cut.
+Images are tensors [..., C, H, W] with C = 1 or 3 and pixels in [0, 1]; other values are clipped.
 """
 
 from __future__ import annotations
@@ -18,52 +18,52 @@ from torch import Tensor, nn
 from aectl.figures import examples, style
 
 TILE = 84
-"""Pixels: about what the side of a small image is enlarged to, by a whole number."""
+"""Approximate side of a small image in pixels, after enlarging by an integer factor."""
 LEFT, RIGHT, TOP, BOTTOM = 0.15, 0.15, 0.4, 0.15
 """Margins in inches."""
 NARROWEST = 4.2
-"""Inches: a figure of few columns still has room for its title."""
+"""Smallest width of a figure in inches, so that the title fits."""
 LINE, CHARACTER, SMALLER = 0.2, 0.084, 0.072
-"""Inches: the height of a line of the title, about the width of one of its letters, and of a label's."""
+"""Inches: height of a line of the title, approximate width of a character of the title, and of a label."""
 
 
 def reconstructions(x: Tensor, noisy: Tensor | None, xhat: Tensor, title: str) -> Figure:
-    """Show images [N, C, H, W] above what the model saw of them, if that was noisy, and what it made of that."""
+    """Show images x [N, C, H, W], corrupted images if any, and reconstructions, one kind per row."""
     rows = {"input": x, "noisy": noisy, "reconstruction": xhat}
     present = {label: images for label, images in rows.items() if images is not None}
     return sheet(torch.stack(list(present.values())), title, labels=list(present))
 
 
 def image_grid(images: Tensor, rows: int, title: str) -> Figure:
-    """Show images [N, C, H, W] in `rows` rows; a last row that is not full stays white."""
+    """Show images [N, C, H, W] in `rows` rows; missing images of the last row are white."""
     columns = -(-len(images) // rows)
     blank = images.new_ones(rows * columns - len(images), *images.shape[1:])
     return sheet(torch.cat([images, blank]).view(rows, columns, *images.shape[1:]), title)
 
 
 def interpolations(images: Tensor, title: str) -> Figure:
-    """Show ways between codes, one a row, of images [rows, steps, C, H, W]; the columns say how far along they are."""
+    """Show interpolations [rows, steps, C, H, W], one per row, with relative positions below the columns."""
     steps = images.shape[1]
     figure = sheet(images, title, bottom=0.4)
     (axes,) = figure.axes
     axes.set_xticks(centres(images, 1), [f"{i / max(steps - 1, 1):.2g}" for i in range(steps)])
-    axes.set_xlabel("share of the way from one code to the other", fontsize=style.LABEL, color=style.INK)
+    axes.set_xlabel("relative position between the two codes", fontsize=style.LABEL, color=style.INK)
     return figure
 
 
 def traversals(images: Tensor, codes: Tensor, units: Tensor, title: str) -> Figure:
-    """Show images [rows, steps, C, H, W] of codes [rows, steps, code] in which only units [rows] change, one a row."""
+    """Show images [rows, steps, C, H, W] of codes [rows, steps, code]; row i varies only the code unit `units[i]`."""
     rows = torch.arange(len(units))
     ends = codes[rows, 0, units].tolist(), codes[rows, -1, units].tolist()
     labels = [f"unit {unit}\n{low:.2g} … {high:.2g}" for unit, low, high in zip(units.tolist(), *ends, strict=True)]
     figure = sheet(images, title, labels=labels, bottom=0.4)
     (axes,) = figure.axes
-    axes.set_xlabel("even steps between the two numbers of the row", fontsize=style.LABEL, color=style.INK)
+    axes.set_xlabel("even steps between the two values of the row", fontsize=style.LABEL, color=style.INK)
     return figure
 
 
 def chains(images: Tensor, steps: Tensor, title: str) -> Figure:
-    """Show walks from image to image, one a row, of images [rows, states, C, H, W] after so many steps [states]."""
+    """Show Markov chains, one per row, as images [rows, states, C, H, W] after the numbers of steps [states]."""
     figure = sheet(images, title, bottom=0.4)
     (axes,) = figure.axes
     axes.set_xticks(centres(images, 1), [str(step) for step in steps.tolist()])
@@ -82,9 +82,9 @@ def filters(model: nn.Module, shape: tuple[int, int, int]) -> Figure | None:
 
 
 def manifold_grid(images: Tensor, codes: Tensor, title: str) -> Figure:
-    """Show images [rows, columns, C, H, W] decoded over the plane of two-dimensional codes [rows, columns, 2].
+    """Show images [rows, columns, C, H, W] decoded from a grid of two-dimensional codes [rows, columns, 2].
 
-    The first coordinate of the codes grows to the right, the second upwards.
+    The first coordinate of the codes increases to the right, the second upwards.
     """
     across, up = codes[0, :, 0].cpu(), codes[:, 0, 1].flip(0).cpu()
     figure = sheet(images, title, left=0.7, bottom=0.5)
@@ -94,7 +94,7 @@ def manifold_grid(images: Tensor, codes: Tensor, title: str) -> Figure:
         (axes.yaxis, up, centres(images, 0)[::-1]),
     ):
         numbers = values.double().numpy().round(6) + 0.0
-        # Five labels, the ends among them: one for each image would not fit.
+        # Five labels including both ends; a label for each image would not fit.
         chosen = np.unique(np.linspace(0, len(numbers) - 1, 5).round().astype(int))
         axis.set_ticks(places[chosen], [f"{numbers[i]:.2g}" for i in chosen])
     axes.tick_params(length=3, labelsize=style.SMALL)
@@ -110,11 +110,10 @@ def sheet(
     left: float = LEFT,
     bottom: float = BOTTOM,
 ) -> Figure:
-    """Show images [rows, columns, C, H, W] without gaps of unequal width, with a label before each row if given.
+    """Show images [rows, columns, C, H, W], optionally with a label in front of each row.
 
-    A title that is too wide goes on in a second line, and a line break in it begins one. `left` and `bottom` are
-    margins in inches. Every pixel of an image is the same whole number of pixels wide, which axes that fit themselves
-    to the page cannot promise.
+    A long title is wrapped. `left` and `bottom` are margins in inches. The layout is computed by hand, so that each
+    image is enlarged by an integer factor and all gaps have the same width.
     """
     pixels = mosaic(images)
     factor = max(1, round(TILE / (images.shape[-1] + gap(images))))
@@ -128,32 +127,32 @@ def sheet(
     figure = Figure(figsize=page, dpi=style.DPI)
     axes = figure.add_axes((left / page[0], bottom / page[1], width / page[0], height / page[1]))
     axes.imshow(pixels, interpolation="nearest", aspect="auto")
-    undress(axes)
+    hide_axes(axes)
     axes.set_yticks(centres(images, 0)[: len(labels)], list(labels))
     figure.text(LEFT / page[0], 1 - 0.12 / page[1], "\n".join(lines), fontsize=style.TITLE, color=style.INK, va="top")
     return figure
 
 
-def undress(axes: Axes) -> None:
-    """Take frame and ticks off a panel, and make ready for labels."""
+def hide_axes(axes: Axes) -> None:
+    """Remove frame and ticks of a panel, and set the style of its labels."""
     axes.spines[:].set_visible(False)
     axes.set_xticks([])
     axes.tick_params(length=0, labelsize=style.LABEL, labelcolor=style.INK)
 
 
 def gap(images: Tensor) -> int:
-    """Return the pixels between two images."""
+    """Return the gap between two images in pixels."""
     return max(1, images.shape[-1] // 14)
 
 
 def centres(images: Tensor, axis: int) -> np.ndarray:
-    """Return where the middles of the rows (axis 0) or columns (axis 1) of `images` lie in their mosaic."""
+    """Return the centres of the rows (axis 0) or columns (axis 1) of `images` in their mosaic, in pixels."""
     count, side = images.shape[axis], images.shape[3 + axis]
     return np.arange(count) * (side + gap(images)) + (side - 1) / 2
 
 
 def mosaic(images: Tensor) -> np.ndarray:
-    """Return images [rows, columns, C, H, W] as one [H′, W′, 3], white between them."""
+    """Return images [rows, columns, C, H, W] as one image [H′, W′, 3] with white gaps."""
     rows, columns, channels, height, width = images.shape
     space = gap(images)
     page = np.ones((rows * (height + space), columns * (width + space), 3), dtype=np.float32)

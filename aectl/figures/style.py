@@ -1,4 +1,4 @@
-"""The one plotting style: settings, colours, sizes and file format of all figures. Needs no torch."""
+"""The plotting style of all figures: settings, colours, sizes and file format. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from aectl.system.atomic_write import write_atomically
 DPI = 150
 INK, FAINT = "#222222", "#d9d9d9"
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
-"""From Okabe and Ito's palette, whose colours differ for every kind of colour vision and in print."""
+"""Colours of Okabe and Ito's palette, which are distinguishable with colour-blindness and in print."""
 CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#555555")
 """Paul Tol's 'muted' colours and a grey."""
 MARKERS = "os^Dv<>Phd"
-"""Shapes that tell classes apart where colours do not."""
+"""Markers of the classes, in addition to colours."""
 TITLE, LABEL, SMALL = 11, 9, 8
 """Font sizes in points."""
 
 
 @contextmanager
 def default_style() -> Iterator[None]:
-    """Context, or decorator, in which matplotlib has its default settings.
+    """Use matplotlib's default settings within the block, or the decorated function.
 
-    A matplotlibrc of the working folder has precedence over the user's own. In a folder from elsewhere, `text.usetex`
-    there would run LaTeX for each figure.
+    matplotlib reads a matplotlibrc of the working folder. In an untrusted folder, it could set `text.usetex` and
+    thereby run LaTeX.
     """
     settings = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
     with matplotlib.rc_context(settings):
@@ -45,7 +45,7 @@ def chart(title: str, width: float = 6.0, height: float = 3.6) -> tuple[Figure, 
 
 
 def dress(axes: Axes, title: str, size: float = TITLE) -> None:
-    """Give a panel its title, a faint grid and no frame on top and right."""
+    """Set the title of a panel, draw a faint grid and remove the frame at the top and right."""
     axes.set_title(title, fontsize=size, color=INK, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
@@ -61,9 +61,9 @@ def name_axes(axes: Axes, x: str, y: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, making its folder if need be; returns the path."""
+    """Write a figure as PNG, creating its folder; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the version of matplotlib in it, so that equal figures are equal files.
+    # Omit matplotlib's version from the file, so that equal figures are equal files.
     with write_atomically(path, sync=False) as file:
         figure.savefig(file, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return path

@@ -1,4 +1,4 @@
-"""Pictures that a trained model can make: each module makes some and declares their kinds."""
+"""Images made by trained models. Each module makes some kinds of images and declares them."""
 
 from aectl.sampling.kind import Kind
 from aectl.sampling.registry import KINDS

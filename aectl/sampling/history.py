@@ -1,4 +1,4 @@
-"""The pictures that a run drew of its model after each epoch of training, read back from TensorBoard's files."""
+"""Read the images that a run logged after each epoch from its TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from aectl.models.base import Model, Reconstructs, Samples
 from aectl.sampling.kind import Kind
 from aectl.sampling.request import Arrays, Impossible, Request, has
 
-FRAMES = 240
-"""Epochs of a long run that are shown, evenly spaced: a GIF of ten seconds."""
-LARGEST, MOST = 2**24, 2**26
-"""Pixels of a sheet, some four times those of any that TensorBoard is given, and of all that are shown.
+MAX_EPOCHS = 240
+"""Largest number of epochs shown, evenly spaced, so that a GIF takes ten seconds."""
+MAX_SHEET_PIXELS, MAX_TOTAL_PIXELS = 2**24, 2**26
+"""Limits on the pixels of one sheet, about four times the largest that is logged, and of all sheets together.
 
-A small PNG may unpack to gigabytes; of sheets that are large, fewer are shown.
+A small PNG may unpack to gigabytes. If sheets are large, fewer epochs are shown.
 """
 
 
-def training(model: Model, request: Request) -> Arrays:
-    """Read what the model drew after each epoch: `images` [epochs, rows, columns, C, H, W] and `epochs` [epochs].
+def load_training_images(model: Model, request: Request) -> Arrays:
+    """Return `images` [epochs, rows, columns, C, H, W] that were logged after each of `epochs` [epochs].
 
-    Samples, of the same random numbers at every epoch, or if the model draws none, reconstructions of the same images
-    `x` [columns, C, H, W], which it perhaps saw as `noisy`. Raises Impossible if the run's event files are gone or
-    have no such pictures.
+    They are samples from the same random numbers or, if the model cannot sample, reconstructions of the same images `x`
+    [columns, C, H, W], corrupted to `noisy` if the model has noise. Raises Impossible if the event files of the run are
+    missing or have no such images.
     """
-    name = tag(model)
-    found = sheets(request.folder, name) if request.folder else {}
+    name = image_tag(model)
+    found = read_sheets(request.folder, name) if request.folder else {}
     if not found:
-        raise Impossible(f"the run's event files have no pictures called '{name}'")
-    images = torch.stack([cut(sheet, request.source.shape) for sheet in found.values()])
-    # Above the reconstructions stand the images, and what noise made of them if the model has any.
+        raise Impossible(f"the run's event files have no images called '{name}'")
+    images = torch.stack([split_sheet(sheet, request.source.shape) for sheet in found.values()])
+    # The rows above the reconstructions are the images and, if the model has noise, the corrupted images.
     given = {} if has(model, Samples) else dict(zip(("x", "noisy"), images[-1, :-1], strict=False))
     return {**given, "images": images[:, len(given) :], "epochs": torch.tensor(list(found))}
 
 
-def tag(model: Model) -> str:
-    """Return what the pictures of a model's training are called in the event files."""
+def image_tag(model: Model) -> str:
+    """Return the tag of a model's images in the event files."""
     return "samples" if has(model, Samples) else "reconstruction"
 
 
-def sheets(folder: Path, tag: str) -> dict[int, np.ndarray]:
-    """Return the pictures [H′, W′, 3] of one name in a run's event files by epoch, in order.
+def read_sheets(folder: Path, tag: str) -> dict[int, np.ndarray]:
+    """Return the sheets [H′, W′, 3] with a given tag in the event files of a run, by epoch.
 
-    Each start of a run wrote a file of its own. A resumed one says from which epoch on all that was written before no
-    longer counts; an epoch that was written twice counts as it was the last time.
+    Every start of a run writes a new file. The START event of a resumed run gives its first epoch and invalidates later
+    epochs of earlier files. If an epoch was written twice, the last one counts.
     """
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
     from tensorboard.compat.proto.event_pb2 import SessionLog
@@ -67,53 +67,59 @@ def sheets(folder: Path, tag: str) -> dict[int, np.ndarray]:
                 if value.tag == tag and value.HasField("image"):
                     found[event.step] = value.image.encoded_image_string
     epochs = sorted(found)
-    frames = min(FRAMES, MOST // max([MOST // FRAMES, *(size(encoded) for encoded in found.values())]))
-    # Evenly spaced, with the first and the last.
+    frames = min(
+        MAX_EPOCHS,
+        MAX_TOTAL_PIXELS
+        // max([MAX_TOTAL_PIXELS // MAX_EPOCHS, *(count_pixels(encoded) for encoded in found.values())]),
+    )
+    # Evenly spaced, including the first and the last.
     chosen = {epochs[round(i * (len(epochs) - 1) / max(frames - 1, 1))] for i in range(frames)} if epochs else set()
-    return {epoch: pixels(found[epoch]) for epoch in sorted(chosen)}
+    return {epoch: decode_pixels(found[epoch]) for epoch in sorted(chosen)}
 
 
-def size(encoded: bytes) -> int:
-    """Return how many pixels a picture of an event file has; raises Impossible as `pixels` does."""
-    with opened(encoded) as picture:
+def count_pixels(encoded: bytes) -> int:
+    """Return the number of pixels of an encoded image; raises Impossible unless it is a PNG of limited size."""
+    with open_image(encoded) as picture:
         return picture.width * picture.height
 
 
-def pixels(encoded: bytes) -> np.ndarray:
-    """Return a picture [H′, W′, 3] of an event file; raises Impossible unless it is a PNG, which TensorBoard writes."""
-    with opened(encoded) as picture:
+def decode_pixels(encoded: bytes) -> np.ndarray:
+    """Return an encoded image as an array [H′, W′, 3]; raises Impossible unless it is a PNG of limited size."""
+    with open_image(encoded) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
 @contextmanager
-def opened(encoded: bytes) -> Iterator[Image.Image]:
-    """Open a picture of an event file; raises Impossible if it is too large, or here or within for a damaged one."""
+def open_image(encoded: bytes) -> Iterator[Image.Image]:
+    """Open an encoded image; raises Impossible if it is too large or damaged, also for errors within the block."""
     try:
         with Image.open(io.BytesIO(encoded), formats=["PNG"]) as picture:
-            if picture.width * picture.height > LARGEST:
-                raise Impossible(f"a picture in the run's event files has {picture.width} × {picture.height} pixels")
+            if picture.width * picture.height > MAX_SHEET_PIXELS:
+                size = f"{picture.width} × {picture.height} pixels"
+                raise Impossible(f"an image in the run's event files is too large: {size}")
             yield picture
     except Impossible:
         raise
     except Exception as error:
-        # Pillow raises nearly anything of damaged bytes.
-        raise Impossible(f"a picture in the run's event files is damaged ({type(error).__name__})") from error
+        # Pillow raises almost any exception for damaged files.
+        raise Impossible(f"an image in the run's event files is damaged ({type(error).__name__})") from error
 
 
-def cut(sheet: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
-    """Return the images [rows, columns, C, H, W] in [0, 1] that a sheet [H′, W′, 3] was made of.
+def split_sheet(sheet: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
+    """Split a sheet [H′, W′, 3] into its images [rows, columns, C, H, W] in [0, 1].
 
-    The sheet has a line of one pixel around each image and is enlarged by a whole number, the largest for which that
-    can be so. Large images were shrunk to `thumbnail_shape`. Raises Impossible if it was made of other images.
+    The sheet has a border of one pixel around each image and was enlarged by an integer factor; the largest possible
+    factor is assumed. Large images were shrunk to `thumbnail_shape`. Raises Impossible if the sheet does not consist of
+    images of `shape`.
     """
     for channels, height, width in dict.fromkeys((thumbnail_shape(shape), tuple(shape))):
-        if (found := tiles_of(sheet, channels, height, width)) is not None:
+        if (found := find_tiles(sheet, channels, height, width)) is not None:
             return found
-    raise Impossible(f"the run's event files have pictures of other images than {shape}")
+    raise Impossible(f"the images in the run's event files do not have the shape {shape}")
 
 
-def tiles_of(sheet: np.ndarray, channels: int, height: int, width: int) -> Tensor | None:
-    """Return the images [rows, columns, C, H, W] in [0, 1] of a sheet, None if it is not made of such images."""
+def find_tiles(sheet: np.ndarray, channels: int, height: int, width: int) -> Tensor | None:
+    """Split a sheet into images [rows, columns, C, H, W] in [0, 1]; None if its size does not fit them."""
     for factor in range(math.gcd(*sheet.shape[:2]), 0, -1):
         small = sheet[::factor, ::factor]
         rows, columns = (small.shape[0] - 1) // (height + 1), (small.shape[1] - 1) // (width + 1)
@@ -125,7 +131,7 @@ def tiles_of(sheet: np.ndarray, channels: int, height: int, width: int) -> Tenso
 
 
 def training_title(model: Model, request: Request) -> str:
-    """Return the title of pictures over training: what stays the same while the model changes."""
+    """Return the title of images over training, which says what is kept constant."""
     what = "Samples of the same random numbers" if has(model, Samples) else "Reconstructions of the same images"
     return f"{what} over training"
 
@@ -135,7 +141,7 @@ KINDS = (
         "training",
         "after each epoch of training: a strip and a GIF",
         can=lambda model: has(model, Samples) or has(model, Reconstructs),
-        make=training,
+        make=load_training_images,
         verb="show its training",
         lacks="it neither samples nor reconstructs",
         title=training_title,

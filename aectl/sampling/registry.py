@@ -1,4 +1,4 @@
-"""Find the kinds of pictures: each module of this package may assign a tuple to `KINDS`."""
+"""Find the kinds of images: each module of this package may assign a tuple to `KINDS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a model: how many pictures, of which kind of randomness, and the images to start from."""
+"""Requests for images: how many, the random numbers and settings, and the images to start from."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from aectl.data.datasets import Source
 from aectl.rng import Rng
 
 STEPS = 10
-"""Images in a row, from one end of a way to the other."""
+"""Images in a row of a path, including both ends."""
 
 Arrays = dict[str, Tensor]
-"""What is made, by name; images have pixels in [0, 1]."""
+"""Arrays by name; images have pixels in [0, 1]."""
 
 
 class Impossible(ValueError):
-    """The model could make the pictures, but not of what it was given; the message says why."""
+    """The model has the required abilities, but the data do not suffice; the message says why."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """How many images to make from which seed, and how.
+    """A request for `n` images with the random numbers of `rng`.
 
-    `source` are the images to start from, perhaps none, and then `why_none` says why. `temperature` scales the standard
-    deviation of whatever draws codes, `label` is the class to draw, `path` the way between two codes: linear,
-    spherical, or auto for what suits the model. A `density` (gaussian or gmm, of so many `components`) is fitted to the
-    codes of the `train` images. A chain takes `steps` steps behind its first `burn_in`, or is shown every `thinning`
-    steps. `folder` is the run's, which has the pictures of its training.
+    - `source`: images to start from; if it is empty, `why_none` says why.
+    - `temperature`: factor of the standard deviation of sampled codes.
+    - `label`: class to sample.
+    - `path`: linear, spherical, or auto for the default of the model.
+    - `density`: gaussian, or gmm with `components` Gaussians; fitted to the codes of the `train` images.
+    - `steps`, `burn_in`, `thinning`: a chain is shown over `steps` steps after its first `burn_in` steps, or, if
+      `thinning` is set, every `thinning` steps.
+    - `folder`: folder of the run, which has the images logged in training.
     """
 
     n: int
@@ -50,21 +53,21 @@ class Request:
 
     @property
     def rows(self) -> int:
-        """How many rows of STEPS images come nearest to n images from below, at least one."""
+        """Number of full rows of STEPS images within n images, at least 1."""
         return max(self.n // STEPS, 1)
 
     def images(self, count: int) -> Tensor:
-        """Return `count` images of the source, chosen by the seed; fewer if it holds fewer, Impossible if none."""
+        """Return up to `count` random images of the source; raises Impossible if it is empty."""
         if not len(self.source):
             raise Impossible(self.why_none)
         chosen = self.rng.fork("images").permutation(len(self.source))[:count]
         return self.source.batch(chosen).x
 
     def labels(self) -> Tensor | None:
-        """Return the asked class once for each of the n images, [n]; None if no class was asked for."""
+        """Return the requested class for each image, [n], or None."""
         return None if self.label is None else torch.full((self.n,), self.label, device=self.rng.device)
 
 
 def has(model: object, *abilities: type) -> bool:
-    """Return whether a model, or a class of models, has all the given abilities."""
+    """Return whether a model, or a model class, has all the given abilities."""
     return all(issubclass(model, one) if isinstance(model, type) else isinstance(model, one) for one in abilities)

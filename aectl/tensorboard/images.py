@@ -30,7 +30,7 @@ def draw_pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tens
     For planar data, `field` shows where the model moves points, and `sample_points` its samples. All calls use the same
     images and random numbers. The model is left unchanged.
     """
-    with examples.at_rest(model):
+    with examples.evaluation_mode(model):
         return (
             draw_planar(model, source, seed) if examples.is_planar(source.shape) else draw_images(model, source, seed)
         )
@@ -44,11 +44,11 @@ def draw_planar(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
     drawn: dict[str, Tensor] = {}
     with style.default_style():
         if isinstance(model, Reconstructs):
-            drawn["field"] = planar_fields.rendered(planar_fields.vector_field(model, source, "g(f(x)) - x"), DPI)
+            drawn["field"] = planar_fields.render_figure(planar_fields.vector_field(model, source, "g(f(x)) - x"), DPI)
         if isinstance(model, Samples):
             points = model.sample(len(source), rng=Rng(seed, source.images.device).fork("samples"))
             panels = {"data": source.pixels(), "samples": points}
-            drawn["sample_points"] = planar_fields.rendered(planar_fields.points(panels, "samples"), DPI)
+            drawn["sample_points"] = planar_fields.render_figure(planar_fields.points(panels, "samples"), DPI)
     return drawn
 
 
@@ -57,7 +57,7 @@ def draw_images(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
     drawn: dict[str, Tensor] = {}
     if isinstance(model, Reconstructs):
         x = examples.examples(source, EXAMPLES)
-        noisy = examples.corrupted(model, x, seed)
+        noisy = examples.corrupt_images(model, x, seed)
         seen = x if noisy is None else noisy
         rows = [x, *([] if noisy is None else [noisy]), model.reconstruct(seen)]
         drawn["reconstruction"] = make_grid(torch.cat(rows), len(x))
@@ -68,7 +68,9 @@ def draw_images(model: Model, source: Source, seed: int) -> dict[str, Tensor]:
         drawn["filters"] = make_grid(tiles, COLUMNS + 2)
     if paths.has_plane(model):
         request = Request(1, Rng(seed, source.images.device), 1.0, source)
-        drawn["latent_grid"] = make_grid(paths.manifold(model, request, GRID_SIDE)["images"].flatten(0, 1), GRID_SIDE)
+        drawn["latent_grid"] = make_grid(
+            paths.decode_plane(model, request, GRID_SIDE)["images"].flatten(0, 1), GRID_SIDE
+        )
     return drawn
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 from aectl.data.datasets import Source
 from aectl.data.encoding import encode_source
 from aectl.data.thumbnails import shrink
-from aectl.figures.examples import at_rest
+from aectl.figures.examples import evaluation_mode
 from aectl.metric import find_metric
 from aectl.models.base import Batch, Encodes, Model
 from aectl.system.atomic_write import name_path_in_errors
@@ -236,7 +236,7 @@ def encode_selected_images(trainer: Trainer) -> Tensor | None:
     if not isinstance(model, Encodes):
         return None
     source, positions = select_images(trainer)
-    with at_rest(model):
+    with evaluation_mode(model):
         return encode_source(model, source, BATCH_SIZE, positions).cpu()
 
 

@@ -68,7 +68,7 @@ OF_A_RUN = [
     ("sample", f"n={HUGE}", "n: 1,000,000,000 images of 64 pixels need 1.02 TB, this machine has"),
     ("sample", f"steps={HUGE}", "steps must be at most 1,000,000, not 1,000,000,000"),
     ("sample", f"components={HUGE}", "components must be at most 10,000, not 1,000,000,000"),
-    ("sample", "kind=density components=10000", "kind=density: 10,000 components need as many training images"),
+    ("sample", "kind=density components=10000", "kind=density: components=10,000 needs at least 10,000"),
     ("sample", "trust=0.5", "trust must be a module's name, a path, or a list of them, not 0.5"),
     ("eval", f"nll_samples={HUGE}", "nll_samples must be at most 1,000,000, not 1,000,000,000"),
     ("eval", "figures=7", "figures: '7' is not true or false"),

@@ -475,7 +475,7 @@ def test_a_picture_in_an_event_file_is_a_png_or_none(tmp_path, monkeypatch, tall
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None, raising=False)
     for encoded in (SCRIPT, b"", b"\x89PNG\r\n\x1a\n"):
         with pytest.raises(Impossible, match="event files is damaged"):
-            history.pixels(encoded)
+            history.decode_pixels(encoded)
         tally("attacks refused")
     assert not (tmp_path / "canary").exists()
 

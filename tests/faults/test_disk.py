@@ -360,4 +360,4 @@ def test_curves_are_drawn_without_the_row_that_a_full_disk_has_cut(tmp_path, who
     path = tmp_path / "metrics.csv"
     content = (whole / "metrics.csv").read_bytes()
     path.write_bytes(content[: content.rindex(b"\n", 0, -2) + 8])
-    assert curves.read(path)[0] == [1, 2, 3, 4, 5]
+    assert curves.read_curves(path)[0] == [1, 2, 3, 4, 5]

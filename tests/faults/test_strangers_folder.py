@@ -324,8 +324,8 @@ def test_the_pictures_of_a_training_take_a_bounded_memory_together(tmp_path, tal
             encoded = Summary.Image(height=4000, width=4000, colorspace=1, encoded_image_string=png(4000, 4000))
             summary = Summary(value=[Summary.Value(tag="samples", image=encoded)])
             writer.file_writer.add_summary(summary, epoch)
-    found = history.sheets(tmp_path, "samples")
-    assert sum(sheet.shape[0] * sheet.shape[1] for sheet in found.values()) <= history.MOST
+    found = history.read_sheets(tmp_path, "samples")
+    assert sum(sheet.shape[0] * sheet.shape[1] for sheet in found.values()) <= history.MAX_TOTAL_PIXELS
     assert (min(found), max(found)) == (1, 240)
     tally("attacks refused")
 

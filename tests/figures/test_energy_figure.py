@@ -34,7 +34,7 @@ def test_energies_and_their_exponentials_are_drawn_where_they_are():
     figure = planar_fields.landscape(Bowl(), source(), "a bowl")
     low, high = shades(figure.axes[0]), shades(figure.axes[1])
     assert low.levels[0] == pytest.approx(-3, abs=0.05)
-    assert low.levels[-1] == pytest.approx(-3 + planar_fields.HEIGHT, abs=0.05)
+    assert low.levels[-1] == pytest.approx(-3 + planar_fields.MAX_ENERGY_RANGE, abs=0.05)
     assert 0.9 * math.exp(3) < high.levels[-1] < 1.3 * math.exp(3)
     for drawn, which in ((low, 0), (high, -1)):
         # The innermost shade is around the bottom, and no wider than the level says.

@@ -56,7 +56,7 @@ def test_two_values_are_a_point_and_more_are_not():
 
 @pytest.mark.parametrize("shape", [(1, 1, 2), (1, 2, 1)])
 def test_the_lattice_covers_the_square_row_by_row(shape):
-    grid = planar_fields.lattice(source(shape=shape), 3)
+    grid = planar_fields.make_grid(source(shape=shape), 3)
     assert grid.shape == (9, *shape)
     steps = (0.0, 0.5, 1.0)
     assert grid.view(9, 2).tolist() == [[x, y] for y in steps for x in steps]
@@ -88,7 +88,7 @@ def test_arrows_point_where_the_model_moves_and_long_ones_are_cut():
 
 def test_shades_are_lightest_where_nothing_is_moved():
     figure = planar_fields.vector_field(Moves(half_way), source(3), "title")
-    pixels = np.asarray(planar_fields.rendered(figure, 60).permute(1, 2, 0))
+    pixels = np.asarray(planar_fields.render_figure(figure, 60).permute(1, 2, 0))
     axes = figure.axes[1]
 
     def colour(x, y):
@@ -106,7 +106,7 @@ def test_shades_are_lightest_where_nothing_is_moved():
 )
 def test_fields_are_drawn_also_of_models_that_do_nothing_or_give_nothing(function):
     figure = planar_fields.vector_field(Moves(function), source(), "a title")
-    pixels = planar_fields.rendered(figure, 60)
+    pixels = planar_fields.render_figure(figure, 60)
     for axes in figure.axes[:2]:
         left, low, right, high = (int(edge) for edge in axes.get_window_extent().extents)
         inside = pixels[:, pixels.shape[1] - high : pixels.shape[1] - low, left:right]
@@ -139,13 +139,13 @@ def test_points_without_classes_or_with_more_than_there_are_colours(tmp_path):
 
 
 def test_of_many_points_some_are_shown_from_all_along():
-    assert planar_fields.spaced(3).tolist() == [0, 1, 2]
-    chosen = planar_fields.spaced(10_000)
-    assert len(chosen) == planar_fields.SHOWN
+    assert planar_fields.spaced_indices(3).tolist() == [0, 1, 2]
+    chosen = planar_fields.spaced_indices(10_000)
+    assert len(chosen) == planar_fields.MAX_POINTS
     assert (chosen[0], chosen[-1]) == (0, 9999)
     assert set(np.diff(chosen)) == {5, 6}
     figure = planar_fields.points({"data": source(5000).pixels()}, "a title")
-    assert len(scattered(figure.axes[0])[0]) == planar_fields.SHOWN
+    assert len(scattered(figure.axes[0])[0]) == planar_fields.MAX_POINTS
 
 
 def test_paths_go_from_point_to_point_with_their_ends_marked(tmp_path):
@@ -178,13 +178,13 @@ def test_a_mesh_has_a_line_for_each_row_and_for_each_column(tmp_path):
 
 def test_a_figure_as_an_image_is_what_is_saved(tmp_path):
     figure, same = (planar_fields.points({"data": source(20).pixels()}, "a title") for _ in range(2))
-    image = planar_fields.rendered(figure, style.DPI)
+    image = planar_fields.render_figure(figure, style.DPI)
     saved = np.asarray(Image.open(save(same, tmp_path / "points.png")).convert("RGB"))
     assert image.dtype == torch.float32
     assert image.shape == (3, *saved.shape[:2])
     assert 0 <= image.min() < image.max() <= 1
     assert (image.permute(1, 2, 0) - torch.from_numpy(saved / 255.0)).abs().mean() < 0.002
-    half = planar_fields.rendered(figure, style.DPI / 2)
+    half = planar_fields.render_figure(figure, style.DPI / 2)
     assert [round(2 * side / other) for side, other in zip(half.shape[1:], image.shape[1:], strict=True)] == [1, 1]
 
 

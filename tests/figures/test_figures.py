@@ -130,7 +130,7 @@ def test_examples_are_one_of_each_class_and_then_the_first():
 def test_looking_leaves_every_part_in_its_own_mode():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
     model[0].eval()
-    with pytest.raises(RuntimeError, match="stop"), examples.at_rest(model):
+    with pytest.raises(RuntimeError, match="stop"), examples.evaluation_mode(model):
         assert not model[1].training
         assert not torch.is_grad_enabled()
         raise RuntimeError("stop")
@@ -150,11 +150,11 @@ def test_of_a_posterior_the_latents_whose_means_vary_are_counted_as_in_the_table
 
 def test_wide_codes_are_shown_by_their_principal_components():
     spread = torch.randn(500, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0, 3.0])
-    points, names = codes.on_plane(spread)
+    points, names = codes.project_to_plane(spread)
     assert torch.allclose(points.float()[:, 0], spread[:, 1] - spread[:, 1].mean(), atol=1)
     assert "principal component 1" in names[0]
     assert "9" in names[0].split("(")[1]
-    assert codes.on_plane(spread[:, :2])[1] == ("first coordinate of the code", "second coordinate of the code")
+    assert codes.project_to_plane(spread[:, :2])[1] == ("first coordinate of the code", "second coordinate of the code")
 
 
 def test_codes_without_spread_labels_or_room_for_them(tmp_path):

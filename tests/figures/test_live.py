@@ -24,6 +24,8 @@ def test_large_images_are_shrunk_and_cut_out_again(shape, shown):
     images = torch.linspace(0, 1, 6)[:, None, None, None].expand(6, *shape)
     sheet = live.make_grid(images, 3)
     assert max(sheet.shape) <= 3 * 57 * max(shown)
-    found = history.cut((sheet * 255).round().byte().permute(1, 2, 0).numpy().repeat(4 - shape[0], 2)[..., :3], shape)
+    found = history.split_sheet(
+        (sheet * 255).round().byte().permute(1, 2, 0).numpy().repeat(4 - shape[0], 2)[..., :3], shape
+    )
     assert found.shape == (2, 3, shape[0], *shown)
     assert torch.allclose(found.flatten(0, 1).mean((1, 2, 3)), images.mean((1, 2, 3)), atol=3e-3)

@@ -33,9 +33,9 @@ def frames(path):
 
 
 def test_a_strip_has_a_row_for_each_epoch_and_above_what_was_given(tmp_path):
-    figure = animation.strip(made([1, 2, 5], given=("x", "noisy")), "a title")
+    figure = animation.draw_strip(made([1, 2, 5], given=("x", "noisy")), "a title")
     assert labels(figure) == ["input", "noisy", "epoch 1", "epoch 2", "epoch 5"]
-    assert labels(animation.strip(made([1, 2]), "a title")) == ["epoch 1", "epoch 2"]
+    assert labels(animation.draw_strip(made([1, 2]), "a title")) == ["epoch 1", "epoch 2"]
     assert np.asarray(Image.open(save(figure, tmp_path / "strip.png")).convert("L")).std() > 5
 
 
@@ -43,18 +43,18 @@ def test_a_strip_shows_the_first_row_of_each_epoch_beneath_the_images():
     content = made([1, 2, 3], given=("x",))
     content["images"] = content["images"].clone()
     content["images"][:, 1] = 0.5  # no row of the strip's
-    (axes,) = animation.strip(content, "a title").axes
+    (axes,) = animation.draw_strip(content, "a title").axes
     expected = torch.stack([content["x"], *content["images"][:, 0]])
     assert np.allclose(axes.images[0].get_array(), image_grids.mosaic(expected))
 
 
 def test_of_many_epochs_a_strip_shows_ten_the_first_and_the_last_among_them():
-    shown = labels(animation.strip(made(list(range(1, 101))), "a title"))
+    shown = labels(animation.draw_strip(made(list(range(1, 101))), "a title"))
     assert shown == [f"epoch {epoch}" for epoch in (1, 12, 23, 34, 45, 56, 67, 78, 89, 100)]
 
 
 def test_an_animation_shows_every_epoch_and_rests_at_the_last(tmp_path):
-    path = animation.animation(made([1, 2, 3, 4]), "vae", tmp_path / "new" / "training.gif")
+    path = animation.write_animation(made([1, 2, 3, 4]), "vae", tmp_path / "new" / "training.gif")
     found = frames(path)
     assert [duration for duration, _ in found] == [250, 250, 250, 2500]
     with Image.open(path) as image:
@@ -68,7 +68,7 @@ def test_an_animation_shows_every_epoch_and_rests_at_the_last(tmp_path):
 def test_words_tell_the_epochs_apart(tmp_path):
     content = made([1, 2, 3])
     content["images"] = torch.zeros_like(content["images"])
-    found = frames(animation.animation(content, "dae", tmp_path / "training.gif"))
+    found = frames(animation.write_animation(content, "dae", tmp_path / "training.gif"))
     heads = [frame[:32] for _, frame in found]
     assert all((head < 128).sum() > 50 for head in heads)
     assert not np.array_equal(heads[0], heads[1])
@@ -78,7 +78,7 @@ def test_words_tell_the_epochs_apart(tmp_path):
 
 def test_what_pictures_were_made_of_stands_above_them_in_every_frame(tmp_path):
     content = made([1, 2], given=("x", "noisy"), rows=1)
-    found = frames(animation.animation(content, "dae", tmp_path / "training.gif"))
+    found = frames(animation.write_animation(content, "dae", tmp_path / "training.gif"))
     for _, frame in found:
         for row, key in enumerate(("x", "noisy")):
             top = 32 + row * 9 * 6
@@ -90,7 +90,7 @@ def test_colours_stay_and_a_single_epoch_is_a_picture_that_stands(tmp_path):
     content = made([7], shape=(3, 12, 10))
     red = torch.tensor([1.0, 0.2, 0.1]).view(3, 1, 1)
     content["images"] = red.expand(1, 2, 5, 3, 12, 10)
-    path = animation.animation(content, "vae", tmp_path / "training.gif")
+    path = animation.write_animation(content, "vae", tmp_path / "training.gif")
     with Image.open(path) as image:
         assert getattr(image, "n_frames", 1) == 1
         assert image.info["duration"] == 2500
@@ -101,11 +101,11 @@ def test_colours_stay_and_a_single_epoch_is_a_picture_that_stands(tmp_path):
 @pytest.mark.parametrize(("side", "factor"), [(8, 6), (28, 2), (64, 1), (200, 1)])
 def test_small_images_are_enlarged_by_a_whole_number(side, factor):
     sheet = torch.zeros(1, 3, 1, side, side)
-    width = animation.frame(sheet, "a").width
+    width = animation.draw_frame(sheet, "a").width
     assert width == factor * image_grids.mosaic(sheet).shape[1] + 16
 
 
 def test_long_words_have_room():
-    short, long = (animation.frame(torch.zeros(1, 1, 1, 8, 8), words) for words in ("a", "a" * 100))
+    short, long = (animation.draw_frame(torch.zeros(1, 1, 1, 8, 8), words) for words in ("a", "a" * 100))
     assert long.width > 5 * short.width
     assert np.asarray(long)[:, -8:].min() == 255
