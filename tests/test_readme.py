@@ -134,6 +134,15 @@ def test_python_of_the_readme_runs(aectl, first):
     assert ("drawn" in found) != first
 
 
+@pytest.mark.slow
+def test_python_of_its_page_runs(aectl):
+    assert aectl("train", *VAE)[0] == 0
+    blocks_of_python = python((ROOT / "docs/PYTHON.md").read_text())
+    assert len(blocks_of_python) >= 4
+    for code in blocks_of_python:
+        exec(code, {})
+
+
 def test_no_command_of_the_readme_is_overlooked():
     seen = {f"{words[0]} {words[1]}" for words in [*chain(*blocks(README)), *asides(README)]}
     assert {"aectl train", "aectl eval", "aectl sample", "make train", "make test", "tensorboard --logdir"} <= seen
