@@ -482,7 +482,7 @@ def test_name_is_that_of_the_runs_folder_and_is_accepted_for_a_run(aectl, calls)
 def test_a_name_that_is_none_of_a_folder_is_refused(aectl, calls, name, sweep):
     code, _, err = aectl("train", *sweep, "dataset=digits", f"name={name}")
     assert code == 2
-    assert err.startswith(("aectl: name must be that of a folder", "aectl: cannot read name="))
+    assert err.startswith(("aectl: name must be a folder name of letters", "aectl: cannot read name="))
     assert not Path("outputs").exists()
 
 

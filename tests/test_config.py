@@ -156,10 +156,10 @@ def test_build_of_a_partial_is_a_callable_with_what_was_supplied():
         ),
         (
             {"_target_": "my_part.Net"},
-            "model: cannot find 'my_part.Net': there is no module 'my_part' here or among the packages; "
+            "model: cannot find 'my_part.Net': there is no module 'my_part' here or in installed packages; "
             "did you mean 'my_parts'?",
         ),
-        ({"_target_": "json"}, "model: 'json' is no class or function"),
+        ({"_target_": "json"}, "model: 'json' is not a class or function"),
         pytest.param(
             *({"_target_": "shutil.rmtree", "path": "x"}, None),
             marks=pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""From YAML files and typed overrides to checked configs and the objects that they describe."""
+"""Check configs, and build the objects that they describe."""
 
 from aectl.config.instantiate import (
     ConfigError,

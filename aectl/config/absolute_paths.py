@@ -1,4 +1,4 @@
-"""Paths that a config names, made absolute, so that the run can be used from any working folder."""
+"""Make the paths in a config absolute, so that the run works from any working folder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from aectl.config.instantiate import iterate_mappings, to_plain
 
 PATH_KEYS = ("path", "test_path", "root", "test_root")
-"""Of data sets."""
+"""Keys of data sets that hold paths."""
 
 
 def make_data_paths_absolute(config: DictConfig) -> None:
-    """Make the relative paths in a config's data set absolute, from the working folder.
+    """Make relative paths in the config's data set absolute, based on the working folder.
 
-    Of one's own data sets, whose keys may mean something else, only those of files that are there.
+    In a user's data set class the keys may mean something else, so only existing paths are changed.
     """
     for where, node in iterate_mappings(to_plain(config.dataset), "dataset"):
         for key in PATH_KEYS:
@@ -26,7 +26,7 @@ def make_data_paths_absolute(config: DictConfig) -> None:
 
 
 def is_relative_path(node: Mapping[str, Any], key: str) -> bool:
-    """Return whether a key of a plain node holds a relative path."""
+    """Return whether a key of a plain node has a relative path."""
     value = node.get(key)
     if not isinstance(value, str) or value in ("", "???") or Path(value).is_absolute():
         return False
@@ -34,17 +34,17 @@ def is_relative_path(node: Mapping[str, Any], key: str) -> bool:
 
 
 def to_absolute(path: str) -> Path:
-    """Return a path from the root on."""
+    """Return the absolute path, with `~` expanded."""
     return Path(path).expanduser().absolute()
 
 
 def set_literal(config: DictConfig, key: str, text: str) -> None:
-    """Set a key to a text as it stands: `${` in it is no interpolation."""
+    """Set a key to a literal text, in which `${` is not an interpolation."""
     OmegaConf.update(config, key, text.replace("${", "\\${"))
 
 
 def store_paths(config: DictConfig, file: Path) -> None:
-    """Write the paths of a run's data and of its first weights, as they are in `config`, into its stored config."""
+    """Write the absolute paths of data and `init_from` in `config` into the stored config `file`."""
     plain, stored = to_plain(config), OmegaConf.load(file)
     paths = {
         f"{where}.{key}": node.get(key)
@@ -62,6 +62,6 @@ def store_paths(config: DictConfig, file: Path) -> None:
 
 
 def is_changed(stored: Any, key: str, value: str) -> bool:
-    """Return whether a stored config gives a key another value, as a relative path does in another folder."""
+    """Return whether a stored config has a different text at a key."""
     raw = OmegaConf.select(stored, key)
     return isinstance(raw, str) and raw != value

@@ -39,11 +39,11 @@ BASES = (
 )
 
 PLAIN_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z]\w*)+", re.ASCII)
-"""A name with no part that Python keeps to itself, such as `__builtins__`."""
+"""A dotted name without private parts such as `__builtins__`."""
 
 
 def may_be_looked_up(name: Any, trust: Iterable[str]) -> bool:
-    """Return whether a name is one of ours or of a module in `trust`, by its words alone."""
+    """Return whether a name starts with a known package or a module in `trust`; imports nothing."""
     if not isinstance(name, str):
         return False
     return is_in_modules(name, trust) or (
@@ -52,10 +52,10 @@ def may_be_looked_up(name: Any, trust: Iterable[str]) -> bool:
 
 
 def may_be_called(found: Any, trust: Iterable[str]) -> bool:
-    """Return whether what a name leads to may be called.
+    """Return whether the object that a name resolves to may be called.
 
-    It is judged by the module that it is defined in: `torch.nn.modules.module.torch.os.system` begins well and leads
-    elsewhere. What its module does not hold under its own name, such as a method, is refused.
+    The decision uses the module that defines it, because a name such as `torch.nn.modules.module.torch.os.system` only
+    looks allowed. An object that its module does not have under its own name, such as a method, is refused.
     """
     module, name = (getattr(found, key, None) for key in ("__module__", "__qualname__"))
     if not isinstance(module, str) or not isinstance(name, str):
@@ -93,18 +93,18 @@ def reads_published_files(name: str) -> bool:
 
 
 def is_misplaced(found: Any, path: str, node: Mapping[str, Any]) -> bool:
-    """Return whether a data set of ours stands where the paths it reads are not checked.
+    """Return whether a data set function of aectl is used where its paths are not checked.
 
-    That is outside of `dataset`, or with arguments by position.
+    That is outside of the group `dataset`, or with positional arguments.
     """
     return makes_dataset(found) and (not is_in_modules(path, ("dataset",)) or "_args_" in node)
 
 
 def is_path(text: str) -> bool:
-    """Return whether a word of `trust` names a file or a folder, and not a module."""
+    """Return whether an item of `trust` is a path rather than a module."""
     return "/" in text or "\\" in text or text.startswith(("~", "."))
 
 
 def is_in_modules(name: str, modules: Iterable[str]) -> bool:
-    """Return whether a dotted name is one of the modules or lies in one."""
+    """Return whether a dotted name is one of the modules or inside one."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)

@@ -1,7 +1,7 @@
-"""The values that a key may take, read from source files: TAB must not wait for the import of torch.
+"""List the values of a key for TAB completion, parsed from source files to avoid importing torch.
 
-A constructor's parameter has the choices of its annotation, `Literal["mse", "bce"]`, by name or in place, which
-`check_signature` holds values against. Other keys have the names in a registry, such as `KINDS` of aectl sample.
+A key of a component takes the choices in the annotation of its constructor's parameter, e.g. `Literal["mse", "bce"]` or
+an alias of it, as in `check_signature`. Other keys take the names in a registry, e.g. `KINDS` of aectl sample.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 BOOLEAN = ("true", "false")
 
-# Keys of eval and sample whose values are the names in a registry: its module, its name, and what is possible besides.
+# Keys of eval and sample whose values are names in a registry: its module, its name, and further values.
 REGISTRIES = {
     "kind": ("aectl.sampling", "KINDS", ("all",)),
     "only": ("aectl.evaluation", "EVALUATIONS", ()),
@@ -24,7 +24,7 @@ REGISTRIES = {
 
 
 def list_choices(key: str, config: Mapping[str, Any]) -> list[str]:
-    """Return the values that a dotted key of a plain config may take; none where they cannot be listed."""
+    """Return the possible values of a dotted key of a plain config; empty if they cannot be listed."""
     parent, _, name = key.rpartition(".")
     node: Any = config
     for part in parent.split(".") if parent else ():
@@ -39,7 +39,7 @@ def list_choices(key: str, config: Mapping[str, Any]) -> list[str]:
 
 
 def registry_names(module: str, name: str) -> list[str]:
-    """Return the keys of a module's dict, or the first arguments of the calls in its tuple; see `registry_calls`."""
+    """Return the keys of a dict in a module, or the first arguments of the calls in a tuple, see `registry_calls`."""
     value = find_assigned(module, name)
     if isinstance(value, ast.Dict):
         return [str(key.value) for key in value.keys if isinstance(key, ast.Constant)]
@@ -47,9 +47,9 @@ def registry_names(module: str, name: str) -> list[str]:
 
 
 def registry_calls(module: str, name: str) -> list[list[str]]:
-    """Return the texts among the positional arguments of each call in a module's tuple.
+    """Return the string arguments of each call in a tuple in a module.
 
-    The modules of a package may each have such a tuple: these calls are sorted by their argument `order`.
+    In a package, the tuples of all its modules are joined, and the calls sorted by their argument `order`.
     """
     tuples = [
         find_assigned(module, name),
@@ -64,19 +64,19 @@ def registry_calls(module: str, name: str) -> list[list[str]]:
 
 
 def submodules_with(package: str, name: str) -> list[str]:
-    """Return the modules of a package of aectl that assign to a name, without parsing the others."""
+    """Return the modules of a package that assign a tuple to `name`; the others are not parsed."""
     folder = Path(__file__).parents[2].joinpath(*package.split("."))
     return [path.stem for path in sorted(folder.glob("*.py")) if f"\n{name} = (" in path.read_text(encoding="utf-8")]
 
 
 def order_of(call: ast.Call) -> int:
-    """Return the number that a call has as its argument `order`, 0 without one."""
+    """Return the argument `order` of a call, default 0."""
     found = [one.value.value for one in call.keywords if one.arg == "order" and isinstance(one.value, ast.Constant)]
     return found[0] if found and isinstance(found[0], int) else 0
 
 
 def parameter_choices(target: str, parameter: str) -> list[str]:
-    """Return the choices that a parameter of a class or function, `module.Name`, is annotated with, if any."""
+    """Return the choices in the annotation of a parameter of `module.Name`; empty if there are none."""
     module, _, name = target.rpartition(".")
     for owner, definition in find_definitions(module, name):
         arguments = definition.args
@@ -87,7 +87,7 @@ def parameter_choices(target: str, parameter: str) -> list[str]:
 
 
 def find_definitions(module: str, name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
-    """Yield the function `module.name`, or the constructor of that class, with the module that it stands in."""
+    """Yield the module and definition of the function `module.name`, or of the constructor of that class."""
     for node in parse_module(module).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             yield module, node
@@ -100,7 +100,7 @@ def find_definitions(module: str, name: str) -> Iterator[tuple[str, ast.Function
 
 
 def list_literals(module: str, annotation: ast.expr | None) -> list[str]:
-    """Return the values that an annotation allows, as one types them; none if it allows others."""
+    """Return the values that an annotation allows, as typed; empty if it is not a choice."""
     if isinstance(annotation, ast.BinOp):
         return [*list_literals(module, annotation.left), *list_literals(module, annotation.right)]
     if isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", "") == "Literal":
@@ -115,7 +115,7 @@ def list_literals(module: str, annotation: ast.expr | None) -> list[str]:
 
 
 def resolve_import(module: str, name: str) -> tuple[str, str]:
-    """Return the module that a name in another one is imported from, and its name there; itself if it is not."""
+    """Return the module and name that `name` in `module` is imported from; unchanged if it is not imported."""
     for node in parse_module(module).body:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
@@ -125,7 +125,7 @@ def resolve_import(module: str, name: str) -> tuple[str, str]:
 
 
 def find_assigned(module: str, name: str) -> ast.expr | None:
-    """Return what a module assigns to a name; None if it does not."""
+    """Return the expression that a module assigns to a name, else None."""
     for node in parse_module(module).body:
         names = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -137,7 +137,7 @@ def find_assigned(module: str, name: str) -> ast.expr | None:
 
 @cache
 def parse_module(module: str) -> ast.Module:
-    """Return the syntax tree of a module of aectl or of the working folder; an empty one for others, or on errors."""
+    """Return the syntax tree of a module of aectl or the working folder; an empty one if it cannot be parsed."""
     root = Path(__file__).parents[2] if module.partition(".")[0] == "aectl" else Path.cwd()
     path = root.joinpath(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -1,4 +1,4 @@
-"""Paths of own data in a stored config: read only if this user has typed them, here or when the run was trained."""
+"""Check the data paths in a stored config: they are read only if this user typed or trusted them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aectl.config.untrusted_files import check_links
 
 
 def find_data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:
-    """Return the absolute paths of own data in the config of a data set, by key; not those of trusted classes.
+    """Return the absolute paths of the user's data in a data set's config, by key; trusted classes are skipped.
 
     Call it after the data set was built or `check_trusted` has imported what it names.
     """
@@ -29,7 +29,7 @@ def find_data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:
         if is_in_modules(target, trust):
             continue
         for key in PATH_KEYS:
-            # A root within another data set's config is not replaced by the user's folder of data.
+            # A root inside another data set's config is not replaced by the user's data folder.
             is_fetched = key == "root" and reads_published_files(target)
             if not isinstance(node.get(key), str) or not node[key] or (is_fetched and where == "dataset"):
                 continue
@@ -39,7 +39,7 @@ def find_data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:
 
 
 def may_exist(path: Path) -> bool:
-    """Return whether there may be a file or folder; of what is not there, whoever reads it says so."""
+    """Return whether a path may exist; a missing one is reported by its reader."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -47,7 +47,7 @@ def may_exist(path: Path) -> bool:
 
 
 def sign_paths(config: DictConfig) -> dict[str, str]:
-    """Return the paths that a run reads, of its data and its first weights, with signatures; none without a key."""
+    """Return the signatures of the paths that a run reads, data and `init_from`; empty without a user key."""
     paths = [
         *find_data_paths(config.dataset).values(),
         *([str(to_absolute(config.init_from))] if config.init_from else []),
@@ -59,13 +59,13 @@ def sign_paths(config: DictConfig) -> dict[str, str]:
 def check_paths(
     paths: Mapping[str, str], folder: Path, signatures: Mapping[str, str] | None, trust: Iterable[str]
 ) -> None:
-    """Raise ConfigError for a path outside a run's folder that this user has neither signed nor named in `trust`."""
+    """Raise ConfigError for a path outside the run's folder without this user's signature or `trust`."""
     trusted = [to_absolute(word) for word in trust if is_path(word)]
     for key, text in paths.items():
         if is_signed((signatures or {}).get(text), "path", text) or any(is_within(Path(text), one) for one in trusted):
             continue
         if is_within(Path(text), folder):
-            # A folder of images may hold links to others.
+            # A folder of images may contain links to other folders.
             check_links(folder, Path(text))
         else:
             hint = f"if it may, add trust={quote_value(text)}"
@@ -73,7 +73,7 @@ def check_paths(
 
 
 def is_within(path: Path, folder: Path) -> bool:
-    """Return whether a path leads into a folder, links followed."""
+    """Return whether a path is inside a folder after resolving links."""
     try:
         return path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError):
@@ -81,7 +81,7 @@ def is_within(path: Path, folder: Path) -> bool:
 
 
 def quote_value(text: str) -> str:
-    """Return a text as a value in Hydra's grammar and for a shell."""
+    """Quote a text for Hydra's grammar and for a shell."""
     if re.fullmatch(r"[\w./@+:-]+", text):
         return text
     return shlex.quote(quote_override(text))

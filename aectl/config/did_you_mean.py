@@ -1,4 +1,4 @@
-"""Suggestions for names that do not exist, by what they mean elsewhere and by how they are spelt."""
+"""Suggest names for unknown keys and options, by synonyms in other programs and by spelling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEANINGS: dict[str, str] = {
     "tie tie_weights tied_weights weight_tying share_weights": "model.tied model.layer.tied",
     "dropout dropout_rate dropout_p dropout_prob drop drop_rate p_dropout keep_prob": "model.code_dropout",
     "topk top_k n_active sparsity_k": "model.encoder.code_activation.k",
-    # Losses and what is added to them.
+    # Losses and penalties.
     "loss loss_fn loss_function criterion loss_type recon_loss reconstruction_loss gan_loss": "model.loss "
     "model.likelihood",
     "beta kl_weight kld_weight kl_coeff kl_coef kl_beta beta_kl kl kld": "model.beta",
@@ -136,13 +136,13 @@ MEANINGS: dict[str, str] = {
     "cross_entropy binary_cross_entropy crossentropy": "bce bernoulli",
     "l2_loss squared_error": "mse gaussian",
 }
-"""Names of other programs, and those of ours that mean the same, the most likely first; `key=value` sets a value."""
+"""Names used by other programs, with the keys and options of aectl that mean the same, most likely first."""
 
 COUNTS = re.compile(r"^(n|num|nb|number_of|max|total)_")
 
 
 def normalise_name(name: str) -> str:
-    """Return a name without case, underscores and hyphens."""
+    """Return a name in lower case without underscores and hyphens."""
     return re.sub(r"[\W_]", "", name).lower()
 
 
@@ -153,7 +153,7 @@ for words, ours in MEANINGS.items():
 
 
 def find_synonyms(name: str) -> list[str]:
-    """Return what aectl calls a thing that others call `name`, as keys, options and other names."""
+    """Return the keys, options and names of aectl that mean the same as `name`."""
     short = COUNTS.sub("", name.lower())
     for word in (name, short, name.removesuffix("s"), short.removesuffix("s")):
         if found := SYNONYMS.get(normalise_name(word)):
@@ -162,16 +162,16 @@ def find_synonyms(name: str) -> list[str]:
 
 
 def find_nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return the one known name that is spelt or means the same but for case and signs, else one spelt alike."""
+    """Return at most one known name: equal but for case and signs, else a synonym, else similar spelling."""
     known = list(known)
     same = [one for one in known if normalise_name(one) == normalise_name(name)]
-    # `device=cuda` means the option cuda, `model.code` the key code.
+    # The synonym `device=cuda` stands for the option cuda, `model.code` for the key code.
     meant = [leaf for leaf in (re.split("[.=]", one)[-1] for one in find_synonyms(name)) if leaf in known]
     return (same or meant or difflib.get_close_matches(name, known, 1) or find_near_synonyms(name, known))[:1]
 
 
 def find_near_synonyms(name: str, known: Sequence[str]) -> list[str]:
-    """Return the names of `known` that mean the same as a name of other programs that is spelt like `name`."""
+    """Return the known names that are synonyms of a name spelt like `name`."""
     words = difflib.get_close_matches(normalise_name(name), SYNONYMS, n=1, cutoff=0.85)
     return [one for word in words for one in SYNONYMS[word] if one in known]
 
@@ -189,20 +189,20 @@ def did_you_mean(suggestions: Sequence[str], otherwise: str = "") -> str:
 
 
 def find_same_keys(key: str, config: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a config that end like `key`, else the one that means the same."""
+    """Return the keys of a config with the same last part as `key`, else at most one synonym."""
     known = dict(iterate_keys(config))
     parent, _, leaf = key.rpartition(".")
     if same := [one for one in known if one.rpartition(".")[2] == leaf and one != key]:
-        # A recipe repeats keys, for what is null there.
+        # A recipe repeats the keys that are null in the config.
         return [one for one in same if not one.startswith("recipe.")] or same
     meant = [one for one in find_synonyms(leaf) if one.partition("=")[0] in known]
-    # Next to where it was typed: model.decoder.hidden is model.decoder.widths.
+    # First in the same part: model.decoder.hidden means model.decoder.widths.
     siblings = [f"{parent}.{one.rpartition('.')[2]}" for one in find_synonyms(leaf)] if parent else []
     return [*[one for one in siblings if one in known], *meant][:1]
 
 
 def find_similar_keys(key: str, config: Mapping[str, Any]) -> list[str]:
-    """Return the key of a config that is spelt most like `key`, one of the same part if there is one."""
+    """Return at most one key of a config spelt like `key`, preferably in the same part."""
     known = dict(iterate_keys(config))
     siblings = [one for one in known if one.rpartition(".")[0] == key.rpartition(".")[0]]
     near = find_nearest(key, siblings) or find_nearest(key, known)
@@ -210,7 +210,7 @@ def find_similar_keys(key: str, config: Mapping[str, Any]) -> list[str]:
 
 
 def format_override(key: str, value: str, config: Mapping[str, Any], options: Mapping[str, Sequence[str]]) -> str:
-    """Return `key=value` as one types it: the value of a list gets its brackets, that of a group is an option."""
+    """Return `key=value` quoted for a shell; list values get brackets, group values become an option."""
     if "=" in key:
         return key
     if value and key in options and value not in options[key]:
@@ -221,7 +221,7 @@ def format_override(key: str, value: str, config: Mapping[str, Any], options: Ma
 
 
 def iterate_keys(config: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield the dotted keys of a plain config with their values, without those that only Hydra reads (`_target_`)."""
+    """Yield the dotted keys of a plain config with their values, without Hydra's own such as `_target_`."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if not str(key).startswith("_"):

@@ -1,4 +1,4 @@
-"""Names of the folders that configs ask for: of runs, of a sweep's jobs, and of what Hydra writes for itself."""
+"""Names of the folders of runs, of a sweep's jobs, and of Hydra's files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from aectl.config.instantiate import ConfigError
 
 
 def make_slug(overrides: Iterable[str], limit: int = 80) -> str:
-    """Return a folder name that tells a sweep's jobs apart: `vae-code_32-seed_1` for model=vae model.code=32 seed=1.
+    """Return the folder name of a sweep's job: `vae-code_32-seed_1` for model=vae model.code=32 seed=1.
 
-    It holds letters, digits, `.`, `_`, `+` and `-` alone (launchers for clusters refuse `=`), at most `limit` of them.
+    It has at most `limit` letters, digits and `.`, `_`, `+`, `-`. Cluster launchers refuse `=`.
     """
     parts = []
     for override in sorted(overrides, key=lambda word: not word.startswith("name=")):
         key, _, value = override.lstrip("+~").partition("=")
         leaf = key.rpartition(".")[2]
         if leaf == "init_from":
-            # A sweep names it from the root on.
+            # In a sweep it is an absolute path.
             value = Path(value.strip("'\"")).name
         if leaf == "_target_":
             parts.append(value.rpartition(".")[2])
@@ -53,39 +53,39 @@ KEYS_WITHOUT_NAME = (
 
 
 RUN_NAME = re.compile(r"\w[\w.+@-]{0,99}")
-"""A name of a run: that of one folder everywhere, with nothing that a shell or a glob would take for something else."""
+"""A run's name: one folder, valid on all systems, without characters special to shells and globs."""
 
 
 def check_run_name(name: str | None, otherwise: str) -> str:
-    """Return the folder name of a run: its `name`, if it has one; raises ConfigError if that is no name of a folder."""
+    """Return `name`, or `otherwise` if it is None; raises ConfigError if it is not a valid folder name."""
     if name is None:
         return otherwise
     if not RUN_NAME.fullmatch(str(name)) or name == "latest" or str(name).endswith("."):
-        raise ConfigError(f"name must be that of a folder, letters, digits and . _ + @ - alone, not '{name}'")
+        raise ConfigError(f"name must be a folder name of letters, digits and . _ + @ -, not '{name}'")
     return str(name)
 
 
 def scratch_folder() -> str:
-    """Return a folder for what Hydra writes about sweeps of commands that keep nothing themselves."""
+    """Return a temporary folder for Hydra's files in sweeps of commands without output folders."""
     return str(Path(tempfile.gettempdir(), f"aectl-{getpass.getuser()}"))
 
 
 def own_hydra_folder() -> str:
-    """Return the name of a folder that Hydra may write into before the run's folder is this process's own."""
+    """Return the name of this process's temporary folder for Hydra's config, until the run's folder is locked."""
     return f".hydra~{os.getpid()}"
 
 
 MAKES_FOLDERS = ContextVar("MAKES_FOLDERS", default=False)
-"""Whether folders that configs name are made: a run is to begin, and no config is only looked at."""
+"""Whether composing a config makes the run's folder: true for a run, false if the config is only inspected."""
 
 
 def make_new_folder(name: str) -> str:
-    """Make a new folder and return its name, `name`, or where that is there already `name`-2, `name`-3, …
+    """Make a new folder and return its name: `name`, or if it exists `name`-2, `name`-3, …
 
-    To make it is to claim it: of several processes that try to only one can.
+    Making it reserves the name: only one of several processes succeeds.
     """
     if not (MAKES_FOLDERS.get() and HydraConfig.initialized()):
-        # Hydra asks when it composes a config, too.
+        # Hydra also resolves this while it composes a config.
         return name
     try:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -95,23 +95,23 @@ def make_new_folder(name: str) -> str:
                 Path(tried).mkdir()
                 return tried
     except OSError:
-        # Hydra will meet the same, and say it.
+        # Hydra runs into the same error and reports it.
         pass
     return name
 
 
 SWEEP: ContextVar[Path | None] = ContextVar("SWEEP", default=None)
-"""The folder that the sweep of this command is to make."""
+"""The folder that the current sweep will make."""
 
 
 def announce_sweep(folder: Path) -> None:
-    """Record the folder of a sweep that starts now, for `removing_abandoned_sweep`; one that exists is left alone."""
+    """Record the folder of a sweep that starts now, for `remove_abandoned_sweep`; an existing folder is kept."""
     SWEEP.set(None if folder.exists() else folder)
 
 
 @contextlib.contextmanager
 def remove_abandoned_sweep() -> Iterator[None]:
-    """Remove the sweep's folder, which Hydra makes early, if the block raises before any job is planned."""
+    """Remove the sweep's folder if the block raises before a job is planned; Hydra makes the folder early."""
     token = SWEEP.set(None)
     try:
         yield
@@ -127,7 +127,7 @@ def remove_abandoned_sweep() -> Iterator[None]:
 
 
 def remove_empty_folders(folder: Path, levels: int) -> None:
-    """Remove a folder and its parents, so many levels of them, as far as they are empty; never the working folder."""
+    """Remove a folder and its parents while they are empty, at most `levels`, and never the working folder."""
     here = Path.cwd()
     for one in [folder, *folder.parents][:levels]:
         if one in (here, *here.parents) or not one.is_dir() or any(one.iterdir()):
@@ -137,7 +137,7 @@ def remove_empty_folders(folder: Path, levels: int) -> None:
 
 @contextlib.contextmanager
 def allow_new_folders(does: bool) -> Iterator[None]:
-    """Let configs, within, claim the folders that they name for their run, or not."""
+    """Set in the block whether composing a config makes the run's folder."""
     token = MAKES_FOLDERS.set(does)
     try:
         yield

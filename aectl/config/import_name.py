@@ -1,4 +1,4 @@
-"""Find the class or function that a dotted name such as `my_module.MyModel` stands for."""
+"""Import the class or function with a dotted name such as `my_module.MyModel`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from aectl.config.did_you_mean import suggest_nearest
 
 
 def locate(name: str) -> Any:
-    """Return what a dotted name stands for, importing the modules on the way.
+    """Return the object with a dotted name; imports the modules in it.
 
-    Raises ImportError with a message for the user: which part is not there and what comes near it, or which module
-    failed when it was imported.
+    Raises ImportError with a message for the user: the missing part and a similar name, or the module that failed.
     """
     first, *rest = name.split(".")
     found, path = import_module(first, name, list_nearby_modules()), first
@@ -36,7 +35,7 @@ def import_module(path: str, name: str, neighbours: Iterable[str]) -> ModuleType
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:
-        # The module itself, or the package that would hold it, and not something that it imports in turn.
+        # The module or its package is missing, not another module that it imports.
         if error.name is not None and (path == error.name or path.startswith(f"{error.name}.")):
             raise ImportError(missing_message(name, path, neighbours)) from None
         raise ImportError(failed_message(name, path, error)) from error
@@ -45,22 +44,22 @@ def import_module(path: str, name: str, neighbours: Iterable[str]) -> ModuleType
 
 
 def missing_message(name: str, path: str, neighbours: Iterable[str]) -> str:
-    """Return the message for a part of a dotted name that is not there."""
+    """Return the message for a missing part of a dotted name."""
     parent, _, part = path.rpartition(".")
-    where = f"'{parent}' has no '{part}'" if parent else f"there is no module '{part}' here or among the packages"
+    where = f"'{parent}' has no '{part}'" if parent else f"there is no module '{part}' here or in installed packages"
     return f"cannot find '{name}': {where}" + suggest_nearest(part, [n for n in neighbours if not n.startswith("_")])
 
 
 def failed_message(name: str, path: str, error: Exception) -> str:
-    """Return the message for a module that is there but cannot be imported."""
+    """Return the message for a module whose import failed."""
     return f"cannot find '{name}': importing '{path}' failed with {type(error).__name__}: {error}"
 
 
 def list_nearby_modules() -> list[str]:
-    """Return the modules in the working folder, which are those that a user may have misspelt."""
+    """Return the modules in the working folder, aectl and torch, as candidates for a misspelt name."""
     return ["aectl", "torch", *(module.name for module in pkgutil.iter_modules([str(Path.cwd())]))]
 
 
 def list_members(module: ModuleType) -> list[str]:
-    """Return the names in a module, submodules that were not imported yet included."""
+    """Return the names in a module, including submodules that are not imported yet."""
     return [*dir(module), *(one.name for one in pkgutil.iter_modules(getattr(module, "__path__", [])))]

@@ -1,4 +1,4 @@
-"""From config to objects: where conf/ is, whether a node fits what it names, whom a stored one may name, `build`."""
+"""Build objects from config nodes, after checks of their arguments and of what a stored config may name."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
 
 class ConfigError(ValueError):
-    """What the user typed, or what a config says, cannot work; the message is for the user."""
+    """The command or the config is invalid; the message is for the user."""
 
 
 def conf_dir() -> str:
-    """Return the absolute path of the config files: in the installed package, else beside it in a checkout."""
+    """Return the absolute path of conf/: in the installed package, or next to it in a checkout."""
     here = Path(__file__).resolve().parents[1]
     for folder in (here / "conf", here.parent / "conf"):
         if (folder / "train.yaml").is_file():
             return str(folder)
-    raise ConfigError(f"no conf folder in {here} or beside it: the installation is incomplete")
+    raise ConfigError(f"no conf folder in {here} or next to it: the installation is incomplete")
 
 
 def list_options() -> dict[str, list[str]]:
-    """Return the options of each group in conf/."""
+    """Return the options of each config group in conf/."""
     folders = sorted(path for path in Path(conf_dir()).iterdir() if path.is_dir() and path.name != "hydra")
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
 
 
 def build(node: Any, path: str = "", **supplied: Any) -> Any:
-    """Make the object that `node` describes, the one door from config to objects; None if it names no `_target_`.
+    """Build the object that `node` describes; None if it has no `_target_`.
 
-    `supplied` are values that the program gives; those that the target does not ask for are left out. With
-    `_partial_: true` a callable is returned. Raises ConfigError, which begins with `path`, if the target cannot be
-    found or refuses its arguments.
+    All objects of a config are built here. `supplied` are arguments from the program; those that the target does not
+    take are ignored. With `_partial_: true` a callable is returned. Raises ConfigError, with a message that starts with
+    `path`, if the target cannot be found or refuses its arguments.
     """
     plain = to_plain(node)
     if not has_target(plain):
@@ -64,7 +64,7 @@ def build(node: Any, path: str = "", **supplied: Any) -> Any:
     if not partial:
         check_complete(target, {**plain, **given}, path)
     try:
-        # Supplied values enter at the call and not through OmegaConf, which copies objects and turns tuples into lists.
+        # Supplied values bypass OmegaConf, which copies objects and converts tuples to lists.
         make = instantiate(node, _convert_="all", _partial_=True, **build_allowlist(plain))
         return functools.partial(make, **given) if partial else make(**given)
     except InstantiationException as error:
@@ -76,7 +76,7 @@ def build(node: Any, path: str = "", **supplied: Any) -> Any:
 
 
 def translate_error(error: InstantiationException, path: str) -> Exception:
-    """Return what a component inside the node raised: as ConfigError if it refused its arguments, else as it is."""
+    """Return the error of a component inside the node; errors about its arguments become ConfigError."""
     cause: BaseException | None = error
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
@@ -86,8 +86,8 @@ def translate_error(error: InstantiationException, path: str) -> Exception:
 
 
 def locate_error(error: Exception, path: str) -> str:
-    """Return the path of the node, within the one at `path`, that an error is of, if Hydra has told."""
-    # Hydra 1.3 tells it in the text, 1.4 in a note. It is the full one where the node hangs in a config.
+    """Return the path of the inner node that raised an error if Hydra reports it, else `path`."""
+    # Hydra 1.3 has it in the text, 1.4 in a note. It is a full path if the node belongs to a config.
     match = re.search(r"full_key: (\S+)", "\n".join([str(error), *getattr(error, "__notes__", ())]))
     if not match or match[1] == path:
         return path
@@ -95,29 +95,29 @@ def locate_error(error: Exception, path: str) -> str:
 
 
 def build_allowlist(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the argument by which Hydra 1.4 is told that the targets in a node are meant; 1.3 has none."""
+    """Return the keyword argument that allows the targets of a node in Hydra 1.4; empty for 1.3."""
     known = inspect.signature(instantiate).parameters
     keys = [key for key in ("_execution_whitelist_", "_target_whitelist_") if key in known]
     return {keys[0]: [name for _, name in iterate_targets(plain, "")]} if keys else {}
 
 
 def accepts(node: Any, name: str) -> bool:
-    """Return whether the target of `node` has a parameter called `name`; False if it names no target."""
+    """Return whether the target of `node` has a parameter `name`; False without a target."""
     plain = to_plain(node)
     return has_target(plain) and takes_argument(find_target(plain["_target_"], ""), name)
 
 
 def check_has_target(config: Any, groups: Iterable[str]) -> None:
-    """Raise ConfigError if one of the groups that a run needs names nothing that could be built."""
+    """Raise ConfigError if one of the groups has no `_target_`."""
     for group in groups:
         if not has_target(to_plain(config.get(group))):
-            raise ConfigError(f"{group} names nothing to build: it has no _target_")
+            raise ConfigError(f"{group} has no _target_: choose an option with {group}=")
 
 
 def check_signature(node: Any, path: str = "") -> None:
-    """Raise ConfigError if a node, or one inside it, has a key or a value that its target's signature does not allow.
+    """Raise ConfigError if a node, or one inside it, has a key or value that its target's signature does not allow.
 
-    Names that are left out are not its business: the program may supply them, and `build` sees whether it does.
+    Missing arguments are not checked here, because the program may supply them; `build` checks them.
     """
     for where, mapping in iterate_mappings(to_plain(node), path):
         if has_target(mapping):
@@ -125,16 +125,14 @@ def check_signature(node: Any, path: str = "") -> None:
 
 
 def check_no_settings(node: Any, path: str) -> None:
-    """Raise ConfigError if a node that names nothing to build, such as noise=none, is given settings."""
+    """Raise ConfigError if a node without `_target_`, such as noise=none, has settings."""
     plain = to_plain(node)
     if isinstance(plain, Mapping) and not has_target(plain) and (keys := [k for k in plain if k not in RESERVED]):
-        raise ConfigError(
-            f"{join_path(path, str(keys[0]))}: {path} names nothing to build (_target_), so it takes no settings"
-        )
+        raise ConfigError(f"{join_path(path, str(keys[0]))}: {path} has no _target_, so it takes no settings")
 
 
 def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], path: str) -> None:
-    """Raise ConfigError if `target` has no parameter of a name in `given`, or one of another type."""
+    """Raise ConfigError if `target` does not take a name in `given`, or the value has the wrong type."""
     types = get_hints(target)
     for key, value in given.items():
         full = join_path(path, key)
@@ -154,25 +152,25 @@ def check_arguments(target: Callable[..., Any], given: Mapping[str, Any], path: 
 
 
 def known_default(target: Callable[..., Any], name: str) -> Any:
-    """Return the default of a parameter, which stands in for what its hint leaves unsaid; `...` if it has none."""
+    """Return the default of a parameter, `...` if it has none; a default of None is valid whatever the hint."""
     parameter = (list_parameters(target) or {}).get(name)
     return ... if parameter is None else parameter.default
 
 
 def check_complete(target: Callable[..., Any], given: Mapping[str, Any], path: str) -> None:
-    """Raise ConfigError if a parameter of `target` that has no default is not given."""
+    """Raise ConfigError if a required parameter of `target` is missing."""
     for name, parameter in (list_parameters(target) or {}).items():
         if parameter.default is parameter.empty and name not in given and "_args_" not in given:
             raise ConfigError(f"{join_path(path, name)} is missing: {target.__name__} needs it")
 
 
 def check_trusted(node: Any, trust: str | Iterable[str] = ()) -> None:
-    """Raise ConfigError unless every `_target_` in a stored config is a part of a run; see `allowlist.py`.
+    """Raise ConfigError unless every `_target_` in a stored config is allowed; see `allowlist.py`.
 
-    Classes and functions of the modules in `trust` are allowed too. Names are judged before anything is imported;
-    then each is resolved, because one that begins well may still lead elsewhere.
+    Classes and functions of the modules in `trust` are also allowed. Names are checked before any import. Then each is
+    resolved and its object checked, because a name with an allowed prefix may lead to another module.
     """
-    # What names a path says nothing of code: a module may be called like a part of it.
+    # Paths do not allow code, even if part of a path equals the name of a module.
     trust = tuple(word for word in ([trust] if isinstance(trust, str) else trust) if not is_path(word))
     named = [(path, part) for path, part in iterate_mappings(to_plain(node), "") if has_target(part)]
     for path, part in named:
@@ -184,21 +182,21 @@ def check_trusted(node: Any, trust: str | Iterable[str] = ()) -> None:
             raise untrusted_error(path, part["_target_"], getattr(found, "__module__", None) or part["_target_"])
         if is_misplaced(found, path, part):
             raise ConfigError(
-                f"{path}: the stored config names {part['_target_']}, which is for dataset alone, without _args_"
+                f"{path}: the stored config names {part['_target_']}, which is only allowed as dataset, without _args_"
             )
 
 
 def untrusted_error(path: str, name: Any, module: str) -> ConfigError:
-    """Return the error for a target of a stored config that is refused."""
+    """Return the error for a refused target of a stored config."""
     root = module.partition(".")[0]
     return ConfigError(
-        f"{path}: the stored config names {name}, which is no model, data set or other part of aectl or torch; "
+        f"{path}: the stored config names {name}, which is not a part of aectl or torch; "
         f"if you trust the code in '{root}', add trust={root}"
     )
 
 
 def find_target(name: Any, path: str) -> Callable[..., Any]:
-    """Return the class or function that a `_target_` names; raises ConfigError if there is none."""
+    """Return the class or function that a `_target_` names; raises ConfigError if it cannot be imported."""
     key = join_path(path, "_target_")
     if name == "???":
         raise ConfigError(f"{key} is missing: type {key}=my_module.MyClass")
@@ -207,12 +205,12 @@ def find_target(name: Any, path: str) -> Callable[..., Any]:
     except ImportError as error:
         raise ConfigError(f"{path or '_target_'}: {error}") from error
     if not callable(found):
-        raise ConfigError(f"{path or '_target_'}: '{name}' is no class or function")
+        raise ConfigError(f"{path or '_target_'}: '{name}' is not a class or function")
     return found
 
 
 def list_parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
-    """Return the parameters that can be given by name; None if any name can, or if Python cannot tell."""
+    """Return the keyword parameters of a target; None if it accepts any name or has no signature."""
     try:
         found = inspect.signature(target).parameters
     except (TypeError, ValueError):
@@ -223,25 +221,25 @@ def list_parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Paramete
 
 
 def takes_argument(target: Callable[..., Any], name: str) -> bool:
-    """Return whether `target` can be given an argument called `name`."""
+    """Return whether `target` accepts a keyword argument `name`."""
     known = list_parameters(target)
     return known is None or name in known
 
 
 def has_target(plain: Any) -> bool:
-    """Return whether a plain node names something to build."""
+    """Return whether a plain node has a `_target_`."""
     return isinstance(plain, Mapping) and plain.get("_target_") is not None
 
 
 def to_plain(node: Any) -> Any:
-    """Return a node as dicts and lists, interpolations resolved."""
+    """Return a node as dicts and lists with interpolations resolved."""
     if isinstance(node, (dict, list)):
         node = OmegaConf.create(node, flags={"allow_objects": True})
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def iterate_mappings(plain: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every mapping in a plain node with its dotted path, outer ones first."""
+    """Yield the dotted path and the mapping of each mapping in a plain node, outer ones first."""
     if isinstance(plain, Mapping):
         yield path, plain
         for key, value in plain.items():
@@ -252,23 +250,23 @@ def iterate_mappings(plain: Any, path: str) -> Iterator[tuple[str, Mapping[str, 
 
 
 def iterate_targets(plain: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield every `_target_` in a plain node with the path of the node that names it."""
+    """Yield the path and the `_target_` of each node that has one."""
     for where, mapping in iterate_mappings(plain, path):
         if has_target(mapping):
             yield where, mapping["_target_"]
 
 
 def find_other_modules(config: Any) -> list[str]:
-    """Return the modules, outside of aectl and torch, whose classes a config names."""
+    """Return the top-level modules other than aectl and torch in a config's targets."""
     plain = OmegaConf.to_container(config) if OmegaConf.is_config(config) else config
     named = [str(name) for _, name in iterate_targets(plain, "")]
     return list(dict.fromkeys(name.partition(".")[0] for name in named if not is_in_modules(name, KNOWN_PACKAGES)))
 
 
 def uses_own_modules(config: Any, is_typed: bool) -> bool:
-    """Return whether modules of the working folder may be imported: a typed config names one, or the user trusts one.
+    """Return whether modules in the working folder may be imported: a typed config names one, or `trust` does.
 
-    In other cases they may not: with a stranger's run comes what torch would import if it is there.
+    Otherwise an untrusted run folder as working folder could contain modules that torch imports if present.
     """
     trust = config.get("trust") or []
     # What is neither a name nor a list is refused by check_early.

@@ -1,4 +1,4 @@
-"""Texts that Hydra and OmegaConf read as they stand, such as paths: nothing in them is an interpolation or a quote."""
+"""Escape and quote texts such as paths, so that Hydra and OmegaConf read them literally."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 
 def escape_interpolation(text: str) -> str:
-    r"""Return a text with `${` escaped for OmegaConf: `dol${x}lar` becomes `dol\${x}lar`."""
+    r"""Escape `${` for OmegaConf: `dol${x}lar` becomes `dol\${x}lar`."""
     return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + "\\${", text)
 
 
 def quote_override(text: str) -> str:
-    """Return a text as the value of a Hydra override, in quotes, whatever its characters."""
+    """Return a text as the quoted value of a Hydra override; all characters are allowed."""
     inner = re.sub(r"(\\*)'", lambda match: 2 * match[1] + "\\'", escape_interpolation(text))
     inner = re.sub(r"\\+$", lambda match: 2 * match[0], inner)
     return f"'{inner}'"
 
 
 def unquote_override(value: str) -> str:
-    """Return the text that `quoted` was given; of a value in plain quotes what is between them, else the value."""
+    """Return the text of a value from `quote_override`; removes plain quotes, and returns other values unchanged."""
     quote = value[:1]
     if len(value) < 2 or quote not in ("'", '"') or value[-1] != quote:
         return value
@@ -31,7 +31,7 @@ def unquote_override(value: str) -> str:
 
 
 class PatchedModule:
-    """A module of which some names are replaced."""
+    """Proxy of a module with some names replaced."""
 
     def __init__(self, module: Any, **names: Any) -> None:
         self.module, self.names = module, names
@@ -41,7 +41,7 @@ class PatchedModule:
 
 
 def escape_hydra_folders() -> None:
-    """Let Hydra store the working folder and the output folder with `${` escaped; it stores them as they are."""
+    """Make Hydra escape `${` in the working and output folders that it stores."""
     from hydra._internal import config_loader_impl
     from hydra.core import utils
 

@@ -1,4 +1,4 @@
-"""The grammar of a command line: Hydra's flags, overrides `key=value`, and which of them a resume allows."""
+"""Parse the command line into Hydra's flags and overrides, and check which overrides a resume allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aectl.config.literal import unquote_override
 
 MULTIRUN = ("-m", "--multirun")
 
-# Keys that a sweep's launcher or sweeper has, and where.
+# Short names of the settings of a sweep's launcher and sweeper.
 LAUNCHERS = {
     "jobs": "hydra.launcher.jobs",
     "fail_fast": "hydra.launcher.fail_fast",
@@ -19,7 +19,7 @@ LAUNCHERS = {
     "storage": "hydra.sweeper.storage",
 }
 
-# Hydra's flags: those that stand alone, those that take a word, and those whose word may be left out.
+# Hydra's flags: without a value, with a value, and with an optional value.
 SWITCHES = (*MULTIRUN, "-r", "--run", "--resolve", "--hydra-help")
 VALUED = ("-p", "--package", "-cd", "--config-dir")
 FLAG_CHOICES = {
@@ -31,18 +31,18 @@ OPTIONAL = {"-c": "job", "--cfg": "job", "-i": "all", "--info": "all"}
 
 RESUME_KEYS = ("epochs", "steps", "max_time", "patience", "trust", "data", "hydra.verbose")
 RESUME_NODES = ("device.", "hydra.job.", "hydra.job_logging.", "hydra.hydra_logging.")
-"""What may be typed beside resume=: it changes how long or where the run goes on, not what it is."""
+"""Keys allowed with resume=: they change how long and where the run trains, not what it is."""
 
 TRUST: ContextVar[tuple[str, ...]] = ContextVar("TRUST", default=())
-"""The modules and paths that the user trusts in a sweep that is resumed."""
+"""Modules and paths that the user trusts in a resumed sweep."""
 IMPORTS_HERE: ContextVar[bool] = ContextVar("IMPORTS_HERE", default=True)
-"""Whether modules of the working folder may be imported: false in a resumed sweep that may be a stranger's."""
+"""Whether modules in the working folder may be imported; false for an untrusted resumed sweep."""
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return Hydra's flags, and the overrides; its parser refuses overrides on both sides of a flag.
+    """Split arguments into Hydra's flags and overrides; Hydra's parser refuses overrides on both sides of a flag.
 
-    Raises ConfigError for flags that Hydra does not have, such as `--epochs 3`.
+    Raises ConfigError for unknown flags such as `--epochs 3`.
     """
     flags, overrides = [], []
     words = list(arguments)
@@ -63,13 +63,13 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         elif name in OPTIONAL:
             flags.append(OPTIONAL[name])
         else:
-            raise ConfigError(f"{name} wants a word behind it")
+            raise ConfigError(f"{name} needs a value after it")
     check_flags(flags)
     return flags, overrides
 
 
 def check_flags(flags: Sequence[str]) -> None:
-    """Raise ConfigError for a flag's word that Hydra would refuse with a page of help."""
+    """Raise ConfigError for an invalid value of a flag, for which Hydra would print its whole help."""
     for flag, following in zip_longest(flags, flags[1:], fillvalue=""):
         name, equals, value = flag.partition("=")
         if name in FLAG_CHOICES and (word := value if equals else following) not in FLAG_CHOICES[name]:
@@ -79,27 +79,27 @@ def check_flags(flags: Sequence[str]) -> None:
 
 
 def may_change_on_resume(override: str) -> bool:
-    """Return whether an override may stand beside resume=."""
+    """Return whether an override is allowed with resume=."""
     return override_key(override) in RESUME_KEYS or override_key(override).startswith(RESUME_NODES)
 
 
 def list_items(text: str) -> list[str]:
-    """Return the words in a value that is one or a list of them: `[a, b]`."""
+    """Return the items of a value such as `a` or `[a, b]`."""
     return [word.strip().strip("'\"") for word in text.strip("[]").split(",") if word.strip()]
 
 
 def override_key(override: str) -> str:
-    """Return the key of an override, without the signs before it."""
+    """Return the key of an override without a leading `+` or `~`."""
     return override.lstrip("+~").partition("=")[0]
 
 
 def override_value(override: str) -> str:
-    """Return the value of an override, without quotes around it."""
+    """Return the unquoted value of an override."""
     return unquote_override(override.partition("=")[2])
 
 
 class UnknownFlag(ConfigError):
-    """A flag that Hydra does not have, such as `--epochs 3`; `rest` are the words after it."""
+    """Unknown flag such as `--epochs 3`; `rest` are the following words."""
 
     def __init__(self, word: str, rest: Sequence[str]) -> None:
         super().__init__(f"no flag '{word}'")

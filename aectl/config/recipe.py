@@ -1,7 +1,7 @@
-"""Choose batch size and length of a run by the number of training images, where the config leaves them open.
+"""Choose batch size and length of a run by the number of training images, for keys that are null in the config.
 
-A model's `recipe` has the numbers for data of MNIST's size, which never change there. A small data set would have few
-steps of that: it gets smaller batches and more epochs. What is typed, or set by an experiment, is never changed.
+A model's `recipe` has the values for data of MNIST's size. A small data set would get few steps, so it gets smaller
+batches and more epochs. Values that are typed or set by an experiment never change.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from aectl.config.schema import check_recipe
 
 SMALLEST_BATCH = 16
 STEPS_PER_EPOCH = 40
-"""Fewest, below which batches become smaller: MNIST has 429 of its batches of 128, the digits 10."""
+"""With fewer steps, batches become smaller. With batches of 128, MNIST has 429 and digits has 10."""
 MANY_IMAGES = 20_000
-"""From here on a run is as many epochs long as the recipe says."""
+"""From this size on, the recipe's number of epochs is used."""
 MOST_EPOCHS = 400
-"""Of a run that is made longer; each ends with a validation and a checkpoint, which take longer than a few steps."""
+"""Limit of an extended run. Each epoch ends with validation and checkpoint, which cost more than a few steps."""
 LONGEST_WARM_UP = 0.8
-"""Share of the steps of a run: `warm_up` is shortened to it, so that the weight of the KL term reaches 1."""
+"""Largest share of a run's steps for `warm_up`, so that the weight of the KL term reaches 1."""
 WIDEST_CODE = 0.25
-"""Share of the pixels: a code of 32 is narrow for 784 pixels, and no bottleneck for 64."""
+"""Largest code as a share of the pixels: 32 units are a bottleneck for 784 pixels, but not for 64."""
 WIDEST_LAYER = 4
-"""Multiple of the pixels: wider layers slow down each step and need lower learning rates, so they need more steps."""
+"""Largest layer as a multiple of the pixels: wider layers are slower, need lower learning rates and more steps."""
 KINDS = ("model_epochs", "model_steps", "model_codes", "model_widths")
-"""Keys of a recipe that hold keys of the model."""
+"""Keys of a recipe that hold settings of the model."""
 
 
 def set_recipe_values(config: DictConfig, images: int, shape: Sequence[int]) -> bool:
-    """Set what the config leaves to the recipe, for `images` training images of `shape` (C, H, W).
+    """Set the keys that the config leaves to the recipe, for `images` training images of `shape` (C, H, W).
 
-    Returns whether the model was given other numbers than `filled_in` gives it, so that it must be built again.
+    Returns whether the model's settings differ from those of `with_recipe`, so that it must be built again.
     """
     recipe = check_recipe(config)
-    # Whoever types a length knows how long it is to take: then nothing is made longer.
+    # A typed length is never extended.
     is_typed = config.epochs is not None or config.steps is not None
     fewest = 0 if is_typed or images >= MANY_IMAGES else recipe["steps"]
     if config.batch_size is None:
@@ -59,11 +59,10 @@ def set_recipe_values(config: DictConfig, images: int, shape: Sequence[int]) -> 
 
 
 def with_recipe(config: DictConfig, shape: Sequence[int] | None = None) -> DictConfig:
-    """Return a copy of the config where the recipe fills in what is null, as for MNIST.
+    """Return a copy of the config with null keys set to the recipe's values, as for MNIST.
 
-    With a `shape` of the images (C, H, W), codes and layers are no wider than it allows.
-
-    A config that has no recipe, of an earlier aectl or of one's own making, is returned as it is.
+    With the images' `shape` (C, H, W), the widths of codes and layers are limited. A config without a recipe, from an
+    earlier aectl or the user, is returned unchanged.
     """
     if "recipe" not in config:
         return config
@@ -82,12 +81,12 @@ def with_recipe(config: DictConfig, shape: Sequence[int] | None = None) -> DictC
 
 
 def max_code_width(shape: Sequence[int]) -> int:
-    """Return how wide the code of a bottleneck may be for images of a shape (C, H, W)."""
+    """Return the largest code width for images of a shape (C, H, W)."""
     return max(int(WIDEST_CODE * math.prod(shape)), 1)
 
 
 def limit_widths(widths: Sequence[int], shape: Sequence[int]) -> list[int]:
-    """Return the widths of hidden layers, each at most four times the pixels of images of a shape (C, H, W)."""
+    """Limit the widths of hidden layers to four times the pixels of images of a shape (C, H, W)."""
     return [min(width, WIDEST_LAYER * math.prod(shape)) for width in widths]
 
 
@@ -98,7 +97,7 @@ def list_open_keys(config: DictConfig) -> list[str]:
 
 
 def list_open_model_keys(config: DictConfig) -> list[tuple[str, str]]:
-    """Return the kind and the name of the model's keys that are in the recipe and null in the config."""
+    """Return kind and name of the model's keys that are in the recipe and null in the config."""
     if not isinstance(config.model, DictConfig):
         return []
     listed = [(kind, str(name)) for kind in KINDS for name in config.recipe.get(kind) or {}]
@@ -106,7 +105,7 @@ def list_open_model_keys(config: DictConfig) -> list[tuple[str, str]]:
 
 
 def choose_batch_size(images: int, largest: int) -> int:
-    """Return `largest`, or if that leaves fewer than 40 steps an epoch, the power of two from 16 on that leaves 40."""
+    """Return `largest`, or with fewer than 40 steps per epoch the power of two from 16 up that gives 40."""
     if images >= largest * STEPS_PER_EPOCH:
         return largest
     wanted = max(images // STEPS_PER_EPOCH, SMALLEST_BATCH)
@@ -114,5 +113,5 @@ def choose_batch_size(images: int, largest: int) -> int:
 
 
 def choose_epochs(usual: int, fewest_steps: int, steps_per_epoch: int) -> int:
-    """Return the recipe's epochs, or as many as `fewest_steps` take, up to 400."""
+    """Return the recipe's epochs `usual`, or the epochs that `fewest_steps` need, at most 400."""
     return max(usual, min(math.ceil(fewest_steps / steps_per_epoch), MOST_EPOCHS))

@@ -1,4 +1,4 @@
-"""Options that older versions had: what to type instead, and how a stored sweep resumes without them."""
+"""Options of older versions: refuse typed ones with a replacement, and replace stored ones."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def replace_removed(words: Iterable[str]) -> list[str]:
 
 
 def split_override(word: str) -> tuple[str, str, str]:
-    """Return the key of an override without the signs before it, the `=`, and the value."""
+    """Split an override into its key without a leading `+` or `~`, the `=`, and the value."""
     return word.lstrip("+~").partition("=")

@@ -1,4 +1,4 @@
-"""The typed shape of each command's config, and the ranges of its values."""
+"""Schemas of the commands' configs, and checks of their values."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def setting(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"help": meaning})
 
 
-# setting() is dataclasses.field() with a meaning, and no default that instances share.
+# setting() calls dataclasses.field(), so instances share no mutable default.
 # ruff: noqa: RUF009
 
 
 @dataclass
 class TrainConfig:
-    """What `aectl train` can be told."""
+    """Keys of `aectl train`."""
 
-    model: Any = setting(None, "what is trained")
-    dataset: Any = setting(None, "the images it is trained on")
+    model: Any = setting(None, "the model to train")
+    dataset: Any = setting(None, "the training and held-out images")
     noise: Any = setting(None, "how the model's input is corrupted")
-    penalty: Any = setting(None, "what is added to the loss to shape the code")
-    optimizer: Any = setting(None, "how weights are changed; optimizer.lr is the learning rate")
+    penalty: Any = setting(None, "a term added to the loss to shape the code")
+    optimizer: Any = setting(None, "how weights are updated; optimizer.lr is the learning rate")
     schedule: Any = setting(None, "how the learning rate changes over the run")
     device: Any = setting(None, "where it computes, precision and threads")
     recipe: Any = setting(
@@ -72,7 +72,7 @@ class TrainConfig:
 
 @dataclass
 class EvalConfig:
-    """What `aectl eval` can be told."""
+    """Keys of `aectl eval`."""
 
     run: str | None = setting(
         None,
@@ -100,7 +100,7 @@ class EvalConfig:
 
 @dataclass
 class SampleConfig:
-    """What `aectl sample` can be told."""
+    """Keys of `aectl sample`."""
 
     run: str | None = setting(None, "the run: its folder, or latest")
     checkpoint: str = setting("best", "which weights: best or last")
@@ -137,7 +137,7 @@ MINIMUM = {
     "thinning": 1,
 }
 MAXIMUM = {"nll_samples": 1_000_000, "components": 10_000, **dict.fromkeys(("steps", "burn_in", "thinning"), 1_000_000)}
-"""What takes hours at that size already, and cannot be resumed; a mixture has no more Gaussians than codes."""
+"""Limits of work that takes hours and cannot be resumed. A mixture has at most as many Gaussians as codes."""
 CHOICES = {
     "checkpoint": ("best", "last"),
     "data": ("same", "changed"),
@@ -152,14 +152,14 @@ NODE_KEYS = {
     "reference": "a mapping",
 }
 NAME_KEYS = {"trust": "a module's name, a path, or a list of them", "only": "a table's name or a list of them"}
-"""What is neither of one type nor checked by a constructor."""
+"""Keys with values of several types that no constructor checks."""
 MAX_INTEGER = 2**63
-"""What whole numbers stay below, in PyTorch and in files."""
+"""Whole numbers must be smaller, in PyTorch and in files."""
 TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class UnknownKey(ConfigError):
-    """A key at the top level that the command does not have, typed with a `+`."""
+    """A top-level key that the command does not have, typed with a `+`."""
 
     def __init__(self, key: str, value: Any, known: Sequence[str]) -> None:
         super().__init__(f"no key '{key}'" + suggest_nearest(key, known, f"the keys are {', '.join(known)}"))
@@ -167,7 +167,7 @@ class UnknownKey(ConfigError):
 
 
 def check_ranges(config: DictConfig) -> None:
-    """Raise ConfigError, for the first problem, if a key is unknown or missing or a value lies out of its range."""
+    """Raise ConfigError for the first unknown or missing key or value out of range."""
     check_keys(config)
     plain = to_plain(config)
     for path, value in iterate_numbers(plain):
@@ -184,7 +184,7 @@ def check_ranges(config: DictConfig) -> None:
         epochs, steps = config.epochs, config.steps
         if epochs is not None and steps is not None:
             raise ConfigError(f"epochs={epochs} and steps={steps} both set the length: make one of them null")
-    # In training, steps are many and can be resumed.
+    # In training, steps may be many: a run can be resumed.
     most_of = {
         key: most for key, most in MAXIMUM.items() if key in config and not (key == "steps" and "epochs" in config)
     }
@@ -197,7 +197,7 @@ def check_ranges(config: DictConfig) -> None:
     check_array_keys(plain.get("dataset"))
     for key, choices in CHOICES.items():
         if key in config and config[key] not in choices:
-            # Other programs call so what is called dataset here.
+            # In other programs, `data` selects the data set.
             near = find_nearest(config[key], list_options()["dataset"]) if key == "data" else []
             meant = did_you_mean([f"dataset={name}" for name in near])
             raise ConfigError(f"{key} must be one of {', '.join(choices)}, not '{config[key]}'{meant}")
@@ -206,7 +206,7 @@ def check_ranges(config: DictConfig) -> None:
         parse_seconds(config.max_time)
     if config.get("init_from") == "":
         raise ConfigError("init_from is empty: type a run's folder, or latest")
-    # Without a run, eval lists them.
+    # Without a run, `aectl eval` lists all runs; `aectl sample` needs one.
     if "kind" in config and not config.run:
         raise ConfigError("run is missing: type run=latest, or run=<folder of the run>")
 
@@ -225,7 +225,7 @@ def check_learning_rate(optimizer: Any) -> None:
 
 
 def check_array_keys(dataset: Any) -> None:
-    """Raise ConfigError if the keys that name the arrays of an .npz are no mapping."""
+    """Raise ConfigError if `dataset.keys`, which names the arrays of an .npz, is not a mapping."""
     if isinstance(dataset, dict) and dataset.get("_target_") == "aectl.data.datasets.arrays":
         keys = dataset.get("keys")
         if keys is not None and not isinstance(keys, dict):
@@ -234,7 +234,7 @@ def check_array_keys(dataset: Any) -> None:
 
 
 def check_recipe(config: DictConfig) -> dict[str, Any]:
-    """Return the recipe; raises ConfigError for keys or values that it may not have."""
+    """Return the recipe with defaults filled in; raises ConfigError for invalid keys or values."""
     recipe = to_plain(config.recipe)
     default = TrainConfig().recipe
     if not isinstance(recipe, dict) or any(key not in default for key in recipe):
@@ -263,7 +263,7 @@ def iterate_leaves(plain: Mapping[str, Any], path: str = "") -> Iterator[tuple[s
 
 
 def check_nodes(plain: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a key that is not of one type holds nothing that it may."""
+    """Raise ConfigError if a key in `NODE_KEYS` or `NAME_KEYS` has a value of a wrong type."""
     for key, what in NODE_KEYS.items():
         if not (plain.get(key) is None or isinstance(plain[key], dict)):
             raise ConfigError(f"{key} must be {what}, not {plain[key]!r}")
@@ -275,7 +275,7 @@ def check_nodes(plain: Mapping[str, Any]) -> None:
 
 
 def check_keys(config: DictConfig) -> None:
-    """Raise ConfigError if the top level has a key (`+modl=x`) that its schema lacks, or lacks one (`~epochs`)."""
+    """Raise ConfigError if a top-level key is unknown (`+modl=x`) or missing (`~epochs`)."""
     schema = OmegaConf.get_type(config)
     if schema not in SCHEMAS.values():
         return
@@ -289,7 +289,7 @@ def check_keys(config: DictConfig) -> None:
 
 
 def iterate_numbers(plain: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the numbers anywhere in a plain config with their dotted paths."""
+    """Yield all numbers in a plain config with their dotted paths."""
     if isinstance(plain, dict):
         for key, value in plain.items():
             yield from iterate_numbers(value, f"{path}.{key}" if path else str(key))
@@ -301,11 +301,11 @@ def iterate_numbers(plain: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def parse_seconds(text: str) -> float:
-    """Return the seconds in a time such as 90, 10m, 2h or 1h30m; raises ConfigError if it is no time above zero."""
+    """Return the seconds in a time such as 90, 10m, 2h or 1h30m; raises ConfigError if it is invalid or zero."""
     text = str(text).strip().lower()
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
     total = sum(float(number) * TIME_UNITS[unit or "s"] for number, unit in parts)
-    # A number without a unit is seconds where it stands alone; in 1h30 it could be minutes too.
+    # A single number without a unit is in seconds; in 1h30 the unit is ambiguous.
     bare = any(not unit for _, unit in parts) and len(parts) > 1
     if "".join(number + unit for number, unit in parts) != text or bare or not total:
         raise ConfigError(f"max_time must be a time such as 90 (seconds), 10m, 2h or 1h30m, not '{text}'")
@@ -313,7 +313,7 @@ def parse_seconds(text: str) -> float:
 
 
 def register_schemas() -> None:
-    """Make the schemas known to Hydra, and the resolvers to OmegaConf."""
+    """Register the schemas with Hydra and the resolvers with OmegaConf."""
     for command, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{command}_schema", node=schema)
     OmegaConf.register_new_resolver("aectl.slug", make_slug, replace=True)
@@ -323,5 +323,5 @@ def register_schemas() -> None:
     OmegaConf.register_new_resolver("aectl.fresh", make_new_folder, use_cache=True, replace=True)
 
 
-# On import, so that a launcher's worker process has them as soon as it unpickles the config.
+# On import, because a launcher's worker process needs them when it unpickles the config.
 register_schemas()

@@ -1,7 +1,7 @@
-"""Check the words in a sweep's folder: values of our keys and names of our options, unless the user typed them.
+"""Check the overrides stored in a sweep's folder, which may come from an untrusted source.
 
-The folder may be a stranger's. Its words are parsed as Hydra parses them, and each is checked as a stored run's config
-is; whatever could lead out of our own conf/ or out of the sweep's folder is refused.
+They are parsed as Hydra parses them, and each is checked like a stored run's config: values of known keys and options
+of aectl's conf/ are allowed, paths outside the sweep's folder are not, unless the user typed or trusted them.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ from aectl.config.untrusted_files import iterate_texts
 from aectl.system.machine import count_usable_cores
 
 NOT_STORED = ("resume", "trust", "data")
-"""Keys of a run that are the user's to type."""
+"""Keys that only the user may type."""
 SETTINGS = tuple(one.name for one in fields(SCHEMAS["train"]) if one.name not in NOT_STORED)
 PLUGINS = {"hydra/launcher": ("local", "basic"), "hydra/sweeper": ("search", "basic")}
-"""Launchers and sweepers that a stored sweep may choose, by itself or by `sweep=`. All others must be typed.
+"""Launchers and sweepers that a stored sweep may choose, directly or by `sweep=`. All others must be typed.
 
-The workers of a cluster import modules from the working folder, which may be a stranger's."""
+Workers of a cluster import modules from the working folder, which may be untrusted."""
 LAUNCHER_KEYS = {**{name: name for name in LAUNCHERS}, **{key: name for name, key in LAUNCHERS.items()}}
-"""The short name of each setting of a launcher or sweeper, under which it is typed and stored."""
+"""From short and full keys of launcher and sweeper settings to the short name."""
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 
 MAX_PROCESSES = 16
-"""That a stored command may start unless this machine has more cores."""
+"""Limit for a stored command, unless this machine has more cores."""
 MAX_JOBS = 10_000
 MAX_WORDS = 1000
 
 
 class RefusedWord(Exception):
-    """A word that a sweep's folder may not hold; the text is a hint at what would allow it, or empty."""
+    """An override is not allowed in a sweep's folder; the message is a hint at what would allow it, or empty."""
 
 
 def check_words(
     words: Sequence[str], folder: Path, trust: Iterable[str] = (), signatures: Mapping[str, str] | None = None
 ) -> None:
-    """Raise ConfigError if a sweep's stored words could do more than choose among our own settings.
+    """Raise ConfigError unless all stored overrides of a sweep are allowed.
 
-    `trust` names modules and paths that the words may use besides. Paths with a signature of the user's are allowed.
+    Modules and paths in `trust`, and paths with this user's signature, are also allowed.
     """
     if len(words) > MAX_WORDS:
         raise ConfigError(f"{folder} has a sweep of {len(words):,} words, of at most {MAX_WORDS:,}")
@@ -78,7 +78,7 @@ def check_words(
 
 
 def check_word(word: str, folder: Path, trust: tuple[str, ...], signatures: Mapping[str, str] | None) -> float:
-    """Check one word and return how many values it gives; raises Refused."""
+    """Check one override and return its number of values; raises RefusedWord."""
     if word in MULTIRUN:
         return 1
     override = parse_word(word)
@@ -86,7 +86,7 @@ def check_word(word: str, folder: Path, trust: tuple[str, ...], signatures: Mapp
     if override.package is not None or word.startswith("-"):
         raise RefusedWord
     if key == "hydra.sweep.dir":
-        # The folder itself takes its place.
+        # Replaced by the folder itself.
         return 1
     if key not in (*PLUGINS, *LAUNCHER_KEYS, *list_options()) and not (root in SETTINGS and KEY.fullmatch(key)):
         raise RefusedWord
@@ -99,7 +99,7 @@ def check_word(word: str, folder: Path, trust: tuple[str, ...], signatures: Mapp
 
 
 def parse_word(word: str) -> Override:
-    """Return a word as Hydra reads it; raises Refused if it does not."""
+    """Parse a word as Hydra does; raises RefusedWord if it is not an override."""
     try:
         (override,) = OverridesParser.create().parse_overrides([word])
     except (HydraException, RecursionError, ValueError):
@@ -108,7 +108,7 @@ def parse_word(word: str) -> Override:
 
 
 def list_values(override: Override) -> tuple[float, list[Any]]:
-    """Return how many values an override gives, and those that are listed; raises Refused for a glob."""
+    """Return the number of an override's values, and the listed ones; raises RefusedWord for a glob."""
     value: Any = override.value()
     if isinstance(value, ChoiceSweep):
         return len(value.list), [to_plain_value(one) for one in value.list]
@@ -123,7 +123,7 @@ def list_values(override: Override) -> tuple[float, list[Any]]:
 
 
 def to_plain_value(value: Any) -> Any:
-    """Return a parsed value with texts in place of the parser's quoted ones."""
+    """Return a parsed value with plain strings instead of the parser's quoted strings."""
     if isinstance(value, QuotedString):
         return value.text
     if isinstance(value, dict):
@@ -134,7 +134,7 @@ def to_plain_value(value: Any) -> Any:
 def check_value(
     key: str, value: Any, folder: Path, trust: tuple[str, ...], signatures: Mapping[str, str] | None
 ) -> None:
-    """Check one value of a key; raises Refused."""
+    """Check one value of a key; raises RefusedWord."""
     if key in PLUGINS or (key in list_options() and not isinstance(value, Mapping)):
         names = [name for name in (value if isinstance(value, list) else [value]) if name is not None]
         known = PLUGINS.get(key) or list_options()[key]
@@ -170,9 +170,9 @@ def runs_here(option: str) -> bool:
 
 
 def check_launcher_value(key: str, value: Any, folder: Path) -> None:
-    """Check a setting of the sweep itself; raises Refused."""
+    """Check a setting of the launcher or sweeper; raises RefusedWord."""
     if key == "storage":
-        # The path that a URL such as sqlite:////… has may lie in the folder, if that is the working folder.
+        # A URL such as sqlite:////… is refused, although as a path it may be inside the working folder.
         is_file = isinstance(value, str) and "://" not in value and is_within(to_absolute(value), folder)
         if not (value is None or is_file):
             raise RefusedWord(f"to use that study, type it: aectl train -m resume=… storage={quote_value(str(value))}")
@@ -183,7 +183,7 @@ def check_launcher_value(key: str, value: Any, folder: Path) -> None:
 
 
 def max_processes() -> int:
-    """Return how many processes a stored command may start."""
+    """Return the largest number of processes that a stored command may start."""
     return max(MAX_PROCESSES, count_usable_cores())
 
 
@@ -195,7 +195,7 @@ def nest_value(key: str, value: Any) -> dict[str, Any]:
 
 
 def find_paths(node: Mapping[str, Any], trust: tuple[str, ...]) -> dict[str, str]:
-    """Return the absolute paths that a config names: of data, of where they are fetched to, and of first weights."""
+    """Return the absolute paths in a config: data, download folders, and `init_from`."""
     found = {}
     for where, part in iterate_mappings(node.get("dataset"), "dataset"):
         for key in PATH_KEYS:
@@ -207,7 +207,7 @@ def find_paths(node: Mapping[str, Any], trust: tuple[str, ...]) -> dict[str, str
 
 
 def iterate_nodes(words: Iterable[str]) -> Iterator[Any]:
-    """Yield what each word that can be read sets, as a config of its own."""
+    """Yield a small config for each value of each word that can be parsed."""
     for word in words:
         try:
             override = parse_word(word)
@@ -224,7 +224,7 @@ def iterate_paths(words: Iterable[str]) -> Iterator[str]:
 
 
 def find_own_modules(words: Iterable[str]) -> list[str]:
-    """Return the modules, outside of aectl and torch, of the classes that typed words name."""
+    """Return the modules other than aectl and torch that typed words name."""
     found: dict[str, None] = {}
     for node in iterate_nodes(words):
         found |= dict.fromkeys(find_other_modules(node))

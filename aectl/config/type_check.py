@@ -1,4 +1,4 @@
-"""Does a value from YAML fit a type hint, and how does one say in plain words what would?"""
+"""Check YAML values against type hints, and describe type hints in plain words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 
 
 def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """Return the type hints of a class's constructor or of a function; none where they cannot be evaluated."""
+    """Return the type hints of a function or constructor; empty if they cannot be evaluated."""
     try:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError, AttributeError):
@@ -26,9 +26,9 @@ def get_hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value (a scalar, a list, a mapping or None) may stand where `hint` is asked for.
+    """Return whether a YAML value (scalar, list, mapping or None) fits a type hint.
 
-    Where in doubt the answer is yes: a class of its own is checked by its constructor.
+    True in cases of doubt: other classes are checked by their constructors.
     """
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (Union, types.UnionType):
@@ -36,12 +36,12 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in arguments
     if origin is float:
-        # A whole number is a number, but `true` is neither, although Python counts it as 1.
+        # In Python, bool is a subclass of int, but `true` is not a number in YAML.
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if origin in TYPE_NAMES:
         return type(value) is origin
     if isinstance(value, dict) and "_target_" in value:
-        # What it makes is for the constructor to judge.
+        # The constructor checks the object that it builds.
         return True
     if origin in LISTS:
         return isinstance(value, (list, tuple)) and items_fit(value, origin, arguments)
@@ -58,7 +58,7 @@ def items_fit(values: collections.abc.Sequence[Any], origin: Any, arguments: tup
 
 
 def is_opaque(origin: Any) -> bool:
-    """Return whether `origin` is a class that no number and no text is an instance of, such as Module or Callable."""
+    """Return whether no number or text can be an instance of the class, e.g. for Module and Callable."""
     # Any is a class in newer Pythons.
     if not inspect.isclass(origin) or origin in (Any, object):
         return False
@@ -66,10 +66,10 @@ def is_opaque(origin: Any) -> bool:
 
 
 def describe_type(hint: Any) -> str:
-    """Return what fits `hint`, as one would say it: 'a whole number or null'."""
+    """Describe the values that fit a hint, e.g. 'a whole number or null'."""
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        # Of a number or a Tensor, only the number can be typed.
+        # Only scalars can be typed: `float | Tensor` is described as a number.
         typed = [one for one in arguments if not isinstance(one, type) or one in TYPE_NAMES or not is_opaque(one)]
         is_scalar = any(one in SCALARS for one in arguments)
         return " or ".join(describe_type(one) for one in (typed if is_scalar else arguments))

@@ -1,4 +1,4 @@
-"""Files of a run folder, which may be a stranger's: read within bounds, and nothing of the reader gets into them."""
+"""Read files of a run folder, which may come from an untrusted source: limited in size, without leaking secrets."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ MAX_CONFIG_BYTES, MAX_JSON_BYTES = 2**17, 2**26
 SPARSE_FROM_BYTES, MAX_SPARSE_RATIO = 2**26, 64
 """Bytes of a file from which on its holes count, and how many times larger than what it takes of the disk it may be."""
 MAX_DEPTH, MAX_INTERPOLATIONS = 50, 16
-"""Levels of a config, and interpolations: `b: ${a}${a}`, `c: ${b}${b}` and so on double what is to be written."""
+"""Nesting and interpolations of a config: each of `b: ${a}${a}`, `c: ${b}${b}`, … doubles the text."""
 
-# ${model.code}, and the one variable that conf/ itself asks for. Others could tell a report what the reader's
-# environment holds: ${oc.env:API_KEY}.
+# ${model.code}, and the one variable that conf/ uses. Others, such as ${oc.env:API_KEY}, could write secrets of the
+# reader's environment into a report.
 ALLOWED_INTERPOLATION = re.compile(r"\$\{(\.*[A-Za-z_][\w.\[\]]*|oc\.env:AECTL_DATA(,\s*\w*)?)\}", re.ASCII)
 RESOLVER = re.compile(r"\$\{([A-Za-z_][\w.]*):[^${}]*\}", re.ASCII)
 
 
 def read_config(path: Path, trust: Iterable[str] = ()) -> DictConfig:
-    """Return a stored config; raises ConfigError if it cannot be read, or asks for more than itself.
+    """Read a stored config; raises ConfigError if it cannot be read or has a forbidden interpolation.
 
     Resolvers, such as `${oc.env:HOME}`, are refused unless `trust` names them.
     """
@@ -43,7 +43,7 @@ def read_config(path: Path, trust: Iterable[str] = ()) -> DictConfig:
 
 
 def read_plain_config(path: Path) -> dict[Any, Any]:
-    """Return what a YAML file holds, interpolations as they stand; raises ConfigError if it is no mapping of YAML."""
+    """Read a YAML mapping without resolving interpolations; raises ConfigError if it is damaged."""
     try:
         text = read_text(path, MAX_CONFIG_BYTES)
         check_yaml(text)
@@ -56,7 +56,7 @@ def read_plain_config(path: Path) -> dict[Any, Any]:
 
 
 def read_yaml_list(path: Path) -> list[str]:
-    """Return the texts that a YAML file lists; none if it cannot be read."""
+    """Return the strings in a YAML list; empty if the file cannot be read."""
     try:
         text = read_text(path, MAX_CONFIG_BYTES)
         check_yaml(text)
@@ -67,9 +67,9 @@ def read_yaml_list(path: Path) -> list[str]:
 
 
 def check_yaml(text: str) -> None:
-    """Raise ValueError for YAML that is larger than its text (`&a [*b, *b]`), nested without reason, or has tags.
+    """Raise ValueError for YAML with aliases, which can expand without limit, deep nesting, or tags.
 
-    A tag makes bytes of a text, or a path, which is not seen where texts are looked through for paths.
+    A tag can turn a string into bytes or a path, which the checks of paths would not see.
     """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -83,7 +83,7 @@ def check_yaml(text: str) -> None:
 
 
 def check_interpolations(plain: Any, path: Path, trust: tuple[str, ...]) -> None:
-    """Raise ConfigError for an interpolation in a plain config that is not one of the harmless ones or trusted."""
+    """Raise ConfigError for an interpolation that is neither in `ALLOWED_INTERPOLATION` nor trusted."""
     asking = [text for text in iterate_texts(plain) if "${" in text]
     if sum(text.count("${") for text in asking) > MAX_INTERPOLATIONS:
         raise ConfigError(f"{path} has more than {MAX_INTERPOLATIONS} interpolations")
@@ -99,7 +99,7 @@ def check_interpolations(plain: Any, path: Path, trust: tuple[str, ...]) -> None
 
 
 def iterate_texts(plain: Any) -> Iterator[str]:
-    """Yield every text in a plain config."""
+    """Yield every string in a plain config, keys included."""
     if isinstance(plain, Mapping):
         for key, value in plain.items():
             yield from iterate_texts(key)
@@ -112,7 +112,7 @@ def iterate_texts(plain: Any) -> Iterator[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the mapping in a JSON file; raises ConfigError if it cannot be read or is none."""
+    """Read a JSON mapping; raises ConfigError if the file is missing or damaged."""
     try:
         found = restore_numbers(json.loads(read_text(path, MAX_JSON_BYTES)))
     except (OSError, ValueError, RecursionError) as error:
@@ -123,16 +123,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-"""JSON has no such numbers: they are written as these texts, and read back as numbers."""
+"""JSON has no NaN and infinity: they are written as these strings and restored when read."""
 
 
 def to_json(content: Mapping[str, Any]) -> str:
-    """Return a mapping as JSON that every reader accepts."""
+    """Return a mapping as standard JSON, which has no NaN or infinity."""
     return json.dumps(replace_numbers(content), indent=2, allow_nan=False) + "\n"
 
 
 def replace_numbers(value: Any) -> Any:
-    """Return a value with texts in place of numbers that are NaN or infinite, at any depth."""
+    """Replace NaN and infinite numbers by strings, at any depth."""
     if isinstance(value, Mapping):
         return {key: replace_numbers(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -143,7 +143,7 @@ def replace_numbers(value: Any) -> Any:
 
 
 def restore_numbers(value: Any) -> Any:
-    """Return a value with the numbers that `replace_numbers` has made texts of."""
+    """Undo `replace_numbers`."""
     if isinstance(value, dict):
         return {key: restore_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -152,9 +152,9 @@ def restore_numbers(value: Any) -> Any:
 
 
 def check_links(folder: Path, part: Path | None = None) -> None:
-    """Raise ConfigError if a run's folder, or that part, holds a link out of it, or a pipe: writes would go elsewhere.
+    """Raise ConfigError if a run's folder, or `part` of it, contains a link that leaves it, or a pipe or device.
 
-    `figures -> ~/.ssh` and `train.log -> ~/.bashrc` would have aectl write into the reader's own files.
+    With links such as `figures -> ~/.ssh` or `train.log -> ~/.bashrc`, aectl would write into the user's other files.
     """
     home = folder.resolve()
     for place, folders, files in os.walk((part or folder).resolve()):
@@ -167,18 +167,18 @@ def check_links(folder: Path, part: Path | None = None) -> None:
 
 
 def is_link_within(link: Path, folder: Path) -> bool:
-    """Return whether a link ends in a folder."""
+    """Return whether the target of a link is inside a folder."""
     try:
         return link.resolve().is_relative_to(folder)
     except (OSError, RuntimeError):
-        # In a circle.
+        # The link is circular.
         return False
 
 
 def read_text(path: Path, largest: int, errors: str = "strict") -> str:
-    """Return the text of a file of at most so many bytes; raises OSError or ValueError, at once for a pipe."""
+    """Read a text file of at most `largest` bytes; raises OSError or ValueError, also for a pipe."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no file")
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
@@ -187,19 +187,19 @@ def read_text(path: Path, largest: int, errors: str = "strict") -> str:
 
 
 class SparseFileError(ValueError):
-    """A large file that takes hardly any disk: reading it would fill its holes with memory."""
+    """A large file takes hardly any disk space: reading its holes would fill memory."""
 
 
 def check_sparse(path: Path) -> None:
-    """Raise HolesError for a file that has many times the bytes that it takes of the disk."""
+    """Raise SparseFileError for a file that is many times larger than its space on disk."""
     found = path.stat()
     taken = getattr(found, "st_blocks", math.inf) * 512
     if found.st_size > SPARSE_FROM_BYTES and MAX_SPARSE_RATIO * taken < found.st_size:
-        raise SparseFileError(f"of its {found.st_size:,} bytes the disk has {taken:,}")
+        raise SparseFileError(f"it has {found.st_size:,} bytes, but only {taken:,} on disk")
 
 
 def file_digest(path: Path) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of a file; raises OSError or HolesError."""
+    """Return 16 hexadecimal digits of the SHA-256 of a file; raises OSError or SparseFileError."""
     check_sparse(path)
     found = hashlib.sha256()
     with path.open("rb") as file:

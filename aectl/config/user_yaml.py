@@ -1,7 +1,7 @@
-"""Config files that are not ours: looked at before Hydra reads them, so that one that is none is told by its name.
+"""Check the user's config files before Hydra reads them, so that error messages name the file.
 
-YAML lets a few lines stand for more than memory holds (an alias of a list of aliases of a list …), and Hydra copies
-what it reads again and again.
+A few lines of YAML can expand to more than memory holds (an alias of a list of aliases of a list …), and Hydra copies
+configs many times.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from aectl.config.instantiate import ConfigError, conf_dir
 
 MAX_BYTES = 200_000
 MAX_NODES = 20_000
-"""Keys, values and lists of one file, aliases counted as often as they stand for something."""
+"""Limit of keys, values and lists in one file, with aliases expanded."""
 MAX_DEPTH = 40
-"""Lists and mappings within one another."""
+"""Limit of nested lists and mappings."""
 
 
 class CheckedConfigSource(FileConfigSource):
-    """Hydra's way to config files, with a look at those that are not ours."""
+    """Hydra's source of config files with checks of files outside aectl's conf/."""
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return what a file says; raises ConfigError, naming it, if it is no config or stands for far too much."""
+        """Load a config file; raises ConfigError with its path if it is invalid or too large."""
         if Path(self.path) == Path(conf_dir()):
             return super().load_config(config_path)
         path = Path(self.path, self._normalize_file_name(config_path))
@@ -41,32 +41,32 @@ class CheckedConfigSource(FileConfigSource):
             place = f", line {mark.line + 1}" if mark else ""
             raise ConfigError(f"{path}{place}: {error.problem or error.context}") from error
         except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is no text in UTF-8") from error
+            raise ConfigError(f"{path} is not UTF-8 text") from error
         except RecursionError as error:
             raise ConfigError(f"{path} is nested too deeply") from error
 
 
 def check_config_file(path: Path) -> None:
-    """Raise ConfigError unless a file is a mapping of a size that can be worked with."""
+    """Raise ConfigError unless a file is a mapping within the size limits."""
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise ConfigError(f"{path} is no config: it has {size:,} bytes, of at most {MAX_BYTES:,}")
+        raise ConfigError(f"{path} is not a config: it has {size:,} bytes, of at most {MAX_BYTES:,}")
     root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
-    # An empty file, or one of comments alone, says nothing, and may.
+    # A file that is empty or has only comments is valid.
     if root is None or (isinstance(root, ScalarNode) and root.value in ("", "null", "~")):
         return
     if not isinstance(root, MappingNode):
-        raise ConfigError(f"{path} is no config: it must be a mapping, key: value")
+        raise ConfigError(f"{path} is not a config: it must be a mapping, key: value")
     count = count_nodes(root, {}, (), path)
     if count > MAX_NODES:
-        raise ConfigError(f"{path} stands for {count:.3g} values, of at most {MAX_NODES:,}")
+        raise ConfigError(f"{path} expands to {count:.3g} values, of at most {MAX_NODES:,}")
 
 
 def count_nodes(node: Node, known: dict[int, int], above: tuple[int, ...], path: Path) -> int:
-    """Return how many values a node stands for, those of aliases counted anew; raises ConfigError if it has no end."""
+    """Return the number of values in a node with aliases expanded; raises ConfigError if it contains itself."""
     if id(node) in above:
-        raise ConfigError(f"{path} has a value that is a part of itself")
+        raise ConfigError(f"{path} has a value that contains itself")
     if len(above) > MAX_DEPTH:
         raise ConfigError(f"{path} is nested too deeply")
     if isinstance(node, ScalarNode):
@@ -79,7 +79,7 @@ def count_nodes(node: Node, known: dict[int, int], above: tuple[int, ...], path:
 
 
 def install_config_checks() -> None:
-    """Let Hydra read config files by `Files`."""
-    # Its own plugins first: of two ways to files it refuses the second.
+    """Make Hydra read config files with `CheckedConfigSource`."""
+    # Hydra's own plugins first, because it refuses a second source for files.
     Plugins.instance()
     SourcesRegistry.instance().types[CheckedConfigSource.scheme()] = CheckedConfigSource

@@ -19,7 +19,7 @@ MISREAD = [
     ("optimizer.lr=-1", "optimizer.lr must be at least 0, not -1"),
     ("dataset.valid='5'", "dataset.valid='5': it must be a number"),
     ("model.encoder=null", "model.encoder=None: it must be something to build"),
-    ("+noise.std=3", "noise.std: noise names nothing to build"),
+    ("+noise.std=3", "noise.std: noise has no _target_"),
     ("trust=3", "trust must be a module's name, a path, or a list of them, not 3"),
     ("epochs=${oc.env:AECTL_NOT_SET}", "epochs: KeyError raised while resolving interpolation"),
     ("epochs=${nope:1}", "epochs: Unsupported interpolation type nope"),
@@ -61,7 +61,7 @@ UNREADABLE = [
     ("~model", "no key 'model.code': another override has removed it"),
     ("seed=[1", "cannot read seed=[1: no viable alternative"),
     ("--cfg=nonsense", "--cfg shows job, hydra, all, not 'nonsense'"),
-    ("--config-dir", "--config-dir wants a word behind it"),
+    ("--config-dir", "--config-dir needs a value after it"),
     ("epochs=${batch_size} batch_size=${epochs}", "epochs: Recursive interpolation detected"),
 ]
 OF_A_RUN = [

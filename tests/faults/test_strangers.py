@@ -191,7 +191,7 @@ def test_a_file_of_holes_is_not_read(kept, tally):
         file.truncate(5 * 2**30)
         file.seek(-len(content), 2)
         file.write(content)
-    with pytest.raises(CheckpointError, match="of its 5,368,709,120 bytes the disk has"):
+    with pytest.raises(CheckpointError, match="it has 5,368,709,120 bytes, but only"):
         checkpoint.load(path)
     tally("memory bombs refused")
 
