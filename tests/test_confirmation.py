@@ -96,7 +96,7 @@ def test_a_comparison_counts_what_is_left_to_evaluate_and_refuses_before_the_fir
         eval_run.compare_runs(config, folders)
     assert not evaluated
     monkeypatch.setattr(eval_run, "find_stored_section", lambda run, *_: run.folder in folders[5:])
-    monkeypatch.setattr(eval_run.leaderboard, "boards", lambda *_: pytest.skip("five were evaluated unasked"))
+    monkeypatch.setattr(eval_run.leaderboard, "build_boards", lambda *_: pytest.skip("five were evaluated unasked"))
     with pytest.raises(pytest.skip.Exception):
         eval_run.compare_runs(config, folders)
     assert evaluated == folders[:5]

@@ -60,7 +60,7 @@ def at(monkeypatch):
 @pytest.mark.parametrize("table", TABLES)
 def test_row_names_and_numbers_stay_whole(table, width, at):
     out, rows = at(width), TABLES[table]
-    print_rows(out, "noises", table, rows)
+    print_rows(out, table, rows, ())
     text = out.file.getvalue()
     lines = text.splitlines()
     assert "…" not in text
@@ -80,7 +80,7 @@ def test_row_names_and_numbers_stay_whole(table, width, at):
 
 def printed_wide(rows):
     out = Console(file=io.StringIO(), width=10_000)
-    print_rows(out, "noises", "", rows)
+    print_rows(out, "", rows, ())
     return out.file.getvalue()
 
 
@@ -112,12 +112,12 @@ def test_blocks_are_as_few_as_fit_and_repeat_the_names():
 @pytest.mark.parametrize("width", [1, 5, 12, 20])
 def test_a_terminal_that_holds_nothing_ends_in_no_error(width, at):
     for name, rows in TABLES.items():
-        print_rows(at(width), "noises", name, rows)
+        print_rows(at(width), name, rows, ())
 
 
 def test_control_characters_are_shown_as_escapes(at):
     out = at(80)
-    print_rows(out, "x", "title\x1b[2J", {"model\x1b[31m": {"kind\x07": "a\u202eb [red]x[/red]", "mse": 0.5}})
+    print_rows(out, "title\x1b[2J", {"model\x1b[31m": {"kind\x07": "a\u202eb [red]x[/red]", "mse": 0.5}}, ())
     text = out.file.getvalue()
     assert r"model\x1b[31m" in text and r"kind\x07" in text and "[red]x[/red]" in text
     assert "\x1b" not in text
