@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written: a kill, a full disk, a power cut."""
+"""Write files atomically: after a kill, a full disk or a power cut, a file is whole or absent."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import IO
 
 TEMPORARY_NAME = re.compile(r"\.(?P<file>.+)\.(?P<pid>\d+)@(?P<host>.*)\.aside")
 ABANDONED_SECONDS = 3600.0
-"""Age of a file that was left aside by a process of another machine, of which nothing else is known."""
+"""Age at which a temporary file from another machine counts as abandoned."""
 
 
 @contextlib.contextmanager
 def write_atomically(path: Path, *, keep: Path | None = None, sync: bool = True) -> Iterator[IO[bytes]]:
-    """Open a file aside, for the caller to write, and put it in the place of `path` once it is on disk.
+    """Open a temporary file for writing, and rename it to `path` after the block.
 
-    What was there before becomes `keep`, if that is given: at every instant one of the two is whole. `sync=False` is
-    for what can be made again: it survives a kill, not a power cut. Raises OSError, which always names the file.
+    The previous file is renamed to `keep` if given; at any time one of the two is whole. With `sync=False` the file
+    survives a kill, but not a power cut. Raises OSError, always with the path.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.aside")
     try:
@@ -38,13 +38,13 @@ def write_atomically(path: Path, *, keep: Path | None = None, sync: bool = True)
             if sync:
                 sync_folder(path.parent)
     finally:
-        # On a file system that has become read-only even this is refused, and the first error says more.
+        # Also fails on a read-only file system, where the first error is the useful one.
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
 
 
 def keep_as(path: Path, keep: Path) -> None:
-    """Give a file its second name `keep`; where there are no second names, it loses the first."""
+    """Hard-link a file as `keep`; rename it where hard links are not supported."""
     link = keep.with_name(f".{keep.name}.{os.getpid()}@{socket.gethostname()}.aside")
     try:
         link.unlink(missing_ok=True)
@@ -53,13 +53,13 @@ def keep_as(path: Path, keep: Path) -> None:
     except OSError:
         path.replace(keep)
     finally:
-        # Two names of one file are not replaced by each other: the call does nothing, and says so to nobody.
+        # `replace` silently does nothing if both names already are links to one file.
         with contextlib.suppress(OSError):
             link.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk; where folders cannot be opened so, as on Windows, nothing is done."""
+    """Flush the entries of a folder to disk; does nothing where folders cannot be opened, as on Windows."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -70,26 +70,26 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def name_path_in_errors(path: Path) -> Iterator[None]:
-    """Let OSErrors of what is within, also those that torch hides, tell the path if they tell none of the user's."""
+    """Add the path to an OSError in the block, also to one that torch wraps, unless it has a user's path."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         system = error if isinstance(error, OSError) else error.__context__
         if not isinstance(system, OSError) or system.errno is None:
             raise
-        # TensorBoard's names are bytes.
+        # TensorBoard uses bytes as file names.
         if system is error and isinstance(system.filename, str) and not system.filename.endswith(".aside"):
             raise
         raise OSError(system.errno, system.strerror, str(path)) from error
 
 
 def is_full(error: OSError) -> bool:
-    """Return whether there was no room to write, on the disk or in the user's share of it."""
+    """Return whether the disk is full or the user's quota is exceeded."""
     return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def describe_error(error: OSError, where: str | Path = "a file") -> str:
-    """Return what could not be written or read; `where`, if the error does not tell."""
+    """Return a message with the path of the error, or `where` if it has none."""
     path = error.filename or where
     return (
         f"the disk is full: cannot write {path}" if is_full(error) else f"cannot write or read {path}: {error.strerror}"
@@ -97,7 +97,7 @@ def describe_error(error: OSError, where: str | Path = "a file") -> str:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what processes that are no more have left aside in a folder."""
+    """Remove temporary files of ended processes from a folder."""
     for path in folder.glob(".*.aside"):
         if (match := TEMPORARY_NAME.fullmatch(path.name)) and is_abandoned(path, int(match["pid"]), match["host"]):
             with contextlib.suppress(OSError):
@@ -105,7 +105,7 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def is_abandoned(path: Path, pid: int, host: str) -> bool:
-    """Return whether nobody writes a file any more that was opened aside by a process of a machine."""
+    """Return whether the process that opened a temporary file on `host` has ended."""
     if host == socket.gethostname():
         return not is_alive(pid)
     with contextlib.suppress(OSError):
@@ -114,7 +114,7 @@ def is_abandoned(path: Path, pid: int, host: str) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether there is a process of this number on this machine, whoever owns it."""
+    """Return whether a process with this id runs on this machine, of any user."""
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -1,4 +1,4 @@
-"""Locks between processes that hold where the file system refuses them, as some network file systems do."""
+"""Locks between processes that also work on file systems without locks, such as some network file systems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aectl.system import atomic_write
 try:
     import fcntl
 except ImportError:
-    # Windows locks by other means, which filelock knows.
+    # On Windows, filelock is used.
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["FileLock", "Timeout"]
@@ -28,17 +28,17 @@ log = logging.getLogger("aectl")
 
 HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 REFUSED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What `flock` answers if another process has the lock, and on a file system without locks."""
+"""Errors of `flock` if another process has the lock, and on a file system without locks."""
 POLL_SECONDS, LOG_AFTER_SECONDS = 0.1, 1.0
 EMPTY_FILE_SECONDS = 10.0
-"""Age from which on an owner's file that is empty was left by a killed process: to write it takes a moment."""
+"""Age at which an empty owner file counts as left by a killed process; writing it takes a moment."""
 
 
 class FileLock:
-    """A lock that one process holds at a time: `flock` of a file, or where that is refused a second file, `.owner`.
+    """A lock for one process at a time: `flock` on a file, or where that is refused, a second file `.owner`.
 
-    The second file holds process id and host of the owner. One that a process of this host has left is taken over. Of
-    other hosts nothing is known: it has to be removed by hand, and messages say so.
+    The owner file has process id and host. If a process of this host left it behind, the lock is taken over. The file
+    of another host must be removed by hand; messages say so.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -54,9 +54,9 @@ class FileLock:
         return self.owns_file or self.number is not None or self.windows is not None
 
     def acquire(self, timeout: float = -1, purpose: str = "") -> None:
-        """Take the lock; wait `timeout` seconds, for ever if negative. Raises Timeout, and OSError.
+        """Acquire the lock within `timeout` seconds, without limit if negative; raises Timeout or OSError.
 
-        A wait of more than a second is logged, with `purpose`: what the owner does.
+        A wait of more than a second is logged with `purpose`, what the owner does.
         """
         began = time.monotonic()
         is_told = False
@@ -70,13 +70,13 @@ class FileLock:
             time.sleep(POLL_SECONDS)
 
     def take(self) -> bool:
-        """Try once to take the lock."""
+        """Try once to acquire the lock."""
         if fcntl is None:
             return self.take_windows()
         number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The owner before may have removed the file since.
+            # The previous owner may have removed the file.
             if os.fstat(number).st_nlink:
                 self.number, number = number, -1
                 return True
@@ -92,7 +92,7 @@ class FileLock:
         return False
 
     def take_windows(self) -> bool:
-        """Try once to take the lock by filelock."""
+        """Try once to acquire the lock with filelock."""
         lock = WindowsLock(self.path)
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=0)
@@ -100,7 +100,7 @@ class FileLock:
         return self.windows is not None
 
     def take_owner_file(self) -> bool:
-        """Try once to make the owner's file."""
+        """Try once to create the owner file."""
         if is_owner_gone(self.owner_path):
             self.remove_left_over()
         try:
@@ -113,7 +113,7 @@ class FileLock:
         return True
 
     def remove_left_over(self) -> None:
-        """Remove the file of an owner that is no more, and not that of one who has just taken it over."""
+        """Remove the owner file of an ended process, but not one that another process has just created."""
         aside = self.owner_path.with_name(f"{self.owner_path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
             self.owner_path.replace(aside)
@@ -122,7 +122,7 @@ class FileLock:
             aside.unlink()
 
     def owner(self) -> str:
-        """Return who holds the lock, for a message."""
+        """Describe the owner of the lock for a message."""
         pid, host = read_owner(self.owner_path)
         if pid is None:
             return f"another process (lock {self.path})"
@@ -131,7 +131,7 @@ class FileLock:
         return f"process {pid} of {host} (if that has ended, remove {self.owner_path})"
 
     def release(self) -> None:
-        """Give the lock up; nothing happens if it is not held."""
+        """Release the lock if it is held."""
         if self.number is not None:
             os.close(self.number)
             self.number = None
@@ -148,7 +148,7 @@ class FileLock:
 
     @contextlib.contextmanager
     def held(self, timeout: float = -1, purpose: str = "") -> Iterator[None]:
-        """Hold the lock within the block; see `acquire`."""
+        """Hold the lock during the block; see `acquire`."""
         self.acquire(timeout, purpose)
         try:
             yield
@@ -157,7 +157,7 @@ class FileLock:
 
 
 def read_owner(path: Path) -> tuple[int | None, str]:
-    """Return process id and host in an owner's file, None where it does not say."""
+    """Return process id and host in an owner file; None and an empty host if it is damaged."""
     try:
         pid, _, host = path.read_text(encoding="utf-8", errors="replace").partition("@")
         return int(pid), host
@@ -166,7 +166,7 @@ def read_owner(path: Path) -> tuple[int | None, str]:
 
 
 def is_owner_gone(path: Path) -> bool:
-    """Return whether an owner's file is of a process that is no more."""
+    """Return whether the process of an owner file has ended."""
     try:
         written = path.stat().st_mtime
     except OSError:
@@ -178,7 +178,7 @@ def is_owner_gone(path: Path) -> bool:
 
 
 def boot_time() -> float:
-    """Return when this machine was started, since when process ids are what they are; 0 where that is not known."""
+    """Return the time when this machine started, 0 if unknown; older process ids are not valid."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else 0.0
 
 
@@ -186,7 +186,7 @@ WARNED: set[str] = set()
 
 
 def warn_of_refusal(path: Path, reason: str) -> None:
-    """Log, once for each reason, that a file system refuses locks."""
+    """Warn once for each reason that a file system does not support locks."""
     if reason not in WARNED:
         WARNED.add(reason)
-        log.warning("%s: no file locks here (%s), files with process ids take their place", path.parent, reason)
+        log.warning("%s: no file locks here (%s), using files with process ids instead", path.parent, reason)

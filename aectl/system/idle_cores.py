@@ -1,7 +1,7 @@
-"""Cores that other processes leave free: on them depends how many threads pay off.
+"""Measure the cores that other processes leave idle, to choose the number of threads.
 
-Threads that share a step wait for each other at every product. Where another process holds one of two cores, one thread
-is faster than two.
+Threads of one step wait for each other at every matrix product. If another process uses one of two cores, one thread is
+faster than two.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ log = logging.getLogger("aectl")
 
 STAT = Path("/proc/stat")
 WINDOW_SECONDS, WINDOWS = 0.2, 3
-"""A machine that is idle in the first window is idle; else the median of all of them counts, so that the end of another
-command does not."""
+"""If the machine is idle in the first window, the measurement ends. Otherwise the median of all windows counts, so that
+a command that is just ending does not."""
 
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """What has been used of the CPU up to a moment.
+    """CPU times at one moment.
 
-    `pools` are the machine's cores and those that a quota allows: how many there are, and the CPU seconds that all
-    processes together have used of them. `own` are the CPU seconds of this process.
+    `pools` are pairs for the machine and for each CPU quota: the number of cores, and the CPU seconds used by all
+    processes. `own` are the CPU seconds used by this process.
     """
 
     wall: float
@@ -40,7 +40,7 @@ class CpuTimes:
 
 
 def read_cpu_times() -> CpuTimes | None:
-    """Return the CPU times of now; None where the system has no /proc/stat."""
+    """Return the current CPU times; None without /proc/stat."""
     try:
         busy = busy_seconds(
             STAT.read_text(encoding="ascii", errors="replace"), allowed_cores(), os.sysconf("SC_CLK_TCK")
@@ -51,22 +51,22 @@ def read_cpu_times() -> CpuTimes | None:
 
 
 def busy_seconds(stat: str, cores: Collection[int], ticks_per_second: float) -> float:
-    """Return the CPU seconds that all processes have used of the cores, by the text of /proc/stat.
+    """Return the CPU seconds used on `cores` by all processes, from the text of /proc/stat.
 
-    Time stolen by other virtual machines counts as used, waiting for a disk does not. Where a container numbers its
-    cores anew, all that are listed count. Raises ValueError if none is.
+    Time stolen by other virtual machines counts as used, time waiting for a disk does not. If no core is listed under
+    its number, as in some containers, all listed cores count. Raises ValueError if there are none.
     """
     words = [line.split() for line in stat.splitlines() if line.startswith("cpu")]
     listed = {name[3:]: [*map(int, ticks)] for name, *ticks in words if name != "cpu"}
     chosen = [listed[str(core)] for core in cores if str(core) in listed] or [*listed.values()]
     if not chosen:
         raise ValueError("/proc/stat lists no cores")
-    # user, nice, system, idle, iowait, irq, softirq, steal; a guest's time is part of the user's.
+    # user, nice, system, idle, iowait, irq, softirq, steal; guest time is part of user time.
     return sum(sum(ticks[:3]) + sum(ticks[5:8]) for ticks in chosen) / ticks_per_second
 
 
 def free_cores(before: CpuTimes, after: CpuTimes, processes: int = 1) -> float:
-    """Return the cores that others left free between two moments; `processes` like this one do not count as others."""
+    """Return the cores that other processes left idle between two moments; excludes `processes` like this one."""
     seconds = max(after.wall - before.wall, 1e-9)
     own = processes * (after.own - before.own)
     pairs = zip(before.pools, after.pools, strict=False)
@@ -76,7 +76,7 @@ def free_cores(before: CpuTimes, after: CpuTimes, processes: int = 1) -> float:
 def measure_free_cores(
     read: Callable[[], CpuTimes | None] = read_cpu_times, sleep: Callable[[float], None] = time.sleep
 ) -> float | None:
-    """Return the cores that other processes leave free, asleep meanwhile; None where the system has no /proc/stat."""
+    """Measure the cores that other processes leave idle while this one sleeps; None without /proc/stat."""
     if (before := read()) is None:
         return None
     windows: list[float] = []
@@ -92,7 +92,7 @@ def measure_free_cores(
 
 
 def count_running(sleep: Callable[[float], None] = time.sleep) -> int:
-    """Return how many other processes run, or wait for a core, all the time, by `ps`; 0 where there is none."""
+    """Return the number of other processes that are running in every call of `ps`; 0 without `ps`."""
     running: list[set[str]] = []
     for _ in range(WINDOWS):
         try:
@@ -114,17 +114,17 @@ def count_running(sleep: Callable[[float], None] = time.sleep) -> int:
 
 @functools.cache
 def count_idle_cores() -> int:
-    """Return the number of usable cores that other processes leave free, at least 1, as measured by the first call.
+    """Return the number of usable cores that other processes leave idle, at least 1; measured once per process.
 
-    All runs of a process get the same number, so that those of a sweep can be compared.
+    All runs of a process get the same number, so that the runs of a sweep are comparable.
     """
     if (usable := count_usable_cores()) == 1:
         return 1
     free = measure_free_cores()
     if free is None:
-        # Not the load average: for a minute it counts the command that has just ended.
+        # Not the load average, which includes a command that has just ended for a minute.
         free = float(usable - count_running())
     idle = min(usable, whole_cores(free))
     if idle < usable:
-        log.info("other processes use %d of %d cores: aectl takes %d", min(usable, round(usable - free)), usable, idle)
+        log.info("other processes use %d of %d cores: using %d", min(usable, round(usable - free)), usable, idle)
     return idle

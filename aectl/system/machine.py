@@ -1,4 +1,4 @@
-"""What this machine has, found out without torch."""
+"""Cores, memory and accelerators of this machine, found without importing torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 MALLOC_KEEP_BYTES = 2**30
 
 PROCESS_BYTES = 250e6
-"""What a process takes that has PyTorch and no model yet."""
+"""Memory of a process that has imported PyTorch, without a model."""
 
 SPARE_CORE = 0.25
-"""Share of a core that other processes may use before it counts as busy.
+"""Share of a core that other processes may use before the core counts as busy.
 
-A VAE 784-400-20 on two cores, one of them used for a share by another process: two threads take 2.1 s an epoch (share
-0), 2.2 (.1), 2.6 (.2 and .3) and 4.5 (.5), one thread 2.7 to 2.9."""
+Measured with a VAE 784-400-20 on two cores, one of them partly used by another process: with two threads an epoch takes
+2.1 s (share 0), 2.2 s (.1), 2.6 s (.2 and .3) and 4.5 s (.5), with one thread 2.7 to 2.9 s."""
 
 
 class NotEnoughMemory(ValueError):
@@ -29,7 +29,7 @@ class NotEnoughMemory(ValueError):
 
 
 def count_usable_cores() -> int:
-    """Return the number of cores this process may use by its affinity and its CPU quota, at least 1."""
+    """Return the number of cores that affinity and CPU quota allow this process, at least 1."""
     return whole_cores(min([float(len(allowed_cores())), *(quota for quota, _ in read_cpu_quotas())]))
 
 
@@ -39,7 +39,7 @@ def allowed_cores() -> set[int]:
 
 
 def whole_cores(cores: float) -> int:
-    """Return how many threads keep so many cores busy, at least 1; a core that is nearly free counts as one."""
+    """Round down to whole cores, at least 1; a core that is nearly idle counts."""
     return max(1, int(cores + SPARE_CORE))
 
 
@@ -68,18 +68,18 @@ def cpu_seconds(kind: str, group: Path, root: Path) -> float:
 
 
 def has_accelerator() -> bool:
-    """Return whether there is an accelerator that `device=auto` would take: CUDA or MPS."""
+    """Return whether there is an accelerator for `device=auto`, CUDA or MPS."""
     return Path("/proc/driver/nvidia/version").exists() or sys.platform == "darwin"
 
 
 def memory_bytes() -> float:
-    """Return how much memory this process may have: the machine's, or what its control group or `ulimit -v` allow."""
+    """Return the bytes of memory that machine, control groups and `ulimit -v` allow this process."""
     limits = [limit for limit in (physical_bytes(), address_bytes(), *group_bytes()) if limit is not None]
     return min(limits, default=math.inf)
 
 
 def physical_bytes() -> int | None:
-    """Return the machine's memory, None where the system does not tell."""
+    """Return the machine's memory in bytes, None if unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -87,7 +87,7 @@ def physical_bytes() -> int | None:
 
 
 def address_bytes() -> int | None:
-    """Return the limit that `ulimit -v` has set, None without one."""
+    """Return the limit of `ulimit -v` in bytes, None without one."""
     try:
         import resource
     except ImportError:
@@ -104,15 +104,15 @@ def group_bytes(listed: Path = Path("/proc/self/cgroup"), root: Path = Path("/sy
 
 
 def read_integer(path: Path) -> int:
-    """Return the number that a file of the system holds; raises ValueError for another text, such as `max`."""
+    """Read an integer from a system file; raises ValueError for other text such as `max`."""
     return int(path.read_text(encoding="ascii"))
 
 
 def control_groups(controller: str, listed: Path, root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the folders of the control groups that limit this process and those above them.
+    """Yield the folders of this process's control groups and of their parents.
 
-    The first item is the controller in version 1 and empty in version 2. In a container the group's path is often that
-    of the host: folders may be missing.
+    The first item is the controller for version 1 and empty for version 2. In a container, the path is often that of
+    the host, so folders may be missing.
     """
     with contextlib.suppress(OSError):
         for line in listed.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -126,10 +126,10 @@ def control_groups(controller: str, listed: Path, root: Path) -> Iterator[tuple[
 
 
 def keep_memory() -> None:
-    """Let the process keep memory that it frees, where the C library is GNU's; elsewhere nothing happens.
+    """Make glibc keep freed memory in the process; does nothing with other C libraries.
 
-    A step frees as much as the next one asks for. Given back in between, it comes back page by page, which takes a
-    tenth of a step of a small net.
+    Each step frees as much as the next one allocates. Returning the memory to the system in between costs page faults,
+    a tenth of a step for a small net.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
@@ -138,10 +138,10 @@ def keep_memory() -> None:
 
 
 def launched_processes() -> int:
-    """Return how many processes torchrun, or a run of several, has started together; 0 for one that came alone."""
+    """Return the number of processes launched together by torchrun or `device.count`; 0 for a single process."""
     return int(os.environ.get("WORLD_SIZE", 0))
 
 
 def is_follower() -> bool:
-    """Return whether this process was started to train what another one leads."""
+    """Return whether this is a follower process of a multi-process run."""
     return launched_processes() > 1 and int(os.environ.get("RANK", 0)) > 0

@@ -1,4 +1,4 @@
-"""Keep matplotlib from reading a matplotlibrc of the working folder, which may be a stranger's."""
+"""Keep matplotlib from reading a matplotlibrc of the working folder, which may be untrusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ignore_matplotlibrc() -> None:
 
 
 class MatplotlibFinder(MetaPathFinder):
-    """Import hook that loads matplotlib by ElsewhereLoader, and then removes itself."""
+    """Import hook that loads matplotlib with ElsewhereLoader and removes itself."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return the spec of matplotlib, None for other modules."""

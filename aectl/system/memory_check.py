@@ -1,6 +1,6 @@
-"""Whether there is room in memory for what is about to be made: it is refused before it is made, with its size.
+"""Refuse tensors and models that do not fit in memory before they are allocated.
 
-A system that is asked for more than it has ends the process, or another one, without a word.
+If memory runs out, the system kills this process or another one without a message.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from aectl.system.machine import NotEnoughMemory, memory_bytes
 
 COPIES = 4
-"""What training keeps of a weight: itself, its gradient, and the two means of Adam; and roughly, what sampling does
-of a pixel: itself, and units of the layers before it."""
+"""Copies per weight in training: weight, gradient and Adam's two moments. Also a rough number of values per pixel in
+sampling: the pixel and the units of the layers before it."""
 CREATING: dict[str, Callable[..., float]] = {
     **dict.fromkeys(("empty", "zeros", "ones", "rand", "randn"), lambda *shape, size=(), **_: product(shape or size)),
     "full": lambda size, *_, **__: product(size),
@@ -27,7 +27,7 @@ CREATING: dict[str, Callable[..., float]] = {
     "linspace": lambda start, end, steps, **_: steps,
     "eye": lambda n, m=None, **_: n * (n if m is None else m),
 }
-"""How many numbers a function makes of nothing."""
+"""Number of elements that a function creates."""
 EXPANDING: dict[str, Callable[..., float]] = {
     **dict.fromkeys(("new_empty", "new_zeros", "new_ones"), lambda x, *size, **_: product(size)),
     "new_full": lambda x, size, *_, **__: product(size),
@@ -37,19 +37,19 @@ EXPANDING: dict[str, Callable[..., float]] = {
     "conv2d": lambda x, w, b=None, stride=1, *_, **__: x[:, 0].numel() * len(w) / stride_area(stride),
     "conv_transpose2d": lambda x, w, b=None, stride=1, *_, **__: x[:, 0].numel() * w[0].shape[0] * stride_area(stride),
 }
-"""How many numbers, at least, a function makes of a tensor that may be much smaller."""
+"""Least number of elements in the result of a function whose input may be much smaller."""
 COPYING = ("int", "long", "float", "double", "clone", "contiguous")
-"""Functions that make of an expanded tensor, whose rows are one in memory, as many as it says."""
+"""Functions that copy an expanded tensor, whose rows share memory, at its full size."""
 INTEGERS = ("arange", "randperm")
 UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 class MemoryLimit(TorchFunctionMode):
-    """Context in which a tensor that is larger than memory, or makes all within larger, raises NotEnoughMemory.
+    """Context that raises NotEnoughMemory for a tensor, or the sum of all tensors, larger than memory.
 
-    It looks at each call of PyTorch; of those that make much of little it knows the size before. So it holds for
-    whatever code runs within. `what` begins the message; `scale` is by how much larger all will be when it is in
-    earnest, `total` whether sizes are added up, as they are not where most of what is made is soon forgotten.
+    It intercepts each PyTorch call, in any code inside the block, and computes the size of large results before the
+    call. `what` starts the message. `scale` multiplies sizes, for a trial run that is smaller than the real one. With
+    `total=False` sizes are not added, for code that frees most of its tensors.
     """
 
     def __init__(self, what: str, device: torch.device | str = "cpu", scale: float = 1.0, total: bool = True) -> None:
@@ -60,7 +60,7 @@ class MemoryLimit(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Do a call, unless its result is too large."""
+        """Make the call unless its result is too large."""
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name in CREATING:
             usual = torch.int64 if name in INTEGERS else torch.get_default_dtype()
@@ -72,14 +72,14 @@ class MemoryLimit(TorchFunctionMode):
         if name in COPYING and args and isinstance(args[0], Tensor) and 0 in args[0].stride():
             self.take(args[0].numel(), args[0].element_size())
         found = func(*args, **kwargs)
-        # A method that ends in one underscore works in place; what is read from a tensor, or a view of it, is its own.
+        # In-place methods (one trailing underscore), attributes and views allocate nothing.
         is_new = name != "__get__" and (not name.endswith("_") or name.endswith("__"))
         if is_new and isinstance(found, Tensor) and found._base is None:
             self.take(found.numel(), found.element_size())
         return found
 
     def take(self, numbers: int, itemsize: int) -> None:
-        """Count a tensor; raises NotEnoughMemory if there is no room for it."""
+        """Count a tensor; raises NotEnoughMemory if it does not fit."""
         size = numbers * itemsize
         if self.total:
             self.numbers, self.bytes = self.numbers + numbers, self.bytes + size
@@ -88,14 +88,14 @@ class MemoryLimit(TorchFunctionMode):
             raise self.refusal(f"at least {round(numbers * self.scale):,} numbers", size * self.scale)
 
     def refusal(self, what: str, size: float) -> NotEnoughMemory:
-        """Return the error for what does not fit."""
+        """Return the error for a size that does not fit."""
         return NotEnoughMemory(
             f"{self.what}: {what} need {format_bytes(size)}, this machine has {format_bytes(self.limit)}"
         )
 
 
 def check_training(model: nn.Module, device: torch.device | str) -> None:
-    """Raise NotEnoughMemory if a model's weights, their gradients and the optimizer's memory are larger than memory."""
+    """Raise NotEnoughMemory if weights, gradients and optimizer state of a model exceed memory."""
     trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
     every = sum(one.numel() * one.element_size() for one in (*model.parameters(), *model.buffers()))
     needed, limit = every + (COPIES - 1) * trained, device_memory(torch.device(device))
@@ -107,7 +107,7 @@ def check_training(model: nn.Module, device: torch.device | str) -> None:
 
 
 def check_images(what: str, count: int, shape: Iterable[int], device: torch.device | str) -> None:
-    """Raise NotEnoughMemory if so many images of a shape, and the activations on the way to them, exceed memory."""
+    """Raise NotEnoughMemory if `count` images and the activations that make them exceed memory."""
     pixels = 1
     for side in shape:
         pixels *= side
@@ -120,14 +120,14 @@ def check_images(what: str, count: int, shape: Iterable[int], device: torch.devi
 
 
 def device_memory(device: torch.device) -> float:
-    """Return how many bytes of memory a device has in all."""
+    """Return the total memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return memory_bytes()
 
 
 def format_bytes(size: float) -> str:
-    """Return a number of bytes as one says it: 12.5 TB."""
+    """Format a number of bytes, e.g. `12.5 TB`."""
     place = 0
     while size >= 999.5 and place < len(UNITS) - 1:
         size, place = size / 1000, place + 1
@@ -135,7 +135,7 @@ def format_bytes(size: float) -> str:
 
 
 def count_numbers(count: Callable[..., float], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Return how many numbers a call makes; none where its arguments are none that are known, or wrong."""
+    """Return the number of elements that a call creates; 0 if its arguments are unknown or wrong."""
     try:
         return math.ceil(count(*args, **kwargs))
     except (TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError, RuntimeError):
@@ -143,7 +143,7 @@ def count_numbers(count: Callable[..., float], args: tuple[Any, ...], kwargs: di
 
 
 def product(sizes: Any) -> int:
-    """Return the product of sizes, given one by one or in a list."""
+    """Return the product of sizes, given as arguments or as a list."""
     return math.prod(product(one) if isinstance(one, (list, tuple)) else int(one) for one in sizes)
 
 
@@ -153,6 +153,6 @@ def stride_area(stride: int | tuple[int, ...]) -> int:
 
 
 def padded_size(shape: Iterable[int], pads: Sequence[int]) -> int:
-    """Return how many numbers a tensor has with so many around it; pads are told from the last dimension on."""
+    """Return the number of elements of a padded tensor; `pads` start with the last dimension."""
     around = [before + after for before, after in zip(pads[::2], pads[1::2], strict=True)]
     return math.prod(size + more for size, more in zip_longest(reversed(list(shape)), around, fillvalue=0))

@@ -1,4 +1,4 @@
-"""Standard output and error that never end a command: closed, full, absent, or in another encoding."""
+"""Keep commands running when standard output or error is closed, full, missing or in another encoding."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 STAND_INS = str.maketrans("±×–—−·…↑↓→≤≥≠σλμ’‘“”x̂", "~x---*.^v><>!slm''\"\"x^")
-"""One ASCII character for each that our tables use, so that columns stay aligned in any encoding."""
+"""One ASCII character for each special character in tables, so that columns stay aligned."""
 
 CLOSED_PIPE = 141
-"""Exit code where the reader of a pipe, such as `head`, has closed it: 128 + SIGPIPE, as shells have it."""
+"""Exit code if the reader of a pipe, such as `head`, has closed it: 128 + SIGPIPE, as in shells."""
 
 
 def replace_unencodable(error: UnicodeError) -> tuple[str, int]:
-    r"""Return what to print for characters that an encoding lacks: an ASCII stand-in, `\xff` for a stray byte, or ?."""
+    r"""Replace characters that an encoding lacks by an ASCII stand-in, `\xff` for a stray byte, or ?."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(stand_in, error.object[error.start : error.end])), error.end
 
 
 def stand_in(character: str) -> str:
-    """Return ASCII for a character: see `STAND_INS`."""
+    """Return an ASCII character for another one, see `STAND_INS`."""
     if "\udc80" <= character <= "\udcff":
-        # A byte of a file name that is not UTF-8, as Python keeps it.
+        # Python stores a byte of a file name that is not UTF-8 as a surrogate.
         return f"\\x{ord(character) - 0xDC00:02x}"
     found = character.translate(STAND_INS)
     return found if found.isascii() else "?"
 
 
 class LenientStream:
-    """A text stream that remembers the first error of writing instead of raising it, and then drops what follows."""
+    """Text stream that stores the first write error instead of raising it, and drops all later text."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -58,9 +58,9 @@ class LenientStream:
                 self.give_up(error)
 
     def give_up(self, error: OSError) -> None:
-        """Write nothing any more."""
+        """Store the error and stop writing."""
         self.error = error
-        # What the stream still buffers goes to the null device, or Python complains at exit.
+        # Send buffered text to the null device; otherwise Python prints an error at exit.
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())
@@ -71,22 +71,22 @@ class LenientStream:
 
 
 def open_missing() -> None:
-    """Open the null device in place of standard streams that are closed, or None as under pythonw.
+    """Open the null device for standard streams that are closed, or None as under pythonw.
 
-    Otherwise the next file that is opened would get the number of standard output, and prints of C code.
+    Otherwise the next opened file would get the file descriptor of standard output, and output of C code.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is taken; those below are open by now. Programs that are started inherit it.
+            # `open` returns the lowest free descriptor, which is `number`. Child processes inherit it.
             os.set_inheritable(os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY), True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def substitute_unencodable() -> None:
-    """Let standard output and error replace what their encoding lacks."""
+    """Make standard output and error replace characters that their encoding lacks."""
     codecs.register_error("aectl", replace_unencodable)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -95,10 +95,10 @@ def substitute_unencodable() -> None:
 
 @contextlib.contextmanager
 def lenient_streams(output_is_kept: bool = False) -> Iterator[None]:
-    """Let no print of the block raise; at its end, exit with a code other than 0 if standard output was lost.
+    """Suppress write errors of standard streams in the block; then exit with an error code if output was lost.
 
-    That is 141 where a pipe was closed, and 1 with a line on standard error else. `output_is_kept`: what is printed
-    stands in a file too, as in a run's train.log, so that nothing is lost. An exit code of the block has precedence.
+    The code is 141 for a closed pipe, otherwise 1 with a line on standard error. With `output_is_kept` the output is
+    also in a file, such as a run's train.log, and the code stays 0. An exit code of the block takes precedence.
     """
     open_missing()
     substitute_unencodable()

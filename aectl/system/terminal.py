@@ -1,4 +1,4 @@
-"""How numbers and tables look on a terminal, or in a file that stands in for one."""
+"""Format numbers, messages and paths for the terminal."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ else:
     StreamHandler = logging.StreamHandler
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""What a cell begins with that a table calculator would compute, or hand on to another program."""
+"""First characters of a cell that a spreadsheet would run as a formula."""
 
 FILE_WIDTH = 200
-"""Columns of a file that a table is printed to."""
+"""Width in characters of tables printed to a file."""
 
 
 def make_console(file_width: int = FILE_WIDTH) -> Console:
-    """Return where tables are printed; a file is `file_width` columns wide unless $COLUMNS is set."""
+    """Return the console for tables; output to a file has `file_width` columns unless $COLUMNS is set."""
     from rich.console import Console
     from rich.text import Text
 
     class Plain(Console):
-        """Makes text of texts as they are: nothing in them is markup, an emoji's name or the terminal's to obey."""
+        """Console that prints text literally: no markup, no emoji names, no control characters."""
 
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(escape_lines(text), **{**options, "markup": False, "emoji": False})
@@ -43,13 +43,13 @@ def make_console(file_width: int = FILE_WIDTH) -> Console:
 
 
 def wrap_text(out: Console, text: str) -> str:
-    """Return prose in lines that fit the console, all but the first indented; words stay whole."""
+    """Wrap prose at the console's width between words; lines after the first are indented."""
     width = max(out.width, 20)
     return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def format_significant(value: float, digits: int = 4) -> str:
-    """Return a number in `digits` significant digits, without an exponent where it reads well."""
+    """Format a number with `digits` significant digits; exponents only for very small and large numbers."""
     if value == 0 or not math.isfinite(value) or not 1e-5 <= abs(value) < 1e6:
         return f"{value:.{digits - 1}g}"
     decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
@@ -57,46 +57,45 @@ def format_significant(value: float, digits: int = 4) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a time as 12 s, 3 min or 2.5 h."""
+    """Format a time, e.g. `12 s`, `3 min` or `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def format_count(number: int, noun: str) -> str:
-    """Return a number with its noun in the singular or plural: `1 job`, `2 jobs`."""
+    """Format a number with its noun, e.g. `1 job`, `2 jobs`."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def escape_unprintable(text: str) -> str:
-    r"""Return a text with an escape (`\x1b`, `\n`, `\u202e`) in the place of what a terminal would obey or hide."""
+    r"""Replace control and invisible characters by escapes such as `\x1b`, `\n` and `\u202e`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def escape_lines(text: str) -> str:
-    """Return a text of several lines, each of them printable."""
+    """Escape unprintable characters in each line of a text."""
     return "\n".join(map(escape_unprintable, text.split("\n")))
 
 
 class EscapingFormatter(logging.Formatter):
-    """Of log records, lines that are printable."""
+    """Formatter of log records that escapes unprintable characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return escape_lines(super().format(record))
 
 
 class WrappingHandler(StreamHandler):
-    """A handler of log records that wraps prose where its stream is a terminal."""
+    """Log handler that wraps prose if its stream is a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return wrap_prose(super().format(record), self.stream)
 
 
 def wrap_prose(text: str, stream: TextIO) -> str:
-    """Return a text with its long lines of prose wrapped at the width of a terminal; unchanged for files and pipes.
+    """Wrap long lines of prose at the width of a terminal; unchanged for files and pipes.
 
-    What is to be copied or aligned keeps its line: commands, columns, and words such as paths. Lines that continue one
-    are indented by four more characters than it is.
+    Commands, columns and paths are not broken. Continuation lines are indented by four more characters.
     """
     if not stream.isatty():
         return text
@@ -107,7 +106,7 @@ def wrap_prose(text: str, stream: TextIO) -> str:
 
 
 def wrap_line(line: str, width: int) -> str:
-    """Return a line wrapped between words."""
+    """Wrap a line between words."""
     indent = line[: len(line) - len(line.lstrip())]
     return textwrap.fill(
         line.strip(),
@@ -120,12 +119,12 @@ def wrap_line(line: str, width: int) -> str:
 
 
 def is_prose(line: str) -> bool:
-    """Return whether a line has neither a command to copy nor columns, and begins with no path."""
+    """Return whether a line has no command and no columns and does not start with a path."""
     return not re.search(r"^ *\S*/|\baectl (train|eval|sample)\b|tensorboard --|\S {2,}", line)
 
 
 def escape_formula(value: Any) -> Any:
-    """Return what a table calculator does not take for a formula: `=cmd|…` gets a sign before it, a number does not."""
+    """Prefix a text such as `=cmd|…` with an apostrophe, so that a spreadsheet does not run it as a formula."""
     if not isinstance(value, str) or value[:1] not in FORMULA_STARTS or is_numeral(value):
         return value
     return f"'{value}"
@@ -141,10 +140,10 @@ def is_numeral(text: str) -> bool:
 
 
 def shorten_message(message: str, longest: int = 400) -> str:
-    """Return a message in at most two lines, printable; a line that is too long lacks its middle.
+    """Return a message in at most two printable lines; the middle of long lines is cut.
 
-    The second line is what follows the last line break before an indent, as our hints have it. Other breaks came with
-    a value, or with another program's message.
+    The second line is the hint after the last line break with an indent. Other line breaks, from values or messages of
+    other programs, are escaped.
     """
     first, hint, second = message.strip().rpartition("\n  ")
     lines = [(first, longest), (f"  {second.strip()}", 4 * longest)] if hint else [(second, longest)]
@@ -152,18 +151,18 @@ def shorten_message(message: str, longest: int = 400) -> str:
 
 
 def first_line_of(error: BaseException) -> str:
-    """Return the first line of what an error says, printable and not too long."""
+    """Return the first line of an error's message, printable and shortened."""
     lines = str(error).strip().splitlines() or ["no reason given"]
     return shorten_line(escape_unprintable(lines[0]), 200)
 
 
 def shorten_line(line: str, longest: int) -> str:
-    """Return a line without its middle if it is longer than that."""
+    """Cut the middle of a line that is longer than `longest`."""
     tail = longest // 4
     return line if len(line) <= longest else f"{line[: longest - tail - 3]} … {line[-tail:]}"
 
 
 def display_path(path: Path) -> str:
-    """Return a path as one would type it here: relative if it lies below the working folder."""
+    """Return a path as text, relative if it is inside the working folder."""
     full, here = path.absolute(), Path.cwd()
     return str(full.relative_to(here) if full.is_relative_to(here) else path)

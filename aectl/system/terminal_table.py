@@ -1,4 +1,4 @@
-"""Tables on the terminal: too wide ones are split into blocks of columns, and no name or number is ever cut."""
+"""Print tables: wide ones are split into blocks of columns, and names and numbers are never cut."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 GAP = 2
 """Spaces between columns."""
 MIN_WIDTH = 8
-"""Characters of a column at least, however narrow the terminal."""
+"""Smallest width of a column in characters."""
 WRAP_FROM = 24
-"""Characters from which a column of texts may be wrapped."""
+"""Width from which a column of texts may be wrapped."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; texts are set to the left and wrapped if need be, numbers to the right and never wrapped."""
+    """A column of a table: texts are left-aligned and may be wrapped, numbers right-aligned and never wrapped."""
 
     heading: str
     cells: Sequence[str]
@@ -32,18 +32,18 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Characters of the widest line."""
+        """Width of the widest line."""
         return max(map(cell_width, (self.heading, *self.cells)))
 
     @property
     def least(self) -> int:
-        """Characters that the column needs: a heading may be wrapped, a number may not."""
+        """Smallest width without breaking numbers; headings and long texts may be wrapped."""
         widest = max(map(cell_width, self.cells), default=1)
         return max(min(widest, WRAP_FROM) if self.is_text else widest, 1)
 
 
 def cell_width(text: str) -> int:
-    """Return how many characters of a terminal the widest line of a text takes."""
+    """Return the width on the terminal of a text's widest line."""
     from rich.cells import cell_len
 
     return max(map(cell_len, escape_lines(text).split("\n")))
@@ -52,9 +52,9 @@ def cell_width(text: str) -> int:
 def print_table(
     out: Console, names: Column, columns: Sequence[Column], title: str = "", styles: Sequence[str] = ()
 ) -> None:
-    """Print a table whose rows are called `names`, in as many blocks as it takes; each block repeats the names.
+    """Print a table with the row names `names`, in blocks that fit; each block repeats the names.
 
-    `styles` are rich's, one for each row.
+    `styles` has a rich style for each row.
     """
     left = choose_names_width(names, columns, out.width)
     for number, block in enumerate(split_into_blocks(names, columns, out.width)):
@@ -64,7 +64,7 @@ def print_table(
 
 
 def split_into_blocks(names: Column, columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
-    """Yield the columns in blocks that fit next to the names; there is at least one, be it empty."""
+    """Yield the columns in blocks that fit next to the names; at least one block, which may be empty."""
     left = choose_names_width(names, columns, width)
     block: list[Column] = []
     used = left
@@ -79,7 +79,7 @@ def split_into_blocks(names: Column, columns: Sequence[Column], width: int) -> I
 
 
 def choose_names_width(names: Column, columns: Sequence[Column], width: int) -> int:
-    """Return how many characters the names get: all they need, unless that leaves less than half for the columns."""
+    """Return the width of the names: all they need, or less if the columns would get under half of `width`."""
     if names.width + sum(GAP + column.width for column in columns) <= width:
         return names.width
     largest = width - GAP - max((column.least for column in columns), default=0)
@@ -87,12 +87,12 @@ def choose_names_width(names: Column, columns: Sequence[Column], width: int) -> 
 
 
 def max_column_width(left: int, width: int, column: Column) -> int:
-    """Return how many characters a column gets at most next to names of `left` characters."""
+    """Return the largest width of a column next to names of width `left`."""
     return max(width - left - GAP, MIN_WIDTH if column.is_text else column.least)
 
 
 def build_block(names: Column, columns: Sequence[Column], left: int, width: int, styles: Sequence[str]) -> Table:
-    """Return one block as rich prints it; its names have `left` characters."""
+    """Return one block as a rich table, with names of width `left`."""
     from rich.table import Table
     from rich.text import Text
 
@@ -112,9 +112,9 @@ def build_block(names: Column, columns: Sequence[Column], left: int, width: int,
 def format_rows_with_paths(
     headings: Sequence[str], rows: Sequence[Sequence[str]], paths: Sequence[str], width: int
 ) -> list[str]:
-    """Return lines of aligned cells, each row followed by its path, in the same line if `width` columns hold both.
+    """Return lines of aligned cells, each row followed by its path, in one line if they fit in `width`.
 
-    Rows that are too wide take several lines. Paths are never broken, so that they can be copied.
+    Wide rows take several lines. Paths are never broken, so that they can be copied.
     """
     rows = [[escape_unprintable(cell) for cell in row] for row in rows]
     paths = [escape_unprintable(path) for path in paths]
@@ -132,12 +132,12 @@ def format_rows_with_paths(
 
 
 def pad_row(row: Sequence[str], sizes: Sequence[int]) -> str:
-    """Return the cells of a row in one line, each with its column's width."""
+    """Return the cells of a row in one line, padded to the widths of their columns."""
     return "  ".join(cell + " " * (size - cell_width(cell)) for cell, size in zip(row, sizes, strict=True))
 
 
 def column_groups(sizes: Sequence[int], width: int) -> list[slice]:
-    """Return the columns in groups that fit a line; the lines after the first are indented."""
+    """Split the columns into groups that fit in a line; lines after the first are indented."""
     starts, used = [0], 0
     for index, size in enumerate(sizes):
         if index > starts[-1] and used + size > width - (GAP if starts[-1] else 0):

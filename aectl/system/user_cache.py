@@ -1,4 +1,4 @@
-"""The user's cache: where data and baselines are kept if no variable names another place."""
+"""Folders of data and baselines in the user's cache, unless environment variables name others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platformdirs
 
 
 class NoHomeError(OSError):
-    """No home folder is known, as where HOME is not set and the user id has no account."""
+    """The home folder is unknown: HOME is not set and the user id has no account."""
 
 
 def user_cache() -> Path:
@@ -18,7 +18,7 @@ def user_cache() -> Path:
         found = Path(platformdirs.user_cache_dir("aectl", False))
     except RuntimeError:
         found = Path("~")
-    # Older versions of platformdirs leave the ~ of a home that is not known, and a folder of that name would be made.
+    # Older versions of platformdirs do not expand ~ if the home is unknown; a folder named ~ would be made.
     if not found.is_absolute():
         raise NoHomeError("no home folder is known: HOME is not set")
     return found
