@@ -45,17 +45,17 @@ log = logging.getLogger("aectl")
 
 
 class Interrupted(SystemExit):
-    """Training was told to stop; its code is the shell's for the signal."""
+    """Training was stopped by a signal; the exit code is the shell's for that signal."""
 
 
 def run(config: DictConfig) -> float:
-    """Train by `config` in Hydra's output folder, and return the objective; what cannot begin leaves nothing behind."""
+    """Train in Hydra's output folder and return the objective; a run that cannot start leaves no files."""
     run = Run(Path(HydraConfig.get().runtime.output_dir))
     if HydraConfig.get().output_subdir != own_hydra_folder():
         raise ConfigError("hydra.output_subdir: a run's config is in its .hydra folder, remove the key")
     with discard_on_error(run):
         check_config(config)
-        processes = processes_of(config)
+        processes = count_processes(config)
     words = {
         "config": OmegaConf.to_container(config, resolve=True),
         "folder": str(run.folder),
@@ -71,7 +71,7 @@ def run(config: DictConfig) -> float:
 
 
 def train(config: DictConfig, run: Run) -> float:
-    """Train in the run's folder and return the objective; a run that cannot start leaves nothing behind."""
+    """Train in the run's folder and return the objective; a run that cannot start leaves no files."""
     with discard_on_error(run), lock_until_error(config, run) as lock:
         open_keys = recipe.list_open_keys(config)
         is_resumed = has_progress(config, run)
@@ -97,7 +97,7 @@ def train(config: DictConfig, run: Run) -> float:
 
 @contextlib.contextmanager
 def discard_on_error(run: Run) -> Iterator[None]:
-    """Remove the run's folder if the block raises before the run has begun."""
+    """Remove the run's folder if the block raises before training starts."""
     try:
         yield
     except BaseException as error:
@@ -112,15 +112,15 @@ def lock_until_error(config: DictConfig, run: Run) -> Iterator[FileLock]:
     try:
         yield lock
     except BaseException:
-        # A process that lives on, such as a notebook's, could not resume the run otherwise.
+        # A process that keeps running, such as a notebook, can then resume the run.
         lock.release()
         raise
 
 
 def log_start(config: DictConfig, trainer: Trainer) -> None:
-    """Log how long a run is that starts at its first step."""
+    """Log the length of a new run."""
     if config.resume:
-        log.info("it was stopped before its first checkpoint: it begins anew, with the same seed")
+        log.info("it was stopped before its first checkpoint: starting again with the same seed")
     log.info(
         "%s training images in batches of %d: %s steps an epoch, epochs=%d%s",
         f"{len(trainer.train_source):,}",
@@ -174,7 +174,7 @@ def record_error(run: Run, lock: FileLock) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # On a full disk, or in a folder that is gone, this fails too, and the first error is the one to tell.
+        # This also fails on a full disk or in a removed folder; the first error is the one to report.
         with contextlib.suppress(OSError, ConfigError):
             run.record_end("failed", error=str(error) or type(error).__name__)
         raise
@@ -182,29 +182,29 @@ def record_error(run: Run, lock: FileLock) -> Iterator[None]:
         lock.release()
 
 
-def processes_of(config: DictConfig) -> int:
+def count_processes(config: DictConfig) -> int:
     """Return how many processes share each batch; raises ConfigError if torchrun and the config disagree."""
-    told, started = config.device.get("count"), launched_processes()
-    if started > 1 and told not in (None, started):
-        raise ConfigError(f"device.count={told}, but torchrun has started {started} processes")
-    if started > 1 or not told:
+    count, started = config.device.get("count"), launched_processes()
+    if started > 1 and count not in (None, started):
+        raise ConfigError(f"device.count={count}, but torchrun has started {started} processes")
+    if started > 1 or not count:
         return max(started, 1)
     batch_size = recipe.with_recipe(config).batch_size
-    if told > batch_size:
-        raise ConfigError(f"device.count: {told:,} processes cannot share a batch of {batch_size:,} images")
-    if told * PROCESS_BYTES > memory_bytes():
+    if count > batch_size:
+        raise ConfigError(f"device.count: {count:,} processes cannot share a batch of {batch_size:,} images")
+    if count * PROCESS_BYTES > memory_bytes():
         raise ConfigError(
-            f"device.count: {told:,} processes need {format_bytes(told * PROCESS_BYTES)}, "
+            f"device.count: {count:,} processes need {format_bytes(count * PROCESS_BYTES)}, "
             f"this machine has {format_bytes(memory_bytes())}"
         )
-    return told
+    return count
 
 
 def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
-    """Record how training ended and say what to type next."""
+    """Record the end of training and log the commands to type next."""
     value = trainer.best_value if trainer.best_epoch else math.nan
     objective = {"name": trainer.objective, "value": None if math.isnan(value) else value, "epoch": trainer.best_epoch}
-    # The record last: what it says is done will not be done again after a kill.
+    # The record is written last: after a kill in between, resuming repeats these steps.
     run.add_metrics(train={"epoch": trainer.epoch, **trainer.metrics}, objective=objective)
     run.record_end("interrupted" if reason else "done", objective=objective, epochs=trainer.epoch)
     # Not Path.cwd(), which `hydra.job.chdir=true` has changed.
@@ -212,7 +212,7 @@ def conclude(trainer: Trainer, run: Run, reason: str | None) -> float:
     path = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder
     folder = shlex.quote(str(path))
     if reason:
-        log.info("stopped by %s in epoch %d; go on with", reason, trainer.epoch + 1)
+        log.info("stopped by %s in epoch %d; resume it with", reason, trainer.epoch + 1)
         log.info("  aectl train resume=%s", folder)
         codes = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
         if reason in codes:

@@ -49,7 +49,7 @@ def check_config(config: DictConfig) -> None:
 
 
 def check_stored_paths(config: DictConfig, run: Run, trust: list[str]) -> None:
-    """Raise ConfigError if a resumed run would read own data, or another run, that this user has not typed."""
+    """Raise ConfigError if a resumed run would read data or another run that this user has not typed."""
     paths, record = find_data_paths(config.dataset, trust), run.record
     if config.init_from and config.init_from != "latest" and is_unsaved(run):
         named = (record.get("init_from") or {}).get("run") or config.init_from

@@ -21,10 +21,10 @@ from aectl.training.stop_signals import Interruption
 def run() -> None:
     """Train the leader's run, built in the leader's order since both meet on the way; the leader reports errors."""
     with follow() as words:
-        told = json.loads(words)
-        config, led = OmegaConf.create(told["config"]), Run(Path(told["folder"]))
+        message = json.loads(words)
+        config, led = OmegaConf.create(message["config"]), Run(Path(message["folder"]))
         # As in the leader, the user's modules come last, and are importable with a stored config only if trusted.
-        if told["imports_here"] and (here := str(Path.cwd())) not in sys.path:
+        if message["imports_here"] and (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)
         is_resumed = has_progress(config, led)
         device = build_device(config)

@@ -50,7 +50,9 @@ def resume_trainer(trainer: Trainer, run: Run, config: DictConfig) -> None:
         ) from error
     is_recorded = run.record.get("status") == "done"
     if is_recorded and trainer.has_stalled() and trainer.epoch < trainer.epochs:
-        raise ConfigError(f"{run.folder} stopped early after {trainer.epoch} epochs; a larger patience= lets it go on")
+        raise ConfigError(
+            f"{run.folder} stopped early after {trainer.epoch} epochs; resume with a larger patience= to continue"
+        )
     if is_recorded and trainer.epoch >= trainer.epochs:
         raise ConfigError(
             f"{run.folder} has trained its {trainer.epoch} epochs; epochs={2 * config.epochs} would extend it"

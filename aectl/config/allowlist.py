@@ -1,7 +1,7 @@
 """What a stored config may build: parts of a run, which compute and do nothing else.
 
 A run folder may come from a stranger, who chooses freely among what is allowed here and the arguments it is called
-with. What a class or function may be used for follows from what it is: a class with one of the bases in `BASES`, or a
+with. A target is allowed if it is a class with one of the bases in `BASES`, or a
 function marked by `aectl.data.datasets.dataset`. So a new model, noise, schedule or data set needs no entry here. A
 class with one of those bases must not write files, start processes or open connections in its constructor.
 """

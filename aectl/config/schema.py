@@ -37,7 +37,7 @@ class TrainConfig:
     penalty: Any = setting(None, "a term added to the loss to shape the code")
     optimizer: Any = setting(None, "how weights are updated; optimizer.lr is the learning rate")
     schedule: Any = setting(None, "how the learning rate changes over the run")
-    device: Any = setting(None, "where it computes, precision and threads")
+    device: Any = setting(None, "where to compute, precision and threads")
     recipe: Any = setting(
         {
             "epochs": 20,
@@ -48,21 +48,21 @@ class TrainConfig:
             "model_codes": {},
             "model_widths": {},
         },
-        "the model's own length and batch, for what is null below: a small data set gets smaller batches, and epochs "
-        "enough for recipe.steps",
+        "the model's epochs and batch size for keys that are null below; a small data set gets smaller batches, and "
+        "more epochs for at least recipe.steps",
     )
     epochs: int | None = setting(None, "passes over the training images; null: recipe.epochs, more if images are few")
     steps: int | None = setting(None, "length in steps instead, rounded up to whole epochs; null: see epochs")
     batch_size: int | None = setting(None, "images per step; null: recipe.batch_size, fewer if images are few")
-    seed: int = setting(0, "of every random number; the same seed repeats the run")
+    seed: int = setting(0, "seed of all random numbers; the same seed repeats the run")
     objective: str | None = setting(None, "metric to minimise, such as val/mse; null: the model's own")
-    patience: int | None = setting(None, "stop after so many epochs without a better objective; null: never")
+    patience: int | None = setting(None, "stop after this many epochs without a better objective; null: never")
     grad_clip: float | None = setting(None, "largest norm of a gradient; null: no limit")
     max_time: str | None = setting(None, "stop after this time, resumable: 90 (seconds), 10m, 1h30m; null: no limit")
     init_from: str | None = setting(None, "a run whose weights a new run starts from")
-    resume: str | None = setting(None, "a run to go on with, or latest")
-    data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
-    trust: Any = setting([], "modules outside aectl and torch, and own data, that a stored run may use")
+    resume: str | None = setting(None, "a run to resume, or latest")
+    data: str = setting("same", "if a run's data have changed since training: same refuses them, changed uses them")
+    trust: Any = setting([], "modules outside aectl and torch, and paths of data, that a stored run may use")
     name: str | None = setting(
         None, "name of the run's folder, which run= and resume= accept; null: the time of its start"
     )
@@ -81,21 +81,23 @@ class EvalConfig:
     )
     checkpoint: str = setting("best", "which weights: best or last")
     split: str = setting("test", "which images: test, valid or train")
-    only: Any = setting([], "tables to make, as they are called in metrics.json: only=[codes,probes]; []: all")
-    nll_samples: int = setting(1000, "draws per image of the bound on log p(x); more of them make it tighter")
-    nll_images: int = setting(1000, "images that log p(x) is measured on")
-    outliers: str | None = setting("auto", "data set to tell apart from the run's: auto (its counterpart) or none")
-    quick: bool = setting(False, "a quick look: fewer images and draws, kept apart from full evaluations")
-    again: bool = setting(False, "compute anew what was evaluated before, instead of printing it")
+    only: Any = setting([], "tables to compute, by their names in metrics.json: only=[codes,probes]; []: all")
+    nll_samples: int = setting(1000, "samples per image for the bound on log p(x); more make it tighter")
+    nll_images: int = setting(1000, "images for log p(x)")
+    outliers: str | None = setting(
+        "auto", "data set of out-of-distribution images: auto (the counterpart of the run's) or none"
+    )
+    quick: bool = setting(False, "evaluate fewer images and samples; stored separately from full evaluations")
+    again: bool = setting(False, "evaluate again, instead of printing stored tables")
     yes: bool = setting(False, "evaluate more than twenty runs without asking")
-    images: str | None = setting(None, "one's own images instead: a folder, an image, a .npy or a .npz")
-    invert: bool = setting(False, "with images=: turn black on white into white on black")
+    images: str | None = setting(None, "apply the model to your images instead: a folder, an image, a .npy or a .npz")
+    invert: bool = setting(False, "with images=: invert them, from black on white to white on black")
     export: str | None = setting(None, "write encoder and decoder instead: safetensors, onnx or torch")
-    seed: int = setting(0, "of every random number")
-    figures: bool = setting(True, "also draw pictures, and the page report.html")
-    device: Any = setting(None, "where it computes, precision and threads")
-    data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
-    trust: Any = setting([], "modules outside aectl and torch, and own data, that the run may use")
+    seed: int = setting(0, "seed of all random numbers")
+    figures: bool = setting(True, "also draw figures and write the page report.html")
+    device: Any = setting(None, "where to compute, precision and threads")
+    data: str = setting("same", "if a run's data have changed since training: same refuses them, changed uses them")
+    trust: Any = setting([], "modules outside aectl and torch, and paths of data, that the run may use")
 
 
 @dataclass
@@ -104,20 +106,22 @@ class SampleConfig:
 
     run: str | None = setting(None, "the run: its folder, or latest")
     checkpoint: str = setting("best", "which weights: best or last")
-    kind: str = setting("all", "what to make: all it can, or {kinds}")
+    kind: str = setting("all", "what to make: all that the model can, or {kinds}")
     n: int = setting(64, "how many images")
-    seed: int = setting(0, "of every random number")
-    temperature: float = setting(1.0, "spread of drawn codes; below 1 likelier images, above 1 more varied ones")
-    label: int | None = setting(None, "the class to draw, by a model trained with model.conditional=true; null: any")
-    path: str = setting("auto", "interpolations: linear, spherical, or auto: spherical only between draws of a prior")
-    density: str = setting("gmm", "what is fitted to the codes of training images: gaussian, or gmm, a mixture of them")
+    seed: int = setting(0, "seed of all random numbers")
+    temperature: float = setting(1.0, "spread of sampled codes; below 1 more typical images, above 1 more varied ones")
+    label: int | None = setting(None, "the class to sample, for a model trained with model.conditional=true; null: any")
+    path: str = setting("auto", "interpolations: linear, spherical, or auto: spherical only between samples of a prior")
+    density: str = setting(
+        "gmm", "density fitted to the codes of training images: gaussian, or gmm, a mixture of Gaussians"
+    )
     components: int = setting(10, "Gaussians in the mixture")
     steps: int = setting(100, "steps of a chain")
     burn_in: int = setting(0, "steps of a chain before its first picture")
-    thinning: int | None = setting(None, "steps of a chain from picture to picture; null: evenly over steps")
-    device: Any = setting(None, "where it computes, precision and threads")
-    data: str = setting("same", "of a run whose own data have changed since: same refuses them, changed uses them")
-    trust: Any = setting([], "modules outside aectl and torch, and own data, that the run may use")
+    thinning: int | None = setting(None, "steps of a chain between pictures; null: spread evenly over steps")
+    device: Any = setting(None, "where to compute, precision and threads")
+    data: str = setting("same", "if a run's data have changed since training: same refuses them, changed uses them")
+    trust: Any = setting([], "modules outside aectl and torch, and paths of data, that the run may use")
 
 
 SCHEMAS = {"train": TrainConfig, "eval": EvalConfig, "sample": SampleConfig}

@@ -22,7 +22,7 @@ from aectl.config.instantiate import ConfigError
 MAX_CONFIG_BYTES, MAX_JSON_BYTES = 2**17, 2**26
 """Bytes. A config has some three thousand, and an evaluation's numbers some ten thousand."""
 SPARSE_FROM_BYTES, MAX_SPARSE_RATIO = 2**26, 64
-"""Bytes of a file from which on its holes count, and how many times larger than what it takes of the disk it may be."""
+"""Size in bytes from which a file is checked for holes, and largest ratio of its size to its space on disk."""
 MAX_DEPTH, MAX_INTERPOLATIONS = 50, 16
 """Nesting and interpolations of a config: each of `b: ${a}${a}`, `c: ${b}${b}`, … doubles the text."""
 
@@ -161,7 +161,9 @@ def check_links(folder: Path, part: Path | None = None) -> None:
         for path in (Path(place, name) for name in (*folders, *files)):
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode) and not is_link_within(path, home):
-                raise ConfigError(f"{path} is a link to {path.readlink()}: put there what is outside the run's folder")
+                raise ConfigError(
+                    f"{path} is a link out of the run's folder, to {path.readlink()}: replace it by a copy"
+                )
             if not (stat.S_ISLNK(mode) or stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                 raise ConfigError(f"{path} is neither a file nor a folder: remove it")
 
