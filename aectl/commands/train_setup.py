@@ -124,7 +124,7 @@ def build_trainer(
     observers: Sequence[Observer] = (),
 ) -> Trainer:
     """Return the trainer, after the device has chosen threads and precision for the size of a step."""
-    parallel.meet()
+    parallel.wait_for_all()
     few = data.train.first(FEW)
     with MemoryLimit("a step", device.torch, scale=min(config.batch_size, len(data.train)) / len(few.x), total=False):
         device.adapt_threads(count_multiplications(model, few) * config.batch_size)

@@ -1,33 +1,33 @@
-"""Training of one model by several processes, each on its part of every batch."""
+"""Data-parallel training of one model by several processes, each on its part of every batch."""
 
 from aectl.parallel.communication import (
     Lost,
-    agreed,
+    agree_on_reason,
     average,
     average_gradients,
+    broadcast_numbers,
+    broadcast_weights,
     count,
-    leaders,
     local_count,
     local_rank,
-    match,
-    meet,
-    part,
     rank,
     reduce,
+    take_part,
+    wait_for_all,
 )
 
 __all__ = [
     "Lost",
-    "agreed",
+    "agree_on_reason",
     "average",
     "average_gradients",
+    "broadcast_numbers",
+    "broadcast_weights",
     "count",
-    "leaders",
     "local_count",
     "local_rank",
-    "match",
-    "meet",
-    "part",
     "rank",
     "reduce",
+    "take_part",
+    "wait_for_all",
 ]

@@ -1,4 +1,4 @@
-"""Batch normalisation where several processes share a batch: by the statistics of the whole."""
+"""Batch normalisation with the statistics of a whole batch that several processes share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from aectl.parallel import average, count
 
 
-def share(model: nn.Module) -> None:
-    """Let the model's batch normalisation take the statistics of the whole batch, where processes share it."""
+def share_statistics(model: nn.Module) -> None:
+    """Make all batch normalisation layers of a model use the statistics of the whole batch."""
     if count() > 1:
         for layer in model.modules():
             if isinstance(layer, _BatchNorm):
-                layer.forward = Normalised(layer)  # type: ignore[method-assign, assignment]  # torch calls what stands there
+                layer.forward = SharedStatistics(layer)  # type: ignore[method-assign, assignment]  # nn.Module calls this attribute
 
 
-class Normalised:
-    """What a layer of batch normalisation does with its input: in training, by the statistics of the whole batch."""
+class SharedStatistics:
+    """Forward function of a batch normalisation layer that uses the statistics of the whole batch in training."""
 
     def __init__(self, layer: _BatchNorm) -> None:
         self.layer = layer
@@ -30,17 +30,17 @@ class Normalised:
         dims = [dim for dim in range(x.dim()) if dim != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         mean = average(x.float().mean(dims))
-        # Two passes: the mean of squares less the square of the mean loses digits.
+        # Two passes, because mean(x²) - mean(x)² loses precision.
         variance = average((x.float() - mean.view(shape)).square().mean(dims))
-        self.follow(mean.detach(), variance.detach(), count() * x.numel() // x.shape[1])
+        self.update_running_statistics(mean.detach(), variance.detach(), count() * x.numel() // x.shape[1])
         y = (x.float() - mean.view(shape)) * (variance + layer.eps).rsqrt().view(shape)
         if layer.affine:
             y = y * layer.weight.view(shape) + layer.bias.view(shape)
         return y.to(x.dtype)
 
     @torch.no_grad()
-    def follow(self, mean: Tensor, variance: Tensor, n: int) -> None:
-        """Move the running statistics, as torch does: the variance is then the unbiased one of n numbers."""
+    def update_running_statistics(self, mean: Tensor, variance: Tensor, n: int) -> None:
+        """Update the running statistics as torch does, with the unbiased variance of n numbers."""
         layer = self.layer
         if layer.num_batches_tracked is None or layer.running_mean is None or layer.running_var is None:
             return

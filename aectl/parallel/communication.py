@@ -1,9 +1,9 @@
-"""Processes that train one model together, each on its part of every batch.
+"""Communication between processes that train one model, each on its part of every batch.
 
-They hold the same weights, draw the same random numbers, average their gradients and take every decision alike, so that
-they come to what one process comes to with the whole batch, up to rounding. Process 0 leads: it alone reads the command
-and writes the run's folder; the others follow what it says. One process alone is the rule, and everything here leaves
-it as it is.
+All processes have the same weights, draw the same random numbers, average their gradients and make the same decisions,
+so the result equals that of a single process with the whole batch, up to rounding. Process 0 is the leader: only it
+reads the command line and writes the run folder; the other processes are its followers. With a single process, which is
+the default, all functions here return their input.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from torch import Tensor, nn
 
 
 class Lost(RuntimeError):
-    """One of the processes that train together has ended early."""
+    """Another process of a multi-process run has ended early."""
 
 
 def count() -> int:
-    """Return how many processes train together, 1 for one alone."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return which of them this one is, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if count() > 1 else 0
 
 
 def local_rank() -> int:
-    """Return which of those on this machine this one is, from 0."""
+    """Return the rank of this process among those on this machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", 0)) if count() > 1 else 0
 
 
 def local_count() -> int:
-    """Return how many of them are on this machine."""
+    """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", count())) if count() > 1 else 1
 
 
 def reduce(x: Tensor, operation: str = "SUM") -> None:
-    """Put into x its sum, or another reduction, over the processes; raises Lost if one of them is gone."""
+    """Replace x by its sum, or another reduction, over the processes; raises Lost if a process has ended."""
     try:
         dist.all_reduce(x, getattr(dist.ReduceOp, operation))
     except RuntimeError as error:
@@ -50,7 +50,7 @@ def reduce(x: Tensor, operation: str = "SUM") -> None:
 
 
 class Average(torch.autograd.Function):
-    """The mean over processes, which is its own adjoint: so is the way of the gradients."""
+    """Mean over processes. The operation is its own adjoint, so backward equals forward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -64,16 +64,16 @@ class Average(torch.autograd.Function):
 
 
 def average(x: Tensor) -> Tensor:
-    """Return the mean of x over the processes, differentiably: of a batch's mean over parts, that over the batch.
+    """Return the mean of x over the processes; gradients flow through it.
 
-    What a model computes of a whole batch but its loss, which is averaged by the trainer, it passes through here, at
-    every step and in all processes alike.
+    Models apply this to every statistic of the whole batch except the loss, which the trainer averages. All processes
+    must call it at every step.
     """
     return x if count() == 1 else Average.apply(x)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Put the mean over processes in the place of each gradient."""
+    """Replace each gradient by its mean over the processes."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if count() == 1 or not gradients:
         return
@@ -82,8 +82,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def agreed(reason: str | None, reasons: Sequence[str]) -> str | None:
-    """Return the reason that one of the processes has, or None if none has: all of them get the same answer."""
+def agree_on_reason(reason: str | None, reasons: Sequence[str]) -> str | None:
+    """Return the reason of any process, or None if no process has one; the result is the same in all processes."""
     if count() == 1:
         return reason
     number = torch.tensor(0 if reason is None else 1 + reasons.index(reason))
@@ -91,13 +91,13 @@ def agreed(reason: str | None, reasons: Sequence[str]) -> str | None:
     return reasons[int(number) - 1] if number else None
 
 
-def part(whole: Tensor) -> Tensor:
-    """Return this process's part of a batch [N, …]; N must be a multiple of the processes."""
+def take_part(whole: Tensor) -> Tensor:
+    """Return this process's part of a batch [N, …]; N must be a multiple of the number of processes."""
     return whole.chunk(count())[rank()]
 
 
-def match(model: nn.Module) -> None:
-    """Give all processes the leader's weights."""
+def broadcast_weights(model: nn.Module) -> None:
+    """Copy the leader's parameters and buffers to all processes."""
     if count() == 1:
         return
     try:
@@ -107,17 +107,17 @@ def match(model: nn.Module) -> None:
         raise Lost(f"another process has ended ({str(error).splitlines()[0]})") from error
 
 
-def meet() -> None:
-    """Wait until all processes have come this far; raises Lost if one of them never will.
+def wait_for_all() -> None:
+    """Wait until all processes have called this function; raises Lost if a process has ended.
 
-    By way of the CPU, since GPUs wait without end for one that is gone.
+    Synchronises on the CPU: GPUs would wait forever for a process that has ended.
     """
     if count() > 1:
         reduce(torch.zeros(1))
 
 
-def leaders(numbers: dict[str, float]) -> dict[str, float]:
-    """Return the leader's numbers, on which alone what comes next is decided: the others' may be rounded otherwise."""
+def broadcast_numbers(numbers: dict[str, float]) -> dict[str, float]:
+    """Return the leader's numbers, so that all processes decide by the same values in spite of rounding errors."""
     if count() == 1:
         return numbers
     values = torch.tensor([*numbers.values()] if rank() == 0 else [0.0] * len(numbers), dtype=torch.float64)

@@ -94,7 +94,7 @@ class Device:
         if fp32_only:
             self.precision = "fp32"
         elif self.precision == "auto":
-            found = parallel.leaders({"pays": float(precisions.is_bf16_faster(images, weights, self.torch))})
+            found = parallel.broadcast_numbers({"pays": float(precisions.is_bf16_faster(images, weights, self.torch))})
             self.precision = "bf16" if found["pays"] else "fp32"
 
     def apply(self) -> None:
@@ -150,8 +150,8 @@ class Device:
 def share_of_idle_cores() -> int:
     """Return the number of threads per process: an equal share of the cores that process 0 finds idle."""
     # All processes sleep while they measure, so that none counts another.
-    parallel.meet()
-    cores = parallel.leaders({"cores": count_idle_cores()})["cores"]
+    parallel.wait_for_all()
+    cores = parallel.broadcast_numbers({"cores": count_idle_cores()})["cores"]
     return max(1, int(cores) // parallel.local_count())
 
 

@@ -116,8 +116,8 @@ class Trainer:
         observers: Sequence[Observer] = (),
         facts: dict[str, Any] | None = None,
     ) -> None:
-        parallel.match(model.to(device.torch))
-        batch_norm.share(model)
+        parallel.broadcast_weights(model.to(device.torch))
+        batch_norm.share_statistics(model)
         self.model, self.train_source, self.valid_source = model, train, valid
         self.optimizer, self.schedule, self.device, self.folder = optimizer, schedule, device, folder
         self.largest_batch, self.patience, self.grad_clip = batch_size, patience, grad_clip
@@ -173,11 +173,11 @@ class Trainer:
         started = time.monotonic() - self.seconds
         batches = self.batches()
         while self.step < self.steps_per_epoch:
-            if reason := parallel.agreed(should_stop(), REASONS):
+            if reason := parallel.agree_on_reason(should_stop(), REASONS):
                 self.seconds = time.monotonic() - started
                 return reason
             self.scale_rates()
-            self.record_step(self.engine.step_on(self.examples, parallel.part(batches[self.step]), self.rng))
+            self.record_step(self.engine.step_on(self.examples, parallel.take_part(batches[self.step]), self.rng))
         self.check_finite(should_stop)
         self.epoch += 1
         self.end_epoch(started)
@@ -208,7 +208,7 @@ class Trainer:
             held_out = validate(self.model, self.valid_source, self.held_out.fork("noise"))
             metrics |= {f"val/{name}": value for name, value in held_out.items()}
         metrics |= {"lr": self.learning_rate(), "seconds": time.monotonic() - started}
-        metrics = parallel.leaders(metrics)
+        metrics = parallel.broadcast_numbers(metrics)
         is_best = self.update_best(metrics)
         self.metrics, self.step, self.seconds = metrics, 0, 0.0
         self.meter.reset()

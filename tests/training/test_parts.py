@@ -168,8 +168,8 @@ def test_processes_that_train_together_share_the_idle_cores_of_the_leader(
     monkeypatch.setattr(devices, "count_idle_cores", lambda: idle)
     monkeypatch.setattr(parallel, "local_count", lambda: processes)
     met = []
-    monkeypatch.setattr(parallel, "meet", lambda: met.append(True))
-    monkeypatch.setattr(parallel, "leaders", lambda numbers: {name: float(leader) for name in numbers})
+    monkeypatch.setattr(parallel, "wait_for_all", lambda: met.append(True))
+    monkeypatch.setattr(parallel, "broadcast_numbers", lambda numbers: {name: float(leader) for name in numbers})
     assert Device("cpu").threads == threads
     assert met == [True]
 

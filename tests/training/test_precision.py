@@ -155,7 +155,9 @@ def test_a_model_of_fp32_alone_gets_it_whatever_is_told(machine):
 def test_processes_that_train_together_take_what_the_first_one_takes(machine, monkeypatch):
     machine()
     told = []
-    monkeypatch.setattr(parallel, "leaders", lambda numbers: told.append(numbers) or dict.fromkeys(numbers, 1.0))
+    monkeypatch.setattr(
+        parallel, "broadcast_numbers", lambda numbers: told.append(numbers) or dict.fromkeys(numbers, 1.0)
+    )
     device = Device("cpu", "auto")
     device.choose_precision(128, 12_000_000)
     assert {"pays": 0.0} in told
