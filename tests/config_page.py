@@ -72,8 +72,9 @@ def default_of(key: "Field[Any]") -> str:
     """Return a key's default as it is typed; the word `option` for a group."""
     if key.name in (*GROUPS, "reference") and key.default is None:
         return f"an [option](#{key.name})" if key.name in GROUPS else "null"
-    value = key.default if key.default is not MISSING else key.default_factory()  # type: ignore[misc]
-    return code(value)
+    if key.default_factory is not MISSING:
+        return code(key.default_factory())
+    return code(key.default)
 
 
 def meaning_of(key: "Field[Any]") -> str:
