@@ -25,4 +25,6 @@ def run(config: DictConfig) -> None:
     if config.export:
         return eval_export.export_parts(config)
     folders = listing.find_runs(config.run)
-    return eval_run.evaluate_one(config, folders[0]) if len(folders) == 1 else eval_run.compare_runs(config, folders)
+    return (
+        eval_run.evaluate_and_print(config, folders[0]) if len(folders) == 1 else eval_run.compare_runs(config, folders)
+    )

@@ -86,7 +86,9 @@ def load_outliers(opened: LoadedRun, config: DictConfig) -> dict[str, Source]:
     except DataError as error:
         if config.outliers != "auto":
             raise
-        log.warning("no outliers: %s\n  outliers=%s tries longer, and fails if there are none", first_line(error), name)
+        log.warning(
+            "no outliers: %s\n  outliers=%s tries longer, and fails if there are none", get_first_line(error), name
+        )
         return {}
 
 
@@ -108,6 +110,6 @@ def fetch_outliers(name: str, root: str | None, unasked: bool) -> None:
         downloads.fetch(name, TEST_FILES, downloads.raw_folder(name, root), others=False)
 
 
-def first_line(error: Exception) -> str:
+def get_first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return str(error).splitlines()[0]

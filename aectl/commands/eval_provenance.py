@@ -41,7 +41,7 @@ def stored_section(run: Run, config: DictConfig) -> dict[str, Any]:
 
 
 def first_origins(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known part of the tables' origins for a section of an earlier version, which stores none."""
+    """Return partial origins for the tables of a section from an earlier version, which stores none."""
     known = {key: section[key] for key in ("checkpoint", "epoch", "when") if key in section}
     return {name: dict(known) for name in tables_of(section)}
 

@@ -64,7 +64,7 @@ class NotApplicable(ConfigError):
     """None of the chosen tables applies to the model."""
 
 
-def evaluate_one(config: DictConfig, folder: Path) -> None:
+def evaluate_and_print(config: DictConfig, folder: Path) -> None:
     """Print the tables of a run; evaluate it first unless metrics.json has all of them."""
     chosen, run = chosen_tables(config), Run(folder)
     section = find_stored_section(run, config, chosen)
@@ -98,12 +98,12 @@ def compare_runs(config: DictConfig, folders: list[Path]) -> None:
         raise ConfigError("none of these runs has been trained")
     boards = leaderboard.build_boards(folders, section_name(config), add_descriptions)
     leaderboard.show(boards)
-    place = common_folder(folders) or LEADERBOARDS / now().replace(":", "-")
+    place = find_common_sweep(folders) or LEADERBOARDS / now().replace(":", "-")
     for path in leaderboard.write(place, boards):
         log.info("%s", display_path(path))
 
 
-def common_folder(folders: list[Path]) -> Path | None:
+def find_common_sweep(folders: list[Path]) -> Path | None:
     """Return the folder of the sweep if all runs belong to one, else None."""
     parents = {folder.absolute().parent for folder in folders}
     parent = parents.pop()
@@ -269,7 +269,7 @@ def chosen_tables(config: DictConfig) -> list[str]:
 
 
 def print_section(section: dict[str, Any], run: Run, chosen: Sequence[str] = ()) -> None:
-    """Print the tables, all or the chosen ones, the reasons for missing tables, and the paths of the results."""
+    """Print the tables, the reasons for missing ones, and the paths of the results; `chosen` limits the tables."""
     choices = run.record.get("choices", {})
     out = make_console()
     of_others = " of data that may have changed" if section.get("data") == "changed" else ""
@@ -308,7 +308,7 @@ def print_section(section: dict[str, Any], run: Run, chosen: Sequence[str] = ())
 
 
 def print_rows(out: Console, title: str, rows: Rows, metrics: Sequence[Metric]) -> None:
-    """Print a table of metrics.json, each metric with its better direction, each number with its spread."""
+    """Print a table of metrics.json; headings have the better direction, and numbers their spread."""
     columns = []
     for name in column_names(rows.values()):
         metric = find_metric(metrics, name)

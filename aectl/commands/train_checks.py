@@ -1,4 +1,4 @@
-"""What `aectl train` refuses before it builds anything, or before it starts in a sweep."""
+"""Checks of `aectl train` before it builds anything, and before a job of a sweep starts."""
 
 from __future__ import annotations
 

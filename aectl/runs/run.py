@@ -137,7 +137,7 @@ class Run:
 
 
 def set_chosen(config: DictConfig, chosen: Mapping[str, int | list[int]]) -> None:
-    """Fill in keys that a stored config leaves to the model's recipe with the values that the run used."""
+    """Set the open keys of a stored config to the values that the model's recipe chose for the run."""
     with open_dict(config):
         for name in ("epochs", "batch_size"):
             if name in chosen and config.get(name) is None:

@@ -1,4 +1,4 @@
-"""In which settings runs differ, and which runs differ in the seed alone."""
+"""Find the settings in which runs differ, and group runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ class HasSettings(Protocol):
     """A run whose settings can be looked up."""
 
     def setting(self, key: str) -> str:
-        """Return the value of a setting, the empty text if the run does not have it."""
+        """Return the value of a setting, an empty string if the run does not have it."""
 
 
 R = TypeVar("R", bound=HasSettings)
 
 
 def find_differing_keys(runs: Sequence[HasSettings], keys: Iterable[str]) -> list[str]:
-    """Return those of `keys` whose values are not the same in all runs."""
+    """Return the keys whose values differ between runs."""
     return [key for key in keys if len({run.setting(key) for run in runs}) > 1]
 
 
 def group_over_seeds(runs: Iterable[R], varied: Iterable[str]) -> list[list[R]]:
-    """Return the runs in groups with the same values of all `varied` keys except the seed, in the order given."""
+    """Group runs whose `varied` settings are equal except for the seed; keeps the order of the runs."""
     others = [key for key in varied if key != "seed"]
     groups: dict[tuple[str, ...], list[R]] = {}
     for run in runs:

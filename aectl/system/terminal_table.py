@@ -122,7 +122,7 @@ def format_rows_with_paths(
     lines = [pad_row(row, sizes) for row in (headings, *rows)]
     if max((cell_width(f"{line}  {path}") for line, path in zip(lines[1:], paths, strict=True)), default=0) <= width:
         return [f"{line}  {path}" for line, path in zip(lines, ("folder", *paths), strict=True)]
-    parts = column_groups(sizes, width)
+    parts = group_columns(sizes, width)
     found = []
     for row, path in zip((headings, *rows), ("", *paths), strict=True):
         texts = [pad_row(row[part], sizes[part]).rstrip() for part in parts]
@@ -136,7 +136,7 @@ def pad_row(row: Sequence[str], sizes: Sequence[int]) -> str:
     return "  ".join(cell + " " * (size - cell_width(cell)) for cell, size in zip(row, sizes, strict=True))
 
 
-def column_groups(sizes: Sequence[int], width: int) -> list[slice]:
+def group_columns(sizes: Sequence[int], width: int) -> list[slice]:
     """Split the columns into groups that fit in a line; lines after the first are indented."""
     starts, used = [0], 0
     for index, size in enumerate(sizes):
