@@ -109,7 +109,7 @@ def check_label(label: int | None, opened: LoadedRun, name: str) -> None:
 
 def warn_of_idle_keys(config: DictConfig, kinds: Sequence[str], model: Model) -> None:
     """Warn of settings that do not affect any of the kinds."""
-    heeded = {key for kind in kinds for key in KINDS[kind].heeds(model)}
+    heeded = {key for kind in kinds for key in KINDS[kind].uses(model)}
     of_request = {one.name for one in fields(Request)} - {"n"}
     defaults = {one.name: one.default for one in fields(SampleConfig) if one.name in of_request}
     for key in defaults:

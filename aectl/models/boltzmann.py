@@ -126,14 +126,14 @@ class Boltzmann(Model):
                 s[:, i] = (chance[:, i] < (s @ links[i] + self.bias[i]).sigmoid()).to(s)
         return s
 
-    def clamped(self, v: Tensor, rng: Rng) -> Tensor:
+    def sample_clamped(self, v: Tensor, rng: Rng) -> Tensor:
         """Return states [N, units] with pixels v [N, pixels]; hidden units take `settle` sweeps from a random state."""
         h = rng.bernoulli(torch.full((len(v), self.hidden), 0.5, device=v.device))
         return self.gibbs(torch.cat([v, h], 1), self.settle, rng, range(self.pixels, self.units))
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         x = batch.x if self.noise is None else self.noise(batch.x, rng)
-        values = self.both(self.observe(x, rng).flatten(1), rng)
+        values = self.compute_scalars(self.observe(x, rng).flatten(1), rng)
         weights = (self.weight, self.bias)
         gradients = {
             name: average(torch.cat([g.flatten() for g in torch.autograd.grad(value, weights, retain_graph=True)]))
@@ -143,13 +143,13 @@ class Boltzmann(Model):
         cosine = F.cosine_similarity(gradients["exact"], gradients["gibbs"], dim=0)
         yield Loss(values[self.gradient], metrics={"nll": values["exact"].detach(), "cosine": cosine, **metrics})
 
-    def both(self, v: Tensor, rng: Rng) -> dict[str, Tensor]:
+    def compute_scalars(self, v: Tensor, rng: Rng) -> dict[str, Tensor]:
         """Return two scalars for pixels v [N, pixels], whose gradients are the exact and the Gibbs gradient.
 
         Advances the chains. Only the exact scalar is a negative log-likelihood; the other need not decrease.
         """
         self.chains.copy_(self.gibbs(self.chains, self.steps, rng.whole, range(self.units)))
-        gibbs = self.energies(self.clamped(v, rng)).mean() - self.energies(self.chains).mean()
+        gibbs = self.energies(self.sample_clamped(v, rng)).mean() - self.energies(self.chains).mean()
         return {"exact": self.energy(v).mean() + self.log_z(), "gibbs": gibbs}
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:

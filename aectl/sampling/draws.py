@@ -152,7 +152,7 @@ KINDS = (
         lacks="it has no prior",
         title=prior_title,
         layout="grid",
-        heeds=lambda model: ("temperature", "label"),
+        uses=lambda model: ("temperature", "label"),
         order=10,
     ),
     Kind(
@@ -164,7 +164,7 @@ KINDS = (
         lacks="it does not both encode and decode",
         title=density_title,
         layout="grid",
-        heeds=lambda model: ("temperature", "density", "components"),
+        uses=lambda model: ("temperature", "density", "components"),
         needs=lambda model: ("train",),
         order=20,
     ),

@@ -37,7 +37,7 @@ class Kind:
     """Returns the title of the figure; None uses the meaning."""
     layout: Layout | None = None
     """Layout of the figure; None shows `images` as a grid [n, C, H, W] or as rows [rows, n, C, H, W]."""
-    heeds: Callable[[Model], tuple[str, ...]] = lambda model: ()
+    uses: Callable[[Model], tuple[str, ...]] = lambda model: ()
     """Returns the fields of a request, besides n and the seed, that change the images of a model."""
     needs: Callable[[Model], tuple[str, ...]] = lambda model: ()
     """Returns the splits of the run's dataset that are needed."""

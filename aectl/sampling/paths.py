@@ -182,7 +182,7 @@ KINDS = (
         lacks="it decodes no codes",
         title=interpolation_title,
         layout="interpolations",
-        heeds=lambda model: ("path",) if has(model, Encodes) else ("path", "temperature"),
+        uses=lambda model: ("path",) if has(model, Encodes) else ("path", "temperature"),
         needs=encoded_splits,
         order=40,
     ),

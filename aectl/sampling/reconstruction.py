@@ -90,7 +90,7 @@ KINDS = (
         lacks="it has no chain of its own, and does not reconstruct or was trained without noise (noise=gaussian)",
         title=chain_title,
         layout="chains",
-        heeds=lambda model: ("steps", "burn_in", "thinning"),
+        uses=lambda model: ("steps", "burn_in", "thinning"),
         needs=lambda model: () if has(model, Walks) else ("test",),
         order=70,
     ),

@@ -88,7 +88,7 @@ def test_the_exact_gradient_is_that_of_the_enumerated_likelihood(hidden):
 def test_the_sampled_gradient_is_the_exact_one_within_its_error(hidden):
     model, chains = machine(hidden, persistent=4000, steps=150, settle=30, gradient="gibbs"), 4000
     batch = images(20)._replace(x=images(20).x.repeat(100, 1, 1, 1))
-    values = model.both(batch.x.flatten(1), Rng(0))
+    values = model.compute_scalars(batch.x.flatten(1), Rng(0))
     exact, gibbs = (torch.autograd.grad(value, (model.weight, model.bias)) for value in values.values())
     s = model.chains.double()
     pairs, p = s[:, :, None] * s[:, None], s.mean(0)
@@ -205,7 +205,7 @@ def test_walks_come_to_the_distribution_from_black_and_white():
 def test_clamped_sweeps_leave_the_pixels_and_settle_the_hidden_units():
     model = machine(3, scale=1.0, settle=30)
     v = images(4).x.flatten(1)
-    s = model.clamped(v.repeat(10_000, 1), Rng(0))
+    s = model.sample_clamped(v.repeat(10_000, 1), Rng(0))
     assert torch.equal(s[:, :9], v.repeat(10_000, 1))
     codes = (s[:, 9:].long() << torch.arange(3)).sum(1)
     p = model.joint(v).softmax(1)
