@@ -44,7 +44,7 @@ def lock_run(config: DictConfig, run: Run) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        who = lock.owner() if lock.owner_path.is_file() else f"process {find_owner(run)}"
+        who = lock.describe_owner() if lock.owner_path.is_file() else f"process {find_owner(run)}"
         raise RunLockedError(f"{run.folder} is being trained by {who}") from None
     if (run.folder / RECORD).is_file() and not config.resume:
         lock.release()

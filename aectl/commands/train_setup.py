@@ -41,7 +41,7 @@ FEW = 8
 
 @dataclass(frozen=True)
 class Data:
-    """The images to train on and the held-out images, with what a checkpoint and the run's record say of them."""
+    """Training and validation images, with their description for checkpoints and run.json."""
 
     train: Source
     valid: Source
@@ -65,10 +65,10 @@ def build_optimizer(config: DictConfig) -> Callable[..., Optimizer]:
 def build_data_and_model(
     config: DictConfig, run: Run, device: Device, *, is_resumed: bool
 ) -> tuple[Data, Model, dict[str, str] | None]:
-    """Build the model and read the images, which `config` is completed for by its recipe.
+    """Build the model, read the images, and set the keys of `config` that are left to the recipe.
 
-    The third value names the run and the weights of `init_from`, None without it. Images are downloaded last: what
-    data set, model and initial weights refuse is raised before.
+    The third value has the run and weights of `init_from`, None without it. Images are downloaded last, after errors in
+    the configs of data set and model and in the initial weights are raised.
     """
     with MemoryLimit("dataset"):
         dataset: Dataset = build(config.dataset, "dataset")
@@ -90,7 +90,7 @@ def build_data_and_model(
 
 
 def read_data(dataset: Dataset, facts: dict[str, Any], device: Device) -> Data:
-    """Read the images to train on and to validate on, downloading them if they are missing."""
+    """Read the training and validation images; missing files are downloaded."""
     with MemoryLimit("dataset"):
         train, valid = dataset.split("train"), dataset.split("valid")
         # Only the first process writes the record.
@@ -101,7 +101,7 @@ def read_data(dataset: Dataset, facts: dict[str, Any], device: Device) -> Data:
 
 
 def build_observers(config: DictConfig, run: Run, data: Data) -> tuple[Observer, ...]:
-    """Return the observers that write the run's files and its lines on the terminal."""
+    """Return the observers that write the run's files and print its progress."""
     shown = data.valid or data.train
     known = run.record.get("alarms") or {} if config.resume else {}
     return (

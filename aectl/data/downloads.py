@@ -200,7 +200,7 @@ def lock_folder(folder: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder.parent / ".lock").held(LOCK_SECONDS, "fetches this data")
+            lock = FileLock(folder.parent / ".lock").hold(LOCK_SECONDS, "fetches this data")
             stack.enter_context(lock)
             for abandoned in folder.parent.glob(".fetch-*"):
                 shutil.rmtree(abandoned, ignore_errors=True)

@@ -40,7 +40,7 @@ def load_resized(
     kept = data_folder() / "folders" / f"{fingerprint_files(files, shape, white)}.npy"
     facts = kept.with_suffix(".json")
     if not (kept.is_file() and facts.is_file()):
-        with create_folder(kept.parent), FileLock(kept.with_suffix(".lock")).held(purpose="resizes these images"):
+        with create_folder(kept.parent), FileLock(kept.with_suffix(".lock")).hold(purpose="resizes these images"):
             if not (kept.is_file() and facts.is_file()):
                 log.info("resizing %s images, once", f"{len(files):,}")
                 write_resized(kept, facts, files, shape, white)

@@ -52,7 +52,7 @@ class Cache:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 # Of two evaluations that need a result, the second waits until the first has computed it.
-                lock = FileLock(f"{path}.lock").held(purpose=f"computes the baseline {path.stem}")
+                lock = FileLock(f"{path}.lock").hold(purpose=f"computes the baseline {path.stem}")
                 stack.enter_context(lock)
             except OSError as error:
                 note_unwritable(self.folder, error)

@@ -104,15 +104,15 @@ def tables_of(section: Mapping[str, Any]) -> dict[str, Rows]:
 
 
 def metrics_of_table(section: Mapping[str, Any], table: str) -> tuple[Metric, ...]:
-    """Return the descriptions of a table's columns; none for a section without them."""
+    """Return the descriptions of a table's columns; empty for a section without them."""
     stored = (section.get(COLUMNS) or {}).get(table) or {}
     return tuple(read_metric(name, description) for name, description in stored.items())
 
 
 def find_damage(section: Mapping[str, Any]) -> str:
-    """Return the key in a section that no evaluation writes so, the empty text if there is none.
+    """Return the first key of a section with a value of a wrong type, an empty string if there is none.
 
-    The section may come from a stranger: numbers must be usable in computations.
+    The section may come from an untrusted source: numbers must be usable in computations.
     """
     for key, kind in (
         ("images", int),
@@ -137,7 +137,7 @@ def find_damage(section: Mapping[str, Any]) -> str:
 
 
 def are_verdicts(found: Any) -> bool:
-    """Return whether this is a list of verdicts, each with an outcome and a text, or None as in older files."""
+    """Return whether a value is a list of verdicts with outcome and text, or None as in older files."""
     if found is None:
         return True
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
@@ -156,7 +156,7 @@ def are_descriptions(section: Mapping[str, Any], table: str) -> bool:
 
 
 def is_origin(value: Any) -> bool:
-    """Return whether a value is the origin of a table: numbers and texts by name."""
+    """Return whether a value is a table's origin, a mapping from names to numbers and texts."""
     return isinstance(value, dict) and all(is_cell(one) for one in value.values())
 
 

@@ -92,7 +92,9 @@ def lock_sweep(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"{display_path(folder)}: {lock.owner()} runs this sweep; wait for it or stop it") from None
+        raise ConfigError(
+            f"{display_path(folder)}: {lock.describe_owner()} runs this sweep; wait for it or stop it"
+        ) from None
     try:
         yield
     finally:

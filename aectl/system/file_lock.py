@@ -59,20 +59,20 @@ class FileLock:
         A wait of more than a second is logged with `purpose`, what the owner does.
         """
         began = time.monotonic()
-        is_told = False
-        while not self.take():
+        is_logged = False
+        while not self.try_acquire():
             waited = time.monotonic() - began
             if 0 <= timeout <= waited:
                 raise Timeout(str(self.path))
-            if waited > LOG_AFTER_SECONDS and not is_told:
-                log.info("waiting for %s%s", self.owner(), f", which {purpose}" if purpose else "")
-                is_told = True
+            if waited > LOG_AFTER_SECONDS and not is_logged:
+                log.info("waiting for %s%s", self.describe_owner(), f", which {purpose}" if purpose else "")
+                is_logged = True
             time.sleep(POLL_SECONDS)
 
-    def take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Try once to acquire the lock."""
         if fcntl is None:
-            return self.take_windows()
+            return self.try_acquire_windows()
         number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,7 +83,7 @@ class FileLock:
         except OSError as error:
             if error.errno in REFUSED:
                 warn_of_refusal(self.path, error.strerror or "")
-                return self.take_owner_file()
+                return self.create_owner_file()
             if error.errno not in HELD:
                 raise
         finally:
@@ -91,7 +91,7 @@ class FileLock:
                 os.close(number)
         return False
 
-    def take_windows(self) -> bool:
+    def try_acquire_windows(self) -> bool:
         """Try once to acquire the lock with filelock."""
         lock = WindowsLock(self.path)
         with contextlib.suppress(Timeout):
@@ -99,10 +99,10 @@ class FileLock:
             self.windows = lock
         return self.windows is not None
 
-    def take_owner_file(self) -> bool:
+    def create_owner_file(self) -> bool:
         """Try once to create the owner file."""
         if is_owner_gone(self.owner_path):
-            self.remove_left_over()
+            self.remove_dead_owner()
         try:
             number = os.open(self.owner_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
@@ -112,7 +112,7 @@ class FileLock:
         self.owns_file = True
         return True
 
-    def remove_left_over(self) -> None:
+    def remove_dead_owner(self) -> None:
         """Remove the owner file of an ended process, but not one that another process has just created."""
         aside = self.owner_path.with_name(f"{self.owner_path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ class FileLock:
                 os.link(aside, self.owner_path)
             aside.unlink()
 
-    def owner(self) -> str:
+    def describe_owner(self) -> str:
         """Describe the owner of the lock for a message."""
         pid, host = read_owner(self.owner_path)
         if pid is None:
@@ -147,7 +147,7 @@ class FileLock:
         self.release()
 
     @contextlib.contextmanager
-    def held(self, timeout: float = -1, purpose: str = "") -> Iterator[None]:
+    def hold(self, timeout: float = -1, purpose: str = "") -> Iterator[None]:
         """Hold the lock during the block; see `acquire`."""
         self.acquire(timeout, purpose)
         try:

@@ -64,30 +64,30 @@ class MemoryLimit(TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name in CREATING:
             usual = torch.int64 if name in INTEGERS else torch.get_default_dtype()
-            self.take(count_numbers(CREATING[name], args, kwargs), (kwargs.get("dtype") or usual).itemsize)
+            self.count(count_numbers(CREATING[name], args, kwargs), (kwargs.get("dtype") or usual).itemsize)
             return func(*args, **kwargs)
         if name in EXPANDING:
-            self.take(count_numbers(EXPANDING[name], args, kwargs), args[0].element_size())
+            self.count(count_numbers(EXPANDING[name], args, kwargs), args[0].element_size())
             return func(*args, **kwargs)
         if name in COPYING and args and isinstance(args[0], Tensor) and 0 in args[0].stride():
-            self.take(args[0].numel(), args[0].element_size())
+            self.count(args[0].numel(), args[0].element_size())
         found = func(*args, **kwargs)
         # In-place methods (one trailing underscore), attributes and views allocate nothing.
         is_new = name != "__get__" and (not name.endswith("_") or name.endswith("__"))
         if is_new and isinstance(found, Tensor) and found._base is None:
-            self.take(found.numel(), found.element_size())
+            self.count(found.numel(), found.element_size())
         return found
 
-    def take(self, numbers: int, itemsize: int) -> None:
+    def count(self, numbers: int, itemsize: int) -> None:
         """Count a tensor; raises NotEnoughMemory if it does not fit."""
         size = numbers * itemsize
         if self.total:
             self.numbers, self.bytes = self.numbers + numbers, self.bytes + size
             numbers, size = self.numbers, self.bytes
         if size * self.scale > self.limit:
-            raise self.refusal(f"at least {round(numbers * self.scale):,} numbers", size * self.scale)
+            raise self.make_error(f"at least {round(numbers * self.scale):,} numbers", size * self.scale)
 
-    def refusal(self, what: str, size: float) -> NotEnoughMemory:
+    def make_error(self, what: str, size: float) -> NotEnoughMemory:
         """Return the error for a size that does not fit."""
         return NotEnoughMemory(
             f"{self.what}: {what} need {format_bytes(size)}, this machine has {format_bytes(self.limit)}"

@@ -82,7 +82,7 @@ def test_a_stale_lock_is_taken_over(tmp_path, monkeypatch, refused, owner):
 
 def test_a_lock_that_is_taken_over_meanwhile_is_not_removed(tmp_path):
     held_by(tmp_path / "lock", f"{os.getpid()}@{socket.gethostname()}")
-    FileLock(tmp_path / "lock").remove_left_over()
+    FileLock(tmp_path / "lock").remove_dead_owner()
     assert [path.name for path in tmp_path.iterdir()] == ["lock.owner"]
 
 
