@@ -162,7 +162,7 @@ def check_links(folder: Path, part: Path | None = None) -> None:
             mode = path.lstat().st_mode
             if stat.S_ISLNK(mode) and not is_link_within(path, home):
                 raise ConfigError(
-                    f"{path} is a link out of the run's folder, to {path.readlink()}: replace it by a copy"
+                    f"{path} is a link to {path.readlink()}, outside of the run's folder: replace it by a copy"
                 )
             if not (stat.S_ISLNK(mode) or stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                 raise ConfigError(f"{path} is neither a file nor a folder: remove it")

@@ -20,7 +20,7 @@ KINDS = ("time", "event", "bytes")
 SECONDS, EVENTS, BYTES = 0.7, 130, 80_000
 """The length of a small run, how many times it touches a file of its folder, and the size of its largest file."""
 PLACES = (
-    "aectl.runs.run.Run.begin",
+    "aectl.runs.run.Run.record_start",
     "aectl.tensorboard.training.TensorBoard.started",
     "aectl.training.trainer.Trainer.record_step",
     "aectl.training.trainer.validate",
@@ -33,7 +33,7 @@ PLACES = (
     "pathlib.Path.replace",
     "aectl.tensorboard.training.TensorBoard.add_projector",
     "aectl.runs.run.Run.add_metrics",
-    "aectl.runs.run.Run.end",
+    "aectl.runs.run.Run.record_end",
 )
 
 
@@ -121,7 +121,10 @@ def resume_or_begin(run, whole):
 
 def test_what_never_began_is_said_to_be_none_and_its_folder_is_free(whole, tmp_path):
     run = tmp_path / "run"
-    assert finish(words("undercomplete", run), run, Fault(function="aectl.runs.run.Run.begin"))[0] == -signal.SIGKILL
+    assert (
+        finish(words("undercomplete", run), run, Fault(function="aectl.runs.run.Run.record_start"))[0]
+        == -signal.SIGKILL
+    )
     code, said = finish(["train", f"resume={run}"], run)
     assert (code, said.count("\n")) == (2, 1) and "stopped before its first step: run its command again" in said
     assert finish(words("undercomplete", run), run)[0] == 0
