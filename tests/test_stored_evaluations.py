@@ -128,7 +128,7 @@ def test_a_whole_evaluation_makes_only_what_is_missing_or_outdated(aectl, traine
     made = trained.metrics["test"]["made"]
     assert made["reconstruction"]["when"] == kept < made["codes"]["when"]
     unopened()
-    assert "anew" in evaluate(aectl, trained, "figures=false")
+    assert "again=true evaluates it again" in evaluate(aectl, trained, "figures=false")
 
 
 def test_of_several_runs_those_that_lack_the_ability_are_left_out(aectl, copied):
