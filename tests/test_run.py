@@ -58,7 +58,7 @@ def test_no_program_that_a_folders_git_names_is_run(tmp_path):
     subprocess.run(["git", "init", "-q", folder], check=True)
     (folder / ".git/config").write_text(f"[core]\n\tfsmonitor = touch {canary}\n\tbare = false\n")
     (folder / ".git/HEAD").write_text(COMMIT)
-    code = "from aectl.runs import run; run.__file__ = '/nowhere/aectl/runs/run.py'; print(run.git_state())"
+    code = "from aectl.runs import run; run.__file__ = '/nowhere/aectl/runs/run.py'; print(run.read_git_state())"
     found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str({"commit": COMMIT}) and not canary.exists()
 
