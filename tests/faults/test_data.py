@@ -1,4 +1,4 @@
-"""Data files of which any byte may be wrong, and sources that may do anything; see also tests/data/test_sources.py."""
+"""Data that are late, damaged or changed: the right data or none (see tests/data/ and test_run_data.py, too)."""
 
 import contextlib
 import gzip

@@ -10,7 +10,7 @@ import pytest
 from aectl.sweep.table import write_results
 from aectl.system.standard_streams import LenientStream, lenient_streams, replace_unencodable, stand_in
 from tests.small import DENSE, QUICK
-from tests.test_sweep import write_job
+from tests.test_sweep_table import write_job
 
 AECTL = f"{sys.executable} -m aectl"
 FULL = "aectl: cannot write to standard output: No space left on device\n"
