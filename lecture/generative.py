@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from aectl.figures import image_grids, style
 from aectl.models.gan import energy_distance
 from aectl.rng import Rng
-from aectl.sampling import Request, history, paths
+from aectl.sampling import Request, logged_images, paths
 from lecture import panels
 from lecture.lab import Drawn, Lab, Numbers
 
@@ -76,7 +76,7 @@ def training(lab: Lab) -> Drawn:
     """The same random codes through a GAN's generator after more and more epochs, and the distance to the data."""
     folder = lab.root / "gan"
     request = Request(1, Rng(0), 1.0, lab.digits.held_out, folder=folder)
-    drawn = history.load_training_images(lab.subject("gan").model, request)
+    drawn = logged_images.load_training_images(lab.subject("gan").model, request)
     epochs = drawn["epochs"].tolist()
     wanted = np.geomspace(1, epochs[-1], EPOCHS)
     places = sorted({min(range(len(epochs)), key=lambda i: abs(epochs[i] - place)) for place in wanted})

@@ -5,8 +5,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from aectl.cli.hydra_main import quote_texts
-from aectl.config.literal import escape_interpolation, quote_override, unquote_override
 from aectl.config.overrides import override_value
+from aectl.config.quoting import escape_interpolation, quote_override, unquote_override
 
 ODD = [
     "plain",

@@ -15,7 +15,7 @@ from aectl.data.datasets import Source
 from aectl.models.base import Model
 from aectl.rng import Rng
 from aectl.runs.run import find_run
-from aectl.sampling import KINDS, Impossible, Request, history, paths
+from aectl.sampling import KINDS, Impossible, Request, logged_images, paths
 from aectl.sampling import draws as draw
 from aectl.sampling import reconstruction as again
 from aectl.tensorboard.images import make_grid
@@ -243,9 +243,9 @@ def test_a_class_is_drawn_where_the_model_has_one():
 def test_sheets_are_cut_into_the_images_that_they_were_made_of(shape):
     images = (255 * Rng(0).uniform(12, *shape)).round() / 255
     sheet = (255 * make_grid(images, 4)).round().byte().permute(1, 2, 0).expand(-1, -1, 3).numpy()
-    torch.testing.assert_close(history.split_sheet(sheet, shape), images.view(3, 4, *shape))
+    torch.testing.assert_close(logged_images.split_sheet(sheet, shape), images.view(3, 4, *shape))
     with pytest.raises(Impossible, match=r"do not have the shape \(1, 31, 30\)"):
-        history.split_sheet(sheet, (1, 31, 30))
+        logged_images.split_sheet(sheet, (1, 31, 30))
 
 
 def write(folder, levels, suffix, purge_step=None):
@@ -259,14 +259,14 @@ def write(folder, levels, suffix, purge_step=None):
 def test_training_is_read_from_all_files_without_what_a_resume_forgot(tmp_path):
     write(tmp_path, {1: 10, 2: 20, 3: 30, 4: 40}, ".a")
     write(tmp_path, {3: 33}, ".b", purge_step=3)
-    made = history.load_training_images(Prior(), request(folder=tmp_path))
+    made = logged_images.load_training_images(Prior(), request(folder=tmp_path))
     assert made["epochs"].tolist() == [1, 2, 3]
     assert made["images"].shape == (3, 2, 2, *SHAPE)
     assert [round(255 * level) for level in made["images"].mean((1, 2, 3, 4, 5)).tolist()] == [10, 20, 33]
     with pytest.raises(Impossible, match="'reconstruction'"):
-        history.load_training_images(Halves(None), request(folder=tmp_path))
+        logged_images.load_training_images(Halves(None), request(folder=tmp_path))
     with pytest.raises(Impossible, match="'samples'"):
-        history.load_training_images(Prior(), request(folder=tmp_path / "absent"))
+        logged_images.load_training_images(Prior(), request(folder=tmp_path / "absent"))
 
 
 def test_help_names_every_kind():

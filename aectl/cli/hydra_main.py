@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 
 from aectl.config import ConfigError, conf_dir
 from aectl.config.folder_names import allow_new_folders, check_run_name, remove_abandoned_sweep
-from aectl.config.literal import escape_hydra_folders, quote_override
 from aectl.config.overrides import LAUNCHERS, MULTIRUN, OPTIONAL
+from aectl.config.quoting import escape_hydra_folders, quote_override
 from aectl.config.schema import SCHEMAS
 from aectl.config.user_yaml import install_config_checks
 from aectl.runs.run import find_run

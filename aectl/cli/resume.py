@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from aectl.config import ConfigError
 from aectl.config.allowlist import is_path
 from aectl.config.did_you_mean import did_you_mean, find_nearest
-from aectl.config.literal import escape_interpolation, quote_override
 from aectl.config.overrides import (
     IMPORTS_HERE,
     LAUNCHERS,
@@ -27,9 +26,10 @@ from aectl.config.overrides import (
     override_value,
     split_flags,
 )
+from aectl.config.quoting import escape_interpolation, quote_override
 from aectl.config.schema import SCHEMAS
-from aectl.config.signature import sign
 from aectl.config.untrusted_files import check_links, read_plain_config
+from aectl.config.user_signature import sign
 from aectl.runs.run import OUTPUTS, Run, find_run
 from aectl.system.machine import count_usable_cores
 
@@ -90,7 +90,7 @@ def restore_sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def latest_sweep() -> Path:
     """Return the folder of the sweep in outputs/ that was started last; raises ConfigError if there is none."""
-    from aectl.runs.jobs import PLAN
+    from aectl.runs.sweep_membership import PLAN
 
     found = sorted(OUTPUTS.glob(f"**/{PLAN}"), key=lambda path: path.stat().st_mtime)
     if not found:

@@ -28,7 +28,7 @@ from aectl.commands.eval_provenance import (
 )
 from aectl.config import ConfigError, to_plain
 from aectl.config.did_you_mean import suggest_nearest
-from aectl.config.literal import escape_interpolation
+from aectl.config.quoting import escape_interpolation
 from aectl.evaluation import references as published
 from aectl.evaluation import verdict
 from aectl.evaluation.ability_checks import CHECKED_IMAGES, check_abilities

@@ -24,9 +24,9 @@ from aectl.config.data_paths import check_paths, find_data_paths
 from aectl.config.schema import check_ranges
 from aectl.data.digests import describe_differences
 from aectl.evaluation import references
-from aectl.runs.jobs import PLAN
 from aectl.runs.loading import PARTS, drop_incomplete_root, trusted_modules
 from aectl.runs.run import RECORD, Run, find_run
+from aectl.runs.sweep_membership import PLAN
 
 
 def check_config(config: DictConfig) -> None:

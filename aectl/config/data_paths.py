@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from aectl.config.absolute_paths import PATH_KEYS, to_absolute
 from aectl.config.allowlist import is_in_modules, is_path, reads_published_files
 from aectl.config.instantiate import ConfigError, iterate_mappings, to_plain
-from aectl.config.literal import quote_override
-from aectl.config.signature import is_signed, sign
+from aectl.config.quoting import quote_override
 from aectl.config.untrusted_files import check_links
+from aectl.config.user_signature import is_signed, sign
 
 
 def find_data_paths(dataset: Any, trust: Iterable[str] = ()) -> dict[str, str]:

@@ -31,7 +31,10 @@ def locate(name: str) -> Any:
 
 
 def import_module(path: str, name: str, neighbours: Iterable[str]) -> ModuleType:
-    """Import the module `path`, a part of the dotted `name`; raises ImportError as `locate` does."""
+    """Import the module `path`, the beginning of the dotted `name`.
+
+    Raises ImportError with a message for the user, which suggests the most similar of `neighbours`.
+    """
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from itertools import zip_longest
 
 from aectl.config.instantiate import ConfigError
-from aectl.config.literal import unquote_override
+from aectl.config.quoting import unquote_override
 
 MULTIRUN = ("-m", "--multirun")
 

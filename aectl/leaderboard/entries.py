@@ -13,10 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from aectl.config import ConfigError
 from aectl.metric import Metric
-from aectl.runs.jobs import find_sweep, job_number, overrides_by_key
 from aectl.runs.metrics_json import Rows, find_damage, is_number, metrics_of_table, tables_of
 from aectl.runs.run import Run
 from aectl.runs.settings import find_differing_keys
+from aectl.runs.sweep_membership import find_sweep, job_number, overrides_by_key
 
 IRRELEVANT_KEYS = ("device", "trust", "max_time", "hydra", "resume")
 """Groups of settings that do not change what a run learns."""

@@ -186,6 +186,9 @@ class Boltzmann(Model):
 
 
 def sample_categorical(log_p: Tensor, chance: Tensor) -> Tensor:
-    """Sample indices [..., n] with probabilities ∝ exp(log_p), log_p [..., K], given uniform numbers [..., n]."""
+    """Return indices [..., n] drawn with probabilities ∝ exp(log_p).
+
+    log_p is [..., K], and `chance` [..., n] holds uniform numbers in [0, 1).
+    """
     edges = log_p.softmax(-1).cumsum(-1)
     return torch.searchsorted(edges, chance * edges[..., -1:], right=True).clamp_max(edges.shape[-1] - 1)

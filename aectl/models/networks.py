@@ -271,7 +271,7 @@ def norm_layers(name: str, width: int, batch_norm: type[nn.Module]) -> list[nn.M
 
 
 def halved_sizes(shape: Shape, times: int) -> list[tuple[int, int]]:
-    """Return (height, width) of the image and after each of `times` halved_sizes, rounded up."""
+    """Return (height, width) of the image and after each of `times` halvings, rounded up."""
     sides = [(shape[1], shape[2])]
     for _ in range(times):
         height, width = sides[-1]

@@ -90,7 +90,7 @@ def dataset(run: str | Path, trust: str | Iterable[str] = (), changed: bool = Fa
 
 
 def build_dataset(run: Run, trust: list[str]) -> Dataset:
-    """Build the data set of a run from its present files."""
+    """Build the data set of a run from its files as they are now; `check_data` compares them with those of training."""
     config = run.config(trust)
     check_trusted(config, trust)
     check_has_target(config, ["dataset"])

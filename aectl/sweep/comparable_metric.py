@@ -46,7 +46,10 @@ class Comparison(NamedTuple):
 
 
 def compare(jobs: Sequence[Job]) -> Comparison:
-    """Return the jobs, with another metric as objective if theirs cannot be compared and another one can."""
+    """Return the comparison of the jobs: by their own objective if its values can be compared, else by another metric.
+
+    The first of `ALTERNATIVES` that all jobs have is taken. Without one, the objectives stay and the notice says why.
+    """
     done = [job for job in jobs if not math.isnan(job.value)]
     reason = why_not_comparable(done)
     if not reason:

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from aectl.config import ConfigError, to_plain
 from aectl.config.instantiate import find_other_modules
-from aectl.config.literal import quote_override
 from aectl.config.overrides import IMPORTS_HERE, MULTIRUN, TRUST, split_flags
+from aectl.config.quoting import quote_override
 from aectl.config.schema import check_ranges
 from aectl.config.stored_overrides import find_own_modules
 from aectl.runs.run import Run

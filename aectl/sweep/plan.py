@@ -12,11 +12,11 @@ from aectl.config import ConfigError
 from aectl.config.absolute_paths import PATH_KEYS as DATA_PATHS
 from aectl.config.folder_names import make_slug
 from aectl.config.removed import replace_removed
-from aectl.config.signature import is_signed, sign
 from aectl.config.untrusted_files import file_digest, read_json
-from aectl.runs.jobs import PLAN
+from aectl.config.user_signature import is_signed, sign
 from aectl.runs.run import COMMAND, RECORD, Run, write_json
 from aectl.runs.run_json import check_format
+from aectl.runs.sweep_membership import PLAN
 from aectl.system.terminal import display_path
 
 FORMAT = 1

@@ -12,9 +12,9 @@ from typing import Any
 
 from aectl.config import ConfigError
 from aectl.config.untrusted_files import read_json, read_yaml_list
-from aectl.runs.jobs import job_number, overrides_by_key
 from aectl.runs.run_json import check_record
 from aectl.runs.settings import find_differing_keys, group_over_seeds
+from aectl.runs.sweep_membership import job_number, overrides_by_key
 from aectl.training.metrics_csv import METRICS_CSV, read_metrics_csv
 
 

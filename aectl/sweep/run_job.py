@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from aectl.config.literal import quote_override
 from aectl.config.overrides import may_change_on_resume, override_key
+from aectl.config.quoting import quote_override
 from aectl.runs.run import COMMAND, Run, is_alive
 from aectl.sweep.plan import PlannedJob
 

@@ -28,7 +28,8 @@ def draw_pictures(model: Model, source: Source, seed: int = 0) -> dict[str, Tens
     `reconstruction` has rows of input, noisy input (if the model has noise) and reconstruction. `samples` are samples.
     `filters` are the weights of a dense first layer, grey for 0. `latent_grid` decodes a grid of two-dimensional codes.
     For planar data, `field` shows where the model moves points, and `sample_points` its samples. All calls use the same
-    images and random numbers. The model is left unchanged.
+    images and random numbers. The model is left unchanged. `sampling/logged_images.py` reads `reconstruction` and
+    `samples` by these tags and cuts the grids into tiles.
     """
     with examples.evaluation_mode(model):
         return (

@@ -54,7 +54,7 @@ def test_a_code_that_a_penalty_has_killed_is_told_once_and_training_goes_on(aect
     assert line.endswith(f"epoch {alarm['epoch']}: {alarm['said']}")
     assert aectl("train", "resume=run", "epochs=6")[0] == 0
     assert (alarms(), said()) == (record["alarms"], [line])
-    tally("codes that were dead: told once")
+    tally("codes that were dead: reported once")
 
 
 def test_a_short_run_that_has_learnt_nothing_is_told_what_to_do_until_it_has(aectl):
@@ -71,7 +71,7 @@ def test_a_posterior_that_has_collapsed_is_told(aectl, soon, tally):
     assert aectl("train", "model=vae", "model.beta=1e4", SMALL, *DIGITS, "epochs=3")[0] == 0
     assert list(alarms()) == ["collapse"]
     assert len(said()) == 1
-    tally("posteriors that had collapsed: told once")
+    tally("posteriors that had collapsed: reported once")
 
 
 def test_a_generator_whose_samples_are_all_alike_is_told(aectl, soon, tally):
@@ -82,7 +82,7 @@ def test_a_generator_whose_samples_are_all_alike_is_told(aectl, soon, tally):
     )
     assert list(alarms()) == ["collapse"]
     assert len(said()) == 1
-    tally("generators that had collapsed: told once")
+    tally("generators that had collapsed: reported once")
 
 
 def test_a_discriminator_that_is_always_right_or_never_is_told_of_and_a_critic_is_not():

@@ -28,7 +28,7 @@ from aectl.data import array_files, downloads, image_files
 from aectl.data.datasets import parse_idx
 from aectl.data.downloads import DataError
 from aectl.runs.loading import drop_incomplete_root
-from aectl.sampling import history
+from aectl.sampling import logged_images
 from aectl.sampling.request import Impossible
 from tests.faults.payload import Payload
 
@@ -301,7 +301,7 @@ def test_a_process_killed_halfway_leaves_whole_files_and_the_next_goes_on(tmp_pa
     assert downloads.read_published_files("mnist", NAMES, root) == FILES
     assert asked == NAMES[1:]
     assert not list(raw.parent.glob(".fetch-*"))
-    tally("killed downloads gone on with")
+    tally("killed downloads resumed")
 
 
 def test_an_archive_writes_nothing_and_is_believed_in_no_link_and_no_size(tmp_path, monkeypatch, tally):
@@ -475,7 +475,7 @@ def test_a_picture_in_an_event_file_is_a_png_or_none(tmp_path, monkeypatch, tall
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None, raising=False)
     for encoded in (SCRIPT, b"", b"\x89PNG\r\n\x1a\n"):
         with pytest.raises(Impossible, match="event files is damaged"):
-            history.decode_pixels(encoded)
+            logged_images.decode_pixels(encoded)
         tally("attacks refused")
     assert not (tmp_path / "canary").exists()
 

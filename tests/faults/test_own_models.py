@@ -119,7 +119,7 @@ def test_what_training_is_given_is_named(said, train, tally):
     # What is refused in the first epoch has a record that says so, or no folder at all.
     record = run / "run.json"
     assert not record.exists() or json.loads(record.read_text())["status"] == "failed"
-    tally("wrong models named")
+    tally("wrong models of the user named")
 
 
 @pytest.mark.parametrize(

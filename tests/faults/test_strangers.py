@@ -411,7 +411,7 @@ def test_a_part_that_is_none_is_told_in_a_line(kept, aectl, torture, tally):
             code, _, said = aectl(*words)
             assert code in (0, 2), (key, value, said)
             assert len(said.splitlines()) <= 3, (key, value, said)
-            tally("damaged configs told")
+            tally("damaged configs reported")
 
 
 def test_a_resumed_run_decides_neither_on_hydra_nor_on_what_else_is_composed(kept, aectl, tmp_path, tally):

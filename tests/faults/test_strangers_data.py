@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 import aectl as package
 from aectl.config import ConfigError, check_trusted
 from aectl.config.data_paths import check_paths, find_data_paths
-from aectl.config.signature import is_signed, key_path, sign
+from aectl.config.user_signature import is_signed, key_path, sign
 from aectl.runs.run import Run
 from tests.faults.test_strangers import with_keys
 

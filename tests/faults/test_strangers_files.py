@@ -324,7 +324,7 @@ def test_numbers_that_are_none_are_told_in_a_line(kept, tmp_path, capsys, tortur
                 assert len(str(error).splitlines()) == 1
             assert not controls(capsys.readouterr().out)
             listing.describe_run(runs[0])
-            tally("damaged numbers told")
+            tally("damaged numbers reported")
 
 
 @pytest.mark.parametrize("value", [*NUMBERS, [[[]]], {"name": 5, "value": "x"}, {"value": 10**400}], ids=repr)
@@ -338,7 +338,7 @@ def test_a_record_of_other_kinds_is_told_in_a_line(kept, value, tally):
             _ = Run(run).record
         except ConfigError as error:
             assert f"its '{key}' is not what aectl writes there" in str(error)
-        tally("damaged records told")
+        tally("damaged records reported")
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "{", "", "[1]", "nul", '{"a": ' + "9" * 5000 + "}", "\x00", '"x"'])

@@ -19,7 +19,7 @@ from aectl.config import ConfigError
 from aectl.config.instantiate import uses_own_modules
 from aectl.config.stored_overrides import check_words
 from aectl.runs.run import Run
-from aectl.sampling import history
+from aectl.sampling import logged_images
 from aectl.sweep.optuna_search import STUDY, open_study
 from aectl.sweep.plan import check_working_folder
 from aectl.tensorboard import evaluation as evaluations
@@ -294,7 +294,7 @@ def test_a_table_of_metrics_that_is_none_is_told_in_a_line(tmp_path, what, tally
     with pytest.raises(ConfigError, match=r"metrics\.csv (cannot be read|is damaged)") as caught:
         read_metrics_csv(path)
     assert len(str(caught.value).splitlines()) == 1
-    tally("damaged numbers told")
+    tally("damaged numbers reported")
 
 
 def test_rows_of_metrics_that_are_damaged_are_left_out(tmp_path):
@@ -324,8 +324,8 @@ def test_the_pictures_of_a_training_take_a_bounded_memory_together(tmp_path, tal
             encoded = Summary.Image(height=4000, width=4000, colorspace=1, encoded_image_string=png(4000, 4000))
             summary = Summary(value=[Summary.Value(tag="samples", image=encoded)])
             writer.file_writer.add_summary(summary, epoch)
-    found = history.read_sheets(tmp_path, "samples")
-    assert sum(sheet.shape[0] * sheet.shape[1] for sheet in found.values()) <= history.MAX_TOTAL_PIXELS
+    found = logged_images.read_sheets(tmp_path, "samples")
+    assert sum(sheet.shape[0] * sheet.shape[1] for sheet in found.values()) <= logged_images.MAX_TOTAL_PIXELS
     assert (min(found), max(found)) == (1, 240)
     tally("attacks refused")
 

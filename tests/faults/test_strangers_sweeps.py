@@ -19,11 +19,11 @@ from omegaconf import OmegaConf
 from aectl.cli import main, resume
 from aectl.commands.eval_outputs import quote_command as typed_run_command
 from aectl.config import ConfigError
-from aectl.config.literal import quote_override
 from aectl.config.overrides import IMPORTS_HERE, TRUST
+from aectl.config.quoting import quote_override
 from aectl.config.stored_overrides import MAX_JOBS, check_words, find_own_modules
-from aectl.runs.jobs import PLAN, job_number
 from aectl.runs.run import Run
+from aectl.runs.sweep_membership import PLAN, job_number
 from aectl.sweep import launch, run_job
 from aectl.sweep.optuna_search import Search, open_study
 from aectl.sweep.plan import is_own_sweep, plan_jobs, read_sweep_json, read_typed_command, write_plan
@@ -174,7 +174,7 @@ def test_a_plan_of_other_kinds_is_told_in_a_line(tmp_path, tally):
                 read_sweep_json(tmp_path / "sweep")
             except ConfigError as error:
                 assert "damaged" in str(error) and key in str(error)
-                tally("damaged records told")
+                tally("damaged records reported")
             else:
                 assert key in ("typed", "cwd", "init_from") and not isinstance(value, list)
 
@@ -315,7 +315,7 @@ def test_a_journal_that_is_damaged_or_a_pickle_runs_nothing_and_is_told_in_a_lin
         else:
             assert [word.partition("=")[0] for word in job.overrides] == [w.partition("=")[0] for w in SPACE]
         assert not canary.exists()
-        tally("damaged journals told or passed over")
+        tally("damaged journals reported or passed over")
 
 
 def test_a_trial_that_was_left_over_keeps_its_values(tmp_path):

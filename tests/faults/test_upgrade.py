@@ -73,7 +73,7 @@ def test_a_kept_run_is_sampled_and_goes_on(kept, aectl, torture, name, tally):
     assert run.record["status"] == "done"
     assert run.record["epochs"] == RUNS[name] + done
     assert len(run.record["resumed"]) == 1
-    tally("kept runs that go on")
+    tally("kept runs that resume")
 
 
 def test_a_kept_run_that_was_stopped_ends_where_the_whole_one_did(kept, aectl):
@@ -122,7 +122,7 @@ def test_a_run_of_a_newer_aectl_is_said_to_be_one(kept, aectl, torture, words, t
     assert code == 2
     assert f"comes from a newer aectl: its format is {FORMAT + 1}, this aectl reads {FORMAT}" in said
     assert len(said.strip().splitlines()) <= 2
-    tally("newer runs told")
+    tally("newer runs reported")
 
 
 def test_a_list_shows_a_run_of_a_newer_aectl(kept, aectl):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aectl.data.torchvision_shim import torchvision
-from aectl.sampling import history
+from aectl.sampling import logged_images
 from aectl.tensorboard import images as live
 
 
@@ -24,7 +24,7 @@ def test_large_images_are_shrunk_and_cut_out_again(shape, shown):
     images = torch.linspace(0, 1, 6)[:, None, None, None].expand(6, *shape)
     sheet = live.make_grid(images, 3)
     assert max(sheet.shape) <= 3 * 57 * max(shown)
-    found = history.split_sheet(
+    found = logged_images.split_sheet(
         (sheet * 255).round().byte().permute(1, 2, 0).numpy().repeat(4 - shape[0], 2)[..., :3], shape
     )
     assert found.shape == (2, 3, shape[0], *shown)

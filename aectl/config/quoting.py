@@ -21,7 +21,7 @@ def quote_override(text: str) -> str:
 
 
 def unquote_override(value: str) -> str:
-    """Return the text of a value from `quote_override`; removes plain quotes, and returns other values unchanged."""
+    """Undo `quote_override`. Other quoted values lose their quotes; unquoted values are returned unchanged."""
     quote = value[:1]
     if len(value) < 2 or quote not in ("'", '"') or value[-1] != quote:
         return value
