@@ -15,8 +15,10 @@ def run(config: DictConfig) -> None:
         return listing.print_runs()
     # Imported here, because listing runs does not need torch.
     from aectl.commands import eval_data, eval_export, eval_run
+    from aectl.runs.loading import check_single_process
 
     # Invalid values are refused before data are read or downloaded.
+    check_single_process(config)
     eval_run.chosen_tables(config)
     eval_data.check_outliers(config.outliers)
     eval_export.check_export_format(config.export)

@@ -195,7 +195,7 @@ class MADE(FullyVisible):
             lowest = degrees.floor().amin(1, keepdim=True)
 
     def degrees(self, which: Tensor) -> list[Tensor]:
-        """Return a list for the set of degrees `which` [1]: pixel positions [D], then those of each hidden layer [H]."""
+        """Return a list for the set of degrees `which` [1]: pixel positions [D], then each hidden layer [H]."""
         layers = [getattr(self, f"degrees_{i}") for i in range(len(self.hidden))]
         # index_select leaves the set index on the device; indexing by a Python number would make the host wait for it.
         return [one.index_select(0, which).squeeze(0) for one in (self.places, *layers)]

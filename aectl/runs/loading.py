@@ -217,13 +217,18 @@ def explain_missing_data(error: Exception) -> str:
     return str(error).splitlines()[0].removeprefix("dataset: ")
 
 
+def check_single_process(config: DictConfig) -> None:
+    """Raise ConfigError if the device is invalid, or has several processes, which only training uses."""
+    check_signature(config.device, "device")
+    if (config.device.get("count") or 1) > 1:
+        raise ConfigError(f"device.count={config.device.count} is for aectl train")
+
+
 def open_run(config: DictConfig) -> LoadedRun:
     """Load the run that a command's config names on its device; warns if the run is not finished."""
     run = Run(find_run(config.run))
     check_links(run.folder)
-    check_signature(config.device, "device")
-    if (config.device.get("count") or 1) > 1:
-        raise ConfigError(f"device.count={config.device.count} is for aectl train")
+    check_single_process(config)
     device = build_device(config)
     model, state = load_run(run, config.checkpoint, device.torch, trusted_modules(config))
     if (status := run.record.get("status")) != "done":
