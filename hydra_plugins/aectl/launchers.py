@@ -52,7 +52,7 @@ class Backend:
         Import modules inside this method, because this file is loaded whenever aectl starts.
         `aectl.sweep.launch.run_sweep` plans the jobs, skips those that are done and shows their progress.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines no launch")
+        raise NotImplementedError(f"{type(self).__name__} does not define launch(…)")
 
 
 BACKENDS: dict[str, type[Backend]] = {}

@@ -126,7 +126,7 @@ def check_folder(folder, epoch):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_gradient_is_found_and_named_by_its_weight(model, tmp_path, torture, tally):
     if not torture and model not in SOME:
-        pytest.skip("a long form's")
+        pytest.skip("only with --all")
     short = ["model.pretrain_epochs=1"] if model.startswith("stacked") else []
     begun = make(model, *short, folder=tmp_path / "none", epochs=2)
     for number, (epoch, at, place, groups) in enumerate(places(begun)):

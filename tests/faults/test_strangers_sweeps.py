@@ -232,7 +232,7 @@ def planted(folder, space, storage=None, **trial):
     if kinds["params"]:
         kinds["distributions"] = trial.get("distributions", distributions)
     study.add_trial(optuna.trial.create_trial(**kinds))
-    # As whoever goes on with it finds it.
+    # What a resumed sweep finds in its folder.
     study = open_study(folder, storage and str(folder / storage), "aectl", 0, None)
     return Search(study, space, folder, ["-m"], 3)
 
@@ -420,7 +420,7 @@ RCS = {"not UTF-8": rc_of_bytes, "texts": rc_of_texts, "holes": rc_of_holes}
 @pytest.mark.parametrize("rc", RCS)
 def test_what_lies_beside_a_strangers_sweep_is_neither_imported_nor_obeyed(tmp_path, rc, torture, tally):
     if not torture and rc != "not UTF-8":
-        pytest.skip("a long form's")
+        pytest.skip("only with --all")
     stored(tmp_path / "sweep", [*TINY, "seed=0"], [[*TINY, "seed=0"]], cwd=str(tmp_path / "sweep"))
     canary = tmp_path / "canary"
     for name in OPTIONAL:

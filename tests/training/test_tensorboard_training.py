@@ -259,7 +259,7 @@ ODD_PICTURES = {
 
 
 class OddCodes(Autoencoder):
-    """Trains as ever, and has something else for a code."""
+    """Autoencoder whose `encode` returns something else than codes; it trains as usual."""
 
     odd = staticmethod(lambda h: h)
 
