@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from aectl.config import ConfigError
+from aectl.sweep.cluster import launch_on_ray
 from tests.typed import QUICK, begin, jobs, record, rows, sweep_folder, type_in, wait_until
 
 
@@ -32,6 +35,12 @@ def test_without_a_cluster_it_is_said_in_a_line(tmp_path, monkeypatch, sweep, me
     code, said = type_in(f"sweep={sweep}", *QUICK, "seed=0,1")
     assert code == 2
     assert said.startswith(message) and len(said.splitlines()) == 1
+
+
+def test_ray_takes_no_number_of_jobs(tmp_path):
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    with pytest.raises(ConfigError, match=r"^jobs=3: Ray runs as many jobs at a time as fit"):
+        launch_on_ray(config, [], 0, None, jobs=3, fail_fast=False, address=None, cpus=1, gpus=0)
 
 
 @pytest.mark.slow

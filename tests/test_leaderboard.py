@@ -85,9 +85,11 @@ def test_a_setting_that_was_not_typed_is_read_from_the_config(tmp_path):
     assert list(board.names.values()) == ["1 code=64", "2 code=32"]
 
 
-def test_settings_of_the_machine_are_no_name(tmp_path):
+def test_settings_of_the_machine_and_names_of_folders_do_not_tell_runs_apart(tmp_path):
     runs = [
-        write_run(tmp_path, name, [f"device={name}", "device.threads=1"], reconstruction=reconstruction(0.1))
+        write_run(
+            tmp_path, name, [f"device={name}", "device.threads=1", f"name={name}"], reconstruction=reconstruction(0.1)
+        )
         for name in ("cpu", "cuda")
     ]
     assert only_board(*runs).varied == []

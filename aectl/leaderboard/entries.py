@@ -18,7 +18,7 @@ from aectl.runs.run import Run
 from aectl.runs.settings import find_differing_keys
 from aectl.runs.sweep_membership import find_sweep, job_number, overrides_by_key
 
-IRRELEVANT_KEYS = ("device", "trust", "max_time", "hydra", "resume")
+IRRELEVANT_KEYS = ("device", "trust", "max_time", "hydra", "resume", "name")
 """Groups of settings that do not change what a run learns."""
 
 

@@ -240,7 +240,14 @@ def launch_on_ray(
     cpus: int,
     gpus: float,
 ) -> list[JobReturn]:
-    """Run the jobs of a sweep on a Ray cluster, as many at a time as its CPUs and GPUs allow."""
+    """Run the jobs of a sweep on a Ray cluster, as many at a time as its CPUs and GPUs allow.
+
+    Raises ConfigError if `jobs` is set.
+    """
+    if jobs is not None:
+        raise ConfigError(
+            f"jobs={jobs}: Ray runs as many jobs at a time as fit; hydra.launcher.cpus and .gpus are what each job takes"
+        )
     resources = {"num_cpus": cpus, "num_gpus": gpus}
     return launch_in_queue(
         config, job_overrides, first, run_command, lambda folder: RayQueue(address, resources), cpus, fail_fast
