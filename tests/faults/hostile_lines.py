@@ -50,7 +50,7 @@ OTHERS = [
     (f"dataset=digits model=ebm model.noise_ratio={HUGE}", "model: noise_ratio must be at most 1,000,000"),
     (f"dataset=digits model=iwae batch_size=128 model.samples={10**6}", "a step: at least … numbers need … GB"),
     (
-        "dataset=digits model=conv model.code=2 model.encoder.channels=[1000000] model.decoder.channels=[4]",
+        "dataset=digits model=conv model.code=2 model.encoder.channels=[100000] batch_size=1000",
         "a step: at least … numbers need … GB",
     ),
     (f"dataset=digits model=dae noise=jitter noise.shift={HUGE}", "noise: shift must be at most 1,000"),
