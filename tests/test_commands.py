@@ -125,7 +125,7 @@ def test_every_model_trains_under_every_other_noise(aectl, model, noise):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["minimax", "lsgan", "hinge", "wgan_gp"])
+@pytest.mark.parametrize("loss", ["minimax", "lsgan", "hinge", "wgan_gp", "relativistic"])
 def test_every_loss_of_the_gan_trains(aectl, loss):
     assert aectl("train", "model=gan", f"model.loss={loss}", *QUICK)[0] == 0
 

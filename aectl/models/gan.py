@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from aectl.metric import Metric
 from aectl.models.base import Batch, Group, Loss, Model, Stage
-from aectl.models.networks import Shape, check_repeats
+from aectl.models.networks import Shape, check_repeats, has_batch_statistics
 from aectl.parallel import average
 from aectl.rng import Rng
 
@@ -40,15 +41,38 @@ def wasserstein(real: Scores, fake: Scores) -> Tensor:
     return fake.mean() - real.mean()
 
 
-LossName = Literal["minimax", "nonsaturating", "lsgan", "hinge", "wgan_gp"]
-LOSSES: dict[str, tuple[Callable[[Scores, Scores], Tensor], Callable[[Scores], Tensor], float]] = {
-    "minimax": (minimax, lambda fake: -0.5 * F.softplus(fake).mean(), 0.0),
-    "nonsaturating": (minimax, lambda fake: F.softplus(-fake).mean(), 0.0),
-    "lsgan": (least_squares, lambda fake: 0.5 * (fake - 1).square().mean(), 0.5),
-    "hinge": (hinge, lambda fake: -fake.mean(), 0.0),
-    "wgan_gp": (wasserstein, lambda fake: -fake.mean(), 0.0),
+def relativistic(real: Scores, fake: Scores) -> Tensor:
+    """Return E[softplus(-(D(x) - D(G(z))))] over pairs of a real and a fake image (Huang et al. 2024)."""
+    return F.softplus(fake - real).mean()
+
+
+@dataclass(frozen=True)
+class AdversarialLoss:
+    """The costs of both players, each a function of the scores of real and of fake images."""
+
+    discriminator: Callable[[Scores, Scores], Tensor]
+    generator: Callable[[Scores, Scores], Tensor]
+    """Its first argument is empty unless `is_paired`."""
+    is_paired: bool = False
+    """Whether the costs depend only on the differences D(x) - D(G(z)) of pairs. D then classifies the images of a pair
+    correctly if the real one has the higher score."""
+    threshold: float = 0.0
+    """Score above which D classifies an image as real, unless `is_paired`."""
+    classifies: bool = True
+    """Whether D is trained to classify, so that its accuracies can raise an alarm."""
+    gradient_penalty: float = 0.0
+    """Default weight of the penalty of Gulrajani et al. 2017."""
+
+
+LossName = Literal["minimax", "nonsaturating", "lsgan", "hinge", "wgan_gp", "relativistic"]
+LOSSES: dict[str, AdversarialLoss] = {
+    "minimax": AdversarialLoss(minimax, lambda _, fake: -0.5 * F.softplus(fake).mean()),
+    "nonsaturating": AdversarialLoss(minimax, lambda _, fake: F.softplus(-fake).mean()),
+    "lsgan": AdversarialLoss(least_squares, lambda _, fake: 0.5 * (fake - 1).square().mean(), threshold=0.5),
+    "hinge": AdversarialLoss(hinge, lambda _, fake: -fake.mean()),
+    "wgan_gp": AdversarialLoss(wasserstein, lambda _, fake: -fake.mean(), classifies=False, gradient_penalty=10.0),
+    "relativistic": AdversarialLoss(relativistic, lambda real, fake: relativistic(fake, real), is_paired=True),
 }
-"""For each loss: discriminator cost, generator cost, and the score above which D classifies an image as real."""
 COMPARED_GENERATOR_COSTS: dict[str, Callable[[Scores], Tensor]] = {
     "minimax": lambda fake: -F.softplus(fake).mean(),
     "nonsaturating": lambda fake: F.softplus(-fake).mean(),
@@ -65,13 +89,45 @@ SATURATED_ACCURACY = 0.99
 settings it is 0.83 to 0.92."""
 
 
+class PenaltySchedule(nn.Module):
+    """A penalty on every `every`-th step with `every` times its weight, beginning with the first step.
+
+    The count of steps is part of checkpoints. It is a Python number, since reading a tensor to decide would make the
+    host wait for a GPU; therefore `device.graph` does not record such steps.
+    """
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every, self.count = every, 0
+
+    def advance(self) -> int:
+        """Count a step and return the factor of its penalty: `every`, or 0 if the step has none."""
+        is_due = self.count % self.every == 0
+        self.count += 1
+        return self.every if is_due else 0
+
+    def get_extra_state(self) -> Tensor:
+        """Return the count of steps, for checkpoints."""
+        return torch.tensor(self.count)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Load what `get_extra_state` returned."""
+        self.count = int(state)
+
+
 class GAN(Model):
     """Generative adversarial network: min_G max_D E[log D(x)] + E[log(1 - D(G(z)))], z ~ N(0, I).
 
-    `loss` selects the costs: `minimax` as in the lecture; `nonsaturating`, where G maximises log D(G(z)); or `lsgan`,
-    `hinge` or `wgan_gp`. `gradient_penalty` is the weight of (‖∇D‖ - 1)² between real and fake images (Gulrajani et al.
-    2017), by default 10 for `wgan_gp` and 0 otherwise. Noise corrupts the input of the discriminator, real and fake.
-    Each batch takes `discriminator_steps` steps of D, each with new z, then one step of G.
+    `loss` selects the costs: `minimax` as in the lecture; `nonsaturating`, where G maximises log D(G(z)); `lsgan`,
+    `hinge` or `wgan_gp`; or `relativistic`, where D compares each real image with a fake one, which needs both `r1` and
+    `r2` to converge (Huang et al. 2024). Noise corrupts the input of the discriminator, real and fake. Each batch takes
+    `discriminator_steps` steps of D, each with new z, then one step of G.
+
+    The cost of D may have penalties. `gradient_penalty` is the weight of (‖∇D‖ - 1)² between real and fake images
+    (Gulrajani et al. 2017), by default 10 for `wgan_gp` and 0 otherwise. `r1` and `r2` are the weights γ of
+    γ/2 E‖∇D‖² at real and at fake images, as D sees them (Mescheder et al. 2018). `penalty_every=n` adds the penalties
+    on every n-th step of D only, with n times the weight (Karras et al. 2020); the proofs of convergence do not cover
+    that.
 
     Samples use an exponential moving average of the generator's weights, w̄ ← a w̄ + (1 - a) w with a = `averaging`
     (Yazıcı et al. 2019). They are sharper than samples of the current weights, which `averaging=0` uses.
@@ -100,7 +156,6 @@ class GAN(Model):
 
     averaging: Tensor
     followed: Tensor
-    gradient_penalty: Tensor
     shares: Tensor
 
     def __init__(
@@ -112,6 +167,9 @@ class GAN(Model):
         *,
         loss: LossName = "nonsaturating",
         gradient_penalty: float | None = None,
+        r1: float = 0.0,
+        r2: float = 0.0,
+        penalty_every: int = 1,
         discriminator_steps: int = 1,
         averaging: float = 0.999,
         conditional: bool = False,
@@ -122,25 +180,27 @@ class GAN(Model):
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not '{loss}'")
-        if gradient_penalty is None:
-            gradient_penalty = 10.0 if loss == "wgan_gp" else 0.0
-        if not 0 <= gradient_penalty < float("inf"):
-            raise ValueError(f"gradient_penalty must be a finite number ≥ 0, not {gradient_penalty}")
+        self.loss = LOSSES[loss]
+        self.gradient_penalty = self.loss.gradient_penalty if gradient_penalty is None else gradient_penalty
+        self.r1, self.r2 = r1, r2
+        for name in ("gradient_penalty", "r1", "r2"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a finite number ≥ 0, not {getattr(self, name)}")
+        check_repeats("penalty_every", penalty_every)
         check_repeats("discriminator_steps", discriminator_steps)
         if not 0 <= averaging < 1:
             raise ValueError(f"averaging must lie in [0, 1), not {averaging}")
         if conditional and not classes:
             raise ValueError("conditional=true needs a dataset with classes")
         self.code, self.discriminator_steps, self.noise = code, discriminator_steps, noise
-        self.discriminator_cost, self.generator_cost, self.threshold = LOSSES[loss]
         self.conditional, self.gradient_norms = conditional, gradient_norms
         self.generator = generator(shape=shape, code=code + classes if conditional else code)
         self.discriminator = discriminator(shape=shape, code=classes if conditional else 1)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.register_buffer("averaging", torch.tensor(float(averaging)), persistent=False)
         self.register_buffer("followed", torch.zeros(()))
-        self.has_gradient_penalty = gradient_penalty > 0
-        self.register_buffer("gradient_penalty", torch.tensor(float(gradient_penalty)), persistent=False)
+        # Without a schedule, steps can be recorded, and checkpoints are those of earlier versions.
+        self.penalty_schedule = PenaltySchedule(penalty_every) if penalty_every > 1 else None
         if conditional:
             self.register_buffer("shares", torch.full((classes,), 1 / classes))
 
@@ -191,26 +251,57 @@ class GAN(Model):
         drawn = torch.searchsorted(edges, rng.uniform(n) * edges[-1], right=True).clamp_max(len(edges) - 1)
         return drawn if y is None else torch.where(y < 0, drawn, y)
 
-    def score(self, x: Tensor, rng: Rng, y: Tensor | None = None) -> Scores:
-        """Return the discriminator's scores [N] of images of classes y, corrupted if the run has noise."""
-        seen = x if self.noise is None else self.noise(x, rng)
+    def corrupt(self, x: Tensor, rng: Rng) -> Tensor:
+        """Return images x as the discriminator sees them: corrupted if the run has noise."""
+        return x if self.noise is None else self.noise(x, rng)
+
+    def score_seen(self, seen: Tensor, y: Tensor | None = None) -> Scores:
+        """Return the discriminator's scores [N] of images of classes y as it sees them."""
         scores = self.discriminator(seen)
         return (scores.squeeze(1) if y is None else scores.gather(1, y[:, None]).squeeze(1)).float()
+
+    def score(self, x: Tensor, rng: Rng, y: Tensor | None = None) -> Scores:
+        """Return the discriminator's scores [N] of images of classes y, corrupted if the run has noise."""
+        return self.score_seen(self.corrupt(x, rng), y)
+
+    def score_both(self, real: Tensor, fake: Tensor, y: Tensor | None) -> tuple[Scores, Scores]:
+        """Return the scores of real and of fake images as D sees them, in one pass if that gives the same scores."""
+        # Slopes at one kind of image would be computed at both.
+        if has_batch_statistics(self.discriminator) or real.requires_grad != fake.requires_grad:
+            return self.score_seen(real, y), self.score_seen(fake, y)
+        real_score, fake_score = self.score_seen(torch.cat([real, fake]), None if y is None else y.repeat(2)).chunk(2)
+        return real_score, fake_score
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         x, y = batch.x, self.complete_labels(len(batch.x), batch.y, rng)
         for _ in range(self.discriminator_steps):
             fake = self.decode(rng.normal(len(x), self.code), y)
-            real_score, fake_score = self.score(x, rng, y), self.score(fake.detach(), rng, y)
-            cost = self.discriminator_cost(real_score, fake_score)
-            if self.has_gradient_penalty:
-                cost = cost + self.gradient_penalty * self.penalise_gradient(x, fake.detach(), rng, y)
-            yield Loss(cost, "discriminator", self.accuracies(real_score, fake_score))
+            yield self.discriminator_loss(x, fake.detach(), rng, y)
         # The discriminator has stepped by now; the generator is scored by the updated one.
-        score = self.score(fake, rng, y)
-        metrics = self.generator_gradient_norms(score) if self.gradient_norms else None
-        yield Loss(self.generator_cost(score), "generator", metrics)
+        fake_score = self.score(fake, rng, y)
+        with torch.no_grad():
+            real_score = self.score(x, rng, y) if self.loss.is_paired else fake_score[:0]
+        metrics = self.generator_gradient_norms(fake_score) if self.gradient_norms else None
+        yield Loss(self.loss.generator(real_score, fake_score), "generator", metrics)
         self.update_average()
+
+    def discriminator_loss(self, x: Tensor, fake: Tensor, rng: Rng, y: Tensor | None) -> Loss:
+        """Return the discriminator's cost on real and fake images [N, C, H, W], with its penalties and accuracies."""
+        factor = 1 if self.penalty_schedule is None else self.penalty_schedule.advance()
+        real, made = self.corrupt(x, rng).detach(), self.corrupt(fake, rng).detach()
+        penalised = [(seen, factor * weight) for seen, weight in ((real, self.r1), (made, self.r2)) if factor * weight]
+        for seen, _ in penalised:
+            seen.requires_grad_()
+        real_score, fake_score = self.score_both(real, made, y)
+        cost = self.loss.discriminator(real_score, fake_score)
+        if penalised:
+            total = (real_score + fake_score).sum()
+            slopes = torch.autograd.grad(total, [seen for seen, _ in penalised], create_graph=True)
+            for (_, weight), slope in zip(penalised, slopes, strict=True):
+                cost = cost + weight / 2 * slope.flatten(1).square().sum(1).mean()
+        if weight := factor * self.gradient_penalty:
+            cost = cost + weight * self.penalise_gradient(x, fake, rng, y)
+        return Loss(cost, "discriminator", self.accuracies(real_score, fake_score))
 
     def generator_gradient_norms(self, fake: Scores) -> dict[str, Tensor]:
         """Return ‖∂cost/∂(weights of G)‖ for each of COMPARED_GENERATOR_COSTS, given the scores of fake images."""
@@ -249,9 +340,7 @@ class GAN(Model):
             distance = f"its samples lie {spread:.1%} as far apart as held-out images"
             coverage = f"{reached:.1%} of these are the nearest image of a sample"
             found["collapse"] = f"the generator has collapsed: {distance}, and {coverage}"
-        # A Wasserstein critic does not classify.
-        classifies = self.discriminator_cost is not wasserstein
-        if classifies and (min(right) > SATURATED_ACCURACY or max(right) < 1 - SATURATED_ACCURACY):
+        if self.loss.classifies and (min(right) > SATURATED_ACCURACY or max(right) < 1 - SATURATED_ACCURACY):
             shares = "{:.1%} of real and {:.1%} of fake images".format(*right)
             found["discriminator"] = (
                 f"the discriminator classifies {shares} correctly: the generator learns nothing from it"
@@ -259,10 +348,15 @@ class GAN(Model):
         return found
 
     def accuracies(self, real: Scores, fake: Scores) -> dict[str, Tensor]:
-        """Return the shares of real and of fake images that the discriminator classifies correctly."""
+        """Return the shares of real and of fake images that the discriminator classifies correctly.
+
+        If only differences of scores matter, both are the share of pairs in which the real image has the higher score.
+        """
+        if self.loss.is_paired:
+            return dict.fromkeys(("accuracy_real", "accuracy_fake"), (real > fake).float().mean())
         return {
-            "accuracy_real": (real > self.threshold).float().mean(),
-            "accuracy_fake": (fake <= self.threshold).float().mean(),
+            "accuracy_real": (real > self.loss.threshold).float().mean(),
+            "accuracy_fake": (fake <= self.loss.threshold).float().mean(),
         }
 
     def penalise_gradient(self, real: Tensor, fake: Tensor, rng: Rng, y: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Shape = tuple[int, int, int]
 
@@ -268,6 +269,11 @@ def norm_layers(name: str, width: int, batch_norm: type[nn.Module]) -> list[nn.M
     if name not in get_args(Norm):
         raise ValueError(f"norm must be none or batch, not '{name}'")
     return [batch_norm(width)] if name == "batch" else []
+
+
+def has_batch_statistics(network: nn.Module) -> bool:
+    """Return whether, in training, the output for an image depends on the other images of the batch."""
+    return any(isinstance(layer, _BatchNorm) for layer in network.modules())
 
 
 def halved_sizes(shape: Shape, times: int) -> list[tuple[int, int]]:

@@ -19,11 +19,85 @@ nets = (partial(DenseDecoder, widths=[16]), partial(DenseEncoder, widths=[16]))
 
 def test_minimax_is_the_lectures_cost():
     real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
-    discriminator, generator, _ = LOSSES["minimax"]
+    minimax = LOSSES["minimax"]
     expected = -0.5 * real.sigmoid().log().mean() - 0.5 * (1 - fake.sigmoid()).log().mean()
-    assert torch.allclose(discriminator(real, fake), expected)
+    assert torch.allclose(minimax.discriminator(real, fake), expected)
     # Zero sum: the generator's cost is what it can change of the discriminator's, negated.
-    assert torch.allclose(generator(fake), 0.5 * (1 - fake.sigmoid()).log().mean())
+    assert torch.allclose(minimax.generator(real, fake), 0.5 * (1 - fake.sigmoid()).log().mean())
+
+
+def test_relativistic_costs_pull_the_scores_of_each_pair_apart_by_the_logistic_function():
+    real, fake = torch.tensor([2.0, -1.0, 0.3]).requires_grad_(), torch.tensor([0.5, -3.0, 4.0]).requires_grad_()
+    loss, wrong = LOSSES["relativistic"], (fake - real).sigmoid().detach()
+    for cost, sign, doubt in ((loss.discriminator, 1, wrong), (loss.generator, -1, 1 - wrong)):
+        slopes = torch.autograd.grad(cost(real, fake), (real, fake))
+        assert torch.allclose(slopes[0], -sign * doubt / 3)
+        assert torch.allclose(slopes[1], sign * doubt / 3)
+        assert torch.allclose(cost(real + 5, fake + 5), cost(real, fake))
+
+
+def test_relativistic_generator_is_compared_with_real_images_that_the_new_discriminator_scores(batch):
+    torch.manual_seed(0)
+    model = GAN(SHAPE, 3, *nets, loss="relativistic")
+    losses, rng = model.losses(batch, Stage(), Rng(0)), Rng(0)
+    first = next(losses)
+    fake = model.decode(rng.normal(32, 3))
+    right = (model.score(batch.x, rng) > model.score(fake, rng)).float().mean()
+    assert first.metrics == {"accuracy_real": right, "accuracy_fake": right}
+    with torch.no_grad():
+        model.discriminator.head[0].weight.mul_(-3)
+    expected = torch.nn.functional.softplus(model.score(batch.x, rng) - model.score(fake, rng)).mean()
+    torch.testing.assert_close(next(losses).value, expected)
+
+
+def linear(**settings):
+    """Return a GAN with a linear discriminator w·x + b, and ½ ‖w‖²."""
+    torch.manual_seed(0)
+    model = GAN(SHAPE, 3, nets[0], DenseEncoder, noise=Gaussian(0.1), **settings)
+    return model, 0.5 * model.discriminator.head[0].weight.square().sum()
+
+
+def discriminator_costs(model, batch, steps=1):
+    """Return the discriminator's cost at several steps of the same weights, each on the same numbers."""
+    return [next(model.losses(batch, Stage(), Rng(0))).value for _ in range(steps)]
+
+
+@pytest.mark.parametrize("loss", ["nonsaturating", "relativistic"])
+@pytest.mark.parametrize(("r1", "r2"), [(0.3, 0), (0, 0.7), (2, 3)])
+def test_penalties_of_a_linear_discriminator_are_half_its_squared_weights(batch, loss, r1, r2):
+    plain, model = linear(loss=loss)[0], linear(loss=loss, r1=r1, r2=r2)[0]
+    costs = [discriminator_costs(one, batch)[0] for one in (model, plain)]
+    weights = [one.discriminator.head[0].weight for one in (model, plain)]
+    slopes = [torch.autograd.grad(cost, weight)[0] for cost, weight in zip(costs, weights, strict=True)]
+    torch.testing.assert_close(costs[0] - costs[1], (r1 + r2) / 2 * weights[0].square().sum())
+    torch.testing.assert_close(slopes[0] - slopes[1], (r1 + r2) * weights[0].detach())
+
+
+def test_lazy_penalties_are_n_times_as_strong_on_every_nth_step_and_resume_at_theirs(batch):
+    (plain,) = discriminator_costs(linear()[0], batch)
+    model, half = linear(r1=0.5, r2=0.25, penalty_every=3)
+    expected = [plain + factor * 0.75 * half for factor in (3, 0, 0, 3, 0, 0, 3)]
+    torch.testing.assert_close(discriminator_costs(model, batch, 5), expected[:5])
+    other, _ = linear(r1=0.5, r2=0.25, penalty_every=3)
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(discriminator_costs(other, batch, 2), expected[5:])
+    model, _ = linear(loss="wgan_gp", penalty_every=2)
+    with_penalty, without = discriminator_costs(model, batch, 2)
+    slope = model.discriminator.head[0].weight.norm()
+    torch.testing.assert_close(with_penalty - without, 2 * 10 * (slope - 1).square())
+
+
+def test_scores_of_both_kinds_in_one_pass_are_those_of_two(batch):
+    torch.manual_seed(0)
+    calls = []
+    for norm, passes in (("none", 1), ("batch", 2)):
+        model = GAN(SHAPE, 3, nets[0], partial(nets[1], norm=norm), r1=1, r2=1)
+        model.discriminator.register_forward_hook(lambda *_: calls.append(1))
+        fake = Rng(0).uniform(32, *SHAPE)
+        alone = [model.score_seen(images) for images in (batch.x, fake)]
+        calls.clear()
+        torch.testing.assert_close(list(model.score_both(batch.x, fake, None)), alone)
+        assert len(calls) == passes
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -237,6 +311,9 @@ def test_a_conditional_one_without_labels_is_refused_in_one_line(aectl):
         ({"gradient_penalty": -1}, "gradient_penalty"),
         ({"discriminator_steps": 0}, "discriminator_steps"),
         ({"averaging": 1}, "averaging"),
+        ({"r1": -1}, "r1 must be a finite number ≥ 0, not -1"),
+        ({"r2": float("nan")}, "r2 must be a finite number"),
+        ({"penalty_every": 0}, "penalty_every must be at least 1"),
         ({"code": 0}, "code must be at least 1"),
         ({"conditional": True}, "conditional=true needs a dataset with classes"),
     ],

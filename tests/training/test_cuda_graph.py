@@ -51,6 +51,7 @@ MODELS = {
     "iwae": lambda: IWAE(SHAPE, [3], encoder, decoder, samples=3, warm_up=4),
     "gan": lambda: GAN(SHAPE, 3, partial(decoder, norm="batch"), encoder),
     "wgan_gp": lambda: GAN(SHAPE, 3, decoder, encoder, loss="wgan_gp", discriminator_steps=2, noise=Gaussian()),
+    "relativistic": lambda: GAN(SHAPE, 3, decoder, encoder, loss="relativistic", r1=1, r2=1, noise=Gaussian()),
     "rbm": lambda: RBM(SHAPE, 8, persistent=10),
     "stacked": lambda: Stacked(
         SHAPE, 10, [8, 6], AutoencoderLayer, pretrain_epochs=1, pretrain_lr=RATE, noise=Gaussian()
@@ -302,6 +303,14 @@ def test_a_step_that_recording_would_change_is_not_recorded_and_nothing_is_lost(
     # What stands outside of the model nobody can put back.
     if trick != "unseen":
         same(plain, graph)
+
+
+def test_penalties_on_some_steps_only_are_not_recorded(pair, caplog):
+    plain, graph = pair(lambda: GAN(SHAPE, 3, decoder, encoder, r1=1, penalty_every=2))
+    for trainer in (plain, graph):
+        trainer.fit()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "unrecorded steps: each step changes 'penalty_schedule.count' of the model" in line
 
 
 def test_a_count_in_a_buffer_is_recorded(pair, caplog):

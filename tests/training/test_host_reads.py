@@ -25,6 +25,7 @@ VARIANTS = [
     ["model=undercomplete", "penalty=l1", "model.code_dropout=0.5"],
     ["model=conv", "model.encoder.norm=batch", "model.decoder.norm=batch"],
     ["model=gan", "model.loss=wgan_gp", "model.discriminator_steps=2", "model.gradient_norms=true"],
+    ["model=gan", "model.loss=relativistic", "model.r1=1", "model.r2=1"],
     ["model=iwae", "model.warm_up=10"],
     ["model=made", "model.masks=4", "model.orderings=several"],
     ["model=rbm", "model.persistent=0", "model.weight_decay=0.1"],

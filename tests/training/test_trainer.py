@@ -64,6 +64,7 @@ MODELS = {
     "dae": lambda: Autoencoder(SHAPE, 4, encoder, decoder, noise=Gaussian(), code_dropout=0.5),
     "vae": lambda: VAE(SHAPE, 3, encoder, decoder),
     "gan": lambda: GAN(SHAPE, 3, partial(decoder, norm="batch"), encoder),
+    "lazy gan": lambda: GAN(SHAPE, 3, decoder, encoder, loss="relativistic", r1=1, r2=1, penalty_every=3),
     "stacked": Stacked,
 }
 

@@ -33,6 +33,7 @@ VARIANTS = {
         *("model=gan_conv", "model.loss=wgan_gp", "model.discriminator.norm=batch", "model.gradient_penalty=1"),
     ],
     "gan conditional": ["model=gan", "model.conditional=true", "model.gradient_norms=true"],
+    "gan relativistic": ["model=gan", "model.loss=relativistic", "model.r1=1", "model.r2=1", "model.penalty_every=2"],
     "rbm CD": ["model=rbm", "model.persistent=0", "noise=jitter"],
     "iwae 5": ["model=iwae", "model.samples=5"],
     "made sets": ["model=made", "model.masks=4"],
