@@ -18,7 +18,7 @@ from aectl.system.user_cache import NoHomeError, baseline_folder
 
 log = logging.getLogger("aectl")
 
-VERSION = 2
+VERSION = 3
 """Increase it when a baseline is computed differently, so that earlier results are not used."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from aectl.data.datasets import Source
 from aectl.data.encoding import check_count, encode_source
 from aectl.evaluation.baseline_cache import Cache
-from aectl.evaluation.judge import Judge
+from aectl.evaluation.judge import Judge, Seen
 from aectl.evaluation.nearest_neighbours import nearest
 from aectl.evaluation.pca import PCA
 from aectl.models.base import Encodes, Model, Reconstructs, Samples
@@ -75,11 +75,20 @@ class Benchmark:
         return PCA(self.train, self.cache)
 
     @cached_property
-    def features(self) -> Tensor:
-        """The judge's features [N, 128] of the held-out images; raises Unmeasured if there is no judge."""
+    def seen(self) -> Seen:
+        """The judge's features and classes of the held-out images; raises Unmeasured if there is no judge."""
+        return self.see("held-out", self.held_out)
+
+    @cached_property
+    def seen_train(self) -> Seen:
+        """The judge's features and classes of the training images; raises Unmeasured if there is no judge."""
+        return self.see("train", self.train)
+
+    def see(self, name: str, source: Source) -> Seen:
+        """Return what the judge sees in images, cached under `name`."""
         judge = self.judged()
-        found = self.cache.arrays(f"features-{judge.name}", lambda: {"x": judge.features(self.held_out.pixels())})
-        return found["x"].to(self.train.images.device)
+        found = self.cache.arrays(f"seen-{name}-{judge.name}", lambda: judge.see(source.pixels())._asdict())
+        return Seen(**{key: value.to(self.train.images.device) for key, value in found.items()})
 
     def rng(self, *names: str | int) -> Rng:
         """Return a random number generator that depends only on the seed and on `names`."""
@@ -132,9 +141,9 @@ class Subject:
         return nearest(self.samples, self.bench.train.pixels())
 
     @cached_property
-    def features(self) -> Tensor:
-        """The judge's features [N, 128] of the samples; raises Unmeasured if there is no judge."""
-        return self.bench.judged().features(self.samples)
+    def seen(self) -> Seen:
+        """The judge's features and classes of the samples; raises Unmeasured if there is no judge."""
+        return self.bench.judged().see(self.samples)
 
 
 @torch.no_grad()

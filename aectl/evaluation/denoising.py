@@ -59,7 +59,7 @@ def measure(subject: Subject) -> Rows:
         raise Unmeasured("it is under the run's own noise, and the run has none")
     x = bench.held_out.pixels()
     noisy = corrupt(x, noise, bench)
-    judge, seen = (None, None) if isinstance(bench.judge, str) else (bench.judge, bench.features)
+    judge, seen = (None, None) if isinstance(bench.judge, str) else (bench.judge, bench.seen.features)
 
     def baselines() -> Rows:
         affine = AffineDenoiser(moments(noise, bench))

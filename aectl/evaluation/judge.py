@@ -12,12 +12,14 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor
 
+from aectl.models.base import Classifies, ClassifiesCodes, Encodes, Model
 from aectl.models.classifier import Classifier
 from aectl.models.networks import ConvEncoder
 
@@ -32,22 +34,35 @@ SHAPE, CLASSES, CODE, CHANNELS = (1, 28, 28), 10, 128, (32, 64, 128)
 CHUNK = 500
 
 
+class Seen(NamedTuple):
+    """What a judge makes of N images."""
+
+    features: Tensor  # [N, D]
+    classes: Tensor  # likeliest class [N]
+
+
 @dataclass(frozen=True)
 class Judge:
-    """A frozen classifier; `name` is that of its data set with the first digits of its digest."""
+    """A frozen classifier that encodes images; `name` is that of its data set or run with a digest of its weights."""
 
     name: str
-    model: Classifier
+    model: Model
+    is_shipped: bool = True
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Return the features [N, 128] of images [N, 1, 28, 28], pixels in [0, 1]."""
-        return torch.cat([self.model.encode(part) for part in images.split(CHUNK)])
+        """Return the features [N, D] of images [N, C, H, W], pixels in [0, 1]."""
+        model = cast("Encodes", self.model)
+        return torch.cat([model.encode(part).flatten(1) for part in images.split(CHUNK)])
 
     @torch.no_grad()
-    def classes(self, images: Tensor) -> Tensor:
-        """Return the likeliest class [N] of each image [N, 1, 28, 28], pixels in [0, 1]."""
-        return torch.cat([self.model.classify(part).argmax(1) for part in images.split(CHUNK)])
+    def see(self, images: Tensor) -> Seen:
+        """Return the features and the likeliest classes of images [N, C, H, W], pixels in [0, 1]."""
+        features = self.features(images)
+        if isinstance(self.model, ClassifiesCodes):
+            return Seen(features, self.model.classify_codes(features).argmax(1))
+        model = cast("Classifies", self.model)
+        return Seen(features, torch.cat([model.classify(part).argmax(1) for part in images.split(CHUNK)]))
 
 
 def load_judge(dataset: str, device: torch.device | str = "cpu") -> Judge | str:

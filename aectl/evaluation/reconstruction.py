@@ -54,7 +54,7 @@ def measure(subject: Subject) -> Rows:
     """
     bench, model = subject.bench, subject.model
     x = bench.held_out.pixels()
-    judge, seen = (None, None) if isinstance(bench.judge, str) else (bench.judge, bench.features)
+    judge, seen = (None, None) if isinstance(bench.judge, str) else (bench.judge, bench.seen.features)
     seen_by = f"-{judge.name}" if judge else ""
     rows = {"model": fidelity(x, subject.reconstructed, judge, seen)}
     for size in pca_sizes(subject):

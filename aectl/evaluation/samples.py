@@ -23,7 +23,8 @@ from aectl.evaluation.distances import (
     within,
 )
 from aectl.evaluation.evaluation import Evaluation
-from aectl.evaluation.judge import Judge
+from aectl.evaluation.judge import Judge, Seen
+from aectl.evaluation.memorisation import MEMORISED, memorisation
 from aectl.evaluation.nearest_neighbours import nearest
 from aectl.evaluation.precision_recall import METRICS as PRECISION_RECALL
 from aectl.evaluation.precision_recall import precision_recall
@@ -42,11 +43,12 @@ GOAL, WORDS = "real training images", {"real training images": "training images"
 ENERGY = Metric("energy", "energy distance between samples and held-out images", "lower")
 DIVERSITY = Metric("diversity", "mean distance between samples, relative to that between held-out images")
 MODES = Metric("modes", "classes that samples reach", "higher")
+JUDGE = Metric("judge", "the judge: its data set or run, and the first digits of its digest", detail=True)
 IN_PIXELS = (
     ENERGY,
     DIVERSITY,
     Metric("nearest_train", "median distance to the nearest training image, relative to that of held-out images"),
-    Metric("copies", "samples nearer to a training image than all but 1 % of held-out images", unit="%"),
+    MEMORISED,
     Metric(
         "strays",
         "samples farther from all training images than all but 1 % of held-out images",
@@ -60,14 +62,17 @@ IN_FEATURES = (
     FRECHET,
     Metric("kernel", "squared kernel distance (MMD) in the judge's features", "lower"),
     *PRECISION_RECALL,
+    MEMORISED,
     MODES,
     Metric("classes", "classes among held-out images", detail=True),
     Metric("class_kl", "divergence of the samples' classes from the data's", "lower", "nats", detail=True),
     replace(DIVERSITY, detail=True),
+    JUDGE,
 )
 CLASS_SHARES = (
     Metric("class_*", "share of this class", unit="%", detail=True),
     Metric("smallest", "share of the rarest class", "higher", "%"),
+    JUDGE,
 )
 HEADLINE = Headline("samples", ENERGY, BASELINES, rank=6, about="samples: energy distance", goal=GOAL, words=WORDS)
 HEADLINE_IN_FEATURES = Headline(
@@ -91,9 +96,9 @@ def distances(subject: Subject) -> Rows:
     draw_samples(subject, FEWEST)
 
     def row(images: Tensor) -> Row:
-        return compare_features(bench, judge, judge.features(images))
+        return compare_features(bench, judge, judge.see(images))
 
-    model = compare_features(bench, judge, subject.features)
+    model = compare_features(bench, judge, subject.seen)
     return rows_with_baselines(bench, f"distances-{judge.name}", model, row)
 
 
@@ -113,10 +118,9 @@ def classes(subject: Subject) -> Rows:
         "held-out images": bench.cache.numbers("classes-held-out", held_out),
     }
     if isinstance(bench.judge, Judge):
-        judge = bench.judge
-        rows["model, by the judge"] = class_shares(classify_features(judge, subject.features), train)
-        seen = classify_features(judge, bench.features)
-        rows["held-out images, by the judge"] = class_shares(seen, train)
+        name: Row = {"judge": bench.judge.name}
+        rows["model, by the judge"] = class_shares(subject.seen.classes, train) | name
+        rows["held-out images, by the judge"] = class_shares(bench.seen.classes, train) | name
     return rows
 
 
@@ -135,8 +139,8 @@ def compare_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position:
     `distance` [N] and `position` [N] are those of the nearest training images. `energy` is 2 E‖x - y‖ - E‖x - x′‖ -
     E‖y - y′‖ (Székely & Rizzo 2013). `diversity` is E‖x - x′‖ / E‖y - y′‖. `nearest_train` is the median distance to
     the nearest training image, divided by that of held-out images: it is far below 1 for copies, but low for blurred
-    images too. `copies` is the percentage of images closer to a training image than all but 1 % of the held-out images,
-    `strays` the percentage farther from all training images than all but 1 % of the held-out images.
+    images too. `strays` is the percentage farther from all training images than all but 1 % of the held-out images.
+    See the functions for `memorised` and `modes`.
     """
     pairs = with_held_out(bench, images.flatten(1), bench.held_out.pixels().flatten(1), torch.cdist, "pixels")
     usual = held_out_nearest(bench)[0]
@@ -149,10 +153,20 @@ def compare_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position:
         **estimate(-pairs.discrepancy(), "energy"),
         **estimate(pairs.within_x / pairs.within_y, "diversity"),
         **{"nearest_train": middle, "nearest_train_ci95": (high - low) / 2},
-        **mean_ci95(100 * (distance <= usual.quantile(0.01)).double(), "copies"),
+        **copied_share(bench, images, bench.train.pixels(), bench.held_out.pixels()),
         **mean_ci95(100 * (distance > usual.quantile(0.99)).double(), "strays"),
         **count_modes(bench, images, position),
     }
+
+
+def copied_share(bench: Benchmark, samples: Tensor, train: Tensor, held_out: Tensor) -> Row:
+    """Return `memorisation` of samples, all given as vectors of all training and held-out images.
+
+    Empty if most held-out images equal a training image, as with split=train. Held-out images of excluded classes do
+    not count: they differ from training images anyway.
+    """
+    known = held_out_nearest(bench)[0] == 0
+    return {} if known.float().mean() > 0.5 else memorisation(samples, train, held_out[~bench.is_excluded])
 
 
 def count_modes(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
@@ -167,21 +181,24 @@ def count_modes(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
     return {"modes": compare_classes(nearest_classes(images, train, position), usual, train)["modes"]}
 
 
-def compare_features(bench: Benchmark, judge: Judge, found: Tensor) -> Row:
-    """Return metrics of features x [N, D] compared with those of held-out images y [M, D].
+def compare_features(bench: Benchmark, judge: Judge, seen: Seen) -> Row:
+    """Return metrics of features x [N, D] and classes [N] compared with those of held-out images y [M, D].
 
-    See the functions for `frechet`, precision, recall, density and coverage. `kernel` is the squared maximum mean
-    discrepancy with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018). `diversity` is E‖x - x′‖ / E‖y - y′‖.
+    See the functions for `frechet`, precision, recall, density, coverage, `memorised`, `modes` and `class_kl`. `kernel`
+    is the squared maximum mean discrepancy with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018). `diversity` is
+    E‖x - x′‖ / E‖y - y′‖.
     """
-    reference = bench.features
+    found, reference = seen.features, bench.seen.features
     pairs = with_held_out(bench, found, reference, torch.cdist, f"{judge.name}-distance")
     cubes = with_held_out(bench, found, reference, cubic, f"{judge.name}-cubic")
     return {
         **frechet(found, reference),
         **estimate(cubes.discrepancy(), "kernel"),
         **precision_recall(found, reference),
-        **compare_classes(classify_features(judge, found), classify_features(judge, reference), bench.train),
+        **copied_share(bench, found, bench.seen_train.features, reference),
+        **compare_classes(seen.classes, bench.seen.classes, bench.train),
         **estimate(pairs.within_x / pairs.within_y, "diversity"),
+        "judge": judge.name,
     }
 
 
@@ -220,12 +237,6 @@ def nearest_classes(images: Tensor, train: Source, nearest_of_all: Tensor) -> Te
         return train.labels[nearest_of_all]
     known = train.take(labelled.nonzero().squeeze(1))
     return known.labels[nearest(images, known.pixels())[1]]
-
-
-def classify_features(judge: Judge, features: Tensor) -> Tensor:
-    """Return the most likely class [N] of images with these features [N, D]."""
-    with torch.no_grad():
-        return judge.model.head(features).argmax(1)
 
 
 def with_held_out(bench: Benchmark, x: Tensor, y: Tensor, kernel: Kernel, name: str) -> PairMeans:

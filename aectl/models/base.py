@@ -241,6 +241,14 @@ class Classifies(Protocol):
 
 
 @runtime_checkable
+class ClassifiesCodes(Protocol):
+    """Predicts the classes of images from their codes alone, as `classify` does from the images."""
+
+    def classify_codes(self, z: Tensor) -> Tensor:
+        """Return class logits [N, classes] for codes [N, code]."""
+
+
+@runtime_checkable
 class Energy(Protocol):
     """Computes energies of images, i.e. unnormalised negative log-densities."""
 

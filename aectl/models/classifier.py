@@ -54,6 +54,10 @@ class Classifier(Model):
         """Return class logits [N, classes] for images [N, C, H, W]."""
         return self.head(self.encoder(x))
 
+    def classify_codes(self, z: Tensor) -> Tensor:
+        """Return class logits [N, classes] for features [N, code]."""
+        return self.head(z)
+
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         logits = self.classify(batch.x if self.noise is None else self.noise(batch.x, rng)).float()
         loss = cross_entropy(logits, batch.y, self.smoothing)

@@ -119,4 +119,4 @@ def test_random_numbers_depend_on_the_seed_and_on_their_names_alone():
 
 def test_features_need_a_judge():
     with pytest.raises(Unmeasured, match="no judge was given"):
-        _ = Subject(Everything(), Benchmark(images(), images(), cache=Cache())).features
+        _ = Subject(Everything(), Benchmark(images(), images(), cache=Cache())).seen

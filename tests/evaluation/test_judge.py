@@ -29,8 +29,11 @@ def test_a_judge_sees_features_and_classes():
     judge = load_judge("mnist")
     assert judge.name == f"mnist-{DIGESTS['mnist'][:8]}"
     x = Rng(0).uniform(7, 1, 28, 28)
-    assert judge.features(x).shape == (7, 128)
-    assert judge.classes(x).shape == (7,)
+    features, classes = judge.see(x)
+    assert features.shape == (7, 128)
+    assert torch.equal(features, judge.features(x))
+    # From the features or from the images.
+    assert torch.equal(classes, judge.model.classify(x).argmax(1))
     assert not judge.model.training
 
 
