@@ -20,7 +20,7 @@ SAFE = re.compile(r"[\w./@%+,:=-]+")
 """Words without characters that are special to a shell."""
 CHOICE = re.compile(r"\w+=\w+|[\w.]+\._target_=[\w.]+")
 """An override that chooses an option of a group, or a class of the user's own."""
-RUN_KEYS = ("run", "resume", "init_from")
+RUN_KEYS = ("run", "resume", "init_from", "judge")
 """Keys whose value is a run."""
 
 

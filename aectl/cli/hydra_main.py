@@ -23,7 +23,7 @@ from aectl.runs.run import find_run
 SWEEP_PREFIXES = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweeper.", "hydra.sweep.")
 """Prefixes of keys that only a sweep has."""
 
-PATHS = ("run", "images")
+PATHS = ("run", "images", "judge")
 """Keys of eval and sample that hold one or several paths."""
 
 PATH_ENDS = (".root", ".path", "_root", "_path", "init_from")

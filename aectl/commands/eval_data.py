@@ -9,13 +9,14 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from aectl.commands.eval_judge import choose_judge, log_accuracy
 from aectl.config import ConfigError, build, conf_dir
 from aectl.data import downloads
 from aectl.data.datasets import Source
 from aectl.data.downloads import DataError
 from aectl.evaluation.baseline_cache import Cache, cache_folder
 from aectl.evaluation.context import Benchmark, digest
-from aectl.evaluation.judge import load_judge
+from aectl.evaluation.judge import Judge
 from aectl.rng import Rng
 from aectl.runs.loading import LoadedRun, drop_incomplete_root
 
@@ -39,15 +40,18 @@ def build_benchmark(opened: LoadedRun, config: DictConfig, with_outliers: bool =
     train = dataset.split("train", device)
     if config.quick:
         train, held_out = take_subset(train, QUICK_LIMITS["train"]), take_subset(held_out, QUICK_LIMITS["images"])
-    return Benchmark(
+    bench = Benchmark(
         train,
         held_out,
         load_outliers(opened, config) if with_outliers else {},
-        load_judge(dataset.name, device),
+        choose_judge(config, opened, held_out),
         Cache(cache_folder(digest(train, held_out))),
         config.seed,
         dataset.exclude,
     )
+    if config.judge is not None and isinstance(bench.judge, Judge):
+        log_accuracy(bench, bench.judge, config.split)
+    return bench
 
 
 def take_subset(source: Source, count: int) -> Source:

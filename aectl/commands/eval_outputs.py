@@ -18,11 +18,11 @@ from aectl.figures.style import default_style, save
 from aectl.html_report import render
 from aectl.runs.loading import LoadedRun
 from aectl.runs.metrics_json import is_number, metrics_of_table, origin_note
+from aectl.runs.run import find_run
 from aectl.system import atomic_write
 from aectl.system.terminal import display_path
 from aectl.tensorboard import evaluation
 from aectl.training.metrics_csv import METRICS_CSV
-
 
 def page_name(config: DictConfig) -> str:
     """Return the file name of the page; a quick evaluation has a separate page."""
@@ -94,8 +94,9 @@ def quote_command(stored: str) -> str:
 def eval_command(folder: Path, config: DictConfig) -> str:
     """Return the shell command that repeats this evaluation with all tables."""
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else [f"split={config.split}"]
-    kept = [word for word in typed if word.lstrip("+~").partition("=")[0] not in ("run", "only", "again")]
-    return shlex.join(["aectl", "eval", f"run={display_path(folder)}", *kept])
+    kept = [word for word in typed if word.lstrip("+~").partition("=")[0] not in ("run", "judge", "only", "again")]
+    judge = [f"judge={display_path(find_run(config.judge))}"] if config.judge else []
+    return shlex.join(["aectl", "eval", f"run={display_path(folder)}", *judge, *kept])
 
 
 def anomaly_scores(subject: Subject) -> dict[str, Any]:

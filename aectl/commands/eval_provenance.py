@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from aectl.config.untrusted_files import SparseFileError, file_digest
 from aectl.evaluation.baseline_cache import VERSION
 from aectl.evaluation.registry import SETTINGS
 from aectl.runs.metrics_json import find_damage, tables_of
-from aectl.runs.run import Run, now, package_versions
+from aectl.runs.run import Run, find_run, now, package_versions
 
 CHECKPOINTS = CHOICES["checkpoint"]
 
@@ -58,8 +59,29 @@ def weights_digest(run: Run, checkpoint: str) -> str:
 
 def table_settings(table: str, config: DictConfig) -> str:
     """Return the settings that a table depends on, e.g. `seed=0 nll_images=1000 nll_samples=1000`."""
-    others = ("data",) if config.data == "changed" else ()
-    return " ".join(f"{key}={config[key]}" for key in ("seed", *SETTINGS.get(table, ()), *others))
+    found = {key: config[key] for key in ("seed", *SETTINGS.get(table, ()))}
+    if found.get("judge", "") is None:
+        del found["judge"]
+    elif "judge" in found:
+        found["judge"] = judge_name(config)
+    if config.data == "changed":
+        found["data"] = config.data
+    return " ".join(f"{key}={value}" for key, value in found.items())
+
+
+def find_judge(config: DictConfig) -> Run:
+    """Return the run that `judge` names; raises ConfigError if there is none."""
+    try:
+        return Run(find_run(config.judge))
+    except ConfigError as error:
+        raise ConfigError(f"judge: {error}") from error
+
+
+def judge_name(config: DictConfig) -> str:
+    """Return the name of the run that `judge` names with the first digits of the digest of its best checkpoint."""
+    run = find_judge(config)
+    name = re.sub(r"[^\w.+-]+", "_", run.folder.absolute().name)[:40]
+    return f"{name}-{weights_digest(run, 'best')[:8]}"
 
 
 def fingerprint(table: str, run: Run, config: DictConfig, weights: str) -> str:

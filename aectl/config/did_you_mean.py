@@ -85,6 +85,7 @@ MEANINGS: dict[str, str] = {
     "set subset": "split dataset",
     "which weights_from": "checkpoint",
     "importance_draws nll_draws": "nll_samples",
+    "classifier judge_run feature_extractor inception": "judge",
     "ood outlier anomalies anomaly": "outliers",
     "format onnx": "export",
     "force overwrite redo recompute": "again",

@@ -87,6 +87,11 @@ class EvalConfig:
     outliers: str | None = setting(
         "auto", "data set of out-of-distribution images: auto (the counterpart of the run's) or none"
     )
+    judge: str | None = setting(
+        None,
+        "a run of aectl train experiment=judge, or of another classifier, whose features compare samples and images; "
+        "null: the classifier that comes with aectl for the data set, if any",
+    )
     quick: bool = setting(False, "evaluate fewer images and samples; stored separately from full evaluations")
     again: bool = setting(False, "evaluate again, instead of printing stored tables")
     yes: bool = setting(False, "evaluate more than twenty runs without asking")

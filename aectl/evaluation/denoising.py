@@ -218,6 +218,7 @@ EVALUATIONS = (
         FIDELITY,
         order=20,
         headline=HEADLINE,
+        settings=("judge",),
     ),
     Evaluation(
         "noises", "denoising, PSNR in dB under each noise", (Reconstructs,), measure_each_noise, UNDER_EACH, order=30

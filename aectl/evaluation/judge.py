@@ -49,6 +49,11 @@ class Judge:
     model: Model
     is_shipped: bool = True
 
+    @property
+    def digest(self) -> str:
+        """The end of the name, which identifies the weights."""
+        return self.name.rpartition("-")[2]
+
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Return the features [N, D] of images [N, C, H, W], pixels in [0, 1]."""

@@ -25,6 +25,7 @@ FIDELITY = (
     Metric("psnr_image", "mean over images of each one's PSNR", "higher", "dB", detail=True),
     Metric("ssim", "mean structural similarity, 1 for equal images", "higher"),
     Metric("perceptual", "squared distance in the judge's features, relative to their size", "lower"),
+    Metric("perceptual_*", "the same in the features of the judge with this digest", "lower"),
 )
 """What `fidelity` returns."""
 ANGLE = Metric(
@@ -99,7 +100,7 @@ def fidelity(clean: Tensor, restored: Tensor, judge: Judge | None = None, seen: 
     `mse` is per pixel. `psnr` is computed from the mean MSE, `psnr_image` is the mean of the PSNR of each image, in dB.
     `ssim` is the mean structural similarity (Wang et al. 2004), left out for images with a side of fewer than 5
     pixels. With a judge, `perceptual` is the mean of ‖φ(x) - φ(x̂)‖² / ‖φ(x)‖², where φ are its features; `seen` are
-    the features of the clean images, if known.
+    the features of the clean images, if known. The name of the column distinguishes judges that are not shipped.
     """
     errors = (clean - restored).square().flatten(1).mean(1).double()
     # A perfect image would make the mean infinite; 1e-10 is 100 dB.
@@ -108,7 +109,8 @@ def fidelity(clean: Tensor, restored: Tensor, judge: Judge | None = None, seen: 
     if min(clean.shape[2:]) >= NARROWEST:
         row["ssim"] = ssim(clean, restored)
     if judge is not None:
-        row |= mean_ci95(perceptual(judge, clean, restored, seen), "perceptual")
+        column = "perceptual" if judge.is_shipped else f"perceptual_{judge.digest}"
+        row |= mean_ci95(perceptual(judge, clean, restored, seen), column)
     return row
 
 
@@ -151,6 +153,13 @@ def perceptual(judge: Judge, clean: Tensor, restored: Tensor, seen: Tensor | Non
 
 EVALUATIONS = (
     Evaluation(
-        "reconstruction", "reconstruction", (Reconstructs,), measure, (*FIDELITY, ANGLE), order=10, headline=HEADLINE
+        "reconstruction",
+        "reconstruction",
+        (Reconstructs,),
+        measure,
+        (*FIDELITY, ANGLE),
+        order=10,
+        headline=HEADLINE,
+        settings=("judge",),
     ),
 )

@@ -153,20 +153,22 @@ def compare_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position:
         **estimate(-pairs.discrepancy(), "energy"),
         **estimate(pairs.within_x / pairs.within_y, "diversity"),
         **{"nearest_train": middle, "nearest_train_ci95": (high - low) / 2},
-        **copied_share(bench, images, bench.train.pixels(), bench.held_out.pixels()),
+        **copied_share(bench, images, bench.train.pixels(), bench.held_out.pixels(), distance),
         **mean_ci95(100 * (distance > usual.quantile(0.99)).double(), "strays"),
         **count_modes(bench, images, position),
     }
 
 
-def copied_share(bench: Benchmark, samples: Tensor, train: Tensor, held_out: Tensor) -> Row:
+def copied_share(
+    bench: Benchmark, samples: Tensor, train: Tensor, held_out: Tensor, distance: Tensor | None = None
+) -> Row:
     """Return `memorisation` of samples, all given as vectors of all training and held-out images.
 
     Empty if most held-out images equal a training image, as with split=train. Held-out images of excluded classes do
     not count: they differ from training images anyway.
     """
     known = held_out_nearest(bench)[0] == 0
-    return {} if known.float().mean() > 0.5 else memorisation(samples, train, held_out[~bench.is_excluded])
+    return {} if known.float().mean() > 0.5 else memorisation(samples, train, held_out[~bench.is_excluded], distance)
 
 
 def count_modes(bench: Benchmark, images: Tensor, position: Tensor) -> Row:
@@ -283,6 +285,9 @@ EVALUATIONS = (
         IN_FEATURES,
         order=100,
         headline=HEADLINE_IN_FEATURES,
+        settings=("judge",),
     ),
-    Evaluation("classes", "classes of samples, in %", (Samples,), classes, CLASS_SHARES, order=120),
+    Evaluation(
+        "classes", "classes of samples, in %", (Samples,), classes, CLASS_SHARES, order=120, settings=("judge",)
+    ),
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 from aectl.config import ConfigError
 from aectl.config.untrusted_files import read_json
-from aectl.runs.run import OUTPUTS, RECORD, Run, find_run, find_runs_by_name, iterate_runs, last_start
+from aectl.runs.run import OUTPUTS, RECORD, Run, find_run, find_runs_by_name, iterate_runs, last_start, suggest_run
 from aectl.runs.run_json import FORMAT, NewerFormat, check_format
 from aectl.system.file_lock import FileLock, Timeout
 from aectl.system.terminal import display_path, format_significant, make_console
@@ -198,7 +198,11 @@ def find_named_runs(item: str) -> Iterable[Path]:
     # Runs inside a run's folder are not listed.
     runs = sorted((run for run in found if found.isdisjoint(run.parents)), key=natural_sort_key)
     if not runs:
-        what = "it does not exist" if not places else f"no run.json in it or up to {SEARCH_DEPTH} levels below"
+        what = (
+            f"it does not exist{suggest_run(item)}"
+            if not places
+            else f"no run.json in it or up to {SEARCH_DEPTH} levels below"
+        )
         raise ConfigError(f"'{item}' names no run: {what}")
     return runs
 

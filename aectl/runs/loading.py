@@ -227,14 +227,19 @@ def check_single_process(config: DictConfig) -> None:
 def open_run(config: DictConfig) -> LoadedRun:
     """Load the run that a command's config names on its device; warns if the run is not finished."""
     run = Run(find_run(config.run))
-    check_links(run.folder)
     check_single_process(config)
     device = build_device(config)
-    model, state = load_run(run, config.checkpoint, device.torch, trusted_modules(config))
+    opened = open_checkpoint(run, config.checkpoint, device, trusted_modules(config), config.data == "changed")
     if (status := run.record.get("status")) != "done":
-        log.warning("this run is not finished (%s): using the weights after epoch %d", status, state["epoch"])
-    trust = trusted_modules(config)
-    return LoadedRun(run, run.config(trust), model, state, device, config.data == "changed", tuple(trust))
+        log.warning("this run is not finished (%s): using the weights after epoch %d", status, opened.state["epoch"])
+    return opened
+
+
+def open_checkpoint(run: Run, name: str, device: Device, trust: list[str], may_change: bool = False) -> LoadedRun:
+    """Load a checkpoint of a run, which may be a stranger's; `may_change` allows data that differ from its record's."""
+    check_links(run.folder)
+    model, state = load_run(run, name, device.torch, trust)
+    return LoadedRun(run, run.config(trust), model, state, device, may_change, tuple(trust))
 
 
 def trusted_modules(config: DictConfig) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from aectl.config import ConfigError
+from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.untrusted_files import is_link_within, read_config, read_json, read_text, to_json
 from aectl.runs.run_json import FORMAT, check_record
 from aectl.system import atomic_write
@@ -163,7 +164,7 @@ def find_run(text: str) -> Path:
             if len(called) > 1:
                 raise ConfigError(f"'{text}' names {len(called)} runs\n  type one of {', '.join(map(str, called))}")
         if not (folder / RECORD).is_file():
-            what = "holds no run.json" if folder.is_dir() else "does not exist"
+            what = "holds no run.json" if folder.is_dir() else f"does not exist{suggest_run(text)}"
             if (folder / ".hydra").is_dir():
                 what += "; it was stopped before its first step: run its command again"
             raise ConfigError(f"'{text}' is not a run: the folder {what}")
@@ -179,6 +180,11 @@ def find_run(text: str) -> Path:
 def find_runs_by_name(name: str) -> list[Path]:
     """Return the folders in outputs/ of the runs with this `name=`; empty if `name` is a path."""
     return [folder for folder in iterate_runs() if folder.name == name] if Path(name).name == name else []
+
+
+def suggest_run(name: str) -> str:
+    """Return `; did you mean 'X'?` with the run in outputs/ whose name is nearest to `name`, if one is near."""
+    return suggest_nearest(name, {folder.name for folder in iterate_runs()})
 
 
 def last_start(folder: Path) -> str:
