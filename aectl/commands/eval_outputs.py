@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from aectl.evaluation import anomaly
 from aectl.evaluation.context import Subject, Unmeasured
+from aectl.evaluation.precision_recall import realism
 from aectl.figures.anomaly import anomaly_figure
+from aectl.figures.image_grids import ranked_samples
 from aectl.figures.model_figures import draw
 from aectl.figures.style import default_style, save
 from aectl.html_report import render
@@ -23,6 +26,9 @@ from aectl.system import atomic_write
 from aectl.system.terminal import display_path
 from aectl.tensorboard import evaluation
 from aectl.training.metrics_csv import METRICS_CSV
+
+REALISM = "samples_by_realism.png"
+
 
 def page_name(config: DictConfig) -> str:
     """Return the file name of the page; a quick evaluation has a separate page."""
@@ -51,6 +57,10 @@ def write_outputs(
     if not found and "anomalies" in current:
         # The table and its figures are from an earlier evaluation, and still valid.
         paths += sorted(folder.glob("anomalies_*.png"))
+    if "distances" in section and "distances" in made:
+        paths.append(save(realism_figure(subject), folder / REALISM))
+    elif "distances" in current and (folder / REALISM).is_file():
+        paths.append(folder / REALISM)
     pr_curves = None if "anomalies" in current and "anomalies" not in made else found
     scalars = {
         f"eval/{table}/{measure}": value
@@ -80,6 +90,14 @@ def write_outputs(
         section=section,
         figures=paths,
     )
+
+
+def realism_figure(subject: Subject) -> Figure:
+    """Return the figure of the samples that are the most and the least real by the judge, next to random ones."""
+    scores = realism(subject.seen.features, subject.bench.seen.features)
+    judge = subject.bench.judged().name
+    title = f"{len(scores):,} samples by their realism (Kynkäänniemi et al. 2019) in the features of the judge {judge}"
+    return ranked_samples(subject.samples, scores, title)
 
 
 def quote_command(stored: str) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aectl.evaluation.context import Row
+from aectl.evaluation.context import CHUNK, Row
 from aectl.evaluation.distances import GROUPS, estimate, groups, left_out
 from aectl.metric import Metric
 
@@ -64,6 +64,23 @@ def precision_recall(x: Tensor, y: Tensor) -> Row:
         **estimate(density, "density"),
         **estimate(hit_percentage([[one.covered for one in row] for row in turned]), "coverage"),
     }
+
+
+def realism(x: Tensor, y: Tensor) -> Tensor:
+    """Return the realism [N] of samples `x` [N, D], given real vectors `y` [M, D] (Kynkäänniemi et al. 2019).
+
+    It is the largest ratio of a ball's radius to the sample's distance from its centre: at least 1 on the manifold. Of
+    the balls, only the smaller half counts, since large ones belong to rare images.
+    """
+    centre = y.double().mean(0)
+    real = balls(y.double() - centre)
+    centres, squares = torch.cat([part.centres for part in real]), torch.cat([part.radii for part in real])
+    small = squares <= squares.median()
+    parts = (
+        (squares[small] / squared_distances(part, centres[small])).amax(1)
+        for part in (x.double() - centre).split(CHUNK)
+    )
+    return torch.cat([*parts]).sqrt()
 
 
 def balls(x: Tensor) -> list[Balls]:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from aectl.figures import examples, style
+from aectl.system.terminal import format_significant
 
 TILE = 84
 """Approximate side of a small image in pixels, after enlarging by an integer factor."""
@@ -39,6 +40,22 @@ def image_grid(images: Tensor, rows: int, title: str) -> Figure:
     columns = -(-len(images) // rows)
     blank = images.new_ones(rows * columns - len(images), *images.shape[1:])
     return sheet(torch.cat([images, blank]).view(rows, columns, *images.shape[1:]), title)
+
+
+def ranked_samples(images: Tensor, scores: Tensor, title: str, columns: int = 10, rows: int = 3) -> Figure:
+    """Show the images [N, C, H, W] with the highest scores [N], the first ones, and those with the lowest scores.
+
+    Each of the three parts has up to `rows` rows, from higher to lower scores in the first and the last.
+    """
+    columns = min(columns, len(images))
+    shown = columns * min(rows, len(images) // columns)
+    order = scores.argsort(descending=True)
+    parts = {"highest": order[:shown], "random": torch.arange(shown, device=order.device), "lowest": order[-shown:]}
+    labels = []
+    for name, chosen in parts.items():
+        low, high = (format_significant(float(end)) for end in (scores[chosen].min(), scores[chosen].max()))
+        labels += [f"{name}\n{high} … {low}", *[""] * (shown // columns - 1)]
+    return sheet(images[torch.cat([*parts.values()])].unflatten(0, (-1, columns)), title, labels=labels)
 
 
 def interpolations(images: Tensor, title: str) -> Figure:

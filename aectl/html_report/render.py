@@ -45,6 +45,7 @@ __all__ = ["format_device", "format_git", "format_time", "format_versions", "wri
 CAPTIONS = {
     "reconstructions": "Held-out images, the model's input, and its reconstructions.",
     "samples": "Samples drawn from the model.",
+    "samples_by_realism": "The samples that the judge finds most and least real, and random ones.",
     "interpolations": "Decoded codes on the path from one code to another.",
     "latent_grid": "A grid of codes, decoded.",
     "field": "Reconstruction minus input at each point of the plane.",

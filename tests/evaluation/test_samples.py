@@ -15,7 +15,7 @@ from aectl.evaluation.context import Benchmark, Subject, Unmeasured
 from aectl.evaluation.distances import GROUPS, cubic, estimate, frechet, frechet_of_moments, groups, pair_means
 from aectl.evaluation.judge import Judge
 from aectl.evaluation.nearest_neighbours import nearest
-from aectl.evaluation.precision_recall import precision_recall
+from aectl.evaluation.precision_recall import precision_recall, realism
 from aectl.evaluation.sample_baselines import sample_baselines
 from aectl.models.base import Model
 from aectl.models.classifier import Classifier
@@ -200,6 +200,16 @@ def test_precision_and_recall_are_those_of_the_definition():
     assert row["recall"] == pytest.approx(100 * float((between <= x_radii[:, None]).any(0).float().mean()))
     assert row["density"] == pytest.approx(float(inside.float().sum(1).mean()) / 3)
     assert row["coverage"] == pytest.approx(100 * float(inside.any(0).float().mean()))
+
+
+def test_realism_is_that_of_the_definition():
+    x, y = normal(90, 0), normal(121, 1)
+    radii = torch.cdist(y, y).sort(1).values[:, 3]
+    small = radii <= radii.median()
+    expected = (radii[small] / torch.cdist(x, y[small])).amax(1)
+    assert torch.allclose(realism(x, y), expected.double(), rtol=1e-4)
+    # The more a sample is like the data, the more real it is.
+    assert realism(2 * x, y).median() < realism(x, y).median() < realism(0.5 * x, y).median()
 
 
 def test_the_nearest_image_is_found_and_a_copy_is_at_distance_zero():

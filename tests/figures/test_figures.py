@@ -179,3 +179,21 @@ def test_learning_curves_bear_missing_values_but_not_a_run_without_epochs(tmp_pa
     table.write_text("epoch,stage,train/loss\n")
     with pytest.raises(ValueError, match="no finished epoch"):
         learning_curves(table)
+
+
+def test_samples_are_shown_from_the_highest_score_to_the_lowest():
+    scores = torch.linspace(0, 1, 100)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
+    figure = image_grids.ranked_samples(scores.view(-1, 1, 1, 1).expand(-1, 1, 8, 8), scores, "title")
+    (axes,) = figure.axes
+    pixels = axes.images[0].get_array()
+    shown = torch.from_numpy(pixels[::9, ::9, 0]).flatten()
+    order = scores.sort(descending=True).values
+    assert torch.allclose(shown, torch.cat([order[:30], scores[:30], order[-30:]]))
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[::3] == [
+        "highest\n1.000 … 0.7071",
+        "random\n0.9798 … 0.08081",
+        "lowest\n0.2929 … 0",
+    ]
+    few = image_grids.ranked_samples(torch.rand(4, 3, 8, 8), torch.rand(4), "few")
+    assert few.axes[0].images[0].get_array().shape[:2] == (3 * 9 - 1, 4 * 9 - 1)
