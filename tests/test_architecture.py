@@ -17,6 +17,7 @@ LAYERS = [
     {"parallel", "config"},
     {"models"},
     {"data"},
+    {"densities"},
     {"sampling", "training"},
     {"runs", "figures"},
     {"evaluation", "leaderboard", "html_report", "tensorboard"},

@@ -642,7 +642,7 @@ def test_python_m_aectl(tmp_path):
         ("eval figures=", ["true", "false"]),
         ("sample kind=", ["all", *KINDS]),
         ("sample path=", ["auto", "linear", "spherical"]),
-        ("sample density=g", ["gaussian", "gmm"]),
+        ("sample density=g", ["gaussian"]),
         ("train model.loss=", ["mse", "bce"]),
         ("train model=gan model.loss=", list(LOSSES)),
         ("train model=vae model.likelihood=", ["bernoulli", "gaussian"]),

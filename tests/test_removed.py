@@ -1,11 +1,12 @@
 """Options of older versions: a command that types one is refused in a line, a stored sweep that has one resumes."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
-from aectl.config.removed import replace_removed
+from aectl.config.removed import replace_removed, replace_renamed
 from aectl.sweep.plan import plan_jobs, restore_folders, write_plan
 from tests.typed import QUICK, jobs, record, rows, type_in
 
@@ -27,6 +28,13 @@ def test_a_removed_option_is_refused_in_a_line_that_names_another(aectl, typed, 
     (line,) = err.splitlines()
     assert line.startswith(f"aectl: {first}") and "sweep=local" in line
     assert not Path("outputs").exists()
+
+
+def test_a_renamed_value_still_works_and_is_told_its_new_name(caplog):
+    caplog.set_level(logging.INFO)
+    words = ["run=latest", "density=gmm", "components=3"]
+    assert replace_renamed(words) == ["run=latest", "density=mixture", "components=3"]
+    assert caplog.messages == ["density=gmm is called density=mixture now"]
 
 
 def test_a_job_that_was_planned_as_fused_keeps_its_folder(tmp_path):

@@ -124,48 +124,6 @@ def test_without_an_encoder_a_traversal_covers_the_prior_about_zero():
     torch.testing.assert_close(made["codes"], torch.linspace(-2, 2, 10)[None, :, None] * torch.eye(3)[:, None])
 
 
-def clusters(rng, n=4000):
-    """Codes [n, 2]: a quarter about (0, 0), the others about (10, 4), with correlated spreads."""
-    chosen = (rng.uniform(n) < 0.25)[:, None]
-    noise = rng.normal(n, 2) @ torch.tensor([[1.0, 0.5], [0.0, 0.3]])
-    return torch.where(chosen, noise, torch.tensor([10.0, 4.0]) - noise)
-
-
-def test_a_mixture_finds_the_clusters_and_a_gaussian_does_not():
-    codes = clusters(Rng(0))
-    drawn = draw.Mixture.fitted(codes, 2, seed=0).sample(20_000, Rng(1))
-    first = drawn[:, 0] < 5
-    assert float(first.float().mean()) == pytest.approx(0.25, abs=0.03)
-    for part in (first, ~first):
-        same = (codes[:, 0] < 5) == (part is first)
-        torch.testing.assert_close(drawn[part].mean(0), codes[same].mean(0), atol=0.1, rtol=0)
-        torch.testing.assert_close(drawn[part].T.cov(), codes[same].T.cov(), atol=0.1, rtol=0)
-    between = (drawn[:, 0] > 4) & (drawn[:, 0] < 6)
-    single = draw.Mixture.fitted(codes, 1, seed=0).sample(20_000, Rng(1))
-    assert float(between.float().mean()) < 0.001
-    assert float(((single[:, 0] > 4) & (single[:, 0] < 6)).float().mean()) > 0.05
-
-
-def test_the_gaussian_of_wide_codes_has_their_mean_and_whole_covariance():
-    code = draw.MAX_DIRECTIONS + 16
-    codes = Rng(0).normal(3000, code) @ (Rng(1).normal(code, code) / code**0.5) + 7
-    drawn = draw.Mixture.fitted(codes, 1, seed=0).sample(100_000, Rng(2))
-    torch.testing.assert_close(drawn.mean(0), codes.mean(0), atol=0.05, rtol=0)
-    torch.testing.assert_close(drawn.T.cov(), codes.T.cov(), atol=0.1, rtol=0)
-
-
-def test_temperature_scales_the_spread_about_each_mean():
-    fitted = draw.Mixture.fitted(clusters(Rng(0)), 2, seed=0)
-    warm, cold = fitted.sample(100, Rng(1), 1.0), fitted.sample(100, Rng(1), 0.0)
-    assert len(cold.unique(dim=0)) == 2
-    torch.testing.assert_close(fitted.sample(100, Rng(1), 0.5), (warm + cold) / 2, atol=1e-4, rtol=0)
-
-
-def test_codes_that_are_all_equal_are_drawn_as_they_are():
-    drawn = draw.Mixture.fitted(torch.full((50, 3), 2.0), 4, seed=0).sample(10, Rng(0))
-    torch.testing.assert_close(drawn, torch.full((10, 3), 2.0), atol=0.01, rtol=0)
-
-
 def test_a_density_needs_as_many_images_as_components():
     made = draw.sample_density(Plane(), request(train=source(), density="gaussian", components=99))
     assert made["images"].shape == (20, *SHAPE)
@@ -283,7 +241,7 @@ def test_every_file_is_the_same_the_second_time_and_another_with_another_seed(ae
     assert aectl("train", "resume=latest", "epochs=3")[0] == 0
     made = []
     for seed in (0, 0, 1):
-        code, out, err = aectl(*SAMPLE, f"seed={seed}", "n=20", "components=3", "steps=5")
+        code, out, err = aectl(*SAMPLE, f"seed={seed}", "n=20", "density=gmm", "components=3", "steps=5")
         assert code == 0, out + err
         made.append(contents())
     assert set(made[0]) == {f"{kind}.{ending}" for kind in KINDS for ending in ("png", "npz")} | {"training.gif"}
@@ -303,7 +261,7 @@ def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl, traine
     assert "no effect" not in out + err
     assert np.load(find_run("latest") / "samples/density.npz")["images"].shape == (9, 1, 8, 8)
     model = KINDS["density"].title(None, request(train=source(), density="gaussian"))
-    assert model == "Drawn from a Gaussian fitted afterwards to the codes of 40 training images, not from a prior"
+    assert model == "Drawn from a Gaussian fitted to the codes of 40 training images, not from a prior"
     assert set(contents()) == {"density.png", "density.npz"}
     code, out, err = aectl(*SAMPLE, "kind=density", "components=5000")
     assert code != 0
@@ -319,7 +277,7 @@ def test_an_autoencoder_samples_from_a_density_said_to_be_no_prior(aectl, traine
         (("kind=manifold",), "cannot draw its manifold: its code is not two-dimensional (model.code=2)\n"),
         (("kind=chian",), "no pictures called 'chian'; did you mean 'chain'?"),
         (("path=round",), "path must be one of auto, linear, spherical, not 'round'"),
-        (("density=flow",), "density must be one of gaussian, gmm, not 'flow'"),
+        (("density=gausian",), "density must be one of gaussian, mixture, not 'gausian'"),
         (("steps=0",), "steps must be at least 1, not 0"),
         (("burn_in=-1",), "burn_in must be at least 0, not -1"),
         (("thinning=0",), "thinning must be at least 1, not 0"),

@@ -118,7 +118,7 @@ def run_command(command: str, arguments: Sequence[str], is_job: bool = False, im
     )
     from aectl.config import ConfigError
     from aectl.config.overrides import IMPORTS_HERE, MULTIRUN, TRUST, split_flags
-    from aectl.config.removed import check_removed
+    from aectl.config.removed import check_removed, replace_renamed
     from aectl.system.matplotlibrc import ignore_matplotlibrc
 
     ignore_matplotlibrc()
@@ -146,6 +146,8 @@ def run_command(command: str, arguments: Sequence[str], is_job: bool = False, im
         if command == "train":
             overrides = expand_short_keys(overrides)
             check_output_subdir(overrides)
+        if command == "sample":
+            overrides = replace_renamed(overrides)
         check_name(overrides)
         check_booleans(command, overrides)
         overrides = admit_new_keys(overrides)

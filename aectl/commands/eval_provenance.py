@@ -19,6 +19,7 @@ from aectl.commands.eval_columns import add_descriptions
 from aectl.config import ConfigError, to_plain
 from aectl.config.schema import CHOICES
 from aectl.config.untrusted_files import SparseFileError, file_digest
+from aectl.densities import CodeDensities
 from aectl.evaluation.baseline_cache import VERSION
 from aectl.evaluation.registry import SETTINGS
 from aectl.runs.metrics_json import find_damage, tables_of
@@ -96,6 +97,13 @@ def identify_data(run: Run, config: DictConfig) -> Any:
         return config.data
     known = run.record.get("data") or {}
     return {key: value for key, value in known.items() if key.endswith(("digest", "labels"))} or list_data_files(run)
+
+
+def open_densities(run: Run, config: DictConfig) -> CodeDensities:
+    """Return the densities of the codes of a run, kept in its folder unless its data may have changed."""
+    folder = None if config.data == "changed" else run.folder / "densities"
+    source = [weights_digest(run, config.checkpoint), identify_data(run, config)]
+    return CodeDensities(folder, json.dumps(source, sort_keys=True), config.seed)
 
 
 def list_data_files(run: Run) -> list[Any]:

@@ -13,6 +13,7 @@ import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from aectl.commands.eval_provenance import open_densities
 from aectl.config import ConfigError, conf_dir
 from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.schema import SampleConfig, check_ranges
@@ -139,6 +140,7 @@ def build_request(config: DictConfig, opened: LoadedRun, kinds: Sequence[str]) -
         burn_in=config.burn_in,
         thinning=config.thinning,
         train=found.get("train"),
+        densities=open_densities(opened.run, config),
         folder=opened.run.folder,
         **({"why_none": why_none} if why_none else {}),
     )

@@ -95,6 +95,7 @@ MEANINGS: dict[str, str] = {
     "class classes y digit target_class": "label",
     "type mode what": "kind",
     "n_gaussians mixture_components": "components",
+    "gmm gaussian_mixture mog": "mixture",
     "burnin": "burn_in",
     "thin": "thinning",
     # Options of groups, and other names.

@@ -1,11 +1,16 @@
-"""Options of older versions: refuse typed ones with a replacement, and replace stored ones."""
+"""Options of older versions: refuse typed ones with a replacement, and replace stored and renamed ones."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from aectl.config.instantiate import ConfigError
 
+log = logging.getLogger("aectl")
+
+RENAMED = {"density=gmm": "density=mixture"}
+"""Overrides whose value has another name now."""
 TOGETHER = ("together", "hydra.launcher.together")
 
 
@@ -29,6 +34,15 @@ def replace_removed(words: Iterable[str]) -> list[str]:
         is_fused = key in ("sweep", "hydra/launcher") and value == "fused"
         replaced.append(f"{key}{equals}local" if is_fused else word)
     return replaced
+
+
+def replace_renamed(words: Iterable[str]) -> list[str]:
+    """Return the words with new names of renamed values; logs a line for each."""
+    words = list(words)
+    for word in words:
+        if word in RENAMED:
+            log.info("%s is called %s now", word, RENAMED[word])
+    return [RENAMED.get(word, word) for word in words]
 
 
 def split_override(word: str) -> tuple[str, str, str]:

@@ -23,6 +23,11 @@ def setting(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"help": meaning})
 
 
+DENSITIES = ("gaussian", "mixture")
+"""Names in the registry of `aectl.densities`, repeated here because its modules import torch."""
+DENSITY_MEANINGS = "gaussian, or mixture (of Gaussians)"
+COMPONENTS_MEANING = "Gaussians of a mixture; null: one for each 200 training images, at most 50"
+
 # setting() calls dataclasses.field(), so instances share no mutable default.
 # ruff: noqa: RUF009
 
@@ -118,9 +123,9 @@ class SampleConfig:
     label: int | None = setting(None, "the class to sample, for a model trained with model.conditional=true; null: any")
     path: str = setting("auto", "interpolations: linear, spherical, or auto: spherical only between samples of a prior")
     density: str = setting(
-        "gmm", "density fitted to the codes of training images: gaussian, or gmm, a mixture of Gaussians"
+        "mixture", f"density fitted to the codes of training images and kept beside the run: {DENSITY_MEANINGS}"
     )
-    components: int = setting(10, "Gaussians in the mixture")
+    components: int | None = setting(None, COMPONENTS_MEANING)
     steps: int = setting(100, "steps of a chain")
     burn_in: int = setting(0, "steps of a chain before its first picture")
     thinning: int | None = setting(None, "steps of a chain between pictures; null: spread evenly over steps")
@@ -152,7 +157,7 @@ CHOICES = {
     "data": ("same", "changed"),
     "split": ("test", "valid", "train"),
     "path": ("auto", "linear", "spherical"),
-    "density": ("gaussian", "gmm"),
+    "density": DENSITIES,
 }
 NODE_KEYS = {
     **dict.fromkeys(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
+from aectl.densities import CodeDensities
 from aectl.rng import Rng
 
 STEPS = 10
@@ -30,7 +31,8 @@ class Request:
     - `temperature`: factor of the standard deviation of sampled codes.
     - `label`: class to sample.
     - `path`: linear, spherical, or auto for the default of the model.
-    - `density`: gaussian, or gmm with `components` Gaussians; fitted to the codes of the `train` images.
+    - `density`: gaussian, mixture or flow; fitted to the codes of the `train` images by `densities`.
+    - `components`: Gaussians of the mixture, None for a default.
     - `steps`, `burn_in`, `thinning`: a chain is shown over `steps` steps after its first `burn_in` steps, or, if
       `thinning` is set, every `thinning` steps.
     - `folder`: folder of the run, which has the images logged in training.
@@ -42,12 +44,13 @@ class Request:
     source: Source
     label: int | None = None
     path: str = "auto"
-    density: str = "gmm"
-    components: int = 10
+    density: str = "mixture"
+    components: int | None = None
     steps: int = 100
     burn_in: int = 0
     thinning: int | None = None
     train: Source | None = None
+    densities: CodeDensities = field(default_factory=CodeDensities)
     folder: Path | None = None
     why_none: str = "the run's dataset has no test images"
 
