@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aectl.metric import Metric
-from aectl.models.base import Batch, Group, Loss, Model, Stage
+from aectl.models.base import Batch, Group, Loss, Stage
+from aectl.models.conditional import Conditional
 from aectl.models.networks import Shape, check_repeats, has_batch_statistics
 from aectl.parallel import average
 from aectl.rng import Rng
@@ -115,7 +116,7 @@ class PenaltySchedule(nn.Module):
         self.count = int(state)
 
 
-class GAN(Model):
+class GAN(Conditional):
     """Generative adversarial network: min_G max_D E[log D(x)] + E[log(1 - D(G(z)))], z ~ N(0, I).
 
     `loss` selects the costs: `minimax` as in the lecture; `nonsaturating`, where G maximises log D(G(z)); `lsgan`,
@@ -156,7 +157,6 @@ class GAN(Model):
 
     averaging: Tensor
     followed: Tensor
-    shares: Tensor
 
     def __init__(
         self,
@@ -190,32 +190,16 @@ class GAN(Model):
         check_repeats("discriminator_steps", discriminator_steps)
         if not 0 <= averaging < 1:
             raise ValueError(f"averaging must lie in [0, 1), not {averaging}")
-        if conditional and not classes:
-            raise ValueError("conditional=true needs a dataset with classes")
+        width = code + self.set_classes(conditional, classes)
         self.code, self.discriminator_steps, self.noise = code, discriminator_steps, noise
-        self.conditional, self.gradient_norms = conditional, gradient_norms
-        self.generator = generator(shape=shape, code=code + classes if conditional else code)
+        self.gradient_norms = gradient_norms
+        self.generator = generator(shape=shape, code=width)
         self.discriminator = discriminator(shape=shape, code=classes if conditional else 1)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.register_buffer("averaging", torch.tensor(float(averaging)), persistent=False)
         self.register_buffer("followed", torch.zeros(()))
         # Without a schedule, steps can be recorded, and checkpoints are those of earlier versions.
         self.penalty_schedule = PenaltySchedule(penalty_every) if penalty_every > 1 else None
-        if conditional:
-            self.register_buffer("shares", torch.full((classes,), 1 / classes))
-
-    def prepare(self, batches: Iterable[Batch]) -> None:
-        """Store the class frequencies of the training images; raises ValueError if labels are missing."""
-        if not self.conditional:
-            return
-        y = torch.cat([batch.y for batch in batches])
-        counts = y[y >= 0].bincount(minlength=len(self.shares))
-        if not counts.any():
-            raise ValueError("model.conditional=true needs training images with labels, and there are none")
-        self.shares.copy_(counts / counts.sum())
-
-    def stages(self) -> Iterator[Stage]:
-        yield Stage(labelled=self.conditional)
 
     def groups(self, stage: Stage) -> dict[str, Group]:
         return {
@@ -228,10 +212,7 @@ class GAN(Model):
 
         A conditional model uses the classes y [N], by default the most frequent class.
         """
-        if self.conditional:
-            y = self.shares.argmax().expand(z.shape[0]) if y is None else y
-            z = torch.cat([z, F.one_hot(y, len(self.shares)).to(z)], 1)
-        return (self.generator if self.training else self.average)(z).sigmoid()
+        return (self.generator if self.training else self.average)(self.append_class(z, y)).sigmoid()
 
     def sample(self, n: int, *, rng: Rng, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Return G(z) for n draws z ~ N(0, temperature² I).
@@ -239,17 +220,7 @@ class GAN(Model):
         A conditional model uses the classes y [n], by default drawn with their training frequencies. Raises ValueError
         for a class without training images.
         """
-        if self.conditional and y is not None and (self.shares[y[y >= 0]] == 0).any():
-            raise ValueError("there were no training images of that class")
-        return self.decode(temperature * rng.normal(n, self.code), self.complete_labels(n, y, rng))
-
-    def complete_labels(self, n: int, y: Tensor | None, rng: Rng) -> Tensor | None:
-        """Return classes [n]: y, with missing ones (-1, or y=None) drawn by frequency; None if not conditional."""
-        if not self.conditional:
-            return None
-        edges = self.shares.cumsum(0)
-        drawn = torch.searchsorted(edges, rng.uniform(n) * edges[-1], right=True).clamp_max(len(edges) - 1)
-        return drawn if y is None else torch.where(y < 0, drawn, y)
+        return self.decode(temperature * rng.normal(n, self.code), self.draw_classes(n, y, rng))
 
     def corrupt(self, x: Tensor, rng: Rng) -> Tensor:
         """Return images x as the discriminator sees them: corrupted if the run has noise."""
