@@ -72,7 +72,6 @@ IN_FEATURES = (
 CLASS_SHARES = (
     Metric("class_*", "share of this class", unit="%", detail=True),
     Metric("smallest", "share of the rarest class", "higher", "%"),
-    JUDGE,
 )
 HEADLINE = Headline("samples", ENERGY, BASELINES, rank=6, about="samples: energy distance", goal=GOAL, words=WORDS)
 HEADLINE_IN_FEATURES = Headline(
@@ -118,9 +117,9 @@ def classes(subject: Subject) -> Rows:
         "held-out images": bench.cache.numbers("classes-held-out", held_out),
     }
     if isinstance(bench.judge, Judge):
-        name: Row = {"judge": bench.judge.name}
-        rows["model, by the judge"] = class_shares(subject.seen.classes, train) | name
-        rows["held-out images, by the judge"] = class_shares(bench.seen.classes, train) | name
+        by = "by the judge" if bench.judge.is_shipped else f"by {bench.judge.name}"
+        rows[f"model, {by}"] = class_shares(subject.seen.classes, train)
+        rows[f"held-out images, {by}"] = class_shares(bench.seen.classes, train)
     return rows
 
 
