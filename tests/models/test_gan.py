@@ -9,7 +9,14 @@ import torch
 from aectl.data.noise import Gaussian
 from aectl.models.base import Batch, Stage
 from aectl.models.gan import GAN, LOSSES, energy_distance
-from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
+from aectl.models.networks import (
+    ConvDecoder,
+    ConvEncoder,
+    DenseDecoder,
+    DenseEncoder,
+    ResizeDecoder,
+    StridedEncoder,
+)
 from aectl.rng import Rng
 from aectl.runs.run import find_run
 
@@ -234,6 +241,24 @@ def test_every_loss_trains_conditionally_with_convolutions_too(loss):
     # With as many fakes as images of each class, the slopes at the scores' own bias may cancel.
     still = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     assert still <= {"discriminator.head.0.bias"}
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_strided_discriminator_and_resizing_generator_train_on_colour_images_of_odd_sizes(residual):
+    torch.manual_seed(0)
+    networks = (
+        partial(ResizeDecoder, channels=[6, 4, 3], norm="batch", residual=residual),
+        partial(StridedEncoder, channels=[3, 4, 6], norm="spectral", residual=residual, minibatch_std=True),
+    )
+    settings = {"loss": "relativistic", "r1": 1, "r2": 1, "noise": Gaussian(0.1)}
+    model = GAN((3, 33, 50), 3, *networks, conditional=True, classes=4, **settings)
+    x, y = Rng(0).uniform(8, 3, 33, 50), torch.arange(8) % 4
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    play(model, Batch(x, y, torch.arange(8)), 1)
+    still = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    # Pairs of one class do not see a bias of scores.
+    assert still <= {"discriminator.head.0.bias", "shares"}
+    assert model.eval().sample(2, rng=Rng(1)).shape == (2, 3, 33, 50)
 
 
 def test_gradient_norms_are_those_of_backpropagation_and_of_the_slopes_by_hand():

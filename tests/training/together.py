@@ -34,6 +34,12 @@ VARIANTS = {
     ],
     "gan conditional": ["model=gan", "model.conditional=true", "model.gradient_norms=true"],
     "gan relativistic": ["model=gan", "model.loss=relativistic", "model.r1=1", "model.r2=1", "model.penalty_every=2"],
+    "gan minibatch_std": ["model=gan", "model.r1=1", "model.r2=1", "model.discriminator.minibatch_std=true"],
+    "gan_conv strided": [
+        *("model=gan_conv", "model.loss=relativistic", "model.generator._target_=aectl.models.networks.ResizeDecoder"),
+        *("model.discriminator._target_=aectl.models.networks.StridedEncoder", "~model.discriminator.pool"),
+        *("model.discriminator.norm=spectral", "+model.discriminator.minibatch_std=true"),
+    ],
     "rbm CD": ["model=rbm", "model.persistent=0", "noise=jitter"],
     "iwae 5": ["model=iwae", "model.samples=5"],
     "made sets": ["model=made", "model.masks=4"],
@@ -52,7 +58,7 @@ def source(shape):
 
 
 def weights(name, folder):
-    """Return what a model comes to in an epoch of two steps for each of its stages."""
+    """Return what a model comes to in an epoch of three steps for each of its stages."""
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         config = compose("train", ["dataset=digits", *RUNS[name]])
     check_ranges(config)
@@ -71,7 +77,8 @@ def weights(name, folder):
         device=Device("cpu", threads=1),
         folder=Path(folder),
         epochs=1,
-        batch_size=12,
+        # Each process has a group of MinibatchStd.
+        batch_size=8,
     )
     trainer.fit()
     logged = {key: value for key, value in trainer.metrics.items() if key != "seconds"}
