@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from aectl.config import ConfigError, accepts, build, check_signature, check_trusted, conf_dir, instantiate
 from aectl.config.import_name import locate
-from aectl.config.type_check import describe_type, fits
+from aectl.config.type_check import describe_type, fits, with_floats
 
 SOURCE = """
     class Net:
@@ -117,6 +118,30 @@ def test_lists_and_absent_nodes_are_looked_at_too():
 def test_values_and_hints(value, hint, fitting):
     assert fits(value, hint) == fitting
     assert describe_type(hint)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "passed"),
+    [
+        ([0, 0.5], tuple[float | str, float], [0.0, 0.5]),
+        ([0, 1], tuple[float, ...], [0.0, 1.0]),
+        ([0, 1], tuple[int | float, float], [0, 1]),
+        ([0, 1], tuple[int, ...], [0, 1]),
+        (["a", 1], tuple[str, float], ["a", 1]),
+        ([True, 1], tuple[float, float], [True, 1]),
+        (0, float, 0),
+    ],
+)
+def test_whole_numbers_in_a_tuple_of_floats_are_floats(value, hint, passed):
+    found = with_floats(value, hint)
+    assert found == passed
+    if isinstance(value, list):
+        assert list(map(type, found)) == list(map(type, passed))
+
+
+def test_betas_may_be_typed_without_a_decimal_point():
+    make = build({"_target_": "torch.optim.Adam", "_partial_": True, "betas": [0, 0.99]}, "optimizer")
+    assert make([torch.zeros(1)]).defaults["betas"] == (0.0, 0.99)
 
 
 def test_build_makes_nested_objects_and_passes_values_as_they_are():

@@ -23,7 +23,7 @@ from aectl.config.allowlist import (
 )
 from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.import_name import locate
-from aectl.config.type_check import describe_type, fits, get_hints
+from aectl.config.type_check import describe_type, fits, get_hints, with_floats
 from aectl.system.machine import NotEnoughMemory
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
@@ -66,6 +66,7 @@ def build(node: Any, path: str = "", **supplied: Any) -> Any:
     try:
         # Supplied values bypass OmegaConf, which copies objects and converts tuples to lists.
         make = instantiate(node, _convert_="all", _partial_=True, **build_allowlist(plain))
+        given = {**find_float_lists(target, plain), **given}
         return functools.partial(make, **given) if partial else make(**given)
     except InstantiationException as error:
         raise translate_error(error, path) from error
@@ -73,6 +74,13 @@ def build(node: Any, path: str = "", **supplied: Any) -> Any:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{locate_error(error, path)}: {error}") from error
+
+
+def find_float_lists(target: Callable[..., Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a plain node that `with_floats` changes."""
+    hints = get_hints(target)
+    changed = {key: with_floats(value, hints[key]) for key, value in plain.items() if key in hints}
+    return {key: value for key, value in changed.items() if value is not plain[key]}
 
 
 def translate_error(error: InstantiationException, path: str) -> Exception:

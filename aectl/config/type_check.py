@@ -57,6 +57,19 @@ def items_fit(values: collections.abc.Sequence[Any], origin: Any, arguments: tup
     return not arguments or all(fits(value, arguments[0]) for value in values)
 
 
+def with_floats(values: Any, hint: Any) -> Any:
+    """Return a list whose whole numbers are floats where `hint` is a tuple of floats; other values unchanged.
+
+    YAML reads [0, 0.99] as an int and a float, and some functions, such as torch.optim.Adam for its betas, refuse both.
+    """
+    if typing.get_origin(hint) is not tuple or not isinstance(values, (list, tuple)) or not fits(values, hint):
+        return values
+    kinds = [typing.get_args(one) or (one,) for one in typing.get_args(hint)]
+    if any(float not in kind or int in kind for kind in kinds if kind != (Ellipsis,)):
+        return values
+    return [float(value) for value in values]
+
+
 def is_opaque(origin: Any) -> bool:
     """Return whether no number or text can be an instance of the class, e.g. for Module and Callable."""
     # Any is a class in newer Pythons.

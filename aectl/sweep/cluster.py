@@ -246,7 +246,7 @@ def launch_on_ray(
     """
     if jobs is not None:
         raise ConfigError(
-            f"jobs={jobs}: Ray runs as many jobs at a time as fit; hydra.launcher.cpus and .gpus are what each job takes"
+            f"jobs={jobs}: Ray runs as many jobs at a time as fit; set what a job takes, hydra.launcher.cpus and .gpus"
         )
     resources = {"num_cpus": cpus, "num_gpus": gpus}
     return launch_in_queue(
