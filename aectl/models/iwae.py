@@ -36,17 +36,16 @@ class IWAE(VAE):
     with several layers, `kl_1` … `kl_L` are the contributions of each.
 
     `codes` lists the sizes from the images upwards. `encoder` and `decoder` connect images and z_1; for every further
-    layer, `widths` lists the hidden layers between it and the layer below. During the first `warm_up` training steps
-    the weight of `kl` rises from 0 to 1 (Sønderby et al. 2016); validation always uses weight 1. Pixels are Bernoulli;
-    `binarise` and noise are as in `VAE`. Weights are initialised as in Glorot & Bengio 2010, and output biases as the
-    logits of the pixel means. Encoding, decoding and sampling use the top layer z_L, whose prior is N(0, I).
+    layer, `widths` lists the hidden layers between it and the layer below. Pixels are Bernoulli; `binarise`, noise and
+    `warm_up`, which Sønderby et al. (2016) use for several layers, are as in `VAE`. Weights are initialised as in
+    Glorot & Bengio 2010, and output biases as the logits of the pixel means. Encoding, decoding and sampling use the
+    top layer z_L, whose prior is N(0, I).
 
     Raises ValueError for an unknown bound, `samples` < 1, a negative warm-up, or codes and widths that do not match.
     """
 
     metrics: ClassVar = (Metric("kl_*", "contribution of this layer of codes to kl", unit="nats per image"),)
     metric_settings: ClassVar = {"loss": ("samples", "bound", "binarise"), "negative_elbo": ("binarise",)}
-    steps: Tensor
 
     def __init__(
         self,
@@ -66,19 +65,18 @@ class IWAE(VAE):
         if bound not in BOUNDS:
             raise ValueError(f"bound must be {' or '.join(BOUNDS)}, not '{bound}'")
         check_repeats("samples", samples)
-        if warm_up < 0:
-            raise ValueError(f"warm_up is a number of steps and must be at least 0, not {warm_up}")
         if not codes:
             raise ValueError("codes must list at least one size")
         if len(widths) != len(codes) - 1:
             raise ValueError(f"widths must be a list for each code above the first, not {len(widths)} of {len(codes)}")
-        super().__init__(shape, codes[0], encoder, decoder, binarise=binarise, noise=noise)
-        self.code, self.samples, self.bound, self.warm_up = codes[-1], samples, bound, warm_up
+        super().__init__(shape, codes[0], encoder, decoder, binarise=binarise, warm_up=warm_up, noise=noise)
+        self.code, self.samples, self.bound = codes[-1], samples, bound
         between = list(zip(pairwise(codes), widths, strict=True))
         self.up = nn.ModuleList(build_gaussian(below, above, inner, activation) for (below, above), inner in between)
         self.down = nn.ModuleList(
             build_gaussian(above, below, inner[::-1], activation) for (below, above), inner in between
         )
+        # Unlike in a VAE, checkpoints have it without a warm-up, too.
         self.register_buffer("steps", torch.tensor(0))
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
@@ -129,9 +127,8 @@ class IWAE(VAE):
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
         nll, kl = self.draw_terms(batch.x, rng)
-        weight = (self.steps / self.warm_up).clamp(max=1) if self.warm_up else 1.0
-        self.steps.add_(1)
-        yield Loss(-self.compute_bound(-nll - weight * kl.sum(0)).mean(), metrics=average_terms(nll, kl))
+        log_weights = -nll - self.next_kl_weight() * kl.sum(0)
+        yield Loss(-self.compute_bound(log_weights).mean(), metrics=average_terms(nll, kl))
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         nll, kl = self.draw_terms(batch.x, rng)

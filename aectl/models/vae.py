@@ -13,10 +13,16 @@ from torch.nn import functional as F
 from aectl.metric import Metric
 from aectl.models.base import Batch, Loss, Model, Score, Stage
 from aectl.models.networks import Shape
+from aectl.parallel import average
 from aectl.rng import Rng
 
 Likelihood = Literal["bernoulli", "gaussian"]
 LIKELIHOODS = get_args(Likelihood)
+LearnedStd = Literal["learned", "per_pixel"]
+LEARNED_STDS = get_args(LearnedStd)
+MIN_LOG_STD, START_STD = -6.0, 0.3
+"""Soft lower bound of a learned log σ, from Rybkin et al. (2021), and the σ with which training starts. The spread of
+the values that one of 256 grey levels stands for has log σ = -6.8."""
 DECODE_BATCH = 2000
 """Codes that `log_prob` decodes at a time."""
 
@@ -34,14 +40,22 @@ class VAE(Model):
     β = 1 the loss is the negative ELBO.
 
     The likelihood is `bernoulli` or `gaussian`. With `bernoulli`, `binarise` draws x ~ Bernoulli(pixels) at every step;
-    without it, the cross-entropy of grey pixels is not a likelihood. `gaussian` has the fixed standard deviation `std`.
-    Noise corrupts only the input of the encoder.
+    without it, the cross-entropy of grey pixels is not a likelihood. `gaussian` has the standard deviation `std`: a
+    number, `learned` (one σ for all pixels) or `per_pixel` (one for each). A learned σ tends to the root mean square of
+    the residuals; log σ = -6 + softplus(θ + 6) keeps it above e⁻⁶, since it would tend to 0 for a pixel that never
+    changes (Rybkin et al. 2021). Noise corrupts only the input of the encoder.
 
-    Raises ValueError for an unknown likelihood, a negative beta or a std that is not positive.
+    Two changes of the loss leave the metrics and validation as they are. During the first `warm_up` training steps β is
+    multiplied by a weight that rises from 0 to 1 (Bowman et al. 2016). With `free_bits` = λ > 0 nats, the KL term is
+    Σ_j max(λ, KL_j), where KL_j of code unit j is averaged over the batch (Kingma et al. 2016).
+
+    Raises ValueError for an unknown likelihood or std, and for numbers out of range.
     """
 
     loss_unit = "nats"
     beta: Tensor
+    steps: Tensor
+    """Training steps so far."""
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(
             "negative_elbo",
@@ -51,6 +65,8 @@ class VAE(Model):
         ),
         Metric("nll", "reconstruction term of the loss, -log p(x|z)", "lower", "nats per image"),
         Metric("kl", "KL divergence of the posterior from the prior", unit="nats per image"),
+        Metric("kl_free", "KL term of the training loss, at least model.free_bits per unit", unit="nats per image"),
+        Metric("std", "learned standard deviation of a pixel given the code, mean over pixels"),
     )
     metric_settings: ClassVar = {
         "loss": ("likelihood", "binarise", "std", "beta"),
@@ -66,8 +82,10 @@ class VAE(Model):
         *,
         likelihood: Likelihood = "bernoulli",
         binarise: bool = True,
-        std: float = 0.1,
+        std: float | LearnedStd = 0.1,
         beta: float = 1.0,
+        warm_up: int = 0,
+        free_bits: float = 0.0,
         noise: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -75,16 +93,26 @@ class VAE(Model):
             raise ValueError(f"likelihood must be {' or '.join(LIKELIHOODS)}, not '{likelihood}'")
         if not 0 <= beta < math.inf:
             raise ValueError(f"beta must be a finite number ≥ 0, not {beta}")
-        if not 0 < std < math.inf:
-            raise ValueError(f"std must be a finite number > 0, not {std}")
+        if not (std in LEARNED_STDS if isinstance(std, str) else 0 < std < math.inf):
+            raise ValueError(f"std must be a finite number > 0, {' or '.join(LEARNED_STDS)}, not {std}")
+        if warm_up < 0:
+            raise ValueError(f"warm_up is a number of steps and must be at least 0, not {warm_up}")
+        if not 0 <= free_bits < math.inf:
+            raise ValueError(f"free_bits must be a finite number ≥ 0, not {free_bits}")
         if code < 1:
             raise ValueError(f"code must be at least 1, not {code}")
-        self.code, self.likelihood, self.std = code, likelihood, float(std)
+        self.code, self.likelihood, self.std = code, likelihood, std
+        self.warm_up, self.free_bits = warm_up, free_bits
         self.binarise = binarise and likelihood == "bernoulli"
         self.nll_metric = "val/negative_elbo" if likelihood == "bernoulli" else ""
         self.encoder, self.decoder = encoder(shape=shape, code=2 * code), decoder(shape=shape, code=code)
         self.noise = noise
         self.register_buffer("beta", torch.tensor(float(beta)), persistent=False)
+        # Checkpoints without a warm-up have no count of steps, as those of earlier versions.
+        self.register_buffer("steps", torch.tensor(0), persistent=warm_up > 0)
+        if likelihood == "gaussian" and isinstance(std, str):
+            size = shape if std == "per_pixel" else ()
+            self.raw_log_std = nn.Parameter(torch.full(size, math.log(START_STD)))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z|x), each [N, code]."""
@@ -117,8 +145,15 @@ class VAE(Model):
         return rng.bernoulli(x) if self.binarise else x
 
     def losses(self, batch: Batch, stage: Stage, rng: Rng) -> Iterator[Loss]:
-        terms = self.terms(batch.x, rng)
-        yield Loss(terms["nll"] + self.beta * terms["kl"], metrics=terms)
+        terms = self.terms(batch.x, rng, self.free_bits)
+        kl = terms["kl_free"] if self.free_bits else terms["kl"]
+        yield Loss(terms["nll"] + self.next_kl_weight() * self.beta * kl, metrics=terms)
+
+    def next_kl_weight(self) -> Tensor | float:
+        """Return the weight of the KL term in this training step, min(1, steps / warm_up), and count the step."""
+        weight = (self.steps / self.warm_up).clamp(max=1) if self.warm_up else 1.0
+        self.steps.add_(1)
+        return weight
 
     def validate(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         terms = self.terms(batch.x, rng)
@@ -136,20 +171,37 @@ class VAE(Model):
             return {}
         return {"collapse": f"the posterior has collapsed: codes carry at most {kl:.2g} nats about their images"}
 
-    def terms(self, x: Tensor, rng: Rng) -> dict[str, Tensor]:
-        """Return the two terms of the negative ELBO in nats per image: nll = -E_q[log p(x|z)] and kl."""
+    def terms(self, x: Tensor, rng: Rng, free_bits: float = 0.0) -> dict[str, Tensor]:
+        """Return the two terms of the negative ELBO in nats per image: nll = -E_q[log p(x|z)] and kl.
+
+        With `free_bits` they are followed by `kl_free`, the KL term of the loss; with a learned σ by its mean, `std`.
+        """
         x = self.observe(x, rng)
         mu, logvar = self.posterior(self.corrupt(x, rng))
         z = mu + (0.5 * logvar).exp() * rng.normal(*mu.shape)
-        kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum() / len(x)
-        return {"nll": self.nll(self.decoder(z), x).mean(), "kl": kl}
+        units = 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
+        terms = {"nll": self.nll(self.decoder(z), x).mean(), "kl": units.sum() / len(x)}
+        if free_bits:
+            # A unit's mean is over the whole batch, also if several processes share it.
+            terms["kl_free"] = average(units.mean(0)).clamp_min(free_bits).sum()
+        if self.likelihood == "gaussian" and isinstance(self.std, str):
+            terms["std"] = self.log_std().exp().mean()
+        return terms
+
+    def log_std(self) -> Tensor:
+        """Return the learned log σ of the Gaussian likelihood, [] or, with `std=per_pixel`, [C, H, W]."""
+        return MIN_LOG_STD + F.softplus(self.raw_log_std - MIN_LOG_STD)
 
     def nll(self, pixels: Tensor, x: Tensor) -> Tensor:
         """Return -log p(x|z), [...] in nats, given the decoder's output and the images x, both [..., C, H, W]."""
         pixels = pixels.float()
         if self.likelihood == "bernoulli":
             return F.binary_cross_entropy_with_logits(pixels, x, reduction="none").flatten(-3).sum(-1)
-        error = 0.5 * ((x - pixels) / self.std).square() + math.log(self.std) + 0.5 * math.log(2 * math.pi)
+        if isinstance(self.std, str):
+            log_std = self.log_std()
+            error = 0.5 * ((x - pixels) * (-log_std).exp()).square() + log_std + 0.5 * math.log(2 * math.pi)
+        else:
+            error = 0.5 * ((x - pixels) / self.std).square() + math.log(self.std) + 0.5 * math.log(2 * math.pi)
         return error.flatten(-3).sum(-1)
 
     def fast_nll(self, pixels: Tensor, x: Tensor) -> Tensor:

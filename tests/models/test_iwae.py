@@ -192,13 +192,25 @@ def test_the_warm_up_counts_steps_and_leaves_validation_alone():
     assert int(model.steps) == 7
 
 
-@pytest.mark.parametrize("steps", [1, 3, 5, 7])
-def test_a_warm_up_cut_in_two_is_the_same_to_the_bit(tmp_path, steps):
+def vae(**others):
+    torch.manual_seed(0)
+    return VAE(SHAPE, 3, *dense, **others)
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        *((partial(iwae, **two, samples=3), steps) for steps in (1, 3, 5, 7)),
+        (partial(vae, free_bits=0.1), 3),
+        (partial(vae, likelihood="gaussian", std="per_pixel"), 5),
+    ],
+)
+def test_a_warm_up_cut_in_two_is_the_same_to_the_bit(tmp_path, make, steps):
     def trainer(folder):
         images = torch.randint(0, 256, (96, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         source = Source(images, torch.arange(96) % 10, torch.arange(96), scale=1 / 255, classes=10)
         settings = {"device": Device("cpu", threads=1), "folder": tmp_path / folder, "epochs": 3, "batch_size": 32}
-        model = iwae(**two, samples=3, warm_up=6)
+        model = make(warm_up=6)
         optimizer = partial(torch.optim.Adam, lr=1e-3)
         return Trainer(model, source, source, optimizer, schedule=Steps([1, 0.1], [1, 2]), **settings)
 

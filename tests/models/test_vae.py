@@ -64,9 +64,82 @@ def test_importance_sampling_finds_the_likelihood_of_a_model_that_can_be_integra
     assert (few < many.value + 0.02).all()
 
 
+def test_the_weight_of_the_kl_term_rises_to_beta_in_training_alone(batch):
+    model = VAE(SHAPE, 3, *dense, beta=3.0, warm_up=4)
+    before = model.validate(batch, Rng(0))
+    terms = model.terms(batch.x, Rng(0))
+    for step in range(6):
+        (loss,) = model.losses(batch, None, Rng(0))
+        assert torch.allclose(loss.value, terms["nll"] + 3 * min(step / 4, 1) * terms["kl"])
+    after = model.validate(batch, Rng(0))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.allclose(after["loss"], terms["nll"] + 3 * terms["kl"])
+
+
+def test_checkpoints_without_a_warm_up_have_no_count_of_steps():
+    assert "steps" not in VAE(SHAPE, 3, *dense).state_dict()
+    assert "steps" in VAE(SHAPE, 3, *dense, warm_up=1).state_dict()
+
+
+def test_free_bits_are_a_floor_of_each_units_mean_kl_in_the_loss_alone(batch):
+    model = VAE(SHAPE, 3, *dense, binarise=False, free_bits=0.5)
+    with torch.no_grad():
+        # Units with KL ½ m², m = 2, 0, 0, for every image.
+        bias = torch.tensor([2.0, 0, 0, 0, 0, 0])
+        model.encoder.head[0].weight.zero_()
+        model.encoder.head[0].bias.copy_(bias)
+    (loss,) = model.losses(batch, None, Rng(0))
+    assert torch.allclose(loss.metrics["kl"], torch.tensor(2.0))
+    assert torch.allclose(loss.metrics["kl_free"], torch.tensor(2.0 + 0.5 + 0.5))
+    assert torch.allclose(loss.value, loss.metrics["nll"] + 3)
+    metrics = model.validate(batch, Rng(0))
+    assert torch.allclose(metrics["loss"], metrics["nll"] + 2)
+    # A unit below the floor is not pulled to the prior.
+    (slope,) = torch.autograd.grad(loss.metrics["kl_free"], model.encoder.head[0].bias)
+    assert torch.allclose(slope, torch.tensor([2.0, 0, 0, 0, 0, 0]))
+
+
+@pytest.mark.parametrize("std", ["learned", "per_pixel"])
+def test_a_learned_std_becomes_the_root_mean_square_of_the_residuals(std):
+    model = VAE(SHAPE, 3, *dense, likelihood="gaussian", std=std)
+    spread = torch.linspace(0.02, 0.2, 64).view(SHAPE) if std == "per_pixel" else torch.tensor(0.07)
+    residuals = spread * Rng(0).normal(100, *SHAPE)
+    rms = residuals.square().mean(0 if std == "per_pixel" else None).sqrt()
+    pixels = torch.full((100, *SHAPE), 0.5)
+    optimizer = torch.optim.Adam([model.raw_log_std], lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        model.nll(pixels, pixels + residuals).mean().backward()
+        optimizer.step()
+    assert torch.allclose(model.log_std().exp(), rms, rtol=1e-3)
+    expected = -Independent(Normal(pixels, rms), 3).log_prob(pixels + residuals)
+    assert torch.allclose(model.nll(pixels, pixels + residuals), expected, rtol=1e-3)
+
+
+def test_a_learned_std_of_pixels_that_never_change_stays_above_its_bound():
+    model = VAE(SHAPE, 3, *dense, likelihood="gaussian", std="per_pixel")
+    pixels = torch.zeros(4, *SHAPE)
+    optimizer = torch.optim.SGD([model.raw_log_std], lr=5.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        model.nll(pixels, pixels).mean().backward()
+        optimizer.step()
+    assert model.log_std().detach().flatten() == pytest.approx(torch.full((64,), -6.0), abs=0.01)
+    assert (model.log_std() >= -6).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"likelihood": "poisson"}, "likelihood"), ({"beta": -1}, "beta"), ({"std": 0}, "std"), ({"code": 0}, "code")],
+    [
+        ({"likelihood": "poisson"}, "likelihood"),
+        ({"beta": -1}, "beta"),
+        ({"std": 0}, "std"),
+        ({"code": 0}, "code"),
+        ({"std": "fitted"}, "std must be a finite number > 0, learned or per_pixel, not fitted"),
+        ({"warm_up": -1}, "warm_up"),
+        ({"free_bits": -1}, "free_bits"),
+        ({"free_bits": float("nan")}, "free_bits"),
+    ],
 )
 def test_what_cannot_work_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
