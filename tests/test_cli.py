@@ -643,6 +643,7 @@ def test_python_m_aectl(tmp_path):
         ("sample kind=", ["all", *KINDS]),
         ("sample path=", ["auto", "linear", "spherical"]),
         ("sample density=g", ["gaussian"]),
+        ("eval sampler=gaussian,m", ["gaussian,mixture"]),
         ("train model.loss=", ["mse", "bce"]),
         ("train model=gan model.loss=", list(LOSSES)),
         ("train model=vae model.likelihood=", ["bernoulli", "gaussian"]),

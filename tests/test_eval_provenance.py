@@ -153,6 +153,51 @@ def test_only_says_which_ability_a_model_lacks(aectl, trained):
     assert "codes" in trained.metrics["test"]
 
 
+def test_a_density_of_codes_stands_in_for_a_prior(aectl, trained):
+    out = evaluate(aectl, trained, "only=[samples]", "figures=false", "sampler=mixture")
+    assert "fitted a mixture of 6 Gaussians to the codes of 1,337 images" in out
+    assert "samples: energy distance" in out and "(mixture on codes)" in out
+    (kept,) = (trained.folder / "densities").iterdir()
+    first, made = trained.metrics["test"]["samples"], kept.stat().st_mtime_ns
+    out = evaluate(aectl, trained, "only=[samples]", "figures=false", "sampler=[mixture]")
+    assert "again=true evaluates it again" in out
+    out = evaluate(aectl, trained, "only=[samples]", "figures=false", "sampler=mixture,gaussian")
+    assert "fitted a Gaussian" in out and "fitted a mixture" not in out
+    assert kept.stat().st_mtime_ns == made
+    rows = trained.metrics["test"]["samples"]
+    assert list(rows)[:2] == ["model, mixture on codes", "model, gaussian on codes"]
+    assert rows["model, mixture on codes"] == first["model, mixture on codes"]
+
+
+@pytest.mark.slow
+def test_tables_of_samples_come_and_go_with_the_sampler(aectl, trained):
+    out = evaluate(aectl, trained, "figures=false")
+    assert "no samples, distances, classes: the model has no prior; sampler=mixture samples from its codes" in out
+    evaluate(aectl, trained, "figures=false", "sampler=mixture")
+    assert {"samples", "classes"} <= set(trained.metrics["test"]["titles"])
+    assert "again=true" in evaluate(aectl, trained, "figures=false", "sampler=mixture")
+    evaluate(aectl, trained, "figures=false")
+    assert not {"samples", "classes"} & set(trained.metrics["test"]["titles"])
+    assert "again=true" in evaluate(aectl, trained, "figures=false")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sampler=foo",), "sampler: there is no 'foo'; choose from gaussian, mixture"),
+        (("sampler=mixtur",), "sampler: there is no 'mixtur'; did you mean 'mixture'?"),
+        (("sampler=3",), "sampler must be a density's name or a list of them, not 3"),
+        (("sampler=mixture", "components=0"), "components must be at least 1, not 0"),
+        (("sampler=mixture", "components=1338"), "components=1,338 needs at least 1,338 training images"),
+    ],
+)
+def test_a_bad_sampler_is_refused_in_a_line(aectl, trained, words, message):
+    code, _, err = aectl("eval", f"run={trained.folder}", "device=cpu", "device.threads=1", *words)
+    assert code != 0
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_a_quick_evaluation_says_so_and_stays_apart(aectl, trained, monkeypatch):
     monkeypatch.setitem(QUICK_LIMITS, "images", 100)

@@ -13,7 +13,7 @@ from aectl.cli.hydra_main import launch_hydra
 from aectl.config import ConfigError, conf_dir, list_options
 from aectl.config.completion_values import list_choices
 from aectl.config.overrides import LAUNCHERS, MULTIRUN, OPTIONAL, SWITCHES, VALUED, split_flags
-from aectl.config.schema import CHOICES, SCHEMAS
+from aectl.config.schema import CHOICES, LIST_CHOICES, SCHEMAS
 from aectl.runs.run import iterate_runs
 
 SAFE = re.compile(r"[\w./@%+,:=-]+")
@@ -70,7 +70,7 @@ def complete_value(command: str, words: Sequence[str], word: str) -> list[str]:
     key = key.lstrip("+")
     if key in list_options():
         return []
-    known: Sequence[str] = CHOICES.get(key, ())
+    known: Sequence[str] = {**LIST_CHOICES, **CHOICES}.get(key, ())
     if not known:
         # Earlier words may change the keys that exist: model=gan model.loss=…
         groups = tuple(f"{group}{sign}" for group in list_options() for sign in "=.")

@@ -26,6 +26,9 @@ SWEEP_PREFIXES = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.s
 PATHS = ("run", "images", "judge")
 """Keys of eval and sample that hold one or several paths."""
 
+LISTS = ("only", "sampler")
+"""Keys of eval that hold one or several names."""
+
 PATH_ENDS = (".root", ".path", "_root", "_path", "init_from")
 """Endings of other keys that hold a path."""
 PLAIN_PATH = re.compile(r"[\w./@+-]*", re.ASCII)
@@ -111,8 +114,8 @@ def quote_texts(overrides: Sequence[str]) -> list[str]:
         is_path = key in PATHS or (key.endswith(PATH_ENDS) and path_exists(value))
         is_cut = is_bare and is_path and not PLAIN_PATH.fullmatch(value) and value != "null"
         is_text = key in TEXTS or key.lstrip("+").startswith("tags.")
-        # A list of tables, `only=codes,probes`, is not a sweep either.
-        is_list = is_bare and key == "only" and "," in value and value[0] not in "[$"
+        # A list of names, `only=codes,probes`, is not a sweep either.
+        is_list = is_bare and key in LISTS and "," in value and value[0] not in "[$"
         special = is_cut or is_list or (is_text and LIKE_A_NUMBER.fullmatch(value) is not None)
         words.append(f"{key}{equals}{quote_override(value)}" if special else override)
     return words

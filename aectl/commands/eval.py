@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from aectl.config.schema import check_ranges
+from aectl.config.schema import check_ranges, list_names
 from aectl.runs import listing
 
 
 def run(config: DictConfig) -> None:
     """Evaluate the runs that `run` names; without `run`, list all runs."""
     check_ranges(config)
+    config.sampler = list(dict.fromkeys(list_names(config.sampler)))
     if config.run is None:
         return listing.print_runs()
     # Imported here, because listing runs does not need torch.

@@ -20,7 +20,7 @@ from aectl.figures.model_figures import draw
 from aectl.figures.style import default_style, save
 from aectl.html_report import render
 from aectl.runs.loading import LoadedRun
-from aectl.runs.metrics_json import is_number, metrics_of_table, origin_note
+from aectl.runs.metrics_json import find_model_row, is_number, metrics_of_table, origin_note
 from aectl.runs.run import find_run
 from aectl.system import atomic_write
 from aectl.system.terminal import display_path
@@ -66,7 +66,7 @@ def write_outputs(
         f"eval/{table}/{measure}": value
         for table in section["titles"]
         if table in current
-        for measure, value in section[table].get("model", {}).items()
+        for measure, value in find_model_row(section[table]).items()
         if is_number(value)
     }
     metrics = {f"eval/{table}/{one.name}": one for table in current for one in metrics_of_table(section, table)}
@@ -94,10 +94,11 @@ def write_outputs(
 
 def realism_figure(subject: Subject) -> Figure:
     """Return the figure of the samples that are the most and the least real by the judge, next to random ones."""
-    scores = realism(subject.seen.features, subject.bench.seen.features)
+    drawn = next(iter(subject.drawn.values()))
+    scores = realism(drawn.seen.features, subject.bench.seen.features)
     judge = subject.bench.judged().name
     title = f"{len(scores):,} samples by their realism (Kynkäänniemi et al. 2019) in the features of the judge {judge}"
-    return ranked_samples(subject.samples, scores, title)
+    return ranked_samples(drawn.images, scores, title)
 
 
 def quote_command(stored: str) -> str:

@@ -65,6 +65,8 @@ def table_settings(table: str, config: DictConfig) -> str:
         del found["judge"]
     elif "judge" in found:
         found["judge"] = judge_name(config)
+    if not found.get("sampler"):
+        found = {key: value for key, value in found.items() if key not in ("sampler", "components")}
     if config.data == "changed":
         found["data"] = config.data
     return " ".join(f"{key}={value}" for key, value in found.items())

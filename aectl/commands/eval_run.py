@@ -21,6 +21,7 @@ from aectl.commands.eval_progress import table_progress
 from aectl.commands.eval_provenance import (
     build_origin,
     mark_stale,
+    open_densities,
     outdated_tables,
     section_name,
     stored_section,
@@ -29,11 +30,13 @@ from aectl.commands.eval_provenance import (
 from aectl.config import ConfigError, to_plain
 from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.quoting import escape_interpolation
+from aectl.config.schema import list_names
+from aectl.densities import count_components
 from aectl.evaluation import references as published
 from aectl.evaluation import verdict
 from aectl.evaluation.ability_checks import CHECKED_IMAGES, check_abilities
 from aectl.evaluation.context import Rows, Subject
-from aectl.evaluation.registry import EVALUATIONS, HEADLINES, Report, lacking, report
+from aectl.evaluation.registry import EVALUATIONS, HEADLINES, SETTINGS, Report, lacking, report
 from aectl.metric import Metric, find_metric
 from aectl.models.base import Model
 from aectl.rng import Rng
@@ -119,6 +122,8 @@ def find_stored_section(run: Run, config: DictConfig, chosen: Sequence[str]) -> 
     if not section or (config.figures and not (run.folder / page_name(config)).is_file()):
         return {}
     asked = chosen or ([*section["made"]] if section.get("complete") else [])
+    if asked and not chosen and config.sampler:
+        asked = [*dict.fromkeys([*asked, *(name for name, keys in SETTINGS.items() if "sampler" in keys)])]
     if not asked or outdated_tables(section, run, config, asked):
         return {}
     check_run_data(run, trusted_modules(config))
@@ -136,18 +141,30 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     run, chosen = opened.run, chosen_tables(one)
     is_anew = one.again or one.data == "changed"
     stored = {} if is_anew and not chosen else stored_section(run, one)
-    asked = applicable_tables(opened.model, chosen)
+    asked = applicable_tables(opened.model, chosen, one.sampler)
     wanted = asked if is_anew else outdated_tables(stored, run, one, asked)
     bench = build_benchmark(opened, one, with_outliers="anomalies" in wanted)
     check_abilities(opened.model, bench.held_out.first(CHECKED_IMAGES).x, opened.state["classes"])
     if stored.get("images") != len(bench.held_out):
         stored, wanted = {}, asked
-    draws = [min(one[key], QUICK_LIMITS[key]) if one.quick else one[key] for key in ("nll_images", "nll_samples")]
-    subject = Subject(opened.model, bench, *draws)
+    draws = {key: min(one[key], QUICK_LIMITS[key]) if one.quick else one[key] for key in ("nll_images", "nll_samples")}
+    for name in one.sampler:
+        count_components(name, one.components, len(bench.train))
+    subject = Subject(
+        opened.model,
+        bench,
+        **draws,
+        sampler=tuple(one.sampler),
+        components=one.components,
+        densities=open_densities(run, one),
+    )
     with table_progress([*wanted, *(["figures"] if one.figures else [])]) as progress:
         new = compute_tables(opened, subject, one, wanted, progress)
         # Read again, because another process may have added a table.
         stored = stored_section(run, one) if stored else {}
+        if stored and not chosen:
+            # Without its sampler, a table may not apply any more.
+            stored["made"] = {name: origin for name, origin in stored["made"].items() if name in asked}
         section = merge_section(stored, new, opened, one, complete=not chosen)
         run.add_metrics(**{section_name(one): section})
         if one.figures:
@@ -156,13 +173,18 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     return section
 
 
-def applicable_tables(model: Model, chosen: Sequence[str]) -> list[str]:
+def applicable_tables(model: Model, chosen: Sequence[str], sampler: Sequence[str] = ()) -> list[str]:
     """Return the tables that apply to a model, `objective` first; only those in `chosen` if it is not empty.
 
-    Logs a warning for each chosen table that does not apply, with the ability that the model lacks. Raises
-    NotApplicable if none applies.
+    Logs a warning for each chosen table that does not apply, with the ability that the model lacks, and a line if only
+    a `sampler` is missing. Raises NotApplicable if none applies.
     """
-    lacks = {one.name: lacking(model, one.name) for one in EVALUATIONS}
+    lacks = {one.name: lacking(model, one.name, sampler) for one in EVALUATIONS}
+    with_sampler = [one.name for one in EVALUATIONS if one.can_take_sampler(model)]
+    if sampler and not with_sampler:
+        log.warning("sampler has no effect: the model does not both encode and decode")
+    elif not chosen and (without := [name for name in with_sampler if lacks[name]]):
+        log.info("no %s: the model has no prior; sampler=mixture samples from its codes", ", ".join(without))
     unfit = [f"{name}: the model {lacks[name]}" for name in chosen if lacks[name]]
     if unfit and len(unfit) == len(chosen):
         raise NotApplicable(f"only={','.join(chosen)} does not apply to this run; {'; '.join(unfit)}")
@@ -229,7 +251,7 @@ def merge_section(
         **head,
         "titles": {name: {**stored.get("titles", {}), **new["titles"]}[name] for name in order if name in tables},
         **{name: tables[name] for name in order if name in tables},
-        "missing": {name: why for name, why in missing.items() if name not in tables},
+        "missing": {name: why for name, why in missing.items() if name in made and name not in tables},
         "made": {name: made[name] for name in order if name in made},
     }
     section = mark_stale(section, opened.run, opened.state["epoch"])
@@ -259,7 +281,7 @@ def describe_quick_scale(opened: LoadedRun, config: DictConfig, images: int, tab
 def chosen_tables(config: DictConfig) -> list[str]:
     """Return the tables in `only`, empty for all; raises ConfigError for an unknown table."""
     names = [one.name for one in EVALUATIONS]
-    chosen = str(config.only).split(",") if isinstance(config.only, str) else list(config.only or [])
+    chosen = list_names(config.only)
     for name in chosen:
         if name not in names:
             raise ConfigError(

@@ -87,6 +87,12 @@ class EvalConfig:
     checkpoint: str = setting("best", "which weights: best or last")
     split: str = setting("test", "which images: test, valid or train")
     only: Any = setting([], "tables to compute, by their names in metrics.json: only=[codes,probes]; []: all")
+    sampler: Any = setting(
+        [],
+        "densities of codes to sample from, as a model without a prior needs; fitted to the codes of training images "
+        f"and kept beside the run: {DENSITY_MEANINGS}; []: none",
+    )
+    components: int | None = setting(None, COMPONENTS_MEANING)
     nll_samples: int = setting(1000, "samples per image for the bound on log p(x); more make it tighter")
     nll_images: int = setting(1000, "images for log p(x)")
     outliers: str | None = setting(
@@ -159,13 +165,19 @@ CHOICES = {
     "path": ("auto", "linear", "spherical"),
     "density": DENSITIES,
 }
+LIST_CHOICES = {"sampler": DENSITIES}
+"""Choices of keys that hold one or several of them."""
 NODE_KEYS = {
     **dict.fromkeys(
         ("model", "dataset", "noise", "penalty", "optimizer", "schedule", "device"), "an option of its group"
     ),
     "reference": "a mapping",
 }
-NAME_KEYS = {"trust": "a module's name, a path, or a list of them", "only": "a table's name or a list of them"}
+NAME_KEYS = {
+    "trust": "a module's name, a path, or a list of them",
+    "only": "a table's name or a list of them",
+    "sampler": "a density's name or a list of them",
+}
 """Keys with values of several types that no constructor checks."""
 MAX_INTEGER = 2**63
 """Whole numbers must be smaller, in PyTorch and in files."""
@@ -215,6 +227,11 @@ def check_ranges(config: DictConfig) -> None:
             near = find_nearest(config[key], list_options()["dataset"]) if key == "data" else []
             meant = did_you_mean([f"dataset={name}" for name in near])
             raise ConfigError(f"{key} must be one of {', '.join(choices)}, not '{config[key]}'{meant}")
+    for key, choices in LIST_CHOICES.items():
+        for name in list_names(config.get(key)):
+            if name not in choices:
+                known = f"choose from {', '.join(choices)}"
+                raise ConfigError(f"{key}: there is no '{name}'" + suggest_nearest(name, choices, known))
     check_run_name(config.get("name"), "")
     if config.get("max_time") is not None:
         parse_seconds(config.max_time)
@@ -223,6 +240,11 @@ def check_ranges(config: DictConfig) -> None:
     # Without a run, `aectl eval` lists all runs; `aectl sample` needs one.
     if "kind" in config and not config.run:
         raise ConfigError("run is missing: type run=latest, or run=<folder of the run>")
+
+
+def list_names(value: Any) -> list[str]:
+    """Return the names in the value of a key such as `only`: a list of names, or one or several in a text."""
+    return str(value).split(",") if isinstance(value, str) else list(value or [])
 
 
 def check_learning_rate(optimizer: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import cast
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.data.encoding import check_count, encode_source
+from aectl.densities import CodeDensities, Density
 from aectl.evaluation.baseline_cache import Cache
 from aectl.evaluation.judge import Judge, Seen
 from aectl.evaluation.nearest_neighbours import nearest
 from aectl.evaluation.pca import PCA
-from aectl.models.base import Encodes, Model, Reconstructs, Samples
+from aectl.models.base import Decodes, Encodes, Model, Reconstructs, Samples
 from aectl.rng import Rng
 
 Row = dict[str, float | str]
@@ -102,13 +103,38 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Samples, as many as there are held-out images, and results that several evaluations use."""
+
+    images: Tensor
+    """[N, C, H, W], pixels in [0, 1]"""
+    bench: Benchmark
+
+    @cached_property
+    def nearest(self) -> tuple[Tensor, Tensor]:
+        """The distance [N] of each sample to the nearest training image, in pixels, and that image's index [N]."""
+        return nearest(self.images, self.bench.train.pixels())
+
+    @cached_property
+    def seen(self) -> Seen:
+        """The judge's features and classes of the samples; raises Unmeasured if there is no judge."""
+        return self.bench.judged().see(self.images)
+
+
+@dataclass(frozen=True)
 class Subject:
-    """A model in evaluation mode with frozen weights, and results that several evaluations use."""
+    """A model in evaluation mode with frozen weights, and results that several evaluations use.
+
+    `sampler` names the `densities` of codes that are sampled besides the model's prior, mixtures with `components`.
+    """
 
     model: Model
     bench: Benchmark
     nll_images: int = 1000
     nll_samples: int = 1000
+    sampler: Sequence[str] = ()
+    components: int | None = None
+    densities: CodeDensities = field(default_factory=CodeDensities)
 
     @cached_property
     def codes(self) -> Tensor:
@@ -126,24 +152,43 @@ class Subject:
         return apply(cast("Reconstructs", self.model).reconstruct, self.bench.held_out.pixels())
 
     @cached_property
-    def samples(self) -> Tensor:
-        """As many samples of the model as there are held-out images, [N, C, H, W]; the model must sample."""
-        n, rng = len(self.bench.held_out), self.bench.rng("samples")
-        model = cast("Samples", self.model)
-        with torch.no_grad():
-            sizes = [min(CHUNK, n - i) for i in range(0, n, CHUNK)]
-            parts = [check_count(model.sample(size, rng=rng), size, "sample") for size in sizes]
-        return torch.cat(parts).clamp(0, 1)
+    def drawn(self) -> dict[str, Drawn]:
+        """Samples by their row: "model" for its prior, if it has one, and for example "model, mixture on codes".
 
-    @cached_property
-    def nearest(self) -> tuple[Tensor, Tensor]:
-        """The distance [N] of each sample to the nearest training image, in pixels, and that image's index [N]."""
-        return nearest(self.samples, self.bench.train.pixels())
+        Raises Unmeasured if a density cannot be fitted.
+        """
+        found, model = {}, self.model
+        if isinstance(model, Samples):
+            rng = self.bench.rng("samples")
+            found["model"] = self.draw(lambda n: model.sample(n, rng=rng), "sample")
+        if isinstance(model, Encodes) and isinstance(model, Decodes):
+            for name in self.sampler:
+                density, rng = self.fit_density(name), self.bench.rng("samples", name)
+                found[f"model, {name} on codes"] = self.draw(partial(decode_samples, model, density, rng), "decode")
+        return found
 
-    @cached_property
-    def seen(self) -> Seen:
-        """The judge's features and classes of the samples; raises Unmeasured if there is no judge."""
-        return self.bench.judged().see(self.samples)
+    @torch.no_grad()
+    def draw(self, sample: Callable[[int], Tensor], name: str) -> Drawn:
+        """Return as many images as are held out from `sample(n)`, which calls the model's method `name`."""
+        n = len(self.bench.held_out)
+        parts = [check_count(sample(size), size, name) for size in (min(CHUNK, n - i) for i in range(0, n, CHUNK))]
+        return Drawn(torch.cat(parts).clamp(0, 1), self.bench)
+
+    def fit_density(self, name: str) -> Density:
+        """Return a density of the codes of training images; raises Unmeasured with the reason if there is none."""
+        train = self.bench.train
+        try:
+            density = self.densities.fit_or_load(
+                name, self.components, len(train), lambda chosen: self.train_codes[chosen.to(self.train_codes.device)]
+            )
+        except ValueError as reason:
+            raise Unmeasured(str(reason)) from None
+        return density.to(train.images.device)
+
+
+def decode_samples(model: Decodes, density: Density, rng: Rng, n: int) -> Tensor:
+    """Return the images [n, C, H, W] of n samples of a density of codes."""
+    return model.decode(density.sample(n, rng))
 
 
 @torch.no_grad()

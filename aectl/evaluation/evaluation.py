@@ -6,7 +6,7 @@ them there: a new table needs no other edit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import get_args
@@ -46,10 +46,19 @@ class Evaluation:
     """The metric that decides whether the model is better than its baselines."""
     settings: tuple[str, ...] = ()
     """Keys of `aectl eval` that change the numbers, in addition to `seed`."""
+    with_sampler: tuple[type, ...] = ()
+    """The protocols that suffice if `sampler` names densities of codes."""
 
-    def lacking(self, model: Model) -> str:
+    def lacking(self, model: Model, sampler: Sequence[str] = ()) -> str:
         """Return which ability the model lacks, e.g. `does not sample`; the empty text if it lacks none."""
-        return next((lack_of(ability) for ability in self.abilities if not isinstance(model, ability)), "")
+        lack = next((lack_of(ability) for ability in self.abilities if not isinstance(model, ability)), "")
+        if not (lack and self.can_take_sampler(model)):
+            return lack
+        return "" if sampler else f"{lack}; sampler=mixture fits a density to its codes"
+
+    def can_take_sampler(self, model: Model) -> bool:
+        """Return whether a density of the model's codes gives the table a row."""
+        return bool(self.with_sampler) and all(isinstance(model, ability) for ability in self.with_sampler)
 
 
 def lack_of(ability: type | UnionType) -> str:

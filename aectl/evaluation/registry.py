@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -43,16 +43,16 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
-def lacking(model: Model, table: str) -> str:
+def lacking(model: Model, table: str, sampler: Sequence[str] = ()) -> str:
     """Return which ability a model lacks for a table; the empty text if it lacks none."""
-    return next(one for one in EVALUATIONS if one.name == table).lacking(model)
+    return next(one for one in EVALUATIONS if one.name == table).lacking(model, sampler)
 
 
 def report(subject: Subject, only: Iterable[str] = (), told: Callable[[str], None] = lambda name: None) -> Report:
     """Return the tables that the model's abilities allow, or those of them in `only`; calls `told` before each."""
     result, chosen = Report(), tuple(only)
     for evaluation in EVALUATIONS:
-        if (chosen and evaluation.name not in chosen) or evaluation.lacking(subject.model):
+        if (chosen and evaluation.name not in chosen) or evaluation.lacking(subject.model, subject.sampler):
             continue
         told(evaluation.name)
         start = perf_counter()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aectl.data.datasets import Source
-from aectl.evaluation.context import Benchmark, Row, Rows, Subject, Unmeasured, mean_ci95
+from aectl.evaluation.context import Benchmark, Drawn, Row, Rows, Subject, Unmeasured, mean_ci95
 from aectl.evaluation.distances import (
     FRECHET,
     GROUPS,
@@ -31,7 +31,7 @@ from aectl.evaluation.precision_recall import precision_recall
 from aectl.evaluation.sample_baselines import sample_baselines
 from aectl.evaluation.verdict import Headline
 from aectl.metric import Metric
-from aectl.models.base import Samples
+from aectl.models.base import Decodes, Encodes, Samples
 
 FEWEST = 5 * GROUPS
 """Minimum number of held-out images for spreads over groups of them."""
@@ -81,24 +81,25 @@ HEADLINE_IN_FEATURES = Headline(
 
 def measure(subject: Subject) -> Rows:
     """Return metrics of samples in pixels: energy distance, diversity, and distance to the training images."""
-    bench, samples = subject.bench, draw_samples(subject, FEWEST)
+    bench, drawn = subject.bench, draw_samples(subject, FEWEST)
 
     def row(images: Tensor) -> Row:
         return compare_pixels(bench, images, *nearest(images, bench.train.pixels()))
 
-    return rows_with_baselines(bench, "samples", compare_pixels(bench, samples, *subject.nearest), row)
+    rows = {name: compare_pixels(bench, one.images, *one.nearest) for name, one in drawn.items()}
+    return rows_with_baselines(bench, "samples", rows, row)
 
 
 def distances(subject: Subject) -> Rows:
     """Return metrics of samples in the judge's features; raises Unmeasured if the data set has no judge."""
     bench, judge = subject.bench, subject.bench.judged()
-    draw_samples(subject, FEWEST)
+    drawn = draw_samples(subject, FEWEST)
 
     def row(images: Tensor) -> Row:
         return compare_features(bench, judge, judge.see(images))
 
-    model = compare_features(bench, judge, subject.seen)
-    return rows_with_baselines(bench, f"distances-{judge.name}", model, row)
+    rows = {name: compare_features(bench, judge, one.seen) for name, one in drawn.items()}
+    return rows_with_baselines(bench, f"distances-{judge.name}", rows, row)
 
 
 def classes(subject: Subject) -> Rows:
@@ -106,30 +107,31 @@ def classes(subject: Subject) -> Rows:
     bench, train = subject.bench, subject.bench.train
     if not (train.labels >= 0).any():
         raise Unmeasured("the images have no labels")
-    samples = draw_samples(subject)
+    drawn = draw_samples(subject)
 
     def held_out() -> Row:
         images = bench.held_out.pixels()
         return class_shares(nearest_classes(images, train, held_out_nearest(bench)[1]), train)
 
     rows = {
-        "model": class_shares(nearest_classes(samples, train, subject.nearest[1]), train),
-        "held-out images": bench.cache.numbers("classes-held-out", held_out),
+        name: class_shares(nearest_classes(one.images, train, one.nearest[1]), train) for name, one in drawn.items()
     }
+    rows["held-out images"] = bench.cache.numbers("classes-held-out", held_out)
     if isinstance(bench.judge, Judge):
         by = "by the judge" if bench.judge.is_shipped else f"by {bench.judge.name}"
-        rows[f"model, {by}"] = class_shares(subject.seen.classes, train)
+        for name, one in drawn.items():
+            rows[f"{name}, {by}"] = class_shares(one.seen.classes, train)
         rows[f"held-out images, {by}"] = class_shares(bench.seen.classes, train)
     return rows
 
 
-def draw_samples(subject: Subject, fewest: int = 1) -> Tensor:
-    """Return the model's samples [N, C, H, W]; raises Unmeasured for NaN, or fewer than `fewest` held-out images."""
+def draw_samples(subject: Subject, fewest: int = 1) -> dict[str, Drawn]:
+    """Return the model's samples by row; raises Unmeasured for NaN, or fewer than `fewest` held-out images."""
     if len(subject.bench.held_out) < fewest:
         raise Unmeasured(f"there are fewer than {fewest} held-out images to compare samples with")
-    if not torch.isfinite(subject.samples).all():
+    if not all(torch.isfinite(one.images).all() for one in subject.drawn.values()):
         raise Unmeasured("the model's samples are NaN or infinite")
-    return subject.samples
+    return subject.drawn
 
 
 def compare_pixels(bench: Benchmark, images: Tensor, distance: Tensor, position: Tensor) -> Row:
@@ -261,9 +263,9 @@ def held_out_nearest(bench: Benchmark) -> tuple[Tensor, Tensor]:
     return found["distance"].to(device), found["position"].to(device)
 
 
-def rows_with_baselines(bench: Benchmark, name: str, model: Row, row: Callable[[Tensor], Row]) -> Rows:
-    """Return the model's row and, for each baseline, `row` of its images, which is cached under `name`."""
-    rows = {"model": model}
+def rows_with_baselines(bench: Benchmark, name: str, models: Rows, row: Callable[[Tensor], Row]) -> Rows:
+    """Return the model's rows and, for each baseline, `row` of its images, which is cached under `name`."""
+    rows = dict(models)
     for label, draw in sample_baselines(bench).items():
         key = f"{name}-{label}-seed-{bench.seed}".replace(" ", "-")
 
@@ -274,8 +276,20 @@ def rows_with_baselines(bench: Benchmark, name: str, model: Row, row: Callable[[
     return rows
 
 
+CODES, SAMPLER = (Encodes, Decodes), ("sampler", "components")
+
 EVALUATIONS = (
-    Evaluation("samples", "samples, by their pixels", (Samples,), measure, IN_PIXELS, order=90, headline=HEADLINE),
+    Evaluation(
+        "samples",
+        "samples, by their pixels",
+        (Samples,),
+        measure,
+        IN_PIXELS,
+        order=90,
+        headline=HEADLINE,
+        settings=SAMPLER,
+        with_sampler=CODES,
+    ),
     Evaluation(
         "distances",
         "samples, in the judge's features",
@@ -284,9 +298,17 @@ EVALUATIONS = (
         IN_FEATURES,
         order=100,
         headline=HEADLINE_IN_FEATURES,
-        settings=("judge",),
+        settings=("judge", *SAMPLER),
+        with_sampler=CODES,
     ),
     Evaluation(
-        "classes", "classes of samples, in %", (Samples,), classes, CLASS_SHARES, order=120, settings=("judge",)
+        "classes",
+        "classes of samples, in %",
+        (Samples,),
+        classes,
+        CLASS_SHARES,
+        order=120,
+        settings=("judge", *SAMPLER),
+        with_sampler=CODES,
     ),
 )

@@ -48,6 +48,11 @@ def is_model_row(name: str) -> bool:
     return name == MODEL or name.startswith(f"{MODEL}, ")
 
 
+def find_model_row(rows: Rows) -> Row:
+    """Return the model's first row, such as `model` or `model, mixture on codes`; empty if it has none."""
+    return next((row for name, row in rows.items() if is_model_row(name)), {})
+
+
 def competes(name: str, rows: Rows) -> bool:
     """Return whether a row can be the best; principal components that nearly copy the image cannot.
 

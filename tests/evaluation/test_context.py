@@ -87,25 +87,28 @@ def test_all_images_are_seen_in_their_order_also_where_they_are_many():
     assert subject.train_codes.shape == (1100, 16)
     assert torch.equal(subject.reconstructed, many.images / 2)
     assert torch.equal(apply(lambda x: x.flatten(1).sum(1), many.images), many.images.flatten(1).sum(1))
-    assert not any(found.requires_grad for found in (subject.codes, subject.reconstructed, subject.samples))
+    assert not any(
+        found.requires_grad for found in (subject.codes, subject.reconstructed, subject.drawn["model"].images)
+    )
 
 
 def test_samples_are_as_many_as_held_out_images_cut_and_the_same_each_time():
     around = Benchmark(images(), images(2300))
-    first = Subject(Everything(), around).samples
+    first = Subject(Everything(), around).drawn["model"].images
     assert first.shape == (2300, 1, 8, 8)
     assert (first.min(), first.max()) == (0, 1)
-    assert torch.equal(first, Subject(Everything(), around).samples)
-    assert not torch.equal(first, Subject(Everything(), replace(around, seed=1)).samples)
+    assert torch.equal(first, Subject(Everything(), around).drawn["model"].images)
+    assert not torch.equal(first, Subject(Everything(), replace(around, seed=1)).drawn["model"].images)
     # The second thousand is no repetition of the first.
     assert not torch.equal(first[:1000], first[1000:2000])
 
 
 def test_nearest_training_images_are_found_for_the_samples():
     subject = Subject(Everything(), Benchmark(images(50), images(30)))
-    expected = torch.cdist(subject.samples.flatten(1), subject.bench.train.images.flatten(1)).min(1)
-    assert torch.equal(subject.nearest[1], expected.indices)
-    assert torch.allclose(subject.nearest[0], expected.values, atol=1e-5)
+    drawn = subject.drawn["model"]
+    expected = torch.cdist(drawn.images.flatten(1), subject.bench.train.images.flatten(1)).min(1)
+    assert torch.equal(drawn.nearest[1], expected.indices)
+    assert torch.allclose(drawn.nearest[0], expected.values, atol=1e-5)
 
 
 def test_random_numbers_depend_on_the_seed_and_on_their_names_alone():
@@ -119,4 +122,4 @@ def test_random_numbers_depend_on_the_seed_and_on_their_names_alone():
 
 def test_features_need_a_judge():
     with pytest.raises(Unmeasured, match="no judge was given"):
-        _ = Subject(Everything(), Benchmark(images(), images(), cache=Cache())).seen
+        _ = Subject(Everything(), Benchmark(images(), images(), cache=Cache())).drawn["model"].seen

@@ -59,6 +59,20 @@ class Draws(Model):
         return self.images[:n]
 
 
+class Codes(Model):
+    """A model whose codes are the pixels; without a prior."""
+
+    def encode(self, x):
+        return x.flatten(1)
+
+    def decode(self, z):
+        return z.view(-1, *SHAPE)
+
+
+class CodesAndPrior(Codes, Draws):
+    """The same with a prior, which makes the images that it is given."""
+
+
 def judge():
     """Return a judge whose features are the pixels, and whose classes are the brightest quarters."""
     model = Classifier(SHAPE, CLASSES, 64, lambda shape, code: nn.Flatten()).requires_grad_(False)
@@ -263,6 +277,28 @@ def test_tables_have_the_floor_and_the_simple_samplers():
     assert [features[name]["modes"] for name in names] == [2, 4, 4, 4]
     assert features["model"]["class_kl"] == pytest.approx(math.log(2), abs=0.1)
     assert features["real training images"]["class_kl"] == pytest.approx(0, abs=0.02)
+
+
+def test_densities_of_codes_have_rows_next_to_the_priors(tmp_path):
+    around = bench(judge=judge(), cache=Cache(tmp_path))
+    with_prior = Subject(CodesAndPrior(quadrants(400, 2)[0]), around, sampler=("mixture",), components=4)
+    without = Subject(Codes(), around, sampler=("gaussian", "mixture"), components=4)
+    simple = ["real training images", "PCA-Gaussian", "GMM-5"]
+    rows = samples.distances(without)
+    assert list(rows) == ["model, gaussian on codes", "model, mixture on codes", *simple]
+    # Four clusters are a mixture of normal distributions, and not one of them.
+    assert rows["model, mixture on codes"]["kernel"] < 0.5 * rows["model, gaussian on codes"]["kernel"]
+    both = samples.measure(with_prior)
+    assert list(both) == ["model", "model, mixture on codes", *simple]
+    assert both["model, mixture on codes"] == samples.measure(without)["model, mixture on codes"]
+    shares = samples.classes(without)["model, mixture on codes"]
+    assert all(15 < shares[f"class_{label}"] < 35 for label in range(CLASSES))
+    assert list(samples.classes(with_prior))[:2] == ["model", "model, mixture on codes"]
+
+
+def test_codes_that_no_density_fits_have_no_rows():
+    with pytest.raises(Unmeasured, match="components=2,000 needs at least 2,000 training images, but there are 1,000"):
+        samples.measure(Subject(Codes(), bench(), sampler=("mixture",), components=2000))
 
 
 def test_class_balance_counts_from_one_and_forgives_no_missing_mode():
