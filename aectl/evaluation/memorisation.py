@@ -19,7 +19,7 @@ from aectl.metric import Metric
 from aectl.rng import Rng
 
 MEMORISED = Metric("memorised", "samples that copy a training image, less those that resemble one by chance", unit="%")
-RATIO = 0.5
+RATIO = 2 / 3
 """A sample resembles a vector whose distance is at most this part of the distance to the next one.
 
 Yoon et al. 2023 call a sample of a diffusion model memorised below 1/3; there, nothing is subtracted for chance."""
