@@ -151,8 +151,9 @@ class DenseDecoder(nn.Module):
         check_positive("widths", widths)
         check_positive("code", code)
         sizes = [code, *widths]
-        last = normalise_weight(nn.Linear(sizes[-1], math.prod(shape)), norm)
-        self.layers = nn.Sequential(*dense_layers(sizes, activation, norm), last)
+        # In the order of the layers, which is that of their initial random numbers.
+        layers = dense_layers(sizes, activation, norm)
+        self.layers = nn.Sequential(*layers, normalise_weight(nn.Linear(sizes[-1], math.prod(shape)), norm))
         self.shape = tuple(shape)
 
     def forward(self, z: Tensor) -> Tensor:
