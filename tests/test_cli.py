@@ -34,6 +34,7 @@ from aectl.config.type_check import get_hints
 from aectl.data.patches import SETS
 from aectl.data.toy import KINDS as TOY_KINDS
 from aectl.data.toy import Kind
+from aectl.densities.registry import DENSITIES
 from aectl.evaluation.registry import EVALUATIONS
 from aectl.models import nade
 from aectl.models.gan import LOSSES, LossName
@@ -132,7 +133,8 @@ def test_help_says_in_a_line_what_each_model_is(aectl, words):
     [
         ((), {"schedule": "cosine", "optimizer": "adam", "noise": "none", "device": "auto"}),
         (("train",), {"schedule": "cosine", "optimizer": "adam", "noise": "none"}),
-        (("train", "model=gan"), {"noise": "instance", "optimizer": "adam_gan"}),
+        (("train", "model=gan"), {"noise": "none", "optimizer": "adam_gan"}),
+        (("train", "experiment=classic_gan"), {"noise": "instance"}),
         (("train", "model=stacked_dae"), {"noise": "masking"}),
         (("sample",), {"device": "auto"}),
     ],
@@ -328,7 +330,7 @@ def test_suggestions_of_the_other_commands(aectl, calls, typed, suggested):
 def test_every_suggestion_is_a_name_that_aectl_has():
     """Keys of some model or command, options, tables, kinds: nothing is suggested that does not exist anywhere."""
     known = {name for names in list_options().values() for name in names} | {*SCHEMAS, *LAUNCHERS, *KINDS}
-    known |= {one.name for one in EVALUATIONS} | {"bce", "bernoulli", "mse", "steps", "name"}
+    known |= {one.name for one in EVALUATIONS} | {*DENSITIES, "bce", "bernoulli", "mse", "steps", "name"}
     known |= {one.name for schema in SCHEMAS.values() for one in fields(schema)}
     for path in Path(conf_dir()).glob("*/*.yaml"):
         content = (
@@ -650,7 +652,7 @@ def test_python_m_aectl(tmp_path):
         ("train model=vae2 model.bound=", ["vae", "iwae"]),
         ("train model=dbm model.binarise=", ["draw", "threshold"]),
         ("train model.encoder.code_activation=", list(ACTIVATIONS)),
-        ("train model.encoder.norm=", ["none", "batch"]),
+        ("train model.encoder.norm=", ["none", "batch", "spectral"]),
         ("train model.tied=t", ["true"]),
         ("train dataset=toy dataset.kind=", list(TOY_KINDS)),
         ("train dataset=patches dataset.of=", list(SETS)),

@@ -63,6 +63,8 @@ class AdversarialLoss:
     """Whether D is trained to classify, so that its accuracies can raise an alarm."""
     gradient_penalty: float = 0.0
     """Default weight of the penalty of Gulrajani et al. 2017."""
+    slope_penalty: float = 0.2
+    """Default weight of the penalties `r1` and `r2`."""
 
 
 LossName = Literal["minimax", "nonsaturating", "lsgan", "hinge", "wgan_gp", "relativistic"]
@@ -71,7 +73,9 @@ LOSSES: dict[str, AdversarialLoss] = {
     "nonsaturating": AdversarialLoss(minimax, lambda _, fake: F.softplus(-fake).mean()),
     "lsgan": AdversarialLoss(least_squares, lambda _, fake: 0.5 * (fake - 1).square().mean(), threshold=0.5),
     "hinge": AdversarialLoss(hinge, lambda _, fake: -fake.mean()),
-    "wgan_gp": AdversarialLoss(wasserstein, lambda _, fake: -fake.mean(), classifies=False, gradient_penalty=10.0),
+    "wgan_gp": AdversarialLoss(
+        wasserstein, lambda _, fake: -fake.mean(), classifies=False, gradient_penalty=10.0, slope_penalty=0.0
+    ),
     "relativistic": AdversarialLoss(relativistic, lambda real, fake: relativistic(fake, real), is_paired=True),
 }
 COMPARED_GENERATOR_COSTS: dict[str, Callable[[Scores], Tensor]] = {
@@ -167,8 +171,8 @@ class GAN(Conditional):
         *,
         loss: LossName = "nonsaturating",
         gradient_penalty: float | None = None,
-        r1: float = 0.0,
-        r2: float = 0.0,
+        r1: float | None = 0.0,
+        r2: float | None = 0.0,
         penalty_every: int = 1,
         discriminator_steps: int = 1,
         averaging: float = 0.999,
@@ -182,7 +186,7 @@ class GAN(Conditional):
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not '{loss}'")
         self.loss = LOSSES[loss]
         self.gradient_penalty = self.loss.gradient_penalty if gradient_penalty is None else gradient_penalty
-        self.r1, self.r2 = r1, r2
+        self.r1, self.r2 = (self.loss.slope_penalty if weight is None else weight for weight in (r1, r2))
         for name in ("gradient_penalty", "r1", "r2"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a finite number ≥ 0, not {getattr(self, name)}")

@@ -235,52 +235,48 @@ class ConvDecoder(nn.Module):
 
 
 class StridedEncoder(Encoder):
-    """Convolutional encoder for discriminators: 3×3 convolutions that halve height and width, then a dense code layer.
+    """Convolutional encoder for discriminators: each 3×3 convolution halves height and width, then dense layers.
 
-    With `residual`, each block has a convolution before the one that halves the size, and a shortcut. `minibatch_std`
-    appends the channel of `MinibatchStd` to the input of the last block. Raises ValueError for sizes below 1 or unknown
-    names.
+    The first halving moves squares of 2×2 pixels into channels, because a convolution with few input channels uses a
+    processor badly. `widths` are dense layers between the convolutions and the code layer. `minibatch_std` appends the
+    channel of `MinibatchStd` to the last map. Raises ValueError for sizes below 1 or unknown names.
     """
 
     def __init__(
         self,
         shape: Shape,
         code: int,
-        channels: Sequence[int] = (32, 64, 128),
+        channels: Sequence[int] = (32, 64),
+        widths: Sequence[int] = (256,),
         activation: Activation = "leaky_relu",
         code_activation: Activation | nn.Module = "identity",
         norm: Norm = "none",
-        residual: bool = False,
         minibatch_std: bool = False,
     ) -> None:
         super().__init__()
         check_positive("channels", channels)
+        check_positive("widths", widths)
         check_positive("code", code)
-        blocks: list[nn.Module] = []
-        planes = [shape[0], *channels]
-        for i, (before, after) in enumerate(pairwise(planes), 1):
-            if minibatch_std and i == len(channels):
-                blocks += [MinibatchStd()]
-                before += 1
-            if residual:
-                body = conv_layers(before, after, activation, norm), conv_layers(after, after, activation, norm, 2)
-                shortcut = nn.AvgPool2d(2, ceil_mode=True), normalise_weight(nn.Conv2d(before, after, 1), norm)
-                blocks += [Residual(nn.Sequential(*body[0], *body[1]), nn.Sequential(*shortcut))]
-            else:
-                blocks += conv_layers(before, after, activation, norm, 2)
+        if not channels:
+            raise ValueError("channels needs at least one number")
+        blocks: list[nn.Module] = [FoldPixels(), *conv_layers(4 * shape[0], channels[0], activation, norm)]
+        for before, after in pairwise(channels):
+            blocks += conv_layers(before, after, activation, norm, 2)
+        statistics = [MinibatchStd()] if minibatch_std else []
         height, width = halved_sizes(shape, len(channels))[-1]
-        self.body = nn.Sequential(*blocks, nn.Flatten())
-        self.head = code_layers(planes[-1] * height * width, code, code_activation, norm)
+        sizes = [(channels[-1] + len(statistics)) * height * width, *widths]
+        self.body = nn.Sequential(*blocks, *statistics, nn.Flatten(), *dense_layers(sizes, activation, norm))
+        self.head = code_layers(sizes[-1], code, code_activation, norm)
         # A step is 1.3 to 2 times as fast on a CPU as with the usual memory format, which weights decide here.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
 
 
-class ResizeDecoder(nn.Module):
-    """Convolutional decoder: a dense layer, then nearest-neighbour upsampling, each followed by a 3×3 convolution.
+class SubpixelDecoder(nn.Module):
+    """Convolutional decoder for generators: a dense layer, then layers that each double height and width.
 
-    Each channel count after the first doubles height and width; a last convolution makes the pixels [N, C, H, W] before
-    the output function. With `residual`, each block has a second convolution and a shortcut. Unlike transposed
-    convolutions, it does not favour checkerboard patterns (Odena et al. 2016). Works for any image size. Raises
+    All doublings but the last are transposed convolutions. In the last, a 3×3 convolution makes four channels for each
+    channel of the image, which become squares of 2×2 pixels (Shi et al. 2016): on a CPU it is several times as fast as
+    a convolution at the full size. Returns pixels [N, C, H, W] before the output function, for any image size. Raises
     ValueError for sizes below 1 or unknown names.
     """
 
@@ -288,31 +284,24 @@ class ResizeDecoder(nn.Module):
         self,
         shape: Shape,
         code: int,
-        channels: Sequence[int] = (128, 64, 32),
+        channels: Sequence[int] = (64, 32),
         activation: Activation = "leaky_relu",
         norm: Norm = "none",
-        residual: bool = False,
     ) -> None:
         super().__init__()
         check_positive("channels", channels)
         check_positive("code", code)
         if not channels:
             raise ValueError("channels needs at least one number, that of the smallest map")
-        smallest, *sizes = halved_sizes(shape, len(channels) - 1)[::-1]
+        smallest, *sizes = halved_sizes(shape, len(channels))[::-1]
         self.start = (channels[0], *smallest)
-        self.dense = code_layers(code, math.prod(self.start), activation, norm)
-        blocks: list[nn.Module] = []
-        for (before, after), size in zip(pairwise(channels), sizes, strict=True):
-            body = nn.Sequential(nn.Upsample(size), *conv_layers(before, after, activation, norm))
-            if residual:
-                body.extend(conv_layers(after, after, activation, norm))
-                # It commutes with the upsampling, before which there are fewer pixels.
-                shortcut = normalise_weight(nn.Conv2d(before, after, 1), norm)
-                blocks += [Residual(body, nn.Sequential(shortcut, nn.Upsample(size)))]
-            else:
-                blocks += [body]
-        last = normalise_weight(nn.Conv2d(channels[-1], shape[0], 3, padding=1), norm)
-        self.body = nn.Sequential(*blocks, last)
+        self.dense = normalise_weight(nn.Linear(code, math.prod(self.start)), norm)
+        blocks = [*norm_layers(norm, channels[0], nn.BatchNorm2d), activation_layer(activation)]
+        for (before, after), size in zip(pairwise(channels), sizes, strict=False):
+            up = normalise_weight(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), norm)
+            blocks += [up, Crop(size), *norm_layers(norm, after, nn.BatchNorm2d), activation_layer(activation)]
+        last = normalise_weight(nn.Conv2d(channels[-1], 4 * shape[0], 3, padding=1), norm)
+        self.body = nn.Sequential(*blocks, last, nn.PixelShuffle(2), Crop(sizes[-1]))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
 
     def forward(self, z: Tensor) -> Tensor:
@@ -321,16 +310,25 @@ class ResizeDecoder(nn.Module):
         return self.body(smallest.contiguous(memory_format=torch.channels_last))
 
 
-class Residual(nn.Module):
-    """The sum of a block and its shortcut, y = f(x) + g(x)."""
-
-    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.body, self.shortcut = body, shortcut
+class FoldPixels(nn.Module):
+    """Move squares of 2×2 pixels into channels; images of odd sizes get a row or column of zeros first."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y of x, both [N, C, H, W] with sizes of their own."""
-        return self.body(x) + self.shortcut(x)
+        """Return [N, 4 C, ⌈H/2⌉, ⌈W/2⌉] of images [N, C, H, W]."""
+        height, width = x.shape[-2:]
+        return F.pixel_unshuffle(F.pad(x, (0, width % 2, 0, height % 2)), 2)
+
+
+class Crop(nn.Module):
+    """Keep the first rows and columns of a map that was doubled in size."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [N, C, H, W] cropped to `size`."""
+        return x[..., : self.size[0], : self.size[1]]
 
 
 class MinibatchStd(nn.Module):

@@ -99,7 +99,7 @@ def test_a_discriminator_that_is_always_right_or_never_is_told_of_and_a_critic_i
 @pytest.mark.parametrize("rate", [0.0002, 0.5])
 def test_of_generators_as_they_come_only_the_collapsed_one_is_told(rate, aectl, tally):
     """At 2,500 times the usual rate the discriminator wins, and after 10 epochs all samples are one image."""
-    words = ("model=gan", *DIGITS, "batch_size=32", "epochs=30", f"optimizer.lr={rate}")
+    words = ("experiment=classic_gan", *DIGITS, "batch_size=32", "epochs=30", f"optimizer.lr={rate}")
     assert aectl("train", *words)[0] == 0
     assert sorted(alarms()) == ([] if rate < 0.01 else ["collapse", "discriminator"])
     tally("generators, collapsed or not: told apart")

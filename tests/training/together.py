@@ -35,15 +35,12 @@ VARIANTS = {
     "gan conditional": ["model=gan", "model.conditional=true", "model.gradient_norms=true"],
     "gan relativistic": ["model=gan", "model.loss=relativistic", "model.r1=1", "model.r2=1", "model.penalty_every=2"],
     "gan minibatch_std": ["model=gan", "model.r1=1", "model.r2=1", "model.discriminator.minibatch_std=true"],
-    "gan_conv strided": [
-        *("model=gan_conv", "model.loss=relativistic", "model.generator._target_=aectl.models.networks.ResizeDecoder"),
-        *("model.discriminator._target_=aectl.models.networks.StridedEncoder", "~model.discriminator.pool"),
-        *("model.discriminator.norm=spectral", "+model.discriminator.minibatch_std=true"),
+    "gan_conv spectral": [
+        *("model=gan_conv", "model.discriminator.norm=spectral", "model.discriminator.minibatch_std=true"),
     ],
     "rbm CD": ["model=rbm", "model.persistent=0", "noise=jitter"],
     "iwae 5": ["model=iwae", "model.samples=5"],
     "vae free bits": ["model=vae", "model.free_bits=0.05", "model.warm_up=2"],
-    "vae conditional": ["model=vae", "model.conditional=true"],
     "vae std": ["model=vae", "model.likelihood=gaussian", "model.std=per_pixel"],
     "made sets": ["model=made", "model.masks=4"],
 }
