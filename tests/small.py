@@ -12,7 +12,7 @@ SMALL = {
     "made": ("model.hidden=[32]",),
     "nade": ("model.hidden=32",),
     "rbm": ("model.hidden=32", "model.temperatures=50", "model.sample_steps=20"),
-    "conv": ("model.encoder.channels=[2,3]", "model.decoder.channels=[3,2]"),
+    **dict.fromkeys(("conv", "vae_conv"), ("model.encoder.channels=[2,3]", "model.decoder.channels=[3,2]")),
     "gan_conv": ("model.generator.channels=[3,2]", "model.discriminator.channels=[2,3]"),
     "boltzmann": ("dataset=patches", "dataset.side=3", "dataset.per_image=1", "dataset.blank=true"),
     **dict.fromkeys(("dbn", "dbm"), ("model.widths=[16,12]", "model.temperatures=50", "model.sample_steps=20")),

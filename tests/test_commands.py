@@ -325,7 +325,7 @@ def test_asking_for_what_a_model_cannot_do_names_those_that_can(aectl, trained):
     trained()
     code, out, err = aectl("sample", "run=latest", "kind=prior", "device=cpu")
     assert code != 0
-    able = "boltzmann, dbm, dbn, ebm, fvsbn, gan, gan_conv, iwae, made, nade, rbm, vae, vae2"
+    able = "boltzmann, dbm, dbn, ebm, fvsbn, gan, gan_conv, iwae, made, nade, rbm, vae, vae2, vae_conv"
     assert f"model 'dae' cannot sample: it has no prior. Models that can: {able}" in err
     assert len(err.strip().splitlines()) <= 2
 

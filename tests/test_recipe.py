@@ -40,6 +40,7 @@ MODELS = {
     "undercomplete": (40, 128),
     "vae": (30, 128),
     "vae2": (30, 128),
+    "vae_conv": (30, 128),
 }
 """Epochs and batch size on MNIST, which all published numbers were made with."""
 OWN = {
