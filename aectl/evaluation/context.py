@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aectl.data.datasets import Source
 from aectl.data.encoding import check_count, encode_source
-from aectl.densities import CodeDensities, Density
+from aectl.densities import CodeDensities, Density, decode_codes
 from aectl.evaluation.baseline_cache import Cache
 from aectl.evaluation.judge import Judge, Seen
 from aectl.evaluation.nearest_neighbours import nearest
@@ -167,6 +167,20 @@ class Subject:
                 found[f"model, {name} on codes"] = self.draw(partial(decode_samples, model, density, rng), "decode")
         return found
 
+    @cached_property
+    def by_class(self) -> tuple[Drawn, Tensor] | None:
+        """Samples of the classes of training images, equally many of each, and their classes [N].
+
+        None if the model is not conditional; it must sample.
+        """
+        if not self.model.conditional:
+            return None
+        labels, rng = self.bench.train.labels, self.bench.rng("samples by class")
+        present = labels[labels >= 0].unique()
+        y = present.repeat(-(-len(self.bench.held_out) // len(present)))[: len(self.bench.held_out)]
+        parts, model = iter(y.split(CHUNK)), cast("Samples", self.model)
+        return self.draw(lambda n: model.sample(n, rng=rng, y=next(parts)), "sample"), y
+
     @torch.no_grad()
     def draw(self, sample: Callable[[int], Tensor], name: str) -> Drawn:
         """Return as many images as are held out from `sample(n)`, which calls the model's method `name`."""
@@ -188,7 +202,7 @@ class Subject:
 
 def decode_samples(model: Decodes, density: Density, rng: Rng, n: int) -> Tensor:
     """Return the images [n, C, H, W] of n samples of a density of codes."""
-    return model.decode(density.sample(n, rng))
+    return decode_codes(model, density.sample(n, rng), rng)
 
 
 @torch.no_grad()

@@ -66,6 +66,7 @@ IN_FEATURES = (
     MODES,
     Metric("classes", "classes among held-out images", detail=True),
     Metric("class_kl", "divergence of the samples' classes from the data's", "lower", "nats", detail=True),
+    Metric("class_accuracy", "samples of a requested class that the judge puts in that class", "higher", "%"),
     replace(DIVERSITY, detail=True),
     JUDGE,
 )
@@ -99,6 +100,9 @@ def distances(subject: Subject) -> Rows:
         return compare_features(bench, judge, judge.see(images))
 
     rows = {name: compare_features(bench, judge, one.seen) for name, one in drawn.items()}
+    if isinstance(subject.model, Samples) and subject.by_class is not None:
+        of_classes, requested = subject.by_class
+        rows["model"] |= mean_ci95(100.0 * (of_classes.seen.classes == requested).double(), "class_accuracy")
     return rows_with_baselines(bench, f"distances-{judge.name}", rows, row)
 
 

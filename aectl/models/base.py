@@ -225,6 +225,14 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class DrawsClasses(Protocol):
+    """Samples images of given classes if it is `conditional`."""
+
+    def draw_classes(self, n: int, y: Tensor | None, rng: Rng) -> Tensor | None:
+        """Return n classes [n]: y, or classes drawn with their training frequencies; None if not `conditional`."""
+
+
+@runtime_checkable
 class Scores(Protocol):
     """Computes log-likelihoods of images."""
 

@@ -138,8 +138,10 @@ class GAN(Conditional):
     (Yazıcı et al. 2019). They are sharper than samples of the current weights, which `averaging=0` uses.
 
     A `conditional` model (Mirza & Osindero 2014) trains on labelled images only. G gets the one-hot class appended to
-    z. D outputs one score for each class, of which the score of the image's class is used (Mescheder et al. 2018);
-    appending a one-hot vector to the pixels would multiply the weights of a dense layer.
+    z. D outputs one score for each class, of which the score of the image's class is used. As its last layer is linear,
+    this is a projection discriminator, D(x, y) = ψ(h) + e_y·h with features h (Miyato & Koyama 2018), whose ψ is the
+    mean of the scores over the classes. Appending a one-hot vector to the pixels would multiply the weights of a dense
+    layer.
 
     `gradient_norms` logs `gradient_minimax` and `gradient_nonsaturating`, the norms of ∂cost/∂(weights of G) on the
     same batch. When D rejects fakes with confidence, D(G(z)) → 0, the first vanishes and the second does not. A step

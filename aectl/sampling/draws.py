@@ -6,7 +6,7 @@ from typing import cast
 
 from aectl.data.datasets import Source
 from aectl.data.encoding import encode_source
-from aectl.densities import DENSITIES, MAX_CODES, count_components
+from aectl.densities import DENSITIES, MAX_CODES, count_components, decode_codes
 from aectl.models.base import Decodes, Encodes, Model, Samples
 from aectl.sampling.kind import Kind
 from aectl.sampling.request import Arrays, Impossible, Request, has
@@ -51,7 +51,7 @@ def sample_density(model: Model, request: Request) -> Arrays:
     except ValueError as reason:
         raise Impossible(str(reason)) from None
     codes = density.to(request.rng.device).sample(request.n, request.rng.fork("density"), request.temperature)
-    return {"images": cast("Decodes", model).decode(codes), "codes": codes}
+    return {"images": decode_codes(cast("Decodes", model), codes, request.rng.fork("classes")), "codes": codes}
 
 
 def density_title(model: Model, request: Request) -> str:

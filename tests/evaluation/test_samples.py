@@ -59,6 +59,19 @@ class Draws(Model):
         return self.images[:n]
 
 
+class DrawsByClass(Draws):
+    """A model that samples images of the classes that it is asked for, but shows class 0 as class 1."""
+
+    conditional = True
+
+    def sample(self, n, *, rng, y=None, temperature=1.0):
+        images, labels = quadrants(4000, 3)
+        y = labels[:n] if y is None else y
+        # The i-th image of a class for the i-th request of it.
+        order = [(y[:i] == y[i]).sum() for i in range(n)]
+        return torch.stack([images[labels == max(c, 1)][k] for c, k in zip(y.tolist(), order, strict=True)])
+
+
 class Codes(Model):
     """A model whose codes are the pixels; without a prior."""
 
@@ -277,6 +290,27 @@ def test_tables_have_the_floor_and_the_simple_samplers():
     assert [features[name]["modes"] for name in names] == [2, 4, 4, 4]
     assert features["model"]["class_kl"] == pytest.approx(math.log(2), abs=0.1)
     assert features["real training images"]["class_kl"] == pytest.approx(0, abs=0.02)
+
+
+def test_samples_of_requested_classes_are_judged_by_their_class():
+    rows = samples.distances(Subject(DrawsByClass(None), bench(judge=judge())))
+    assert rows["model"]["class_accuracy"] == 75
+    assert 0 < rows["model"]["class_accuracy_ci95"] < 10
+    assert all("class_accuracy" not in row for name, row in rows.items() if name != "model")
+
+
+def test_a_density_of_codes_decodes_classes_by_their_frequency():
+    class Shown(Codes):
+        """Decodes to an image as grey as its class, of which there are twice as many ones as zeros."""
+
+        def draw_classes(self, n, y, rng):
+            return (3 * rng.uniform(n)).long().clamp_max(1)
+
+        def decode(self, z, y):
+            return y.float()[:, None, None, None].expand(-1, *SHAPE)
+
+    drawn = Subject(Shown(), bench(), sampler=("gaussian",)).drawn["model, gaussian on codes"].images
+    assert float(drawn.mean()) == pytest.approx(2 / 3, abs=0.08)
 
 
 def test_densities_of_codes_have_rows_next_to_the_priors(tmp_path):

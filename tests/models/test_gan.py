@@ -212,6 +212,11 @@ def test_the_discriminator_judges_an_image_as_one_of_its_class():
     scores = model.discriminator(model.noise(batch.x, Rng(4)))
     assert scores.shape == (8, 4)
     assert torch.equal(model.score(batch.x, Rng(4), batch.y), scores[torch.arange(8), batch.y])
+    # A projection discriminator: psi(h) + e_y h.
+    h, layer = model.discriminator.features(batch.x), model.discriminator.head[0]
+    psi = model.discriminator(batch.x).mean(1)
+    projected = ((layer.weight - layer.weight.mean(0))[batch.y] * h).sum(1) + (layer.bias - layer.bias.mean())[batch.y]
+    torch.testing.assert_close(model.score_seen(batch.x, batch.y), psi + projected)
     first = next(model.losses(batch, Stage(), Rng(0)))
     own = first.value.item()
     other = next(model.losses(batch._replace(y=(batch.y + 1) % 4), Stage(), Rng(0))).value.item()
