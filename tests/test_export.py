@@ -36,6 +36,7 @@ MODELS = {
     "dense": (lambda: Autoencoder(SHAPE, 70, encoder, decoder, penalty=L1(), tied=True), {"encoder", "decoder"}),
     "conv": (lambda: Autoencoder(SHAPE, 4, *conv), {"encoder", "decoder"}),
     "vae": (lambda: VAE(SHAPE, 3, encoder, decoder), {"encoder", "decoder"}),
+    "conditional vae": (lambda: VAE(SHAPE, 3, *conv, conditional=True, classes=10), {"encoder", "decoder"}),
     "gan": (lambda: GAN(SHAPE, 3, partial(decoder, norm="batch"), encoder), {"decoder"}),
     "conditional": (lambda: GAN(SHAPE, 3, decoder, encoder, conditional=True, classes=10), {"decoder"}),
     "dbm": (lambda: DBM(SHAPE, [6, 5]), {"encoder"}),

@@ -100,20 +100,20 @@ class IWAE(VAE):
         """Return mu and logvar of q(z_1|x), each [N, codes[0]]."""
         return super().posterior(x)
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z_L|z_{L-1}), each [N, code], with all lower codes at their means."""
         mu, logvar = self.first_posterior(x)
         for up in self.up:
             mu, logvar = compute_gaussian(up, mu)
         return mu, logvar
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the means of p(x|z_1), [N, C, H, W], for top-layer codes z [N, code], lower codes at their means."""
         for down in reversed(self.down):
             z, _ = compute_gaussian(down, z)
         return super().decode(z)
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the mean of p(x|z_1) at the mean of q(z_1|x), [N, C, H, W]; upper layers are not used."""
         return super().decode(self.first_posterior(x)[0])
 

@@ -202,6 +202,7 @@ def vae(**others):
     [
         *((partial(iwae, **two, samples=3), steps) for steps in (1, 3, 5, 7)),
         (partial(vae, free_bits=0.1), 3),
+        (partial(vae, conditional=True, classes=10), 3),
         (partial(vae, likelihood="gaussian", std="per_pixel"), 5),
     ],
 )

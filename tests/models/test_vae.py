@@ -1,12 +1,15 @@
 """The VAE's terms agree with torch.distributions and with an integral that can be done."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from aectl.models.networks import DenseDecoder, DenseEncoder
+from aectl.data.noise import Gaussian
+from aectl.models.base import Batch, Stage
+from aectl.models.networks import ConvDecoder, ConvEncoder, DenseDecoder, DenseEncoder
 from aectl.models.vae import VAE
 from aectl.rng import Rng
 
@@ -62,6 +65,73 @@ def test_importance_sampling_finds_the_likelihood_of_a_model_that_can_be_integra
     assert many.kind == "bound"
     assert torch.allclose(many.value, exact, atol=0.05)
     assert (few < many.value + 0.02).all()
+
+
+def test_the_likelihood_of_a_conditional_model_is_summed_over_the_classes():
+    torch.manual_seed(0)
+    linear = partial(DenseEncoder), partial(DenseDecoder)
+    model = VAE((1, 2, 2), 1, *linear, likelihood="gaussian", std=0.5, conditional=True, classes=3).eval()
+    model.shares.copy_(torch.tensor([0.5, 0.0, 0.5]))
+    x = torch.rand(4, 1, 2, 2)
+    # A linear decoder and a Gaussian likelihood make p(x|y) = N(b + V_y, W Wᵀ + σ² I).
+    weight, bias = model.decoder.layers[0].weight, model.decoder.layers[0].bias
+    covariance = weight[:, :1] @ weight[:, :1].T + 0.25 * torch.eye(4)
+    means = (bias[:, None] + weight[:, [1, 3]]).T[:, None]
+    each = torch.distributions.MultivariateNormal(means, covariance).log_prob(x.flatten(1))
+    exact = each.logsumexp(0) - math.log(2)
+    with torch.no_grad():
+        few = torch.stack([model.log_prob(x, rng=Rng(i), samples=1).value for i in range(300)]).mean(0)
+        many = model.log_prob(x, rng=Rng(0), samples=20_000)
+    assert torch.allclose(many.value, exact, atol=0.05)
+    assert (few < many.value + 0.02).all()
+
+
+CONV = partial(ConvEncoder, channels=[4, 6], pool=False), partial(ConvDecoder, channels=[6, 4])
+
+
+@pytest.mark.parametrize("parts", [dense, CONV])
+def test_a_conditional_model_samples_and_recognises_the_class(parts):
+    torch.manual_seed(0)
+    settings = {
+        "likelihood": "gaussian",
+        "std": 0.3,
+        "beta": 4.0,
+        "conditional": True,
+        "classes": 4,
+        "noise": Gaussian(0.05),
+    }
+    model = VAE(SHAPE, 3, *parts, **settings)
+    # Images as grey as their class says.
+    y = torch.arange(128) % 4
+    x = ((0.1 + 0.25 * y)[:, None, None, None] + 0.02 * Rng(3).normal(128, *SHAPE)).clamp(0, 1)
+    batch, rng = Batch(x, y, torch.arange(128)), Rng(0)
+    model.prepare([batch])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(100):
+        for loss in model.losses(batch, Stage(), rng):
+            optimizer.zero_grad()
+            loss.value.backward()
+            optimizer.step()
+    model.eval().requires_grad_(False)
+    grey = model.sample(128, rng=Rng(1), y=y).flatten(1).mean(1)
+    assert torch.allclose(grey, 0.1 + 0.25 * y, atol=0.1)
+    assert torch.equal(model.infer_classes(x), y)
+    assert torch.equal(model.encode(x), model.posterior(x, y)[0])
+    assert torch.equal(model.reconstruct(x), model.decode(model.encode(x, y), y))
+    # Validation takes missing labels for what they look like.
+    some = batch._replace(y=torch.where(y == 2, -1, y))
+    assert model.validate(some, Rng(2)) == model.validate(batch, Rng(2))
+    assert float(model.validate(some, Rng(2))["loss"]) < float(model.validate(batch._replace(y=3 - y), Rng(2))["loss"])
+
+
+def test_a_conditional_model_needs_labels():
+    model = VAE(SHAPE, 3, *dense, conditional=True, classes=4)
+    assert [stage.labelled for stage in model.stages()] == [True]
+    assert [stage.labelled for stage in VAE(SHAPE, 3, *dense).stages()] == [False]
+    model.prepare([Batch(torch.zeros(3, *SHAPE), torch.tensor([0, 2, 0]), torch.arange(3))])
+    with pytest.raises(ValueError, match="no training images of that class"):
+        model.sample(2, rng=Rng(0), y=torch.tensor([0, 1]))
+    assert set(model.draw_classes(100, None, Rng(0)).tolist()) == {0, 2}
 
 
 def test_the_weight_of_the_kl_term_rises_to_beta_in_training_alone(batch):
@@ -138,6 +208,7 @@ def test_a_learned_std_of_pixels_that_never_change_stays_above_its_bound():
         ({"std": "fitted"}, "std must be a finite number > 0, learned or per_pixel, not fitted"),
         ({"warm_up": -1}, "warm_up"),
         ({"free_bits": -1}, "free_bits"),
+        ({"conditional": True}, "conditional=true needs a dataset with classes"),
         ({"free_bits": float("nan")}, "free_bits"),
     ],
 )

@@ -41,6 +41,7 @@ VARIANTS = {
     "rbm CD": ["model=rbm", "model.persistent=0", "noise=jitter"],
     "iwae 5": ["model=iwae", "model.samples=5"],
     "vae free bits": ["model=vae", "model.free_bits=0.05", "model.warm_up=2"],
+    "vae conditional": ["model=vae", "model.conditional=true"],
     "vae std": ["model=vae", "model.likelihood=gaussian", "model.std=per_pixel"],
     "made sets": ["model=made", "model.masks=4"],
 }
