@@ -42,7 +42,7 @@ MODELS = {
     "`undercomplete`, 784-1000-500-250-30": (*ours.NETWORKS["dense"], "epochs=50"),
     "`conv`": ("model=conv", "epochs=50"),
     "`dae`, 784-1024": ("model=dae", "noise=gaussian", "epochs=50"),
-    "`gan`": ("model=gan", "epochs=50"),
+    "`classic_gan`": ("experiment=classic_gan", "epochs=50"),
     "`rbm`": ("model=rbm", "epochs=50"),
     "`experiment=burda_vae_1l_k1`, batch 20": ("experiment=burda_vae_1l_k1",),
 }
