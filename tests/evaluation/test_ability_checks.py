@@ -183,4 +183,4 @@ def test_fewer_samples_than_were_asked_for_are_not_measured():
     lazy = type("Lazy", (Right,), {"sample": staticmethod(lambda n, rng: torch.rand(min(n, 8), *SHAPE))})()
     check_abilities(lazy, X, 10)
     with pytest.raises(AbilityError, match=r"sample returned \[8, 1, 4, 4\] for 20 images"):
-        Subject(lazy, Benchmark(held_out, held_out)).samples  # noqa: B018
+        Subject(lazy, Benchmark(held_out, held_out)).drawn  # noqa: B018
