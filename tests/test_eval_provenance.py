@@ -167,6 +167,8 @@ def test_a_density_of_codes_stands_in_for_a_prior(aectl, trained):
     rows = trained.metrics["test"]["samples"]
     assert list(rows)[:2] == ["model, mixture on codes", "model, gaussian on codes"]
     assert rows["model, mixture on codes"] == first["model, mixture on codes"]
+    words = ("only=[samples]", "figures=false", "sampler=gaussian", "components=3")
+    assert "components has no effect without sampler=mixture" in evaluate(aectl, trained, *words)
 
 
 @pytest.mark.slow

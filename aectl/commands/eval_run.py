@@ -31,7 +31,7 @@ from aectl.config import ConfigError, to_plain
 from aectl.config.did_you_mean import suggest_nearest
 from aectl.config.quoting import escape_interpolation
 from aectl.config.schema import list_names
-from aectl.densities import count_components
+from aectl.densities import DENSITIES, count_components
 from aectl.evaluation import references as published
 from aectl.evaluation import verdict
 from aectl.evaluation.ability_checks import CHECKED_IMAGES, check_abilities
@@ -150,6 +150,8 @@ def evaluate(config: DictConfig, folder: Path) -> dict[str, Any]:
     draws = {key: min(one[key], QUICK_LIMITS[key]) if one.quick else one[key] for key in ("nll_images", "nll_samples")}
     for name in one.sampler:
         count_components(name, one.components, len(bench.train))
+    if one.components is not None and not any(DENSITIES[name].has_components for name in one.sampler):
+        log.warning("components has no effect without sampler=mixture")
     subject = Subject(
         opened.model,
         bench,

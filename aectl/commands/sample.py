@@ -101,7 +101,7 @@ def check_label(label: int | None, opened: LoadedRun, name: str) -> None:
     if label is None:
         return
     if not is_conditional(opened.model):
-        lacks = "it was not trained with classes, as model=gan model.conditional=true is"
+        lacks = "it was not trained with classes (model.conditional=true)"
         raise ConfigError(explain_refusal(name, opened.model, "sample a class", lacks, is_conditional))
     classes = opened.classes
     if label >= classes:

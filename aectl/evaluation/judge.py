@@ -73,7 +73,10 @@ class Judge:
 def load_judge(dataset: str, device: torch.device | str = "cpu") -> Judge | str:
     """Return the judge of a data set, or the reason why there is none; raises ValueError if its file has changed."""
     if dataset not in DIGESTS:
-        return f"there is no judge for the data set '{dataset}', only for {' and '.join(sorted(DIGESTS))}"
+        return (
+            f"there is no judge for the data set '{dataset}'; train one with "
+            f"`aectl train experiment=judge dataset={dataset}`, then add judge=latest"
+        )
     path = FOLDER / f"{dataset}.safetensors"
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
