@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +45,7 @@ class Density(nn.Module):
         self.distribution = distribution
 
     @classmethod
-    def fit(cls, family: type[Distribution], codes: Tensor, rng: Rng, components: int = 1) -> Self:
+    def fit(cls, family: type[Distribution], codes: Tensor, rng: Rng, components: int = 1) -> Density:
         """Fit a density to codes [N, code]."""
         codes = codes.detach().cpu()
         points = codes.double()
@@ -63,7 +62,7 @@ class Density(nn.Module):
         return cls(frame, family.fit(((points - mean) @ axes[:, :d] / scale).float(), rng, components))
 
     @classmethod
-    def restore(cls, family: type[Distribution], state: Mapping[str, Tensor]) -> Self:
+    def restore(cls, family: type[Distribution], state: Mapping[str, Tensor]) -> Density:
         """Return the density whose `state_dict()` this is; raises KeyError or RuntimeError if it is none."""
         own = "distribution."
         return cls(state, family.restore({k.removeprefix(own): v for k, v in state.items() if k.startswith(own)}))

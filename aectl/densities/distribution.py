@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -23,12 +23,12 @@ class Distribution(nn.Module):
         return f"a {cls.name}"
 
     @classmethod
-    def fit(cls, points: Tensor, rng: Rng, components: int) -> Self:
+    def fit(cls, points: Tensor, rng: Rng, components: int) -> Distribution:
         """Fit the distribution to points [N, d] on the CPU; only a mixture has `components`."""
         raise NotImplementedError
 
     @classmethod
-    def restore(cls, state: Mapping[str, Tensor]) -> Self:
+    def restore(cls, state: Mapping[str, Tensor]) -> Distribution:
         """Return the distribution whose `state_dict()` this is; raises KeyError or RuntimeError if it is none."""
         raise NotImplementedError
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ class Mixture(Distribution):
         return f"a mixture of {components} Gaussians"
 
     @classmethod
-    def fit(cls, points: Tensor, rng: Rng, components: int) -> Self:
+    def fit(cls, points: Tensor, rng: Rng, components: int) -> Mixture:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
         from threadpoolctl import threadpool_limits
@@ -52,7 +51,7 @@ class Mixture(Distribution):
         return cls(*(one.float() for one in (weights, means, torch.linalg.cholesky(covariances))))
 
     @classmethod
-    def restore(cls, state: Mapping[str, Tensor]) -> Self:
+    def restore(cls, state: Mapping[str, Tensor]) -> Mixture:
         return cls(state["weights"], state["means"], state["factors"])
 
     def sample(self, n: int, rng: Rng, temperature: float) -> Tensor:
@@ -72,5 +71,5 @@ class Gaussian(Mixture):
         return "a Gaussian"
 
     @classmethod
-    def fit(cls, points: Tensor, rng: Rng, components: int) -> Self:
+    def fit(cls, points: Tensor, rng: Rng, components: int) -> Mixture:
         return super().fit(points, rng, 1)
