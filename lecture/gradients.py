@@ -67,7 +67,7 @@ def against_fresh_discriminator(lab: Lab, run: str, noisy: bool) -> dict[int, di
         with torch.no_grad():
             real = source.batch((rng.uniform(BATCH) * len(source)).long()).x
             fake = model.generator(rng.normal(BATCH, model.code)).sigmoid()
-        cost = model.discriminator_cost(model.score(real, rng), model.score(fake, rng))
+        cost = model.loss.discriminator(model.score(real, rng), model.score(fake, rng))
         optimizer.zero_grad()
         cost.backward()
         optimizer.step()
