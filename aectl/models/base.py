@@ -101,6 +101,9 @@ class Model(nn.Module):
     conditional: bool = False
     """Whether `sample(y=…)` uses the classes y."""
 
+    is_recorded: bool = False
+    """Set while the trainer records steps as a CUDA graph: each step must then consist of the same operations."""
+
     fp32_only: bool = False
     """If true, the model always trains in fp32 and ignores `device.precision`."""
 

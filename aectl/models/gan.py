@@ -97,27 +97,33 @@ settings it is 0.83 to 0.92."""
 class PenaltySchedule(nn.Module):
     """A penalty on every `every`-th step with `every` times its weight, beginning with the first step.
 
-    The count of steps is part of checkpoints. It is a Python number, since reading a tensor to decide would make the
-    host wait for a GPU; therefore `device.graph` does not record such steps.
+    The count of steps is part of checkpoints.
     """
+
+    count: Tensor
 
     def __init__(self, every: int) -> None:
         super().__init__()
-        self.every, self.count = every, 0
+        self.every = every
+        self.register_buffer("count", torch.tensor(0))
+        self.known, self.known_version = 0, self.count._version
 
-    def advance(self) -> int:
-        """Count a step and return the factor of its penalty: `every`, or 0 if the step has none."""
-        is_due = self.count % self.every == 0
-        self.count += 1
+    def advance(self, is_recorded: bool) -> int | Tensor:
+        """Count a step and return the factor of its penalty: `every`, or 0 if the step has none.
+
+        A recorded step has the same operations each time, so that its factor is a tensor.
+        """
+        if is_recorded:
+            factor = self.every * (self.count.remainder(self.every) == 0).float()
+            self.count.add_(1)
+            return factor
+        # Reading the count makes the host wait for a GPU, so it is read only after something else has written it.
+        if self.known_version != self.count._version:
+            self.known = int(self.count)
+        is_due = self.known % self.every == 0
+        self.count.add_(1)
+        self.known, self.known_version = self.known + 1, self.count._version
         return self.every if is_due else 0
-
-    def get_extra_state(self) -> Tensor:
-        """Return the count of steps, for checkpoints."""
-        return torch.tensor(self.count)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Load what `get_extra_state` returned."""
-        self.count = int(state)
 
 
 class GAN(Conditional):
@@ -204,7 +210,7 @@ class GAN(Conditional):
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.register_buffer("averaging", torch.tensor(float(averaging)), persistent=False)
         self.register_buffer("followed", torch.zeros(()))
-        # Without a schedule, steps can be recorded, and checkpoints are those of earlier versions.
+        # Without a schedule, checkpoints are those of earlier versions.
         self.penalty_schedule = PenaltySchedule(penalty_every) if penalty_every > 1 else None
 
     def groups(self, stage: Stage) -> dict[str, Group]:
@@ -264,9 +270,11 @@ class GAN(Conditional):
 
     def discriminator_loss(self, x: Tensor, fake: Tensor, rng: Rng, y: Tensor | None) -> Loss:
         """Return the discriminator's cost on real and fake images [N, C, H, W], with its penalties and accuracies."""
-        factor = 1 if self.penalty_schedule is None else self.penalty_schedule.advance()
+        schedule = self.penalty_schedule
+        factor = 1 if schedule is None else schedule.advance(self.is_recorded)
+        has_penalties = isinstance(factor, Tensor) or factor > 0
         real, made = self.corrupt(x, rng).detach(), self.corrupt(fake, rng).detach()
-        penalised = [(seen, factor * weight) for seen, weight in ((real, self.r1), (made, self.r2)) if factor * weight]
+        penalised = [(seen, weight) for seen, weight in ((real, self.r1), (made, self.r2)) if weight and has_penalties]
         for seen, _ in penalised:
             seen.requires_grad_()
         real_score, fake_score = self.score_both(real, made, y)
@@ -275,9 +283,12 @@ class GAN(Conditional):
             total = (real_score + fake_score).sum()
             slopes = torch.autograd.grad(total, [seen for seen, _ in penalised], create_graph=True)
             for (_, weight), slope in zip(penalised, slopes, strict=True):
-                cost = cost + weight / 2 * slope.flatten(1).square().sum(1).mean()
-        if weight := factor * self.gradient_penalty:
-            cost = cost + weight * self.penalise_gradient(x, fake, rng, y)
+                cost = cost + factor * weight / 2 * slope.flatten(1).square().sum(1).mean()
+        if self.gradient_penalty:
+            # Every step draws the same random numbers, whether it has penalties or not, and recorded or not.
+            between, seen = self.draw_between(x, fake, rng)
+            if has_penalties:
+                cost = cost + factor * self.gradient_penalty * self.penalise_gradient(between, seen, y)
         return Loss(cost, "discriminator", self.accuracies(real_score, fake_score))
 
     def generator_gradient_norms(self, fake: Scores) -> dict[str, Tensor]:
@@ -336,12 +347,15 @@ class GAN(Conditional):
             "accuracy_fake": (fake <= self.loss.threshold).float().mean(),
         }
 
-    def penalise_gradient(self, real: Tensor, fake: Tensor, rng: Rng, y: Tensor | None = None) -> Tensor:
-        """Return E[(‖∇ D(x̂)‖ - 1)²] at random points x̂ between real and fake images (Gulrajani et al. 2017)."""
+    def draw_between(self, real: Tensor, fake: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Return random points x̂ between real and fake images [N, C, H, W], and these as D sees them."""
         share = rng.uniform(len(real), *[1] * (real.dim() - 1))
         between = (share * real + (1 - share) * fake).requires_grad_()
-        scores = self.score(between, rng, y)
-        (slope,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
+        return between, self.corrupt(between, rng)
+
+    def penalise_gradient(self, between: Tensor, seen: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return E[(‖∇ D(x̂)‖ - 1)²] at points x̂ of `draw_between` (Gulrajani et al. 2017)."""
+        (slope,) = torch.autograd.grad(self.score_seen(seen, y).sum(), between, create_graph=True)
         return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
 

@@ -95,6 +95,7 @@ class CudaGraphEngine(CompiledEngine):
     def try_to_record(self, source: Source, indices: Tensor, rng: Rng) -> None:
         """Record the step; if that fails, restore the state before it and log why."""
         self.was_recorded, self.source, self.rng, self.indices = True, source, rng, indices.clone()
+        self.model.is_recorded = True
         self.try_to_compile(source.batch(indices), rng)
         start, optimizers, random = copy_state(self), copy.deepcopy(super().state()), rng.state()
         try:
@@ -220,6 +221,7 @@ class CudaGraphEngine(CompiledEngine):
 
     def discard_recording(self) -> None:
         """Discard the recording; later steps are unrecorded."""
+        self.model.is_recorded = False
         self.replay, self.rate_tensors, self.capturable = None, {}, {}
         for parameter in (one for params in self.params.values() for one in params):
             parameter.grad = None

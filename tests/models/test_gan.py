@@ -88,6 +88,8 @@ def test_lazy_penalties_are_n_times_as_strong_on_every_nth_step_and_resume_at_th
     other, _ = linear(r1=0.5, r2=0.25, penalty_every=3)
     other.load_state_dict(model.state_dict())
     torch.testing.assert_close(discriminator_costs(other, batch, 2), expected[5:])
+    for other.is_recorded in (True, False):
+        torch.testing.assert_close(discriminator_costs(other, batch, 3), [expected[i] for i in (1, 2, 3)])
     model, _ = linear(loss="wgan_gp", penalty_every=2)
     with_penalty, without = discriminator_costs(model, batch, 2)
     slope = model.discriminator.head[0].weight.norm()
