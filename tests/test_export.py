@@ -136,7 +136,7 @@ def test_programs_of_torch_run_where_there_is_no_aectl(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "cases"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [path for path, _ in cases]
+    assert done.stdout.splitlines() == [path for path, _ in cases]
 
 
 @pytest.mark.slow
