@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ COUNTED = 2000
 PLANE = 18
 EPOCHS = 9
 """Columns of the strip of a GAN's training."""
-SAME_NOISE = 6
+SAME_NOISE = 3
+GANS = {"gan-minimax": "minimax", "gan": "non-saturating", "gan-relativistic": "relativistic"}
+"""Runs of GANs, and the names of their losses."""
 
 
 def planes(lab: Lab) -> Drawn:
@@ -73,28 +76,36 @@ def vae_plane(lab: Lab) -> Drawn:
 
 
 def training(lab: Lab) -> Drawn:
-    """The same random codes through a GAN's generator after more and more epochs, and the distance to the data."""
-    folder = lab.root / "gan"
-    request = Request(1, Rng(0), 1.0, lab.digits.held_out, folder=folder)
-    drawn = logged_images.load_training_images(lab.subject("gan").model, request)
-    epochs = drawn["epochs"].tolist()
-    wanted = np.geomspace(1, epochs[-1], EPOCHS)
-    places = sorted({min(range(len(epochs)), key=lambda i: abs(epochs[i] - place)) for place in wanted})
-    strip = drawn["images"][places, 0, :SAME_NOISE].transpose(0, 1)
-    figure = panels.page(9.6, 4.4)
+    """The same random codes through three generators after more and more epochs, and their distances to the data."""
+    figure = panels.page(9.6, 7.6)
     left, right = figure.subplots(1, 2, width_ratios=(1.9, 1))
-    names = [f"epoch {epochs[places[0]]}", *(str(epochs[i]) for i in places[1:])]
-    panels.tiles(left, strip, "One random code in each row, over the epochs", columns=names)
-    return figure, distances(right, measured(folder))
+    request = Request(1, Rng(0), 1.0, lab.digits.held_out)
+    rows, names, found = [], [], {}
+    for run in GANS:
+        folder = lab.root / run
+        drawn = logged_images.load_training_images(lab.subject(run).model, replace(request, folder=folder))
+        epochs = drawn["epochs"].tolist()
+        wanted = np.geomspace(1, epochs[-1], EPOCHS)
+        places = sorted({min(range(len(epochs)), key=lambda i: abs(epochs[i] - place)) for place in wanted})
+        rows.append(drawn["images"][places, 0, :SAME_NOISE].transpose(0, 1))
+        names = [f"epoch {epochs[places[0]]}", *(str(epochs[i]) for i in places[1:])]
+    beside = [name if i == SAME_NOISE // 2 else "" for name in GANS.values() for i in range(SAME_NOISE)]
+    panels.tiles(left, torch.cat(rows), "One random code in each row, over the epochs", beside, names)
+    style.dress(right, "Energy distance to held-out digits")
+    for (run, name), colour in zip(GANS.items(), (style.GREY, style.BLUE, style.ORANGE), strict=True):
+        key = name.replace("-", "")
+        found |= {f"{key}_{part}": value for part, value in distances(right, measured(lab.root / run), colour).items()}
+        right.plot([], [], "o-", color=colour, markersize=3.5, label=name)
+    right.set_yscale("log")
+    right.legend(frameon=False)
+    style.name_axes(right, "epoch", "energy distance (log scale)")
+    return figure, found
 
 
-def distances(axes: Axes, rows: list[Numbers]) -> Numbers:
+def distances(axes: Axes, rows: list[Numbers], colour: str) -> Numbers:
     """Draw the energy distance over the epochs; return the first and the best, and the discriminator's accuracies."""
     epochs, values = ([row[name] for row in rows] for name in ("epoch", "val/energy_distance"))
-    style.dress(axes, "Energy distance to held-out digits")
-    axes.plot(epochs, values, "o-", color=style.BLUE, markersize=3.5)
-    axes.set_yscale("log")
-    style.name_axes(axes, "epoch", "energy distance (log scale)")
+    axes.plot(epochs, values, "o-", color=colour, markersize=3.5)
     best = int(np.argmin(values))
     found = {"first": values[0], "best": values[best], "best_epoch": epochs[best], "epochs": epochs[-1]}
     return found | {f"accuracy_{part}": rows[-1][f"train/accuracy_{part}"] for part in ("real", "fake")}

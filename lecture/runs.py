@@ -42,6 +42,8 @@ RUNS: dict[str, tuple[str, ...]] = {
     "one-unit": ONE_UNIT,
     "gan-1": ("experiment=classic_gan", "epochs=1"),
     "gan": ("experiment=classic_gan", "epochs=25"),
+    "gan-minimax": ("experiment=classic_gan", "model.loss=minimax", "epochs=25"),
+    "gan-relativistic": ("model=gan", "epochs=25"),
     "vae-2": ("model=vae", "model.code=2", "epochs=20"),
     **{f"deep-{code}": (*DEEP, f"model.code={code}") for code in CODES},
     **{f"fashion-{code}": (*DEEP, "dataset=fashion_mnist", f"model.code={code}") for code in FASHION_CODES},

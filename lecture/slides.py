@@ -38,6 +38,6 @@ SLIDES = (
     Slide("clusters", clusters.clusters, tuple(clusters.SPACES)),
     Slide("planes", generative.planes, ("deep-2", "vae-2")),
     Slide("vae_plane", generative.vae_plane, ("deep-2", "vae-2")),
-    Slide("training", generative.training, ("gan",)),
+    Slide("training", generative.training, ("gan-minimax", "gan", "gan-relativistic")),
     Slide("gradients", gradients.gradients, ("gan-1", "gan")),
 )
