@@ -142,7 +142,8 @@ class VAE(Conditional):
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the posterior means mu, [N, code]."""
-        return self.posterior(x, y)[0]
+        # A subclass need not know of classes.
+        return (self.posterior(x) if y is None else self.posterior(x, y))[0]
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the means of p(x|z), [N, C, H, W]; of a conditional model with the classes y [N]."""
