@@ -142,7 +142,7 @@ class VAE(Conditional):
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the posterior means mu, [N, code]."""
-        # A subclass need not know of classes.
+        # A subclass need not know of classes, here and in `terms`.
         return (self.posterior(x) if y is None else self.posterior(x, y))[0]
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -224,7 +224,8 @@ class VAE(Conditional):
         With `free_bits` they are followed by `kl_free`, the KL term of the loss; with a learned σ by its mean, `std`.
         """
         x = self.observe(x, rng)
-        mu, logvar = self.posterior(self.corrupt(x, rng), y)
+        seen = self.corrupt(x, rng)
+        mu, logvar = self.posterior(seen, y) if self.conditional else self.posterior(seen)
         z = mu + (0.5 * logvar).exp() * rng.normal(*mu.shape)
         units = kl_of_units(mu, logvar)
         terms = {"nll": self.nll(self.decoder(self.append_class(z, y)), x).mean(), "kl": units.sum() / len(x)}
